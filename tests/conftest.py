@@ -1,0 +1,127 @@
+"""Real bakes for every test: of the template as git would commit it, and apart from this user's own
+cookiecutter and git settings."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cookiecutter.main import cookiecutter as cookiecutter_api
+
+TEMPLATE = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+
+
+def execute(*command, cwd: Path, **options) -> subprocess.CompletedProcess:
+    """Any command, without raising: what it printed (both streams in .stdout) and its exit code."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | options
+    return subprocess.run([str(part) for part in command], cwd=cwd, **options)
+
+
+def git(*arguments, cwd: Path) -> str:
+    done = execute("git", *arguments, cwd=cwd)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def commit_all(repository: Path, message: str) -> None:
+    git("add", "--all", cwd=repository)
+    git("commit", "--quiet", "--no-verify", "--message", message, cwd=repository)
+
+
+@dataclass(frozen=True)
+class BakedProject:
+    path: Path
+
+    @property
+    def package(self) -> str:
+        return re.sub("[-. ]", "_", self.path.name)
+
+    @property
+    def source(self) -> Path:
+        return self.path / "src" / self.package
+
+    def run(self, *command, **options) -> subprocess.CompletedProcess:
+        """Run a command in the project's folder; stdout and stderr come apart."""
+        return execute(*command, cwd=self.path, stderr=subprocess.PIPE, **options)
+
+    def files(self) -> dict[str, bytes]:
+        """Every file that the bake wrote, by its path within the project."""
+        found = (p for p in sorted(self.path.rglob("*")) if p.is_file())
+        names = {p.relative_to(self.path).as_posix(): p for p in found}
+        return {name: p.read_bytes() for name, p in names.items() if not name.startswith(".git/")}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_settings(tmp_path_factory):
+    """A cookiecutter and a git that know nothing of whoever runs the tests."""
+    home = tmp_path_factory.mktemp("settings")
+    folders = {"cookiecutters_dir": home / "clones", "replay_dir": home / "replay"}
+    config = home / "cookiecutter.yaml"
+    config.write_text("".join(f"{key}: {str(folder)!r}\n" for key, folder in folders.items()))
+    gitconfig = home / "gitconfig"
+    gitconfig.write_text(
+        "[user]\nname = Tester\nemail = tester@example.com\n[safe]\ndirectory = *\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COOKIECUTTER_CONFIG", str(config))
+        patch.setenv("GIT_CONFIG_GLOBAL", str(gitconfig))
+        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+            patch.delenv(name, raising=False)
+        yield home
+
+
+@pytest.fixture(scope="session")
+def template(own_settings, tmp_path_factory) -> Path:
+    """A repository, tagged v1, of what `git add --all && git commit` would commit here now."""
+    copy = tmp_path_factory.mktemp("template") / "torch-gpu-template"
+    names = git("ls-files", "-co", "--exclude-standard", "-z", cwd=TEMPLATE).split("\0")
+    for name in filter(None, names):
+        if (TEMPLATE / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(TEMPLATE / name, copy / name)
+    git("init", "--quiet", cwd=copy)
+    commit_all(copy, "The template")
+    git("tag", "v1", cwd=copy)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def bake(template, tmp_path_factory):
+    """`bake(answers, out=None)`: a project with these answers and the defaults for all others.
+
+    Answers that the template refuses raise SystemExit with the report.
+    """
+
+    def bake(answers: dict | None = None, out: Path | None = None) -> BakedProject:
+        out = out or tmp_path_factory.mktemp("bake")
+        made = cookiecutter_api(
+            str(template), no_input=True, extra_context=answers or {}, output_dir=str(out)
+        )
+        return BakedProject(Path(made))
+
+    return bake
+
+
+@pytest.fixture(scope="session")
+def default_project(bake) -> BakedProject:
+    """The defaults, baked once, with everything committed: look, but leave nothing behind."""
+    project = bake()
+    commit_all(project.path, "As baked")
+    return project
+
+
+@pytest.fixture
+def cookiecutter(template, tmp_path):
+    """The command line, as typed in the empty folder tmp_path: `cookiecutter(*arguments)`."""
+
+    def run(*arguments, template=template, **options) -> subprocess.CompletedProcess:
+        options = {"cwd": tmp_path, "env": os.environ | {"PWD": str(tmp_path)}} | options
+        return execute(sys.executable, "-m", "cookiecutter", template, *arguments, **options)
+
+    return run

@@ -1,0 +1,159 @@
+"""python -m <package> fit|validate|test|predict --config configs/NAME.yaml
+
+`--run FOLDER` (or `--run latest`) goes on with a run: fit resumes it, the others load its best
+checkpoint. Every key of the configuration is a flag as well: --trainer.max_epochs 3.
+"""
+
+import logging
+import sys
+import warnings
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from . import hardware
+from .classifier import ImageClassifier
+from .data.datamodule import ImageData
+from .errors import UserError
+from .run.callbacks import Progress, StepSeed, Throughput
+from .run.checkpoint import keep_checkpoints
+from .run.folder import project_root
+from .run.launch import is_launched, is_rank_zero, launch
+from .run.record import RunRecord, digest, interrupted_by
+from .run.resolve import choose_folder, decide, expand_run, recipe_of
+from .run.summary import draw_pictures, say_fit, say_predictions, say_scores, say_start
+from .run.tracking import ContinueMetrics, MetricsCSV
+
+EXIT_STATUS = {"SIGINT": 130, "SIGTERM": 143}
+
+
+class Training(LightningCLI):
+    """LightningCLI with what is unset decided by the hardware, and a record of every run."""
+
+    def __init__(self, arguments: list[str], root: Path) -> None:
+        self.root = root
+        self.record: RunRecord | None = None
+        self.arguments, self.resumed = expand_run(arguments, root)
+        defaults = {"default_config_files": [str(root / "configs" / "base.yaml")]}
+        super().__init__(
+            ImageClassifier,
+            ImageData,
+            args=self.arguments,
+            parser_kwargs={name: dict(defaults) for name in self.subcommands()},
+            save_config_callback=None,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.seed")
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        machine = hardware.this_machine()
+        decisions = decide(config.trainer, machine)
+        folder = choose_folder(str(self.subcommand), config, self.root, self.resumed)
+        if config.trainer.devices > 1 and not is_launched():
+            sys.exit(launch(config.trainer.devices, self.arguments, folder))
+        torch.set_num_threads(hardware.threads_per_process(machine, config.trainer.devices))
+        config.trainer.default_root_dir = str(folder)
+        self.run_folder, self.speed = folder, Throughput()
+        self.checkpoints = keep_checkpoints(folder)
+        self.trainer_defaults["callbacks"] = [
+            Progress(),
+            self.speed,
+            StepSeed(config.seed_everything),
+            ContinueMetrics(),
+            self.checkpoints,
+        ]
+        if self.subcommand == "fit" and is_rank_zero():
+            what = {"recipe": recipe_of(config), "seed": config.seed_everything}
+            command = ["python", "-m", str(__package__), *self.arguments]
+            self.record = RunRecord.start(
+                folder, self.root, command, machine, **what, decisions=decisions
+            )
+            parser = self._parser(self.subcommand)
+            parser.save(config, self.record.next_config(), skip_unset=False, multifile=False)
+
+    def instantiate_classes(self) -> None:
+        with self.record.watch() if self.record else nullcontext():
+            super().instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        csv_logger = [MetricsCSV(self.run_folder)] if self.subcommand == "fit" else False
+        return super().instantiate_trainer(logger=csv_logger, **kwargs)
+
+    def fit(self, model: ImageClassifier, **kwargs: Any) -> None:
+        if self.record is None:
+            self.trainer.fit(model, **kwargs)
+            return
+        with self.record.watch():
+            self.record.update(data=self.datamodule.describe())
+            say_start(self.record.content)
+            self.trainer.fit(model, **kwargs)
+            mode, why = model.compiled_with
+            metrics, best = self.trainer.callback_metrics, self.checkpoints.best_model_score
+            results = {
+                "steps": self.trainer.global_step,
+                "images_per_second": self.speed.images_per_second,
+                "best val/accuracy": None if best is None else float(best),
+                **{name: float(metrics[name]) for name in metrics if name.startswith("val/")},
+                "weights_sha256": digest(model.state_dict()),
+            }
+            self.record.update(compile={"mode": mode, "why": why}, results=results)
+            if self.checkpoints.best_model_path:
+                model.load_state_dict(torch.load(self.checkpoints.best_model_path)["state_dict"])
+            draw_pictures(self.run_folder, model, self.datamodule)
+        self.record.finish()
+        say_fit(self.run_folder, self.record.content)
+
+    def validate(self, **kwargs: Any) -> None:
+        self._score("validate", **kwargs)
+
+    def test(self, **kwargs: Any) -> None:
+        self._score("test", **kwargs)
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write what the network says of every test image to predictions.csv."""
+        batches = self.trainer.predict(**{**kwargs, "return_predictions": True})
+        say_predictions(batches, self.datamodule.splits.classes, self.run_folder)
+
+    def _score(self, stage: str, **kwargs: Any) -> None:
+        scores = getattr(self.trainer, stage)(**{**kwargs, "verbose": False})[0]
+        if is_rank_zero():
+            RunRecord(self.run_folder).update(results=scores)
+            say_scores(self.run_folder, scores)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0, 2 for a mistake in it, 130, 143."""
+    warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")
+    warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # as it is when resuming
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning 2.6.6 on torch 2.11
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        Training(sys.argv[1:] if arguments is None else arguments, project_root())
+    except UserError as error:
+        return _say(f"error: {error}", 2)
+    except BaseException as error:
+        signal = interrupted_by(error)
+        if signal is None:
+            raise
+        return _say(f"\nInterrupted by {signal}. Go on with: make resume", EXIT_STATUS[signal])
+    return 0
+
+
+def _say(message: str, status: int) -> int:
+    if is_rank_zero():
+        print(message, file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

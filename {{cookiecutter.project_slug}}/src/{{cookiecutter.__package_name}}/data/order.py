@@ -1,0 +1,90 @@
+"""Which sample comes when, and every random number about it, from (seed, epoch, index) alone.
+
+Nothing here has a state, so nothing has to be saved: a run that resumes in the middle of an epoch,
+or on another number of workers, draws the same numbers as the run that was never interrupted. The
+hash is integer arithmetic on 64 bits: the same bits on CPU and GPU, eager and compiled.
+"""
+
+import torch
+from torch import Tensor
+
+# SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014):
+# a counter in steps of GOLDEN, each value scrambled by two rounds of multiply and xor-shift.
+GOLDEN = 0x9E3779B97F4A7C15
+ROUND_1 = 0xBF58476D1CE4E5B9
+ROUND_2 = 0x94D049BB133111EB
+MASK = (1 << 64) - 1
+
+
+def uniforms(seed: int, epoch: int, index: Tensor, k: int) -> Tensor:
+    """Return k random numbers for each sample, the same wherever and in whatever batch it is drawn.
+
+    Args:
+        seed: the run's seed.
+        epoch: the epoch, counted from 0.
+        index: int64 tensor (n,), the samples' places in the data set.
+        k: how many numbers each sample needs; the first j are the same for every k >= j.
+
+    Returns:
+        float32 tensor (n, k) in [0, 1), each a multiple of 2**-24, on the device of `index`.
+    """
+    return draws_from(_scramble(index + _signed(_key(seed, epoch))), k)
+
+
+def draws_from(states: Tensor, k: int) -> Tensor:
+    """Return the first k outputs of SplitMix64 from each state, scaled to [0, 1).
+
+    Args:
+        states: int64 tensor (n,).
+        k: outputs per state.
+
+    Returns:
+        float32 tensor (n, k), made of the upper 24 bits of each output.
+    """
+    steps = torch.arange(1, k + 1, device=states.device) * _signed(GOLDEN)
+    return _shift_right(_scramble(states[:, None] + steps), 40).float() * 2.0**-24
+
+
+def epoch_order(seed: int, epoch: int, n: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return the order in which an epoch visits n samples: int64 tensor (n,), a permutation."""
+    keys = _scramble(torch.arange(n, device=device) + _signed(_key(seed, epoch) ^ ROUND_1))
+    return keys.argsort(stable=True)
+
+
+def rank_slice(order: Tensor, batch_size: int, rank: int, world_size: int) -> Tensor:
+    """Return one rank's batches of an epoch: int64 tensor (batches, batch_size).
+
+    A step of all ranks together covers the next batch_size * world_size samples of the order, so
+    the samples of a global step do not depend on how many ranks share it. The tail is dropped.
+    """
+    step = batch_size * world_size
+    whole = order[: len(order) // step * step]
+    return whole.view(-1, batch_size, world_size)[:, :, rank]
+
+
+def _key(seed: int, epoch: int) -> int:
+    """Mix seed and epoch into 64 bits, in plain Python integers."""
+    mixed = seed & MASK
+    for word in (0, epoch):
+        mixed = (mixed + GOLDEN * (word + 1)) & MASK
+        mixed = ((mixed ^ (mixed >> 30)) * ROUND_1) & MASK
+        mixed = ((mixed ^ (mixed >> 27)) * ROUND_2) & MASK
+        mixed ^= mixed >> 31
+    return mixed
+
+
+def _scramble(x: Tensor) -> Tensor:
+    """SplitMix64's output function on an int64 tensor, whose products wrap around."""
+    x = (x ^ _shift_right(x, 30)) * _signed(ROUND_1)
+    x = (x ^ _shift_right(x, 27)) * _signed(ROUND_2)
+    return x ^ _shift_right(x, 31)
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Shift in zeros from the left, which int64's own >> does not."""
+    return (x >> bits) & (MASK >> bits)
+
+
+def _signed(value: int) -> int:
+    """Return the int64 that has the same 64 bits."""
+    return value - (1 << 64) if value >= 1 << 63 else value

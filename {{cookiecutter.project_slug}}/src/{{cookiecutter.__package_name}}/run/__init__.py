@@ -1,0 +1,1 @@
+"""What training needs around it: its record, its metrics, its progress and its pictures."""

@@ -1,0 +1,156 @@
+"""What every run does beside training: seed each step, measure its speed, show its progress."""
+
+import statistics
+import sys
+import time
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm.auto import tqdm
+
+SECONDS_BETWEEN_UPDATES = 0.5  # of the bar
+SECONDS_BETWEEN_LINES = 10.0  # where the output is a file
+
+
+class StepSeed(L.Callback):
+    """Seed what is random inside the network (dropout) from the run's seed, the step and the rank.
+
+    So a step draws the same numbers whether the run came to it without a break or was resumed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        seed = (self.seed * 1_000_003 + step) * 4096 + trainer.global_rank
+        device = pl_module.device
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+
+
+class Throughput(L.Callback):
+    """Images per second of training over all devices, epoch by epoch, without validation.
+
+    The clock of an epoch starts after its first step, which waits for the loader and may compile.
+    """
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.start = 0.0
+
+    @property
+    def images_per_second(self) -> float | None:
+        """The median of the epochs, the first apart if there are more; None before one is over."""
+        return statistics.median(self.rates[1:] or self.rates) if self.rates else None
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        last = batch_idx + 1 == trainer.num_training_batches
+        if batch_idx == 0 or last:
+            if pl_module.device.type == "cuda":
+                torch.cuda.synchronize()
+            if last and batch_idx > 0:
+                images = batch_idx * len(batch.labels) * trainer.world_size
+                self.rates.append(images / (time.perf_counter() - self.start))
+            self.start = time.perf_counter()
+
+
+class Progress(ProgressBar):
+    """One bar for the whole run; where the output is a file, a line now and then.
+
+    The loss is read from the device only when something is shown.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enabled = True
+        self.live = sys.stderr.isatty() or "ipykernel" in sys.modules
+        self.bar: tqdm | None = None
+        self.steps = self.images = 0
+        self.shown_at = self.begun_at = 0.0
+        self.shown_images = self.first_step = 0
+
+    def enable(self) -> None:
+        self.enabled = True
+
+    def disable(self) -> None:
+        self.enabled = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        per_epoch = int(trainer.num_training_batches)
+        self.steps = per_epoch * (trainer.max_epochs or 1)
+        if trainer.max_steps > 0:
+            self.steps = min(self.steps, trainer.max_steps * trainer.accumulate_grad_batches)
+        self.first_step = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        self.images = self.shown_images = 0
+        self.shown_at = self.begun_at = time.perf_counter()
+        if self.enabled and self.live:
+            layout = "{desc} {percentage:3.0f}%|{bar:24}| {postfix}"
+            self.bar = tqdm(total=self.steps, initial=self.first_step, bar_format=layout)
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        self.images += len(batch.labels) * trainer.world_size
+        wait = SECONDS_BETWEEN_UPDATES if self.live else SECONDS_BETWEEN_LINES
+        if time.perf_counter() - self.shown_at >= wait:
+            self._show(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._show(trainer)
+        if self.bar is not None:
+            self.bar.close()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def _show(self, trainer: L.Trainer) -> None:
+        if not self.enabled or not self.images:
+            return
+        now = time.perf_counter()
+        step = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        rate = (self.images - self.shown_images) / max(now - self.shown_at, 1e-9)
+        left = (now - self.begun_at) / max(step - self.first_step, 1) * (self.steps - step)
+        epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 1)
+        where = f"epoch {epoch}/{trainer.max_epochs}"
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        text = describe(values, rate, left)
+        self.shown_at, self.shown_images = now, self.images
+        if self.bar is not None:
+            self.bar.set_description(where, refresh=False)
+            self.bar.set_postfix_str(text, refresh=False)
+            self.bar.update(step - self.bar.n)
+            self.bar.refresh()
+        else:
+            print(f"{where}  step {step}/{self.steps}  {text}", flush=True)
+
+
+def describe(values: dict[str, float], images_per_second: float, seconds_left: float) -> str:
+    """Return the progress in words: loss, accuracies, speed, time left."""
+    parts = []
+    if "train/loss" in values:
+        parts += [f"loss {values['train/loss']:.3f}", f"acc {values['train/accuracy']:.1%}"]
+    if "val/accuracy" in values:
+        parts.append(f"val acc {values['val/accuracy']:.1%}")
+    minutes, seconds = divmod(round(seconds_left), 60)
+    return "  ".join([*parts, f"{images_per_second:,.0f} img/s", f"{minutes}:{seconds:02} left"])

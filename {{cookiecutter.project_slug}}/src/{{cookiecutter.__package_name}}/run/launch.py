@@ -1,0 +1,40 @@
+"""Start one process per device with torchrun, the one engine for many GPUs and many machines."""
+
+import logging
+import os
+import signal
+from pathlib import Path
+
+from .folder import RUN_FOLDER_VARIABLE
+
+
+def is_launched() -> bool:
+    """Return whether this process is one that torchrun started."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def is_rank_zero() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def launch(processes: int, arguments: list[str], run_folder: Path) -> int:
+    """Run `python -m <this package> ARGUMENTS` in several processes and return their exit status.
+
+    They share `run_folder`. The status is that of the first process that failed, or 128 plus the
+    signal that ended this one.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    os.environ[RUN_FOLDER_VARIABLE] = str(run_folder)
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    package = (__package__ or "").split(".")[0]
+    try:
+        torchrun(["--standalone", f"--nproc-per-node={processes}", "-m", package, *arguments])
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        return code if code > 0 else 128 - code
+    except SignalException as error:
+        return 128 + signal.Signals(error.sigval)
+    return 0

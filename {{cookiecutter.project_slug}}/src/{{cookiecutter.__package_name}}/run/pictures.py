@@ -1,0 +1,72 @@
+"""The pictures in a run's folder: how it learned, and what it gets wrong."""
+
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .tracking import read_metrics
+
+TRAIN, VAL, RIGHT, WRONG = "#4c78a8", "#f58518", "#2e7d32", "#c62828"
+COLUMNS, ROWS = 8, 4
+
+
+def draw_curves(metrics: Path, picture: Path) -> None:
+    """Draw loss and accuracy over the epochs from a metrics.csv."""
+    rows = read_metrics(metrics) if metrics.exists() else []
+    per_epoch = max((row["step"] + 1 for row in rows if row["epoch"] == 0), default=1)
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for split, colour, marker in (("train", TRAIN, ""), ("val", VAL, ".")):
+            points = [row for row in rows if f"{split}/{quantity}" in row]
+            x = [(row["step"] + 1) / per_epoch for row in points]
+            y = [row[f"{split}/{quantity}"] for row in points]
+            axes.plot(x, y, color=colour, marker=marker, label=_name(split), linewidth=1.5)
+        _dress(axes, quantity)
+    figure.savefig(picture, dpi=110)
+
+
+def draw_predictions(
+    images: Tensor, labels: Tensor, probabilities: Tensor, classes: tuple[str, ...], picture: Path
+) -> None:
+    """Draw images with their label and prediction: the surest mistakes first, then the least sure.
+
+    Args:
+        images: uint8 (n, height, width, 3).
+        labels: int64 (n,).
+        probabilities: float32 (n, classes).
+        classes: the name of each class.
+        picture: the file to write.
+    """
+    sure, predicted = probabilities.max(1)
+    wrong = predicted != labels
+    order = torch.where(wrong, -1 - sure, sure).argsort(stable=True)[: COLUMNS * ROWS].tolist()
+    rows = -(-len(order) // COLUMNS)
+    figure = Figure(figsize=(1.5 * COLUMNS, 1.75 * rows + 0.5), layout="constrained")
+    figure.suptitle(f"{int(wrong.sum())} mistakes in {len(labels)} images, the surest first")
+    for axes in figure.subplots(rows, COLUMNS, squeeze=False).flat:
+        axes.set_axis_off()
+    for axes, i in zip(figure.axes, order, strict=False):
+        axes.imshow(images[i].numpy(), interpolation="nearest")
+        told = classes[predicted[i]] + (f", not {classes[labels[i]]}" if wrong[i] else "")
+        colour = WRONG if wrong[i] else RIGHT
+        axes.set_title(f"{_short(told)}\n{sure[i]:.0%} sure", fontsize=8, color=colour)
+    figure.savefig(picture, dpi=110)
+
+
+def _name(split: str) -> str:
+    return {"train": "training batches", "val": "validation"}[split]
+
+
+def _dress(axes: Axes, quantity: str) -> None:
+    axes.set(xlabel="epoch", title=quantity, xlim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    if quantity == "loss" and axes.dataLim.height > 0:
+        axes.set_yscale("log")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 22 else text[:21] + "…"

@@ -1,0 +1,177 @@
+"""run.json and source.zip: what a run was, from its first second on, and all to repeat it."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from ..hardware import Machine
+
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn")
+NOT_SOURCE = {"runs", "data", "build", "dist"}  # at the top of the project
+LARGEST_SOURCE_FILE = 1_000_000  # bytes
+
+
+class RunRecord:
+    """The run's record, rewritten whole and atomically at every change.
+
+    A record that says `running` while its process is gone belongs to a run that was killed.
+    """
+
+    def __init__(self, folder: Path, content: dict[str, Any] | None = None) -> None:
+        self.path = folder / "run.json"
+        self.content = json.loads(self.path.read_text()) if content is None else content
+        self.clock = time.monotonic()
+
+    @classmethod
+    def start(
+        cls, folder: Path, root: Path, command: list[str], machine: Machine, **content: Any
+    ) -> "RunRecord":
+        """Write the record and the source of a run that starts, or of one that goes on."""
+        now = _now()
+        if (folder / "run.json").exists():
+            record = cls(folder)
+            resumes = [*record.content.get("resumes", []), {"time": now, "command": command}]
+            record.content["results"] = {}
+            record.update(state="running", process=_process(), resumes=resumes)
+            return record
+        folder.mkdir(parents=True, exist_ok=True)
+        record = cls(folder, {})
+        record.update(
+            state="running",
+            started=now,
+            command=command,
+            **content,
+            process=_process(),
+            source=_pack_source(root, folder / "source.zip") | _commit(root),
+            locks={lock.name: _sha256(lock.read_bytes()) for lock in sorted(root.glob("*.lock"))},
+            versions=_versions(),
+            hardware=asdict(machine),
+            results={},
+        )
+        return record
+
+    def update(self, **content: Any) -> None:
+        """Set these entries and write the record; mappings are merged into those that are there."""
+        for key, value in content.items():
+            old = self.content.get(key)
+            if isinstance(old, dict) and isinstance(value, dict):
+                value = {**old, **value}
+            self.content[key] = value
+        draft = self.path.with_name(".run.json.new")
+        draft.write_text(json.dumps(self.content, indent=2, default=str) + "\n")
+        draft.replace(self.path)
+
+    def next_config(self) -> Path:
+        """Return the file for the configuration of this start: each resume has its own."""
+        resumes = len(self.content.get("resumes", []))
+        return self.path.with_name(f"config.resume-{resumes}.yaml" if resumes else "config.yaml")
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Record it if the block fails or is interrupted, and why."""
+        try:
+            yield
+        except BaseException as error:
+            signal = interrupted_by(error)
+            state = "interrupted" if signal else "failed"
+            self._end(state, signal or f"{type(error).__name__}: {error}")
+            raise
+
+    def finish(self) -> None:
+        self._end("finished", None)
+
+    def _end(self, state: str, reason: str | None) -> None:
+        before = self.content.get("seconds", 0.0)  # of the starts that this one resumes
+        seconds = round(before + time.monotonic() - self.clock, 1)
+        self.update(state=state, reason=reason, ended=_now(), seconds=seconds)
+
+
+def interrupted_by(error: BaseException) -> str | None:
+    """Return SIGINT or SIGTERM if that ended the run (Lightning turns both into an exit)."""
+    if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+        return "SIGINT"
+    return "SIGTERM" if isinstance(error, SIGTERMException) else None
+
+
+def digest(weights: Mapping[str, torch.Tensor]) -> str:
+    """Return SHA-256 over the names, types, shapes and bits of all tensors of a state dict."""
+    content = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        content.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()
+
+
+def _pack_source(root: Path, archive: Path) -> dict[str, Any]:
+    """Pack the project's text into a zip whose bytes depend on nothing but the files."""
+    left_out = []
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as pack:
+        for path in sorted(_source_files(root, leave_out=NOT_SOURCE)):
+            name = path.relative_to(root).as_posix()
+            if path.stat().st_size > LARGEST_SOURCE_FILE:
+                left_out.append(name)
+            else:
+                entry = zipfile.ZipInfo(name)  # dated 1980, whenever the file was written
+                entry.external_attr = path.stat().st_mode << 16
+                pack.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
+    return {"zip": archive.name, "sha256": _sha256(archive.read_bytes()), "left_out": left_out}
+
+
+def _source_files(folder: Path, leave_out: set[str]) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.is_symlink() or path.name in leave_out | {"__pycache__", ".env"}:
+            continue
+        if path.is_file():
+            yield path
+        elif not path.name.startswith(".") and not (path / "pyvenv.cfg").exists():
+            yield from _source_files(path, leave_out=set())
+
+
+def _commit(root: Path) -> dict[str, Any]:
+    """Return git's commit and whether files differ from it: nothing depends on them."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+        except OSError:
+            return None
+        return result.stdout.strip() if result.returncode == 0 else None
+
+    return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
+
+
+def _versions() -> dict[str, str | None]:
+    versions: dict[str, str | None] = {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        "torch": torch.__version__,  # which names the CUDA build too
+    }
+    cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
+    return versions | {"cuda": torch.version.cuda, "cudnn": str(cudnn) if cudnn else None}
+
+
+def _process() -> dict[str, Any]:
+    return {"host": platform.node(), "pid": os.getpid()}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

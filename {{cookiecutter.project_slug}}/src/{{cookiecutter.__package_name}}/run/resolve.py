@@ -1,0 +1,100 @@
+"""What the command line and the configuration leave open, filled in before anything is built."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from .. import hardware
+from ..errors import UserError
+from .checkpoint import find_checkpoint
+from .folder import find_run, new_run_folder, shown
+from .launch import is_launched
+from .record import RunRecord
+
+# What a run decided for the machine it trained on, asked anew where it is only evaluated.
+FORGET_THE_MACHINE = (
+    "--trainer.accelerator=auto",
+    "--trainer.devices=auto",
+    "--trainer.strategy=auto",
+    "--trainer.precision=null",
+)
+
+
+def decide(trainer: Any, machine: hardware.Machine) -> dict[str, str]:
+    """Fill in what the trainer's configuration leaves open; return what was decided, and why."""
+    if trainer.accelerator in ("auto", "gpu"):
+        trainer.accelerator = hardware.accelerator(machine)
+    if trainer.accelerator == "cuda" and not machine.gpus:
+        raise UserError(
+            "trainer.accelerator is cuda, but torch sees no GPU here. Train on the CPU with"
+            " --trainer.accelerator cpu, or see what `nvidia-smi` says."
+        )
+    if is_launched():
+        trainer.devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        trainer.num_nodes = int(os.environ["GROUP_WORLD_SIZE"])
+    else:
+        trainer.devices = hardware.devices(machine, trainer.devices, trainer.accelerator)
+    if trainer.strategy == "auto" and trainer.devices * trainer.num_nodes > 1:
+        trainer.strategy = "ddp"
+    why = "as configured"
+    if trainer.precision is None:
+        trainer.precision, why = hardware.precision(machine, trainer.accelerator)
+    count, device = trainer.devices, device_name(machine, trainer.accelerator)
+    return {
+        "device": f"{count} x {device}" if count > 1 else device,
+        "precision": f"{trainer.precision}: {why}",
+    }
+
+
+def device_name(machine: hardware.Machine, accelerator: str) -> str:
+    if accelerator == "cuda":
+        return machine.gpus[0].name
+    return "Apple GPU" if accelerator == "mps" else f"CPU ({machine.cores} cores)"
+
+
+def recipe_of(config: Any) -> str:
+    """Return the recipe's name: that of the last configuration file, or else the data's."""
+    files = [Path(str(file)) for file in config.get("config") or []]
+    if not files:
+        return config.data.source
+    return files[-1].parent.parent.name if files[-1].name == "config.yaml" else files[-1].stem
+
+
+def expand_run(arguments: list[str], root: Path) -> tuple[list[str], Path | None]:
+    """Replace `--run FOLDER` by the run's configuration and checkpoint; return its folder too."""
+    if "--run" not in arguments:
+        return arguments, None
+    at = arguments.index("--run")
+    if at + 1 == len(arguments) or arguments[at + 1].startswith("-"):
+        raise UserError("--run needs a run's folder, such as --run runs/digits/…, or latest.")
+    run = find_run(root, arguments[at + 1])
+    rest = arguments[:at] + arguments[at + 2 :]
+    fitting = rest[:1] == ["fit"]
+    longer = any(flag.startswith("--trainer.max_") for flag in rest)
+    if fitting and not longer and RunRecord(run).content["state"] == "finished":
+        raise UserError(
+            f"{shown(run)} has finished. Train it for longer with --trainer.max_epochs N"
+            " (make resume ARGS=...), or start a new run."
+        )
+    checkpoint = find_checkpoint(run, *(["last"] if fitting else ["best", "last"]))
+    inserted = [f"--config={run / 'config.yaml'}", f"--ckpt_path={checkpoint}"]
+    if not fitting:
+        inserted += FORGET_THE_MACHINE
+    return [*rest[:1], *inserted, *rest[1:]], run
+
+
+def choose_folder(stage: str, config: Any, root: Path, resumed: Path | None) -> Path:
+    """Return the folder of the run that starts or goes on, or of the one that is evaluated.
+
+    Evaluation without --run takes the run of its checkpoint, or else the recipe's newest and its
+    best checkpoint.
+    """
+    if resumed is not None:
+        return resumed
+    if stage == "fit" or is_launched():
+        return new_run_folder(root, recipe_of(config))
+    if config.ckpt_path:
+        return find_run(root, str(Path(config.ckpt_path).parent.parent))
+    folder = find_run(root, "latest", recipe_of(config))
+    config.ckpt_path = str(find_checkpoint(folder, "best", "last"))
+    return folder

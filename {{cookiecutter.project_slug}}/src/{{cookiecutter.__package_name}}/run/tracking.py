@@ -1,0 +1,117 @@
+"""metrics.csv: one row a step, every step once, however often the run was interrupted."""
+
+import csv
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+Row = dict[str, Any]
+
+
+class MetricsCSV(Logger):
+    """Write what is logged to `folder`/metrics.csv; values of the same step share a row.
+
+    Rows are appended as steps pass; only a column that was never seen before rewrites the file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.path = folder / "metrics.csv"
+        self.columns = ["step", "epoch"]
+        self.row: Row = {}
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """Nothing: they stand in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        step = 0 if step is None else step
+        if self.row and self.row["step"] != step:
+            self._append()
+        self.row |= {"step": step, **metrics}
+        if "epoch" in metrics:
+            self.row["epoch"] = int(metrics["epoch"])
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Nothing: a row is written when its step is over."""
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self._append()
+
+    @rank_zero_only
+    def go_on_from(self, step: int) -> None:
+        """Keep what an earlier process logged before that many steps, and drop what came after."""
+        if not self.path.exists():
+            return
+        rows = [row for row in read_metrics(self.path) if row["step"] < step]
+        self.columns = list(dict.fromkeys([*self.columns, *(name for row in rows for name in row)]))
+        self.row = rows.pop() if rows else {}  # its step may still log its validation
+        self._rewrite(rows)
+
+    def _append(self) -> None:
+        if not self.row:
+            return
+        new = [name for name in self.row if name not in self.columns]
+        if new:
+            rows = read_metrics(self.path) if self.path.exists() else []
+            self.columns += new
+            self._rewrite(rows)
+        is_new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, self.columns)
+            if is_new:
+                writer.writeheader()
+            writer.writerow(self.row)
+        self.row = {}
+
+    def _rewrite(self, rows: list[Row]) -> None:
+        draft = self.path.with_name(".metrics.csv.new")
+        with draft.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(rows)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self.path)
+
+
+class ContinueMetrics(L.Callback):
+    """When training starts, cut metrics.csv to the step at which it goes on."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCSV):
+                logger.go_on_from(trainer.global_step)
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """Return the rows of a metrics.csv as numbers, without the cells that are empty.
+
+    A last line that a killed process left half written is passed over.
+    """
+    rows = []
+    with path.open(newline="") as file:
+        for cells in csv.DictReader(file):
+            try:
+                row: Row = {name: float(value) for name, value in cells.items() if value}
+                row["step"], row["epoch"] = int(row["step"]), int(row["epoch"])
+            except (KeyError, TypeError, ValueError):
+                continue
+            rows.append(row)
+    return rows

@@ -1,0 +1,55 @@
+"""Renew requirements.lock and torch-cu130.lock from pyproject.toml, with hashes and without hosts.
+
+The registry's build of torch is the one for CUDA 13.0, so that one is locked here. Locks for cu126
+and cpu can be made only where PyTorch's own index is reached; without one, `make setup` installs
+the pinned torch from that index, unhashed.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+TORCH_STACK = re.compile(r"torch|torchvision|triton|nvidia-(?!ml-py).+|cuda-.+")
+HEADER = "# Written by `make lock` from pyproject.toml; changes belong there.\n"
+
+
+def compile_lock(root: Path, options: list[str]) -> str:
+    """Return every package that the project needs, pinned and hashed, for every platform.
+
+    What the locks pin already stays as it is, unless pyproject.toml says otherwise; `options` such
+    as --upgrade go to uv.
+    """
+    command = "uv pip compile --quiet --universal --python-version 3.11 --generate-hashes"
+    command += " --no-annotate --no-header --no-emit-index-url --group dev pyproject.toml"
+    draft = root / ".lock.txt"
+    try:
+        draft.write_text("".join(path.read_text() for path in sorted(root.glob("*.lock"))))
+        command += f" --output-file {draft.name}"
+        subprocess.run([*command.split(), *options], cwd=root, check=True)
+        return draft.read_text()
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def split(lock: str) -> tuple[str, str]:
+    """Return the lock without torch's stack, and torch's stack alone."""
+    packages = re.split(r"\n(?=\S)", lock.strip())
+    torch = [p for p in packages if TORCH_STACK.fullmatch(p.split("==")[0])]
+    rest = [p for p in packages if p not in torch]
+    return HEADER + "\n".join(rest) + "\n", HEADER + "\n".join(torch) + "\n"
+
+
+def main() -> int:
+    root = Path.cwd()
+    try:
+        requirements, torch = split(compile_lock(root, sys.argv[1:]))
+    except subprocess.CalledProcessError as error:
+        return error.returncode  # uv has said why
+    (root / "requirements.lock").write_text(requirements)
+    (root / "torch-cu130.lock").write_text(torch)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""What the tests share: the command line, called in this process, and one finished run."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from {{ cookiecutter.__package_name }}.__main__ import main
+
+Command = Callable[..., int]
+
+
+@pytest.fixture(scope="session")
+def call(tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """Call the command line with `folder` as the run's folder and return its exit status."""
+
+    def command(*arguments: str, folder: Path | None = None) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RUN_FOLDER", str(folder or tmp_path_factory.mktemp("run")))
+            return main([*arguments])
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def trained(call: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four epochs over the digits."""
+    folder = tmp_path_factory.mktemp("trained")
+    status = call(
+        "fit", "--config", "configs/digits.yaml", "--trainer.max_epochs", "4", folder=folder
+    )
+    assert status == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> None:
+    torch.manual_seed(0)

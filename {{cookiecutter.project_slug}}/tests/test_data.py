@@ -1,0 +1,168 @@
+"""Order, draws, loaders and augmentation: what a network sees depends on (seed, epoch, index)."""
+
+import pytest
+import torch
+
+from {{ cookiecutter.__package_name }}.data import order, sources
+from {{ cookiecutter.__package_name }}.data.augment import DRAWS, augment
+from {{ cookiecutter.__package_name }}.data.datamodule import ImageData
+from {{ cookiecutter.__package_name }}.data.resident import (
+    PADDING_LABEL,
+    ResidentEvalLoader,
+    ResidentTrainLoader,
+)
+from {{ cookiecutter.__package_name }}.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+def some_images(n: int) -> sources.Images:
+    pixels = torch.arange(n * 3 * 4 * 4).remainder(251).byte().view(n, 4, 4, 3)
+    return sources.Images(pixels, torch.arange(n))
+
+
+def train_loader(n=20, batch_size=4, seed=0, position=(0, 0), rank=0, world_size=1):
+    return ResidentTrainLoader(
+        some_images(n), batch_size, seed, DRAWS, lambda: position, CPU, rank, world_size
+    )
+
+
+def splitmix64(state: int, n: int) -> list[int]:
+    """The first n outputs of SplitMix64, in Python's own integers."""
+    outputs = []
+    for i in range(1, n + 1):
+        z = (state + i * 0x9E3779B97F4A7C15) % 2**64
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+        outputs.append(z ^ (z >> 31))
+    return outputs
+
+
+def test_draws_are_the_outputs_of_splitmix64():
+    assert splitmix64(1234567, 2) == [6457827717110365317, 3203168211198807973]  # Vigna's own
+    states = torch.tensor([1234567, -5])
+    drawn = order.draws_from(states, 3)
+    for row, state in zip(drawn.tolist(), states.tolist(), strict=True):
+        assert row == [output / 2**64 // 2**-24 * 2**-24 for output in splitmix64(state, 3)]
+
+
+def test_uniforms_are_fixed_forever():
+    drawn = order.uniforms(seed=1, epoch=2, index=torch.tensor([0, 3]), k=2)
+    fixed = [[15902783, 3386640], [5704179, 11920148]]
+    assert (drawn * 2**24).long().tolist() == fixed
+
+
+def test_uniforms_of_a_sample_depend_on_no_other():
+    every = order.uniforms(0, 5, torch.arange(100), 4)
+    assert torch.equal(order.uniforms(0, 5, torch.tensor([77, 3]), 4), every[[77, 3]])
+    assert torch.equal(order.uniforms(0, 5, torch.arange(100), 2), every[:, :2])
+
+
+def test_uniforms_change_with_seed_epoch_index_and_draw():
+    base = order.uniforms(0, 0, torch.arange(1000), 2)
+    assert not torch.equal(base, order.uniforms(1, 0, torch.arange(1000), 2))
+    assert not torch.equal(base, order.uniforms(0, 1, torch.arange(1000), 2))
+    assert base[:, 0].unique().numel() > 990
+    assert abs(torch.corrcoef(base.T)[0, 1]) < 0.1
+
+
+def test_uniforms_are_uniform():
+    drawn = order.uniforms(7, 3, torch.arange(20_000), 5).flatten()
+    assert drawn.min() >= 0 and drawn.max() < 1
+    counts = torch.histc(drawn, bins=50, min=0, max=1)
+    chi_square = ((counts - 2000) ** 2 / 2000).sum()
+    assert chi_square < 95  # the 0.9999 quantile for 49 degrees of freedom is 94.6
+
+
+def test_epoch_order_is_a_permutation_of_its_own():
+    first, second = (order.epoch_order(0, epoch, 500) for epoch in (0, 1))
+    assert torch.equal(first.sort().values, torch.arange(500))
+    assert not torch.equal(first, second)
+    assert torch.equal(first, order.epoch_order(0, 0, 500))
+
+
+def test_ranks_share_each_global_batch_without_overlap():
+    whole = order.epoch_order(0, 0, 50)
+    shares = [order.rank_slice(whole, 4, rank, 3) for rank in range(3)]
+    assert all(share.shape == (4, 4) for share in shares)
+    step = torch.cat([share[1] for share in shares])
+    assert set(step.tolist()) == set(whole[12:24].tolist())
+
+
+def test_training_drops_the_tail_and_shows_each_image_once():
+    batches = list(train_loader(n=22))
+    assert len(batches) == len(train_loader(n=22)) == 5
+    seen = torch.cat([batch.indices for batch in batches])
+    assert seen.unique().numel() == 20
+    assert torch.equal(torch.cat([batch.labels for batch in batches]), seen)
+
+
+def test_a_resumed_epoch_goes_on_with_the_next_batch():
+    whole, rest = list(train_loader(position=(3, 0))), list(train_loader(position=(3, 2)))
+    assert len(rest) == 3
+    for expected, batch in zip(whole[2:], rest, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(expected, batch, strict=True))
+
+
+def test_a_set_smaller_than_one_batch_is_refused():
+    with pytest.raises(UserError, match=r"20 images.*--data\.batch_size to 10 or less"):
+        train_loader(n=20, batch_size=16, world_size=2)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_evaluation_counts_every_image_once_in_batches_of_one_shape(world_size):
+    images, ranks = some_images(10), range(world_size)
+    loaders = [ResidentEvalLoader(images, 4, CPU, rank, world_size) for rank in ranks]
+    batches = [batch for loader in loaders for batch in loader]
+    assert {tuple(batch.images.shape) for batch in batches} == {(4, 3, 4, 4)}
+    assert len({len(list(loader)) for loader in loaders}) == 1
+    labels = torch.cat([batch.labels for batch in batches])
+    assert torch.equal(labels[labels != PADDING_LABEL].sort().values, torch.arange(10))
+
+
+def test_augmentation_shifts_by_its_draws_and_fills_with_black():
+    image = torch.arange(1, 10, dtype=torch.uint8).view(1, 1, 3, 3).expand(1, 3, 3, 3)
+    down_right = augment(image, torch.tensor([[0.99, 0.99, 0.9]]), crop_padding=1, flip=True)
+    expected = torch.tensor([[5, 6, 0], [8, 9, 0], [0, 0, 0]], dtype=torch.uint8)
+    assert torch.equal(down_right[0, 0], expected)
+    mirrored = augment(image, torch.tensor([[0.5, 0.5, 0.1]]), crop_padding=1, flip=True)
+    assert torch.equal(mirrored, image.flip(-1))
+
+
+def test_augmentation_of_an_image_does_not_depend_on_its_batch():
+    images = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8)
+    draws = order.uniforms(0, 0, torch.arange(64), DRAWS)
+    whole = augment(images, draws, 2, True)
+    assert torch.equal(whole[10:20], augment(images[10:20], draws[10:20], 2, True))
+    unchanged = (augment(images, draws, 0, True) == images).flatten(1).all(1)
+    assert 16 < unchanged.sum() < 48
+
+
+def test_digits_are_split_by_class_and_never_overlap():
+    splits = sources.digits()
+    assert [len(part) for part in (splits.train, splits.val, splits.test)] == [1077, 360, 360]
+    for part in (splits.train, splits.val, splits.test):
+        share = part.labels.bincount() / len(part)
+        assert (share - 0.1).abs().max() < 0.01
+    assert splits.train.pixels.dtype == torch.uint8
+    assert splits.train.pixels.max() == 255
+
+
+def test_the_fingerprint_follows_the_content():
+    splits = sources.synthetic(8, 64, 16)
+    assert splits.fingerprint == sources.synthetic(8, 64, 16).fingerprint
+    splits.val.pixels[3, 2, 1, 0] ^= 1
+    assert splits.fingerprint != sources.synthetic(8, 64, 16).fingerprint
+
+
+def test_an_unknown_source_and_an_unknown_option_are_named():
+    with pytest.raises(UserError, match=r"'digit', which is unknown\. Known: digits"):
+        sources.load("digit")
+    with pytest.raises(UserError, match="sise"):
+        sources.load("synthetic", {"sise": 3})
+
+
+def test_the_data_module_works_without_a_trainer():
+    batch = next(iter(ImageData("digits", batch_size=32).train_dataloader()))
+    assert batch.images.shape == (32, 3, 8, 8)
+    assert batch.images.dtype == torch.uint8

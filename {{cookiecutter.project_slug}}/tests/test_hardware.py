@@ -1,0 +1,98 @@
+"""What is decided for machines that nobody has to own."""
+
+import math
+
+import pytest
+
+from {{ cookiecutter.__package_name }} import hardware
+from {{ cookiecutter.__package_name }}.errors import UserError
+
+V100 = hardware.Machine("Linux", "x86_64", 20, (hardware.Gpu("V100", (7, 0), 16),))
+A100 = hardware.Machine("Linux", "x86_64", 64, (hardware.Gpu("A100", (8, 0), 80),) * 8)
+H200 = hardware.Machine("Linux", "x86_64", 16, (hardware.Gpu("H200", (9, 0), 139),))
+MIXED = hardware.Machine("Linux", "x86_64", 32, (*A100.gpus[:1], *V100.gpus))
+LAPTOP = hardware.Machine("Linux", "x86_64", 8, compiler=False)
+APPLE = hardware.Machine("Darwin", "arm64", 10, mps=True)
+CONTAINER = hardware.Machine("Linux", "x86_64", hardware.usable_cores(128, 64, 2.5))
+
+
+@pytest.mark.parametrize(
+    ("machine", "accelerator", "precision"),
+    [
+        (V100, "cuda", "16-mixed"),
+        (A100, "cuda", "bf16-mixed"),
+        (H200, "cuda", "bf16-mixed"),
+        (MIXED, "cuda", "16-mixed"),
+        (LAPTOP, "cpu", "32-true"),
+        (APPLE, "mps", "32-true"),
+        (CONTAINER, "cpu", "32-true"),
+    ],
+    ids=["V100", "A100", "H200", "A100 beside V100", "laptop", "Apple", "container"],
+)
+def test_accelerator_and_precision(machine, accelerator, precision):
+    assert hardware.accelerator(machine) == accelerator
+    assert hardware.precision(machine, accelerator)[0] == precision
+
+
+def test_a_run_too_short_to_pay_for_compiling_is_not_compiled():
+    mode, why = hardware.compile_mode(H200, "cuda", 1, 480)
+    assert mode is None
+    assert "480 steps" in why
+
+
+def test_compile_mode_follows_the_hardware():
+    assert hardware.compile_mode(H200, "cuda", 1, 20_000)[0] == "reduce-overhead"
+    assert hardware.compile_mode(A100, "cuda", 8, 20_000)[0] == "default"
+    assert hardware.compile_mode(LAPTOP, "cpu", 1, 20_000)[0] is None
+    assert hardware.compile_mode(APPLE, "mps", 1, 20_000)[0] is None
+
+
+def test_a_machine_without_a_compiler_says_what_to_install():
+    bare = hardware.Machine("Linux", "x86_64", 16, H200.gpus, compiler=False)
+    mode, why = hardware.compile_mode(bare, "cuda", 1, math.inf)
+    assert mode is None
+    assert "python3-dev" in why
+
+
+def test_the_flag_wins_over_the_hardware():
+    assert hardware.compile_mode(H200, "cuda", 1, math.inf, False)[0] is None
+    assert hardware.compile_mode(LAPTOP, "cpu", 1, 2, True)[0] == "default"
+    assert hardware.compile_mode(H200, "cuda", 1, 2, "max-autotune")[0] == "max-autotune"
+
+
+def test_devices_are_one_unless_asked():
+    assert hardware.devices(A100, "auto", "cuda") == 1
+    assert hardware.devices(A100, -1, "cuda") == 8
+    assert hardware.devices(A100, 4, "cuda") == 4
+    assert hardware.devices(LAPTOP, -1, "cpu") == 2
+    assert hardware.devices(LAPTOP, 3, "cpu") == 3
+
+
+@pytest.mark.parametrize("requested", [2, 0, "0,1", [0]])
+def test_devices_that_are_not_there_are_refused(requested):
+    with pytest.raises(UserError, match="devices"):
+        hardware.devices(H200, requested, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("logical", "affinity", "quota", "cores"),
+    [(128, 64, 2.5, 2), (128, 64, None, 64), (8, None, None, 8), (8, 8, 0.5, 1), (4, 4, 16.0, 4)],
+)
+def test_cores_are_those_that_are_really_there(logical, affinity, quota, cores):
+    assert hardware.usable_cores(logical, affinity, quota) == cores
+
+
+def test_quota_of_a_container():
+    assert hardware.parse_cpu_max("250000 100000\n") == 2.5
+    assert hardware.parse_cpu_max("max 100000\n") is None
+
+
+def test_processes_share_the_cores():
+    assert hardware.threads_per_process(H200, 4) == 4
+    assert hardware.threads_per_process(CONTAINER, 4) == 1
+
+
+def test_this_machine_can_be_looked_at():
+    machine = hardware.this_machine()
+    assert machine.cores >= 1
+    assert hardware.accelerator(machine) in ("cuda", "mps", "cpu")
