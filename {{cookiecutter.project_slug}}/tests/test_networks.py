@@ -4,11 +4,17 @@ import lightning as L
 import pytest
 import torch
 
-from {{ cookiecutter.__package_name }}.classifier import ImageClassifier, MeanOverImages
+from {{ cookiecutter.__package_name }}.classifier import (
+    ImageClassifier,
+    MeanOverImages,
+)
 from {{ cookiecutter.__package_name }}.data.datamodule import ImageData
 from {{ cookiecutter.__package_name }}.errors import UserError
 from {{ cookiecutter.__package_name }}.networks import NETWORKS, build_network
-from {{ cookiecutter.__package_name }}.optimizers import build_optimizer, learning_rate_factor
+from {{ cookiecutter.__package_name }}.optimizers import (
+    build_optimizer,
+    learning_rate_factor,
+)
 
 
 def fit(model: ImageClassifier, steps: int = 6, **options) -> L.Trainer:

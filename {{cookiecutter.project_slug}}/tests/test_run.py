@@ -18,7 +18,10 @@ import {{ cookiecutter.__package_name }}
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.run import record as records
 from {{ cookiecutter.__package_name }}.run.folder import project_root
-from {{ cookiecutter.__package_name }}.run.tracking import MetricsCSV, read_metrics
+from {{ cookiecutter.__package_name }}.run.tracking import (
+    MetricsCSV,
+    read_metrics,
+)
 
 PACKAGE = {{ cookiecutter.__package_name }}.__name__
 DIGITS = ("--config", "configs/digits.yaml")

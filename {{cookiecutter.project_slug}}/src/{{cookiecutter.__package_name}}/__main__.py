@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # as it is when resuming
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning 2.6.6 on torch 2.11
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+    for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         Training(sys.argv[1:] if arguments is None else arguments, project_root())

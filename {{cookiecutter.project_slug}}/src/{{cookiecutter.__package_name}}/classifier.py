@@ -121,7 +121,7 @@ class ImageClassifier(L.LightningModule):
         self.compiled_with = (mode, why)
         if mode is not None:
             rank_zero_only(print)(
-                f"The first step compiles the network ({mode}): 10 to 40 seconds, once.", flush=True
+                f"The first step compiles the network ({mode}): up to a minute, once.", flush=True
             )
             self.network.compile(mode=mode, dynamic=False)
 

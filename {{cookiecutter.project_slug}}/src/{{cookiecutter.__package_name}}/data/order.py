@@ -28,7 +28,7 @@ def uniforms(seed: int, epoch: int, index: Tensor, k: int) -> Tensor:
     Returns:
         float32 tensor (n, k) in [0, 1), each a multiple of 2**-24, on the device of `index`.
     """
-    return draws_from(_scramble(index + _signed(_key(seed, epoch))), k)
+    return draws_from(_scramble(index ^ _signed(_key(seed, epoch))), k)
 
 
 def draws_from(states: Tensor, k: int) -> Tensor:
@@ -41,13 +41,16 @@ def draws_from(states: Tensor, k: int) -> Tensor:
     Returns:
         float32 tensor (n, k), made of the upper 24 bits of each output.
     """
-    steps = torch.arange(1, k + 1, device=states.device) * _signed(GOLDEN)
-    return _shift_right(_scramble(states[:, None] + steps), 40).float() * 2.0**-24
+    if k == 0:
+        return torch.empty(len(states), 0, device=states.device)
+    # One constant a draw: Inductor would fold `arange * GOLDEN` into literals that Triton refuses.
+    outputs = [_scramble(states + _signed(i * GOLDEN & MASK)) for i in range(1, k + 1)]
+    return _shift_right(torch.stack(outputs, dim=1), 40).float() * 2.0**-24
 
 
 def epoch_order(seed: int, epoch: int, n: int, device: torch.device | str = "cpu") -> Tensor:
     """Return the order in which an epoch visits n samples: int64 tensor (n,), a permutation."""
-    keys = _scramble(torch.arange(n, device=device) + _signed(_key(seed, epoch) ^ ROUND_1))
+    keys = _scramble(torch.arange(n, device=device) ^ _signed(_key(seed, epoch) ^ ROUND_1))
     return keys.argsort(stable=True)
 
 

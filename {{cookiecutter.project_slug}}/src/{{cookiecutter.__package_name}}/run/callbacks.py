@@ -95,7 +95,7 @@ class Progress(ProgressBar):
             self.steps = min(self.steps, trainer.max_steps * trainer.accumulate_grad_batches)
         self.first_step = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         self.images = self.shown_images = 0
-        self.shown_at = self.begun_at = time.perf_counter()
+        self.begun_at = 0.0
         if self.enabled and self.live:
             layout = "{desc} {percentage:3.0f}%|{bar:24}| {postfix}"
             self.bar = tqdm(total=self.steps, initial=self.first_step, bar_format=layout)
@@ -109,6 +109,9 @@ class Progress(ProgressBar):
         batch_idx: int,
     ) -> None:
         self.images += len(batch.labels) * trainer.world_size
+        if not self.begun_at:  # after the first step, which may have compiled
+            self.begun_at = self.shown_at = time.perf_counter()
+            self.shown_images, self.first_step = self.images, self.first_step + 1
         wait = SECONDS_BETWEEN_UPDATES if self.live else SECONDS_BETWEEN_LINES
         if time.perf_counter() - self.shown_at >= wait:
             self._show(trainer)
@@ -131,7 +134,7 @@ class Progress(ProgressBar):
         step = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         rate = (self.images - self.shown_images) / max(now - self.shown_at, 1e-9)
         left = (now - self.begun_at) / max(step - self.first_step, 1) * (self.steps - step)
-        epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 1)
+        epoch = -(-step // int(trainer.num_training_batches))
         where = f"epoch {epoch}/{trainer.max_epochs}"
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         text = describe(values, rate, left)

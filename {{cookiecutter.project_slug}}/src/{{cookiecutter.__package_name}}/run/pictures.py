@@ -13,7 +13,7 @@ TRAIN, VAL, RIGHT, WRONG = "#4c78a8", "#f58518", "#2e7d32", "#c62828"
 COLUMNS, ROWS = 8, 4
 
 
-def draw_curves(metrics: Path, picture: Path) -> None:
+def draw_curves(metrics: Path) -> Figure:
     """Draw loss and accuracy over the epochs from a metrics.csv."""
     rows = read_metrics(metrics) if metrics.exists() else []
     per_epoch = max((row["step"] + 1 for row in rows if row["epoch"] == 0), default=1)
@@ -25,12 +25,12 @@ def draw_curves(metrics: Path, picture: Path) -> None:
             y = [row[f"{split}/{quantity}"] for row in points]
             axes.plot(x, y, color=colour, marker=marker, label=_name(split), linewidth=1.5)
         _dress(axes, quantity)
-    figure.savefig(picture, dpi=110)
+    return figure
 
 
 def draw_predictions(
-    images: Tensor, labels: Tensor, probabilities: Tensor, classes: tuple[str, ...], picture: Path
-) -> None:
+    images: Tensor, labels: Tensor, probabilities: Tensor, classes: tuple[str, ...]
+) -> Figure:
     """Draw images with their label and prediction: the surest mistakes first, then the least sure.
 
     Args:
@@ -38,7 +38,6 @@ def draw_predictions(
         labels: int64 (n,).
         probabilities: float32 (n, classes).
         classes: the name of each class.
-        picture: the file to write.
     """
     sure, predicted = probabilities.max(1)
     wrong = predicted != labels
@@ -53,7 +52,7 @@ def draw_predictions(
         told = classes[predicted[i]] + (f", not {classes[labels[i]]}" if wrong[i] else "")
         colour = WRONG if wrong[i] else RIGHT
         axes.set_title(f"{_short(told)}\n{sure[i]:.0%} sure", fontsize=8, color=colour)
-    figure.savefig(picture, dpi=110)
+    return figure
 
 
 def _name(split: str) -> str:

@@ -18,11 +18,12 @@ MOST_PREDICTIONS = 1000  # validation images that are looked at for the picture
 
 def draw_pictures(folder: Path, model: torch.nn.Module, data: ImageData) -> None:
     """Draw curves.png, and predictions.png from the validation images, into the run's folder."""
-    draw_curves(folder / "metrics.csv", folder / "curves.png")
+    draw_curves(folder / "metrics.csv").savefig(folder / "curves.png", dpi=110)
     val, classes = data.splits.val, data.splits.classes
     some = Images(val.pixels[:MOST_PREDICTIONS], val.labels[:MOST_PREDICTIONS])
     probabilities = predict(model, some, data.eval_batch_size)
-    draw_predictions(some.pixels, some.labels, probabilities, classes, folder / "predictions.png")
+    figure = draw_predictions(some.pixels, some.labels, probabilities, classes)
+    figure.savefig(folder / "predictions.png", dpi=110)
 
 
 @torch.inference_mode()

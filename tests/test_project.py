@@ -1,0 +1,191 @@
+"""The baked project, as its owner uses it: make's targets, the git hook, the notebook, the demo."""
+
+import json
+import os
+import re
+import shutil
+import time
+
+import pytest
+from conftest import BIN, TEMPLATE, BakedProject, commit_all, execute, git
+
+ENVIRONMENT = TEMPLATE / "build" / "test-venv"
+VARIANTS = {
+    "defaults": {},
+    "BSD": {"license": "BSD-3-Clause"},
+    "Apache": {"license": "Apache-2.0"},
+    "proprietary": {"license": "Proprietary"},
+    "cu126": {"cuda": "cu126"},
+    "cpu": {"cuda": "cpu", "universal_image": "registry.example.com:5000/team/torch:1.2"},
+    "long": {"project_name": "a" + "b" * 49, "description": "d" * 300},
+    "short": {"project_name": "z"},
+    "quotes": {
+        "project_name": 'O\'Neil "X"',
+        "author_name": "Ada \\ 🐦 王",
+        "description": "{}'\"",
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def make(default_project):
+    """`make(*arguments)` in a project; all of them share one environment, made by `make setup`."""
+
+    def run(*arguments, project=default_project, **variables):
+        settings = os.environ | {"UV_PROJECT_ENVIRONMENT": str(ENVIRONMENT)} | variables
+        return project.run("make", *arguments, env=settings)
+
+    done = run("setup")
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+@pytest.fixture(scope="session")
+def in_environment():
+    """The variables with which a project's tools are found without make."""
+    return os.environ | {
+        "PATH": f"{ENVIRONMENT / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "MYPY_CACHE_DIR": str(ENVIRONMENT / "mypy-cache"),
+    }
+
+
+def locked(project: BakedProject) -> set[tuple[str, str]]:
+    text = "".join(lock.read_text() for lock in project.path.glob("*.lock"))
+    return set(re.findall(r"^([a-z0-9][a-z0-9.-]*)==([^ ;\\\n]+)", text, re.MULTILINE))
+
+
+def test_setup_installs_what_the_locks_name(make, default_project, in_environment):
+    frozen = default_project.run("uv", "pip", "freeze", "--python", ENVIRONMENT, env=in_environment)
+    installed = set(re.findall(r"^(\S+)==(\S+)$", frozen.stdout, re.MULTILINE))
+    assert ("torch", "2.11.0") in installed
+    assert {name for name, _ in installed - locked(default_project)} == {"pip"}
+    check = default_project.run("uv", "pip", "check", "--python", ENVIRONMENT, env=in_environment)
+    assert check.returncode == 0, check.stderr
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_fresh_project_passes_its_own_checks(make, bake, in_environment, variant):
+    project = bake(VARIANTS[variant])
+    commit_all(project.path, "As baked")
+    done = project.run("pre-commit", "run", "--all-files", env=in_environment)
+    assert done.returncode == 0, done.stdout
+    assert len(re.findall(r"\.Passed", done.stdout)) == 10, done.stdout
+    assert git("status", "--porcelain", cwd=project.path) == ""
+
+
+def test_the_template_passes_its_own_checks(template):
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    done = execute(
+        "pre-commit", "run", "--all-files", cwd=template, env=os.environ | {"PATH": path}
+    )
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("Passed") >= 8, done.stdout
+
+
+def test_make_alone_prints_every_target(make, default_project):
+    text = (default_project.path / "Makefile").read_text()
+    targets = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()
+    printed = re.findall(r"^  make ([a-z-]+) +\S", make().stdout, re.MULTILINE)
+    assert printed == targets
+
+
+def test_the_projects_own_tests_pass_in_two_minutes(make):
+    began = time.perf_counter()
+    done = make("test")
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"\d+ passed", done.stdout) and " failed" not in done.stdout
+    assert time.perf_counter() - began < 120
+
+
+def test_training_needs_no_tools(make, bake, in_environment, tmp_path):
+    project = bake({})
+    shutil.rmtree(project.source / "tools")
+    environment = in_environment | {"PYTHONPATH": str(project.path / "src")}
+    command = "python -m my_project fit --config configs/digits.yaml --trainer.max_epochs 1"
+    done = project.run(*command.split(), env=environment | {"RUN_FOLDER": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run.json").read_text())["state"] == "finished"
+
+
+def test_a_commit_is_checked_without_an_activated_environment(make, bake):
+    project = bake({})
+    assert make("setup", project=project).returncode == 0
+    (project.path / "bad.py").write_text("print(nothing)\n")
+    git("add", "--all", cwd=project.path)
+    bare = os.environ | {"UV_PROJECT_ENVIRONMENT": str(ENVIRONMENT)}
+    refused = project.run("git", "commit", "--message", "Mine", env=bare)
+    assert refused.returncode != 0 and "F821" in refused.stdout + refused.stderr
+    (project.path / "bad.py").unlink()
+    git("add", "--all", cwd=project.path)
+    accepted = project.run("git", "commit", "--message", "Mine", env=bare)
+    assert accepted.returncode == 0, accepted.stderr
+
+
+def test_adding_a_package_leaves_torch_alone(make, bake):
+    project = bake({})
+    before = (project.path / "torch-cu130.lock").read_text()
+    done = make("add", "PKG=timm", project=project)
+    assert done.returncode == 0, done.stderr
+    assert '"timm' in (project.path / "pyproject.toml").read_text()
+    assert "timm" in dict(locked(project))
+    assert (project.path / "torch-cu130.lock").read_text() == before
+    command = "import timm, torch; print(torch.__version__)"
+    assert project.run(ENVIRONMENT / "bin" / "python", "-c", command).stdout.startswith("2.11.0")
+
+
+def test_the_notebook_runs_from_top_to_bottom(make, default_project, in_environment, tmp_path):
+    command = "jupyter nbconvert --to notebook --execute notebooks/first_day.ipynb --output"
+    done = default_project.run(*command.split(), tmp_path / "done.ipynb", env=in_environment)
+    assert done.returncode == 0, done.stderr
+    cells = json.loads((tmp_path / "done.ipynb").read_text())["cells"]
+    drawn = [o for c in cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
+    assert len(drawn) == 2
+
+
+def test_jupyterlab_starts_with_a_token(make, default_project, in_environment):
+    flags = "--ip 127.0.0.1 --no-browser --allow-root --ServerApp.port=0"
+    command = f"timeout 20 jupyter lab {flags}"
+    done = default_project.run(*command.split(), env=in_environment)
+    assert re.search(r"http://127\.0\.0\.1:\d+/lab\?token=[0-9a-f]{40,}", done.stderr)
+
+
+def test_the_demo_trains_from_a_bare_clone(template, tmp_path):
+    clone = tmp_path / "clone"
+    git("clone", "--quiet", template, clone, cwd=tmp_path)
+    for limit in (180, 90):
+        began = time.perf_counter()
+        done = execute("make", "demo", cwd=clone)
+        assert done.returncode == 0, done.stdout
+        assert time.perf_counter() - began < limit
+    assert "predictions.png" in done.stdout and "curves.png" in done.stdout
+    runs = sorted((clone / "build" / "my-project").glob("runs/digits/*"))
+    assert len(runs) == 2
+    for run in runs:
+        record = json.loads((run / "run.json").read_text())
+        assert record["results"]["test/accuracy"] >= 0.97
+        assert record["seconds"] < 60
+        assert (run / "predictions.png").stat().st_size > 10_000
+
+
+def test_a_mistake_on_the_command_line_is_explained(make):
+    done = make("train", "ARGS=--model.network resnet81")
+    assert done.returncode == 2
+    assert "Known: small_cnn, resnet18" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_without_a_lock_for_torch_setup_asks_pytorchs_own_index(bake):
+    project = bake({"cuda": "cpu"})
+    planned = project.run("make", "--dry-run", "setup").stdout
+    assert "--torch-backend cpu -r pyproject.toml" in planned
+
+
+@pytest.mark.parametrize("name", ["O'Neil", "a b"])
+def test_a_folder_with_spaces_or_quotes_can_be_worked_in(make, bake, tmp_path, name):
+    project = bake({}, tmp_path / name)
+    done = make("--dry-run", "train", project=project)
+    assert done.returncode == 0, done.stderr
+
+
+def test_baked_projects_are_whole(default_project):
+    assert isinstance(default_project, BakedProject)
+    assert default_project.source.is_dir()
