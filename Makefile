@@ -36,7 +36,7 @@ clean: ## remove the demo, the environment and the caches
 
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit("needs Python 3.11 or newer: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
-	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock | $(VENV)/bin/python -m pip install --quiet --require-hashes -r /dev/stdin
-	uv pip install --quiet --no-deps --require-hashes -r requirements.lock
+	[ -x $(VENV)/bin/uv ] || $(PYTHON) -m venv $(VENV)
+	[ -x $(VENV)/bin/uv ] || sed -n '/^uv==/,/[^\\]$$/p' requirements.lock | $(VENV)/bin/python -m pip install --quiet --require-hashes -r /dev/stdin
+	uv pip sync --quiet --require-hashes requirements.lock
 	@touch $@

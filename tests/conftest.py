@@ -71,7 +71,7 @@ def own_settings(tmp_path_factory):
         patch.setenv("COOKIECUTTER_CONFIG", str(config))
         patch.setenv("GIT_CONFIG_GLOBAL", str(gitconfig))
         patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
-        outer_make = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "VIRTUAL_ENV")
+        outer_make = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "ARGS", "VIRTUAL_ENV")
         for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", *outer_make):
             patch.delenv(name, raising=False)
         yield home

@@ -4,9 +4,7 @@
 checkpoint. Every key of the configuration is a flag as well: --trainer.max_epochs 3.
 """
 
-import logging
 import sys
-import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from . import hardware
 from .classifier import ImageClassifier
 from .data.datamodule import ImageData
 from .errors import UserError
+from .run import quiet_lightning
 from .run.callbacks import Progress, StepSeed, Throughput
 from .run.checkpoint import keep_checkpoints
 from .run.folder import project_root
@@ -132,11 +131,7 @@ class Training(LightningCLI):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, 2 for a mistake in it, 130, 143."""
-    warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")
-    warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # as it is when resuming
-    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning 2.6.6 on torch 2.11
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet_lightning()
     try:
         Training(sys.argv[1:] if arguments is None else arguments, project_root())
     except UserError as error:

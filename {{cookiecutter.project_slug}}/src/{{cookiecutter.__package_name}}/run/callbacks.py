@@ -80,7 +80,7 @@ class Progress(ProgressBar):
         self.bar: tqdm | None = None
         self.steps = self.images = 0
         self.shown_at = self.begun_at = 0.0
-        self.shown_images = self.first_step = 0
+        self.shown_images = self.begun_images = self.first_step = 0
 
     def enable(self) -> None:
         self.enabled = True
@@ -94,10 +94,10 @@ class Progress(ProgressBar):
         if trainer.max_steps > 0:
             self.steps = min(self.steps, trainer.max_steps * trainer.accumulate_grad_batches)
         self.first_step = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        self.images = self.shown_images = 0
+        self.images = self.shown_images = self.begun_images = 0
         self.begun_at = 0.0
         if self.enabled and self.live:
-            layout = "{desc} {percentage:3.0f}%|{bar:24}| {postfix}"
+            layout = "{percentage:3.0f}%|{bar:24}| {desc}"
             self.bar = tqdm(total=self.steps, initial=self.first_step, bar_format=layout)
 
     def on_train_batch_end(
@@ -111,12 +111,14 @@ class Progress(ProgressBar):
         self.images += len(batch.labels) * trainer.world_size
         if not self.begun_at:  # after the first step, which may have compiled
             self.begun_at = self.shown_at = time.perf_counter()
-            self.shown_images, self.first_step = self.images, self.first_step + 1
+            self.shown_images = self.begun_images = self.images
+            self.first_step += 1
         wait = SECONDS_BETWEEN_UPDATES if self.live else SECONDS_BETWEEN_LINES
         if time.perf_counter() - self.shown_at >= wait:
             self._show(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.shown_at, self.shown_images = self.begun_at, self.begun_images  # the whole run's speed
         self._show(trainer)
         if self.bar is not None:
             self.bar.close()
@@ -140,8 +142,7 @@ class Progress(ProgressBar):
         text = describe(values, rate, left)
         self.shown_at, self.shown_images = now, self.images
         if self.bar is not None:
-            self.bar.set_description(where, refresh=False)
-            self.bar.set_postfix_str(text, refresh=False)
+            self.bar.set_description_str(f"{where}  {text}", refresh=False)
             self.bar.update(step - self.bar.n)
             self.bar.refresh()
         else:

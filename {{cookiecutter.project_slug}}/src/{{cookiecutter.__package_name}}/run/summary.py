@@ -13,7 +13,7 @@ from ..data.sources import Images
 from .folder import shown
 from .pictures import draw_curves, draw_predictions
 
-MOST_PREDICTIONS = 1000  # validation images that are looked at for the picture
+MOST_PREDICTIONS = 500  # validation images that are looked at for the picture
 
 
 def draw_pictures(folder: Path, model: torch.nn.Module, data: ImageData) -> None:
@@ -66,7 +66,8 @@ def say_fit(folder: Path, record: dict[str, Any]) -> None:
             "speed": "too short to tell" if speed is None else f"{speed:,.0f} images/s",
             "torch.compile": f"{mode}: {compiled['why']}",
             "run folder": shown(folder),
-            "pictures": f"{shown(folder / 'curves.png')}  {shown(folder / 'predictions.png')}",
+            "how it learned": shown(folder / "curves.png"),
+            "its mistakes": shown(folder / "predictions.png"),
             "next": "make evaluate (the test images, once) · change networks.py · make train again",
         },
     )
