@@ -1,12 +1,12 @@
 # A target is one line; the logic is Python.
 PYTHON ?= python3
-VENV := $(CURDIR)/.venv
+VENV := .venv
 READY := $(VENV)/.ready
 DEMO := build/my-project
 LOCK := $(CURDIR)/{{cookiecutter.project_slug}}/src/{{cookiecutter.__package_name}}/tools/lock.py
 TEMPLATE_LOCKS := {{cookiecutter.project_slug}}/requirements.lock {{cookiecutter.project_slug}}/torch-cu130.lock
-export VIRTUAL_ENV := $(VENV)
-export PATH := $(VENV)/bin:$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint lock clean

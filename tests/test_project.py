@@ -193,7 +193,7 @@ def test_the_demo_trains_from_a_bare_clone(template, tmp_path):
     for run in runs:
         record = json.loads((run / "run.json").read_text())
         assert record["results"]["test/accuracy"] >= 0.97
-        assert record["seconds"] < 60
+        assert record["seconds"]["total"] < 60
         assert (run / "predictions.png").stat().st_size > 10_000
 
 
@@ -209,8 +209,9 @@ def test_without_a_lock_for_torch_setup_asks_pytorchs_own_index(bake):
     assert "install --exact --torch-backend cpu" in planned
 
 
-@pytest.mark.parametrize("name", ["O'Neil", "a b"])
-def test_a_folder_with_spaces_or_quotes_can_be_worked_in(make, bake, tmp_path, name):
-    project = bake({}, tmp_path / name)
-    done = make("--dry-run", "train", project=project)
+def test_a_folder_with_spaces_and_quotes_can_be_worked_in(bake, tmp_path):
+    project = bake({}, tmp_path / "O'Neil's work")
+    done = project.run("make", "train", "ARGS=--trainer.max_epochs 1")
     assert done.returncode == 0, done.stderr
+    assert (project.path / ".venv").is_dir()
+    assert list(project.path.glob("runs/digits/*/predictions.png"))

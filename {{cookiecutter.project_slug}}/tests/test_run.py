@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 import {{ cookiecutter.__package_name }}
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
@@ -46,7 +47,9 @@ def test_a_run_learns_and_leaves_its_folder(trained):
 def test_the_record_holds_what_repeating_needs(trained):
     record, root = read(trained), project_root()
     assert record["command"][:4] == ["python", "-m", PACKAGE, "fit"]
-    assert record["seed"] == 0
+    assert record["seed"] == record["config"]["seed_everything"] == 0
+    assert record["config"]["trainer"]["max_epochs"] == 4
+    assert 0 < record["seconds"]["fit"] <= record["seconds"]["total"]
     assert record["versions"]["torch"] == torch.__version__
     assert set(record["locks"]) == {path.name for path in root.glob("*.lock")}
     assert len(record["data"]["fingerprint"]) == 64
@@ -138,7 +141,9 @@ def test_resuming_a_finished_run_says_how_to_train_longer(trained, call, capsys)
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs g++")
 def test_compiling_changes_neither_the_keys_nor_the_loss(call, tmp_path, capsys):
-    flags = (*DIGITS, "--trainer.max_steps", "4", "--trainer.log_every_n_steps", "1")
+    flags = (*DIGITS, "--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "1")
+    flags += ("--trainer.limit_train_batches", "2")
+    counters.clear()
     states, losses = {}, {}
     for compiled in ("false", "true"):
         folder = tmp_path / compiled
@@ -147,10 +152,13 @@ def test_compiling_changes_neither_the_keys_nor_the_loss(call, tmp_path, capsys)
         rows = read_metrics(folder / "metrics.csv")
         losses[compiled] = [row["train/loss"] for row in rows if "train/loss" in row]
     assert capsys.readouterr().out.count("first step compiles the network") == 1
-    assert read(tmp_path / "true")["compile"]["mode"] == "default"
+    mode = "reduce-overhead" if torch.cuda.is_available() else "default"
+    assert read(tmp_path / "true")["compile"]["mode"] == mode
+    assert counters["stats"]["unique_graphs"] == 2  # training and evaluation, for all batches
     assert states["true"].keys() == states["false"].keys()
     assert len(losses["true"]) == 4
-    assert losses["true"] == pytest.approx(losses["false"], rel=1e-3)
+    # Compiled dropout draws numbers of its own, and a GPU computes in bfloat16.
+    assert losses["true"] == pytest.approx(losses["false"], rel=3e-2)
 
 
 @pytest.mark.parametrize("config", sorted(Path("configs").glob("[!b]*.yaml")), ids=lambda c: c.stem)

@@ -6,11 +6,13 @@ checkpoint. Every key of the configuration is a flag as well: --trainer.max_epoc
 
 import sys
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from . import hardware
@@ -57,9 +59,10 @@ class Training(LightningCLI):
         machine = hardware.this_machine()
         decisions = decide(config.trainer, machine)
         folder = choose_folder(str(self.subcommand), config, self.root, self.resumed)
+        threads = hardware.threads_per_process(machine, config.trainer.devices)
         if config.trainer.devices > 1 and not is_launched():
-            sys.exit(launch(config.trainer.devices, self.arguments, folder))
-        torch.set_num_threads(hardware.threads_per_process(machine, config.trainer.devices))
+            sys.exit(launch(config.trainer.devices, threads, self.arguments, folder))
+        torch.set_num_threads(threads)
         config.trainer.default_root_dir = str(folder)
         self.run_folder, self.speed = folder, Throughput()
         self.checkpoints = keep_checkpoints(folder)
@@ -71,13 +74,18 @@ class Training(LightningCLI):
             self.checkpoints,
         ]
         if self.subcommand == "fit" and is_rank_zero():
-            what = {"recipe": recipe_of(config), "seed": config.seed_everything}
-            command = ["python", "-m", str(__package__), *self.arguments]
+            resolved = self._parser(self.subcommand).dump(config, skip_unset=False)
             self.record = RunRecord.start(
-                folder, self.root, command, machine, **what, decisions=decisions
+                folder,
+                self.root,
+                command=["python", "-m", str(__package__), *self.arguments],
+                recipe=recipe_of(config),
+                seed=config.seed_everything,
+                decisions=decisions,
+                hardware=asdict(machine),
+                config=yaml.safe_load(resolved),
             )
-            parser = self._parser(self.subcommand)
-            parser.save(config, self.record.next_config(), skip_unset=False, multifile=False)
+            self.record.next_config().write_text(resolved)
 
     def instantiate_classes(self) -> None:
         with self.record.watch() if self.record else nullcontext():
@@ -94,7 +102,8 @@ class Training(LightningCLI):
         with self.record.watch():
             self.record.update(data=self.datamodule.describe())
             say_start(self.record.content)
-            self.trainer.fit(model, **kwargs)
+            with self.record.timed("fit"):
+                self.trainer.fit(model, **kwargs)
             mode, why = model.compiled_with
             metrics, best = self.trainer.callback_metrics, self.checkpoints.best_model_score
             results = {

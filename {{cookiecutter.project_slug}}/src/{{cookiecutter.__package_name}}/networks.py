@@ -4,7 +4,6 @@ Every network takes uint8 images (n, 3, height, width) and returns logits (n, nu
 first layer scales and normalizes, so that training, notebook and service can't differ in that.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -27,6 +26,21 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return (images.float() - self.mean) / self.std
+
+
+class Network(nn.Module):
+    """A body behind its normalization.
+
+    Not an nn.Sequential: torch.compile takes code from inside torch, and so a Sequential's own
+    forward, in pieces.
+    """
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.normalize, self.body = Normalize(), body
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.body(self.normalize(images))
 
 
 def small_cnn(num_classes: int, small_images: bool) -> nn.Module:
@@ -73,7 +87,7 @@ NETWORKS: dict[str, Callable[[int, bool], nn.Module]] = {
 }
 
 
-def build_network(name: str, num_classes: int, small_images: bool = False) -> nn.Module:
+def build_network(name: str, num_classes: int, small_images: bool = False) -> Network:
     """Return the network of that name, ready to be given uint8 images.
 
     Args:
@@ -88,5 +102,4 @@ def build_network(name: str, num_classes: int, small_images: bool = False) -> nn
         raise UserError(
             f"model.network is '{name}', which is unknown. Known: {', '.join(NETWORKS)}."
         )
-    body = NETWORKS[name](num_classes, small_images)
-    return nn.Sequential(OrderedDict(normalize=Normalize(), body=body))
+    return Network(NETWORKS[name](num_classes, small_images))

@@ -3,6 +3,8 @@
 import logging
 import warnings
 
+import torch
+
 
 def quiet_lightning() -> None:
     """Keep what Lightning says of itself out of what a run says; its warnings stay, but three."""
@@ -14,3 +16,5 @@ def quiet_lightning() -> None:
         ".*treespec, LeafSpec.*",  # Lightning 2.6.6 on torch 2.11
     ):
         warnings.filterwarnings("ignore", expected)
+    # Lightning 2.6.6 builds DDP on a side stream (its issue 21567); torch warns of it.
+    torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)

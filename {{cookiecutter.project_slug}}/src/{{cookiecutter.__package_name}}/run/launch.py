@@ -17,17 +17,18 @@ def is_rank_zero() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def launch(processes: int, arguments: list[str], run_folder: Path) -> int:
+def launch(processes: int, threads: int, arguments: list[str], run_folder: Path) -> int:
     """Run `python -m <this package> ARGUMENTS` in several processes and return their exit status.
 
-    They share `run_folder`. The status is that of the first process that failed, or 128 plus the
-    signal that ended this one.
+    They share `run_folder`, and each uses that many CPU threads. The status is that of the first
+    process that failed, or 128 plus the signal that ended this one.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
     os.environ[RUN_FOLDER_VARIABLE] = str(run_folder)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     package = (__package__ or "").split(".")[0]
     try:

@@ -10,15 +10,12 @@ import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-
-from ..hardware import Machine
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn")
 NOT_SOURCE = {"runs", "data", "build", "dist"}  # at the top of the project
@@ -34,12 +31,9 @@ class RunRecord:
     def __init__(self, folder: Path, content: dict[str, Any] | None = None) -> None:
         self.path = folder / "run.json"
         self.content = json.loads(self.path.read_text()) if content is None else content
-        self.clock = time.monotonic()
 
     @classmethod
-    def start(
-        cls, folder: Path, root: Path, command: list[str], machine: Machine, **content: Any
-    ) -> "RunRecord":
+    def start(cls, folder: Path, root: Path, command: list[str], **content: Any) -> "RunRecord":
         """Write the record and the source of a run that starts, or of one that goes on."""
         now = _now()
         if (folder / "run.json").exists():
@@ -59,7 +53,6 @@ class RunRecord:
             source=_pack_source(root, folder / "source.zip") | _commit(root),
             locks={lock.name: _sha256(lock.read_bytes()) for lock in sorted(root.glob("*.lock"))},
             versions=_versions(),
-            hardware=asdict(machine),
             results={},
         )
         return record
@@ -84,20 +77,29 @@ class RunRecord:
     def watch(self) -> Iterator[None]:
         """Record it if the block fails or is interrupted, and why."""
         try:
-            yield
+            with self.timed("total"):
+                yield
         except BaseException as error:
             signal = interrupted_by(error)
             state = "interrupted" if signal else "failed"
             self._end(state, signal or f"{type(error).__name__}: {error}")
             raise
 
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the seconds that the block takes to those of earlier starts."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            before = self.content.get("seconds", {}).get(name, 0.0)
+            self.update(seconds={name: round(before + time.monotonic() - begun, 1)})
+
     def finish(self) -> None:
         self._end("finished", None)
 
     def _end(self, state: str, reason: str | None) -> None:
-        before = self.content.get("seconds", 0.0)  # of the starts that this one resumes
-        seconds = round(before + time.monotonic() - self.clock, 1)
-        self.update(state=state, reason=reason, ended=_now(), seconds=seconds)
+        self.update(state=state, reason=reason, ended=_now())
 
 
 def interrupted_by(error: BaseException) -> str | None:

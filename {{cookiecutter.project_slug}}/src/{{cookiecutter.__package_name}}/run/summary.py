@@ -26,7 +26,7 @@ def draw_pictures(folder: Path, model: torch.nn.Module, data: ImageData) -> None
     figure.savefig(folder / "predictions.png", dpi=110)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # as in validation: another mode would compile the network once more
 def predict(model: torch.nn.Module, images: Images, batch_size: int) -> Tensor:
     """Return the probabilities (n, classes) of the images, in order, on the CPU."""
     was_training = model.training
@@ -60,7 +60,7 @@ def say_fit(folder: Path, record: dict[str, Any]) -> None:
     best, speed = results.get("best val/accuracy"), results["images_per_second"]
     mode = compiled["mode"] or "off"
     _block(
-        f"{record['recipe']}: {results['steps']} steps in {record['seconds']:.0f} s",
+        f"{record['recipe']}: {results['steps']} steps in {record['seconds']['total']:.0f} s",
         {
             "validation accuracy": "not measured" if best is None else f"{best:.2%}",
             "speed": "too short to tell" if speed is None else f"{speed:,.0f} images/s",
