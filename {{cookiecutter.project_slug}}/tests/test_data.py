@@ -97,6 +97,21 @@ def test_training_drops_the_tail_and_shows_each_image_once():
     assert torch.equal(torch.cat([batch.labels for batch in batches]), seen)
 
 
+def test_every_epoch_has_its_own_order_and_draws():
+    first, second = (list(train_loader(n=500, position=(epoch, 0))) for epoch in (0, 1))
+    seen = [torch.cat([batch.indices for batch in batches]) for batches in (first, second)]
+    assert not torch.equal(*seen)
+    draws = [torch.cat([batch.draws for batch in batches]) for batches in (first, second)]
+    per_image = [drawn[indices.argsort()] for drawn, indices in zip(draws, seen, strict=True)]
+    assert (per_image[0] != per_image[1]).all(1).float().mean() > 0.99
+
+
+def test_ranks_of_a_loader_see_different_images():
+    shares = [list(train_loader(n=40, rank=rank, world_size=2)) for rank in range(2)]
+    seen = [set(torch.cat([batch.indices for batch in share]).tolist()) for share in shares]
+    assert len(seen[0]) == len(seen[1]) == 20 and not seen[0] & seen[1]
+
+
 def test_a_resumed_epoch_goes_on_with_the_next_batch():
     whole, rest = list(train_loader(position=(3, 0))), list(train_loader(position=(3, 2)))
     assert len(rest) == 3
@@ -153,6 +168,14 @@ def test_the_fingerprint_follows_the_content():
     assert splits.fingerprint == sources.synthetic(8, 64, 16).fingerprint
     splits.val.pixels[3, 2, 1, 0] ^= 1
     assert splits.fingerprint != sources.synthetic(8, 64, 16).fingerprint
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_of_no_images_is_refused(size):
+    with pytest.raises(UserError, match="from 1 on"):
+        ImageData("digits", batch_size=size)
+    with pytest.raises(UserError, match="from 1 on"):
+        ImageData("digits", eval_batch_size=size)
 
 
 def test_an_unknown_source_and_an_unknown_option_are_named():

@@ -15,6 +15,7 @@ from {{ cookiecutter.__package_name }}.optimizers import (
     build_optimizer,
     learning_rate_factor,
 )
+from {{ cookiecutter.__package_name }}.run.callbacks import StepSeed
 
 
 def fit(model: ImageClassifier, steps: int = 6, **options) -> L.Trainer:
@@ -106,6 +107,24 @@ def test_clipping_and_accumulation_work_with_fused_optimizers(optimizer, algorit
     sizes = [g.norm() if algorithm == "norm" else g.abs().max() for g in model.gradients]
     assert len(sizes) == 6
     assert all(size == pytest.approx(0.01, rel=1e-3) for size in sizes)
+
+
+class Recorded(ImageClassifier):
+    """Keep what each step was given and which numbers torch would draw in it."""
+
+    def training_step(self, batch, batch_idx):
+        self.steps = [*getattr(self, "steps", []), (batch, torch.rand(1).item())]
+        return super().training_step(batch, batch_idx)
+
+
+def test_training_sees_augmented_images_and_draws_anew_at_each_step():
+    model = Recorded(num_classes=10, small_images=True)
+    data = fit(model, steps=4, callbacks=[StepSeed(0)]).datamodule
+    for batch, _ in model.steps:
+        plain = data.splits.train.pixels[batch.indices].permute(0, 3, 1, 2)
+        changed = (batch.images != plain).flatten(1).any(1)
+        assert 0.6 < changed.float().mean() < 1  # one ninth of the shifts is none
+    assert len({drawn for _, drawn in model.steps}) == 4
 
 
 def test_the_loss_falls():

@@ -17,8 +17,9 @@ from torch._dynamo.utils import counters
 
 import {{ cookiecutter.__package_name }}
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
+from {{ cookiecutter.__package_name }}.errors import UserError
 from {{ cookiecutter.__package_name }}.run import record as records
-from {{ cookiecutter.__package_name }}.run.folder import project_root
+from {{ cookiecutter.__package_name }}.run.folder import find_run, project_root
 from {{ cookiecutter.__package_name }}.run.tracking import (
     MetricsCSV,
     read_metrics,
@@ -112,26 +113,65 @@ def test_the_same_seed_gives_the_same_weights_and_another_others(call, tmp_path)
     assert digests["a"] == digests["b"] != digests["c"]
 
 
-def test_an_interrupted_run_resumes_to_the_same_end(call, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("step", "flags"),
+    [
+        (48, ()),
+        (42, ("--trainer.val_check_interval", "0.5")),
+        (21, ("--trainer.accumulate_grad_batches", "2", "--trainer.val_check_interval", "4")),
+    ],
+    ids=["at an epoch's end", "within an epoch", "within an epoch, accumulating"],
+)
+def test_an_interrupted_run_resumes_to_the_same_end(step, flags, call, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    flags = (*DIGITS, "--trainer.max_epochs", "4")
+    flags = (*DIGITS, "--trainer.max_epochs", "4", *flags)
     assert call("fit", *flags, folder=whole) == 0
 
+    def interrupt(model: ImageClassifier, *_) -> None:
+        if model.global_step == step:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageClassifier, "on_train_batch_start", interrupt)
+        assert call("fit", *flags, folder=broken) == 130
+    assert read(broken)["state"] == "interrupted"
+    assert read(broken)["reason"] == "SIGINT"
+    moved = broken.rename(tmp_path / "moved")
+    assert call("fit", "--run", str(moved)) == 0
+    assert read(moved)["state"] == "finished"
+    assert len(read(moved)["resumes"]) == 1
+    for results in ("weights_sha256", "val/loss", "best val/accuracy", "steps"):
+        assert read(moved)["results"][results] == read(whole)["results"][results]
+    assert read_metrics(moved / "metrics.csv") == read_metrics(whole / "metrics.csv")
+
+
+def test_a_second_resume_keeps_what_the_first_was_told(call, tmp_path, monkeypatch):
+    assert call("fit", *SHORT, folder=tmp_path) == 0
+
     def interrupt(model: ImageClassifier) -> None:
-        if model.current_epoch == 2:
+        if model.current_epoch == 3:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(ImageClassifier, "on_train_epoch_end", interrupt)
-        assert call("fit", *flags, folder=broken) == 130
-    assert read(broken)["state"] == "interrupted"
-    assert read(broken)["reason"] == "SIGINT"
-    assert call("fit", "--run", str(broken)) == 0
-    assert read(broken)["state"] == "finished"
-    assert len(read(broken)["resumes"]) == 1
-    for results in ("weights_sha256", "val/loss", "best val/accuracy", "steps"):
-        assert read(broken)["results"][results] == read(whole)["results"][results]
-    assert read_metrics(broken / "metrics.csv") == read_metrics(whole / "metrics.csv")
+        assert call("fit", "--run", str(tmp_path), "--trainer.max_epochs", "5") == 130
+    assert call("fit", "--run", str(tmp_path)) == 0
+    assert read(tmp_path)["results"]["steps"] == 5 * 16
+    told = [entry["config"]["trainer"]["max_epochs"] for entry in read(tmp_path)["resumes"]]
+    assert told == [5, 5]
+
+
+def test_a_new_run_never_takes_the_folder_of_another(trained, call, capsys):
+    before = read(trained)
+    assert call("fit", *SHORT, "--seed_everything", "9", folder=trained) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert read(trained) == before
+
+
+def test_evaluation_on_several_devices_is_refused(trained, call, capsys):
+    flags = ("--trainer.devices", "2", "--trainer.accelerator", "cpu")
+    assert call("test", "--run", str(trained), *flags) == 2
+    assert "runs on one device" in capsys.readouterr().err
 
 
 def test_resuming_a_finished_run_says_how_to_train_longer(trained, call, capsys):
@@ -168,7 +208,7 @@ def test_every_recipe_trains_two_steps(config, call, tmp_path):
     assert read(tmp_path)["results"]["steps"] == 2
 
 
-def test_two_processes_train_one_network(tmp_path):
+def test_two_processes_train_one_network_and_score_it_as_one_would(call, tmp_path):
     arguments = ["fit", *SHORT, "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
     environment = {**os.environ, "RUN_FOLDER": str(tmp_path)}
     command = [sys.executable, "-m", PACKAGE, *arguments]
@@ -178,9 +218,11 @@ def test_two_processes_train_one_network(tmp_path):
     assert record["decisions"]["device"].startswith("2 x CPU")
     assert record["results"]["steps"] == 16  # half of one process's: each step takes two batches
     assert result.stdout.count("run folder") == 1
-    assert record["results"]["val/accuracy"] * 360 == pytest.approx(
-        round(record["results"]["val/accuracy"] * 360), abs=1e-3
-    )
+    together = record["results"]["val/accuracy"], record["results"]["val/loss"]
+    last = str(tmp_path / "checkpoints" / "last.ckpt")
+    assert call("validate", "--run", str(tmp_path), "--ckpt_path", last) == 0
+    alone = read(tmp_path)["results"]
+    assert (alone["val/accuracy"], alone["val/loss"]) == pytest.approx(together, rel=1e-5)
 
 
 def test_a_terminated_run_says_so_and_exits_143(tmp_path):
@@ -215,6 +257,30 @@ def test_a_mistake_is_one_line_that_says_what_to_do(flags, message, call, capsys
     assert not (tmp_path / "run.json").exists() or read(tmp_path)["state"] == "failed"
 
 
+def test_a_folder_is_trained_by_one_process_at_a_time(trained, call, capsys):
+    with records._only_writer(trained):
+        assert call("fit", "--run=" + str(trained), "--trainer.max_epochs", "5") == 2
+    assert "is being trained by another process" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_named(trained, call, capsys, tmp_path):
+    broken = Path(shutil.copytree(trained, tmp_path / "broken"))
+    last = broken / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-1000])
+    assert call("fit", "--run", str(broken), "--trainer.max_epochs", "5") == 2
+    assert "last.ckpt is damaged" in capsys.readouterr().err
+
+
+def test_the_latest_run_is_the_newest_with_a_checkpoint(trained, tmp_path):
+    for name, start in (("older", "2026-01-01"), ("newer", "2026-02-01"), ("failed", "2026-03-01")):
+        run = Path(shutil.copytree(trained, tmp_path / "runs" / "digits" / name))
+        (run / "run.json").write_text(json.dumps({**read(run), "started": start}))
+    shutil.rmtree(tmp_path / "runs" / "digits" / "failed" / "checkpoints")
+    assert find_run(tmp_path, "latest").name == "newer"
+    with pytest.raises(UserError, match="No run of the recipe 'synthetic'"):
+        find_run(tmp_path, "latest", "synthetic")
+
+
 def test_evaluating_what_is_no_run_is_refused(call, capsys, tmp_path):
     assert call("test", "--run", str(tmp_path)) == 2
     assert "is no run" in capsys.readouterr().err
@@ -224,16 +290,60 @@ def test_metrics_survive_a_kill_in_the_middle_of_a_line(tmp_path):
     log = MetricsCSV(tmp_path)
     for step in range(3):
         log.log_metrics({"train/loss": 1.0 / (step + 1), "epoch": 0}, step)
-    log.log_metrics({"val/loss": 0.5, "epoch": 0}, 2)
     log.finalize("success")
     with log.path.open("a") as file:
-        file.write("3,0,0.2")
+        file.write("3,")
     resumed = MetricsCSV(tmp_path)
-    resumed.go_on_from(2)
-    resumed.log_metrics({"train/loss": 0.25, "epoch": 1}, 2)
+    resumed.go_on_from(4)
+    resumed.log_metrics({"train/loss": 0.25, "epoch": 1}, 3)
     resumed.finalize("success")
-    assert [(row["step"], row["train/loss"]) for row in read_metrics(log.path)] == [
-        (0, 1.0),
-        (1, 0.5),
-        (2, 0.25),
+    expected = [(0, 1.0), (1, 0.5), (2, pytest.approx(1 / 3)), (3, 0.25)]
+    assert [(row["step"], row["train/loss"]) for row in read_metrics(log.path)] == expected
+
+
+def test_metrics_are_written_before_the_checkpoint_that_follows_them(tmp_path):
+    log = MetricsCSV(tmp_path)
+    log.log_metrics({"train/loss": 0.5, "epoch": 0}, 7)
+    log.after_save_checkpoint(None)
+    assert [row["step"] for row in read_metrics(log.path)] == [7]
+    log.log_metrics({"val/loss": 0.4, "epoch": 0}, 7)
+    log.log_metrics({"train/loss": 0.3, "epoch": 0}, 8)
+    log.finalize("success")
+    assert read_metrics(log.path) == [
+        {"step": 7, "epoch": 0, "train/loss": 0.5, "val/loss": 0.4},
+        {"step": 8, "epoch": 0, "train/loss": 0.3},
     ]
+
+
+def test_the_packed_source_holds_no_pictures_secrets_or_runs(tmp_path):
+    project = tmp_path / "project"
+    names = ["src/a.py", ".env.local", "out/a.zip", "out/run.json", "big.txt", "venv/b.py"]
+    for name in names:
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text("text")
+    (project / "venv" / "pyvenv.cfg").touch()
+    (project / "picture.png").write_bytes(b"\x89PNG\0")
+    (project / "big.txt").write_text("x" * 1_000_001)
+    packed = records._pack_source(project, tmp_path / "source.zip")
+    with zipfile.ZipFile(tmp_path / "source.zip") as pack:
+        assert pack.namelist() == ["src/a.py"]
+    assert packed["left_out"] == ["big.txt", "picture.png"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--trainer.log_every_n_steps", "0"),
+        ("--trainer.limit_val_batches", "0"),
+        ("--trainer.limit_train_batches", "0.5"),
+        ("--trainer.check_val_every_n_epoch", "2"),
+        ("--trainer.max_epochs", "-1", "--trainer.max_steps", "20"),
+        ("--seed_everything", "true"),
+    ],
+    ids=" ".join,
+)
+def test_unusual_lengths_and_intervals_end_well(flags, call, tmp_path, capsys):
+    assert call("fit", *SHORT, *flags, folder=tmp_path) == 0
+    assert read(tmp_path)["state"] == "finished"
+    assert (tmp_path / "curves.png").exists() and (tmp_path / "predictions.png").exists()
+    assert "-" not in capsys.readouterr().out.partition(" img/s")[2].partition(" left")[0]

@@ -51,6 +51,11 @@ def test_imports_go_one_way(path):
     assert rooms_imported(path) <= allowed
 
 
+def test_training_is_read_in_an_afternoon():
+    needed = [path for path in files() if room(path) != "tools"]
+    assert sum(len(path.read_text().splitlines()) for path in needed) <= 2200
+
+
 def test_files_are_small():
     lengths = {path: len(path.read_text().splitlines()) for path in files()}
     for path, length in lengths.items():

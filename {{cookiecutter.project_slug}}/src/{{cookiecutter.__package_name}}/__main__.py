@@ -4,6 +4,7 @@
 checkpoint. Every key of the configuration is a flag as well: --trainer.max_epochs 3.
 """
 
+import os
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -52,17 +53,19 @@ class Training(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
-        parser.link_arguments("seed_everything", "data.seed")
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         machine = hardware.this_machine()
-        decisions = decide(config.trainer, machine)
+        self.decisions = decide(config.trainer, machine)
         folder = choose_folder(str(self.subcommand), config, self.root, self.resumed)
         threads = hardware.threads_per_process(machine, config.trainer.devices)
         if config.trainer.devices > 1 and not is_launched():
             sys.exit(launch(config.trainer.devices, threads, self.arguments, folder))
-        torch.set_num_threads(threads)
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(threads)
+        if config.data.seed is None:
+            config.data.seed = config.seed_everything
         config.trainer.default_root_dir = str(folder)
         self.run_folder, self.speed = folder, Throughput()
         self.checkpoints = keep_checkpoints(folder)
@@ -78,14 +81,14 @@ class Training(LightningCLI):
             self.record = RunRecord.start(
                 folder,
                 self.root,
+                recipe_of(config),
                 command=["python", "-m", str(__package__), *self.arguments],
-                recipe=recipe_of(config),
                 seed=config.seed_everything,
-                decisions=decisions,
+                decisions=self.decisions,
                 hardware=asdict(machine),
                 config=yaml.safe_load(resolved),
             )
-            self.record.next_config().write_text(resolved)
+            self.record.newest_config().write_text(resolved)
 
     def instantiate_classes(self) -> None:
         with self.record.watch() if self.record else nullcontext():
@@ -101,7 +104,7 @@ class Training(LightningCLI):
             return
         with self.record.watch():
             self.record.update(data=self.datamodule.describe())
-            say_start(self.record.content)
+            say_start(self.record.content, self.decisions)
             with self.record.timed("fit"):
                 self.trainer.fit(model, **kwargs)
             mode, why = model.compiled_with
@@ -149,7 +152,9 @@ def main(arguments: list[str] | None = None) -> int:
         signal = interrupted_by(error)
         if signal is None:
             raise
-        return _say(f"\nInterrupted by {signal}. Go on with: make resume", EXIT_STATUS[signal])
+        return _say(
+            f"\nInterrupted by {signal}. A run goes on with: make resume", EXIT_STATUS[signal]
+        )
     return 0
 
 

@@ -23,7 +23,7 @@ class ImageClassifier(L.LightningModule):
 
     Args:
         network: a name from networks.py.
-        num_classes: how many classes; unset, the data's.
+        num_classes: how many classes; the command line takes it from the data.
         small_images: use the network's stem for images of about 32 by 32 pixels and less.
         optimizer: sgd (with Nesterov's momentum) or adamw.
         learning_rate: the highest of the run, for the global batch.
@@ -74,7 +74,7 @@ class ImageClassifier(L.LightningModule):
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
         # A logged value costs more host time than the rest of a step, so most steps log nothing.
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (self.trainer.global_step + 1) % every == 0:
+        if every and (self.trainer.global_step + 1) % every == 0:
             accuracy = (logits.argmax(1) == batch.labels).float().mean()
             rate = self.trainer.optimizers[0].param_groups[0]["lr"]
             self.log_dict({"train/loss": loss.detach(), "train/accuracy": accuracy, "lr": rate})
@@ -119,10 +119,9 @@ class ImageClassifier(L.LightningModule):
             self.hparams["compile"],
         )
         self.compiled_with = (mode, why)
+        rank_zero_only(print)(f"torch.compile {mode or 'off'}: {why}", flush=True)
         if mode is not None:
-            rank_zero_only(print)(
-                f"The first step compiles the network ({mode}): up to a minute, once.", flush=True
-            )
+            rank_zero_only(print)("The first step compiles the network: up to a minute, once.")
             self.network.compile(mode=mode, dynamic=False)
 
     def configure_optimizers(self) -> Any:

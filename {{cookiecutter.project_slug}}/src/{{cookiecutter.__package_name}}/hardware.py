@@ -6,6 +6,7 @@ choices for a V100, a laptop or a container with a CPU quota are tested without 
 
 import os
 import platform
+import re
 import shutil
 import sysconfig
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def this_machine() -> Machine:
     properties = [torch.cuda.get_device_properties(i) for i in visible]
     return Machine(
         system=platform.system(),
-        cpu=platform.processor() or platform.machine(),
+        cpu=_cpu_name(),
         cores=usable_cores(os.cpu_count() or 1, _affinity(), _cpu_quota(Path("/sys/fs/cgroup"))),
         gpus=tuple(Gpu(p.name, (p.major, p.minor), p.total_memory / 2**30) for p in properties),
         mps=torch.backends.mps.is_available(),
@@ -143,6 +144,12 @@ def compile_mode(
 def threads_per_process(machine: Machine, processes: int) -> int:
     """Return how many CPU threads each of several processes on this machine should use."""
     return max(machine.cores // max(processes, 1), 1)
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.+)$", info.read_text(), re.M) if info.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _has_compiler() -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from ..errors import UserError
 from . import augment as augmentation
 from . import sources
 from .resident import Batch, ResidentEvalLoader, ResidentTrainLoader
@@ -38,6 +39,11 @@ class ImageData(L.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.crop_padding, self.flip = crop_padding, flip
         self.seed = 0 if seed is None else seed
+        if min(batch_size, eval_batch_size) < 1:
+            raise UserError(
+                f"data.batch_size is {batch_size} and data.eval_batch_size {eval_batch_size}; both"
+                " count images, from 1 on."
+            )
         self.splits = sources.load(source, options)
 
     @property

@@ -3,7 +3,6 @@
 import statistics
 import sys
 import time
-from typing import Any
 
 import lightning as L
 import torch
@@ -23,9 +22,7 @@ class StepSeed(L.Callback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         step = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         seed = (self.seed * 1_000_003 + step) * 4096 + trainer.global_rank
         device = pl_module.device
@@ -42,29 +39,44 @@ class Throughput(L.Callback):
 
     def __init__(self) -> None:
         self.rates: list[float] = []
-        self.start = 0.0
+        self.images, self.start, self.paused = 0, 0.0, 0.0
 
     @property
     def images_per_second(self) -> float | None:
         """The median of the epochs, the first apart if there are more; None before one is over."""
         return statistics.median(self.rates[1:] or self.rates) if self.rates else None
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        last = batch_idx + 1 == trainer.num_training_batches
-        if batch_idx == 0 or last:
-            if pl_module.device.type == "cuda":
-                torch.cuda.synchronize()
-            if last and batch_idx > 0:
-                images = batch_idx * len(batch.labels) * trainer.world_size
-                self.rates.append(images / (time.perf_counter() - self.start))
-            self.start = time.perf_counter()
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        self.images, self.start, self.paused = 0, 0.0, 0.0
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if not self.start:
+            self.start = _now(pl_module.device)
+            return
+        self.images += len(batch.labels) * trainer.world_size
+        if batch_idx + 1 == trainer.num_training_batches:
+            self._end_epoch(pl_module.device)
+
+    def on_validation_start(self, trainer, pl_module) -> None:
+        self.paused -= _now(pl_module.device)
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        self.paused += _now(pl_module.device)
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        self._end_epoch(pl_module.device)  # one that max_steps cut short
+
+    def _end_epoch(self, device: torch.device) -> None:
+        if self.images:
+            self.rates.append(self.images / (_now(device) - self.start - self.paused))
+        self.images = 0
+
+
+def _now(device: torch.device) -> float:
+    """Return the time when all that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 class Progress(ProgressBar):
@@ -88,11 +100,10 @@ class Progress(ProgressBar):
     def disable(self) -> None:
         self.enabled = False
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        per_epoch = int(trainer.num_training_batches)
-        self.steps = per_epoch * (trainer.max_epochs or 1)
-        if trainer.max_steps > 0:
-            self.steps = min(self.steps, trainer.max_steps * trainer.accumulate_grad_batches)
+    def on_train_start(self, trainer, pl_module) -> None:
+        self.steps = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+        if (trainer.max_epochs or 0) > 0:
+            self.steps = min(self.steps, int(trainer.num_training_batches) * trainer.max_epochs)
         self.first_step = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         self.images = self.shown_images = self.begun_images = 0
         self.begun_at = 0.0
@@ -100,14 +111,7 @@ class Progress(ProgressBar):
             layout = "{percentage:3.0f}%|{bar:24}| {desc}"
             self.bar = tqdm(total=self.steps, initial=self.first_step, bar_format=layout)
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         self.images += len(batch.labels) * trainer.world_size
         if not self.begun_at:  # after the first step, which may have compiled
             self.begun_at = self.shown_at = time.perf_counter()
@@ -117,15 +121,13 @@ class Progress(ProgressBar):
         if time.perf_counter() - self.shown_at >= wait:
             self._show(trainer)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_end(self, trainer, pl_module) -> None:
         self.shown_at, self.shown_images = self.begun_at, self.begun_images  # the whole run's speed
         self._show(trainer)
         if self.bar is not None:
             self.bar.close()
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer, pl_module, exception) -> None:
         if self.bar is not None:
             self.bar.close()
 
@@ -137,7 +139,8 @@ class Progress(ProgressBar):
         rate = (self.images - self.shown_images) / max(now - self.shown_at, 1e-9)
         left = (now - self.begun_at) / max(step - self.first_step, 1) * (self.steps - step)
         epoch = -(-step // int(trainer.num_training_batches))
-        where = f"epoch {epoch}/{trainer.max_epochs}"
+        last = trainer.max_epochs or -1
+        where = f"epoch {epoch}/{last}" if last > 0 else f"epoch {epoch}"
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         text = describe(values, rate, left)
         self.shown_at, self.shown_images = now, self.images

@@ -1,15 +1,31 @@
 """Which checkpoints a run keeps, and which one it goes on from."""
 
+import zipfile
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ..errors import UserError
 
 
-def keep_checkpoints(folder: Path) -> ModelCheckpoint:
+class RunCheckpoint(ModelCheckpoint):
+    """Lightning's callback, which remembers the best checkpoint also when the run was moved."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        here = {**state_dict, "dirpath": self.dirpath}
+        for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            here[key] = here[key] and self._here(here[key])
+        here["best_k_models"] = {self._here(k): v for k, v in here["best_k_models"].items()}
+        super().load_state_dict(here)
+
+    def _here(self, path: str) -> str:
+        return str(Path(str(self.dirpath)) / Path(path).name)
+
+
+def keep_checkpoints(folder: Path) -> RunCheckpoint:
     """Return the callback that keeps best.ckpt, by validation accuracy, and last.ckpt."""
-    return ModelCheckpoint(
+    return RunCheckpoint(
         dirpath=folder / "checkpoints",
         filename="best",
         monitor="val/accuracy",
@@ -24,10 +40,17 @@ def find_checkpoint(folder: Path, *names: str) -> Path:
     """Return the first of a run's checkpoints `best` and `last` that is there.
 
     Raises:
-        UserError: the run has none of these.
+        UserError: the run has none of these, or it is not whole.
     """
     for name in names:
         path = folder / "checkpoints" / f"{name}.ckpt"
+        if path.is_file() and not zipfile.is_zipfile(path):
+            raise UserError(
+                f"{path} is damaged: no checkpoint was written to its end. Choose another one with"
+                " --ckpt_path, or start a new run."
+            )
         if path.is_file():
             return path
-    raise UserError(f"{folder} has no checkpoint yet: it ended before its first validation.")
+    raise UserError(
+        f"{folder} has no checkpoint: it ended before its first validation. Start a new run."
+    )

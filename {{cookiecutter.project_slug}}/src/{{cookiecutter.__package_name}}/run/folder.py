@@ -1,5 +1,6 @@
 """Where a run lives: runs/<recipe>/<time>/, chosen once and before any process starts to train."""
 
+import json
 import os
 from datetime import datetime
 from pathlib import Path
@@ -22,29 +23,40 @@ def project_root() -> Path:
 
 
 def new_run_folder(root: Path, recipe: str) -> Path:
-    """Return the folder of a run that starts now; processes of one launch get the same one."""
+    """Make and return the folder of a run that starts; processes of one launch get the same one.
+
+    Raises:
+        UserError: it can't be made, or torchrun was started without the id that names it.
+    """
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID")
     if RUN_FOLDER_VARIABLE in os.environ:
-        return Path(os.environ[RUN_FOLDER_VARIABLE])
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return root / "runs" / recipe / os.environ["TORCHELASTIC_RUN_ID"]
-    start = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
-        folder = root / "runs" / recipe / (start + suffix)
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise UserError(
-                f"The run's folder {folder} can't be made: {error.strerror}. Free space there, or"
-                " make it writable."
-            ) from error
-        return folder
-    raise UserError(f"More than a thousand runs started in this second under {folder.parent}.")
+        return _make(Path(os.environ[RUN_FOLDER_VARIABLE]), exist_ok=True)
+    if run_id == "none":
+        raise UserError("torchrun has no run id: give it --rdzv-id ID, which names the folder.")
+    if run_id:
+        return _make(root / "runs" / recipe / run_id, exist_ok=True)
+    folder = root / "runs" / recipe / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    try:
+        return _make(folder, exist_ok=False)
+    except FileExistsError:  # another run started in this second
+        return _make(folder.with_name(f"{folder.name}-{os.getpid()}"), exist_ok=False)
+
+
+def _make(folder: Path, exist_ok: bool) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=exist_ok)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"The run's folder {folder} can't be made: {error.strerror}. Free space there, make it"
+            f" writable, or name another one in the variable {RUN_FOLDER_VARIABLE}."
+        ) from error
+    return folder
 
 
 def find_run(root: Path, name: str, recipe: str | None = None) -> Path:
-    """Return the folder of a run: as named, or the newest (of a recipe) if the name is 'latest'.
+    """Return the folder of a run: as named, or of the newest with a checkpoint if it is 'latest'.
 
     Raises:
         UserError: there is no such run.
@@ -54,11 +66,12 @@ def find_run(root: Path, name: str, recipe: str | None = None) -> Path:
             if (folder / "run.json").is_file():
                 return folder.resolve()
         raise UserError(f"{name} is no run: it has no run.json. Runs are the folders runs/*/*.")
-    records = sorted(root.glob(f"runs/{recipe or '*'}/*/run.json"), key=_started)
-    if not records:
+    records = root.glob(f"runs/{recipe or '*'}/*/run.json")
+    usable = [path for path in records if any(path.parent.glob("checkpoints/*.ckpt"))]
+    if not usable:
         of = f" of the recipe '{recipe}'" if recipe else ""
-        raise UserError(f"There is no run{of} yet in {root / 'runs'}. Start one with: make train")
-    return records[-1].parent
+        raise UserError(f"No run{of} in {root / 'runs'} has a checkpoint. Start one: make train")
+    return max(usable, key=_started).parent
 
 
 def shown(path: Path) -> str:
@@ -66,7 +79,5 @@ def shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _started(record: Path) -> float:
-    """Return when a run started: an evaluation rewrites its record, but not its configuration."""
-    config = record.with_name("config.yaml")
-    return (config if config.exists() else record).stat().st_mtime
+def _started(record: Path) -> str:
+    return json.loads(record.read_text())["started"]

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 from .folder import RUN_FOLDER_VARIABLE
+from .record import RunRecord
 
 
 def is_launched() -> bool:
@@ -34,8 +35,11 @@ def launch(processes: int, threads: int, arguments: list[str], run_folder: Path)
     try:
         torchrun(["--standalone", f"--nproc-per-node={processes}", "-m", package, *arguments])
     except ChildFailedError as error:
-        code = error.get_first_failure()[1].exitcode
-        return code if code > 0 else 128 - code
+        rank, failure = error.get_first_failure()
+        if rank and (run_folder / "run.json").exists():  # rank 0 only knows that it was ended
+            reason = f"rank {rank} ended with exit code {failure.exitcode}"
+            RunRecord(run_folder).update(state="failed", reason=reason)
+        return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     except SignalException as error:
         return 128 + signal.Signals(error.sigval)
     return 0

@@ -1,5 +1,6 @@
 """run.json and source.zip: what a run was, from its first second on, and all to repeat it."""
 
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -12,10 +13,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from ..errors import UserError
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn")
 NOT_SOURCE = {"runs", "data", "build", "dist"}  # at the top of the project
@@ -30,31 +33,29 @@ class RunRecord:
 
     def __init__(self, folder: Path, content: dict[str, Any] | None = None) -> None:
         self.path = folder / "run.json"
+        self.lock: IO[str] | None = None
         self.content = json.loads(self.path.read_text()) if content is None else content
 
     @classmethod
-    def start(cls, folder: Path, root: Path, command: list[str], **content: Any) -> "RunRecord":
-        """Write the record and the source of a run that starts, or of one that goes on."""
-        now = _now()
-        if (folder / "run.json").exists():
-            record = cls(folder)
-            resumes = [*record.content.get("resumes", []), {"time": now, "command": command}]
-            record.content["results"] = {}
-            record.update(state="running", process=_process(), resumes=resumes)
-            return record
-        folder.mkdir(parents=True, exist_ok=True)
-        record = cls(folder, {})
-        record.update(
-            state="running",
-            started=now,
-            command=command,
-            **content,
-            process=_process(),
-            source=_pack_source(root, folder / "source.zip") | _commit(root),
-            locks={lock.name: _sha256(lock.read_bytes()) for lock in sorted(root.glob("*.lock"))},
-            versions=_versions(),
-            results={},
-        )
+    def start(cls, folder: Path, root: Path, recipe: str, **content: Any) -> "RunRecord":
+        """Write the record and the source of a run that starts, or add those of a resume to it."""
+        lock = _only_writer(folder)
+        goes_on = (folder / "run.json").exists()
+        record = cls(folder, None if goes_on else {"resumes": []})
+        record.lock = lock
+        resumes = record.content["resumes"]
+        archive = f"source.resume-{len(resumes) + 1}.zip" if goes_on else "source.zip"
+        content |= {
+            "source": _pack_source(root, folder / archive) | _commit(root),
+            "locks": {path.name: _sha256(path.read_bytes()) for path in root.glob("*.lock")},
+            "versions": _versions(),
+        }
+        record.content |= {"results": {}, "reason": None, "ended": None}
+        record.content |= {"process": {"host": platform.node(), "pid": os.getpid()}}
+        if goes_on:
+            record.update(state="running", resumes=[*resumes, {"time": _now(), **content}])
+        else:
+            record.update(state="running", started=_now(), recipe=recipe, **content)
         return record
 
     def update(self, **content: Any) -> None:
@@ -68,9 +69,9 @@ class RunRecord:
         draft.write_text(json.dumps(self.content, indent=2, default=str) + "\n")
         draft.replace(self.path)
 
-    def next_config(self) -> Path:
-        """Return the file for the configuration of this start: each resume has its own."""
-        resumes = len(self.content.get("resumes", []))
+    def newest_config(self) -> Path:
+        """Return the file of the newest start's configuration: each resume has its own."""
+        resumes = len(self.content["resumes"])
         return self.path.with_name(f"config.resume-{resumes}.yaml" if resumes else "config.yaml")
 
     @contextmanager
@@ -100,6 +101,8 @@ class RunRecord:
 
     def _end(self, state: str, reason: str | None) -> None:
         self.update(state=state, reason=reason, ended=_now())
+        if self.lock:
+            self.lock.close()
 
 
 def interrupted_by(error: BaseException) -> str | None:
@@ -119,28 +122,49 @@ def digest(weights: Mapping[str, torch.Tensor]) -> str:
     return content.hexdigest()
 
 
+def _only_writer(folder: Path) -> IO[str]:
+    """Return the open lock of a run's folder, which the system lets go when the process ends.
+
+    Raises:
+        UserError: another process trains in this folder.
+    """
+    lock = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{folder} is being trained by another process. Wait, or end it.") from None
+    return lock
+
+
 def _pack_source(root: Path, archive: Path) -> dict[str, Any]:
-    """Pack the project's text into a zip whose bytes depend on nothing but the files."""
+    """Pack the project's text into a zip whose bytes depend on nothing but the files.
+
+    Large and binary files are left out and named, and so is whatever may hold a secret (.env).
+    """
     left_out = []
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as pack:
         for path in sorted(_source_files(root, leave_out=NOT_SOURCE)):
             name = path.relative_to(root).as_posix()
-            if path.stat().st_size > LARGEST_SOURCE_FILE:
+            if path.stat().st_size > LARGEST_SOURCE_FILE or b"\0" in path.read_bytes():
                 left_out.append(name)
             else:
                 entry = zipfile.ZipInfo(name)  # dated 1980, whenever the file was written
                 entry.external_attr = path.stat().st_mode << 16
                 pack.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
-    return {"zip": archive.name, "sha256": _sha256(archive.read_bytes()), "left_out": left_out}
+    names = [*left_out[:20], f"and {len(left_out) - 20} more"] if len(left_out) > 20 else left_out
+    return {"zip": archive.name, "sha256": _sha256(archive.read_bytes()), "left_out": names}
 
 
 def _source_files(folder: Path, leave_out: set[str]) -> Iterator[Path]:
+    """Find the files of a folder that is no environment, no run, no cache and not hidden."""
     for path in folder.iterdir():
-        if path.is_symlink() or path.name in leave_out | {"__pycache__", ".env"}:
+        if path.is_symlink() or path.name in leave_out or path.name.startswith((".env", "__pyc")):
             continue
         if path.is_file():
             yield path
-        elif not path.name.startswith(".") and not (path / "pyvenv.cfg").exists():
+        elif not path.name.startswith(".") and not any(
+            (path / mark).exists() for mark in ("pyvenv.cfg", "run.json")
+        ):
             yield from _source_files(path, leave_out=set())
 
 
@@ -165,10 +189,6 @@ def _versions() -> dict[str, str | None]:
     }
     cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
     return versions | {"cuda": torch.version.cuda, "cudnn": str(cudnn) if cudnn else None}
-
-
-def _process() -> dict[str, Any]:
-    return {"host": platform.node(), "pid": os.getpid()}
 
 
 def _now() -> str:

@@ -8,7 +8,7 @@ from .. import hardware
 from ..errors import UserError
 from .checkpoint import find_checkpoint
 from .folder import find_run, new_run_folder, shown
-from .launch import is_launched
+from .launch import is_launched, is_rank_zero
 from .record import RunRecord
 
 # What a run decided for the machine it trained on, asked anew where it is only evaluated.
@@ -34,6 +34,12 @@ def decide(trainer: Any, machine: hardware.Machine) -> dict[str, str]:
         trainer.num_nodes = int(os.environ["GROUP_WORLD_SIZE"])
     else:
         trainer.devices = hardware.devices(machine, trainer.devices, trainer.accelerator)
+    if trainer.num_nodes > 1 and not is_launched():
+        raise UserError(
+            f"trainer.num_nodes is {trainer.num_nodes}: start torchrun on each of them,"
+            " torchrun --nnodes N --nproc-per-node GPUS --rdzv-id ID --rdzv-backend c10d"
+            " --rdzv-endpoint HOST:29500 -m PACKAGE fit --config ..."
+        )
     if trainer.strategy == "auto" and trainer.devices * trainer.num_nodes > 1:
         trainer.strategy = "ddp"
     why = "as configured"
@@ -62,6 +68,7 @@ def recipe_of(config: Any) -> str:
 
 def expand_run(arguments: list[str], root: Path) -> tuple[list[str], Path | None]:
     """Replace `--run FOLDER` by the run's configuration and checkpoint; return its folder too."""
+    arguments = [part for flag in arguments for part in _split_run(flag)]
     if "--run" not in arguments:
         return arguments, None
     at = arguments.index("--run")
@@ -71,16 +78,21 @@ def expand_run(arguments: list[str], root: Path) -> tuple[list[str], Path | None
     rest = arguments[:at] + arguments[at + 2 :]
     fitting = rest[:1] == ["fit"]
     longer = any(flag.startswith("--trainer.max_") for flag in rest)
-    if fitting and not longer and RunRecord(run).content["state"] == "finished":
+    record = RunRecord(run)
+    if fitting and not longer and record.content["state"] == "finished":
         raise UserError(
             f"{shown(run)} has finished. Train it for longer with --trainer.max_epochs N"
             " (make resume ARGS=...), or start a new run."
         )
     checkpoint = find_checkpoint(run, *(["last"] if fitting else ["best", "last"]))
-    inserted = [f"--config={run / 'config.yaml'}", f"--ckpt_path={checkpoint}"]
+    inserted = [f"--config={record.newest_config()}", f"--ckpt_path={checkpoint}"]
     if not fitting:
         inserted += FORGET_THE_MACHINE
     return [*rest[:1], *inserted, *rest[1:]], run
+
+
+def _split_run(flag: str) -> list[str]:
+    return flag.split("=", 1) if flag.startswith("--run=") else [flag]
 
 
 def choose_folder(stage: str, config: Any, root: Path, resumed: Path | None) -> Path:
@@ -88,11 +100,22 @@ def choose_folder(stage: str, config: Any, root: Path, resumed: Path | None) -> 
 
     Evaluation without --run takes the run of its checkpoint, or else the recipe's newest and its
     best checkpoint.
+
+    Raises:
+        UserError: another run has that folder, or evaluation is asked for on several devices.
     """
+    if stage != "fit" and config.trainer.devices * config.trainer.num_nodes > 1:
+        raise UserError(f"{stage} runs on one device: leave out --trainer.devices, and torchrun.")
     if resumed is not None:
         return resumed
-    if stage == "fit" or is_launched():
-        return new_run_folder(root, recipe_of(config))
+    if stage == "fit":
+        folder = new_run_folder(root, recipe_of(config))
+        if is_rank_zero() and (folder / "run.json").exists() and not config.ckpt_path:
+            raise UserError(
+                f"{shown(folder)} holds a run already. Go on with it by --run {shown(folder)}, or"
+                " name another RUN_FOLDER (torchrun: another --rdzv-id)."
+            )
+        return folder
     if config.ckpt_path:
         return find_run(root, str(Path(config.ckpt_path).parent.parent))
     folder = find_run(root, "latest", recipe_of(config))

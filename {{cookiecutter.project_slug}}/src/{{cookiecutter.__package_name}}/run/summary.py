@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from .pictures import draw_curves, draw_predictions
 MOST_PREDICTIONS = 500  # validation images that are looked at for the picture
 
 
-def draw_pictures(folder: Path, model: torch.nn.Module, data: ImageData) -> None:
+def draw_pictures(folder: Path, model: L.LightningModule, data: ImageData) -> None:
     """Draw curves.png, and predictions.png from the validation images, into the run's folder."""
     draw_curves(folder / "metrics.csv").savefig(folder / "curves.png", dpi=110)
     val, classes = data.splits.val, data.splits.classes
@@ -27,22 +28,20 @@ def draw_pictures(folder: Path, model: torch.nn.Module, data: ImageData) -> None
 
 
 @torch.no_grad()  # as in validation: another mode would compile the network once more
-def predict(model: torch.nn.Module, images: Images, batch_size: int) -> Tensor:
+def predict(model: L.LightningModule, images: Images, batch_size: int) -> Tensor:
     """Return the probabilities (n, classes) of the images, in order, on the CPU."""
-    was_training = model.training
     model.eval()
-    device = next(model.parameters()).device
     parts = []
-    for batch in ResidentEvalLoader(images, min(batch_size, len(images)), device):
-        probabilities = model(batch.images).float().softmax(1)
-        parts.append(probabilities[batch.labels != PADDING_LABEL].cpu())
-    model.train(was_training)
+    with model.trainer.precision_plugin.forward_context():
+        for batch in ResidentEvalLoader(images, batch_size, model.device):
+            probabilities = model(batch.images).float().softmax(1)
+            parts.append(probabilities[batch.labels != PADDING_LABEL].cpu())
     return torch.cat(parts)
 
 
-def say_start(record: dict[str, Any]) -> None:
+def say_start(record: dict[str, Any], decisions: dict[str, str]) -> None:
     """Print what a run was decided to be, before its first step."""
-    decisions, data = record["decisions"], record["data"]
+    data = record["data"]
     counts = ", ".join(f"{n:,} {name}" for name, n in data["images"].items())
     _block(
         f"{record['recipe']}, seed {record['seed']}",

@@ -24,6 +24,7 @@ class MetricsCSV(Logger):
         self.path = folder / "metrics.csv"
         self.columns = ["step", "epoch"]
         self.row: Row = {}
+        self.written = False  # whether the last line of the file is this row
 
     @property
     def name(self) -> str:
@@ -42,6 +43,10 @@ class MetricsCSV(Logger):
         step = 0 if step is None else step
         if self.row and self.row["step"] != step:
             self._append()
+            self.row = {}
+        elif self.written:
+            self._rewrite(read_metrics(self.path)[:-1])
+        self.written = False
         self.row |= {"step": step, **metrics}
         if "epoch" in metrics:
             self.row["epoch"] = int(metrics["epoch"])
@@ -55,17 +60,22 @@ class MetricsCSV(Logger):
         self._append()
 
     @rank_zero_only
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """Write what was logged until now: a run that resumes from here will not log it again."""
+        self._append()
+
+    @rank_zero_only
     def go_on_from(self, step: int) -> None:
         """Keep what an earlier process logged before that many steps, and drop what came after."""
         if not self.path.exists():
             return
         rows = [row for row in read_metrics(self.path) if row["step"] < step]
         self.columns = list(dict.fromkeys([*self.columns, *(name for row in rows for name in row)]))
-        self.row = rows.pop() if rows else {}  # its step may still log its validation
         self._rewrite(rows)
+        self.row, self.written = (rows[-1], True) if rows else ({}, False)
 
     def _append(self) -> None:
-        if not self.row:
+        if not self.row or self.written:
             return
         new = [name for name in self.row if name not in self.columns]
         if new:
@@ -78,7 +88,7 @@ class MetricsCSV(Logger):
             if is_new:
                 writer.writeheader()
             writer.writerow(self.row)
-        self.row = {}
+        self.written = True
 
     def _rewrite(self, rows: list[Row]) -> None:
         draft = self.path.with_name(".metrics.csv.new")

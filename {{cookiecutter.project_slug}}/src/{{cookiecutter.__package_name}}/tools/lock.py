@@ -47,7 +47,8 @@ def main() -> int:
     except subprocess.CalledProcessError as error:
         return error.returncode  # uv has said why
     (root / "requirements.lock").write_text(requirements)
-    (root / "torch-cu130.lock").write_text(torch)
+    if (root / "torch-cu130.lock").exists():  # not in a project for cu126 or cpu
+        (root / "torch-cu130.lock").write_text(torch)
     return 0
 
 
