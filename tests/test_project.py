@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shlex
 import shutil
 import socket
@@ -94,12 +95,16 @@ def test_make_alone_prints_every_target(make, default_project):
     assert printed == targets
 
 
-def test_the_projects_own_tests_pass_in_two_minutes(make):
-    began = time.perf_counter()
+def test_the_projects_own_tests_pass_in_two_minutes_of_two_cores(make):
+    def cpu_seconds() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    before = cpu_seconds()
     done = make("test")
     assert done.returncode == 0, done.stdout
     assert re.search(r"\d+ passed", done.stdout) and " failed" not in done.stdout
-    assert time.perf_counter() - began < 120
+    assert cpu_seconds() - before < 2 * 120
 
 
 def test_training_needs_no_tools(make, bake, in_environment, tmp_path):

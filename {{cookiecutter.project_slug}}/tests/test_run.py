@@ -180,7 +180,9 @@ def test_resuming_a_finished_run_says_how_to_train_longer(trained, call, capsys)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs g++")
-def test_compiling_changes_neither_the_keys_nor_the_loss(call, tmp_path, capsys):
+def test_compiling_changes_neither_the_keys_nor_the_loss(call, tmp_path, capsys, monkeypatch):
+    # Compiled dropout draws numbers of its own, so this network has none.
+    monkeypatch.setattr(torch.nn, "Dropout", lambda p: torch.nn.Identity())
     flags = (*DIGITS, "--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "1")
     flags += ("--trainer.limit_train_batches", "2")
     counters.clear()
@@ -197,13 +199,13 @@ def test_compiling_changes_neither_the_keys_nor_the_loss(call, tmp_path, capsys)
     assert counters["stats"]["unique_graphs"] == 2  # training and evaluation, for all batches
     assert states["true"].keys() == states["false"].keys()
     assert len(losses["true"]) == 4
-    # Compiled dropout draws numbers of its own, and a GPU computes in bfloat16.
-    assert losses["true"] == pytest.approx(losses["false"], rel=3e-2)
+    tolerance = 3e-2 if torch.cuda.is_available() else 1e-3  # bfloat16 there, float32 here
+    assert losses["true"] == pytest.approx(losses["false"], rel=tolerance)
 
 
 @pytest.mark.parametrize("config", sorted(Path("configs").glob("[!b]*.yaml")), ids=lambda c: c.stem)
 def test_every_recipe_trains_two_steps(config, call, tmp_path):
-    two_steps = ("--trainer.max_steps", "2", "--trainer.limit_val_batches", "1")
+    two_steps = ("--trainer.max_steps", "2", "--data.eval_batch_size", "100")
     assert call("fit", "--config", str(config), *two_steps, folder=tmp_path) == 0
     assert read(tmp_path)["results"]["steps"] == 2
 
@@ -220,7 +222,8 @@ def test_two_processes_train_one_network_and_score_it_as_one_would(call, tmp_pat
     assert result.stdout.count("run folder") == 1
     together = record["results"]["val/accuracy"], record["results"]["val/loss"]
     last = str(tmp_path / "checkpoints" / "last.ckpt")
-    assert call("validate", "--run", str(tmp_path), "--ckpt_path", last) == 0
+    cpu = ("--trainer.accelerator", "cpu")
+    assert call("validate", "--run", str(tmp_path), "--ckpt_path", last, *cpu) == 0
     alone = read(tmp_path)["results"]
     assert (alone["val/accuracy"], alone["val/loss"]) == pytest.approx(together, rel=1e-5)
 

@@ -7,12 +7,13 @@ import torch
 
 
 def quiet_lightning() -> None:
-    """Keep what Lightning says of itself out of what a run says; its warnings stay, but three."""
+    """Keep what Lightning says of itself out of what a run says; its warnings stay, but four."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for expected in (
         ".*LightningCLI's args parameter.*",
         ".*exists and is not empty.*",  # as it is when resuming
+        ".*your dataloader is not resumable.*",  # it goes by the Trainer's progress
         ".*treespec, LeafSpec.*",  # Lightning 2.6.6 on torch 2.11
     ):
         warnings.filterwarnings("ignore", expected)

@@ -27,13 +27,15 @@ def draw_pictures(folder: Path, model: L.LightningModule, data: ImageData) -> No
     figure.savefig(folder / "predictions.png", dpi=110)
 
 
-@torch.no_grad()  # as in validation: another mode would compile the network once more
+@torch.inference_mode()
 def predict(model: L.LightningModule, images: Images, batch_size: int) -> Tensor:
     """Return the probabilities (n, classes) of the images, in order, on the CPU."""
-    model.eval()
+    device = model.trainer.strategy.root_device  # the Trainer has left the weights on the CPU
+    model.to(device).eval()
     parts = []
-    with model.trainer.precision_plugin.forward_context():
-        for batch in ResidentEvalLoader(images, batch_size, model.device):
+    eager = torch.compiler.set_stance("force_eager")  # a few images do not pay for compiling anew
+    with eager, model.trainer.precision_plugin.forward_context():
+        for batch in ResidentEvalLoader(images, batch_size, device):
             probabilities = model(batch.images).float().softmax(1)
             parts.append(probabilities[batch.labels != PADDING_LABEL].cpu())
     return torch.cat(parts)
