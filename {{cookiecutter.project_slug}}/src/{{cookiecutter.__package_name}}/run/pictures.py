@@ -43,7 +43,9 @@ def draw_predictions(
     wrong = predicted != labels
     order = torch.where(wrong, -1 - sure, sure).argsort(stable=True)[: COLUMNS * ROWS].tolist()
     rows = -(-len(order) // COLUMNS)
-    figure = Figure(figsize=(1.5 * COLUMNS, 1.75 * rows + 0.5), layout="constrained")
+    height = 1.75 * rows + 0.5
+    figure = Figure(figsize=(1.5 * COLUMNS, height))
+    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.9 / height, wspace=0.08, hspace=0.3)
     figure.suptitle(f"{int(wrong.sum())} mistakes in {len(labels)} images, the surest first")
     for axes in figure.subplots(rows, COLUMNS, squeeze=False).flat:
         axes.set_axis_off()
