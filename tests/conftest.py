@@ -71,8 +71,9 @@ def own_settings(tmp_path_factory):
         patch.setenv("COOKIECUTTER_CONFIG", str(config))
         patch.setenv("GIT_CONFIG_GLOBAL", str(gitconfig))
         patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
-        outer_make = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "ARGS", "VIRTUAL_ENV")
-        for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", *outer_make):
+        outer_make = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "ARGS")
+        outer_environment = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "RUN_FOLDER")
+        for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", *outer_make, *outer_environment):
             patch.delenv(name, raising=False)
         yield home
 
