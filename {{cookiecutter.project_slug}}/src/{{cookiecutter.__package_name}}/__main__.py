@@ -4,6 +4,7 @@
 checkpoint. Every key of the configuration is a flag as well: --trainer.max_epochs 3.
 """
 
+import errno
 import os
 import sys
 from contextlib import nullcontext
@@ -149,6 +150,8 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         return _say(f"error: {error}", 2)
     except BaseException as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return _say("error: the disk is full. Free space, then go on with: make resume", 2)
         signal = interrupted_by(error)
         if signal is None:
             raise
