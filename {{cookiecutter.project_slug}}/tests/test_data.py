@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from {{ cookiecutter.__package_name }}.data import order, sources
+from {{ cookiecutter.__package_name }}.data import order, sources, splits
 from {{ cookiecutter.__package_name }}.data.augment import DRAWS, augment
 from {{ cookiecutter.__package_name }}.data.datamodule import ImageData
 from {{ cookiecutter.__package_name }}.data.resident import (
@@ -16,15 +16,14 @@ from {{ cookiecutter.__package_name }}.errors import UserError
 CPU = torch.device("cpu")
 
 
-def some_images(n: int) -> sources.Images:
+def some_images(n: int) -> splits.Images:
     pixels = torch.arange(n * 3 * 4 * 4).remainder(251).byte().view(n, 4, 4, 3)
-    return sources.Images(pixels, torch.arange(n))
+    return splits.Images(pixels, torch.arange(n))
 
 
-def train_loader(n=20, batch_size=4, seed=0, position=(0, 0), rank=0, world_size=1):
-    return ResidentTrainLoader(
-        some_images(n), batch_size, seed, DRAWS, lambda: position, CPU, rank, world_size
-    )
+def train_loader(n=20, batch_size=4, seed=0, position=(0, 0), rank=0, world_size=1, accumulate=1):
+    share = order.Share(batch_size, rank, world_size, accumulate)
+    return ResidentTrainLoader(some_images(n), share, seed, DRAWS, lambda: position, CPU)
 
 
 def splitmix64(state: int, n: int) -> list[int]:
@@ -83,7 +82,7 @@ def test_epoch_order_is_a_permutation_of_its_own():
 
 def test_ranks_share_each_global_batch_without_overlap():
     whole = order.epoch_order(0, 0, 50)
-    shares = [order.rank_slice(whole, 4, rank, 3) for rank in range(3)]
+    shares = [order.Share(4, rank, 3).of(whole) for rank in range(3)]
     assert all(share.shape == (4, 4) for share in shares)
     step = torch.cat([share[1] for share in shares])
     assert set(step.tolist()) == set(whole[12:24].tolist())
@@ -119,15 +118,24 @@ def test_a_resumed_epoch_goes_on_with_the_next_batch():
         assert all(torch.equal(a, b) for a, b in zip(expected, batch, strict=True))
 
 
-def test_a_set_smaller_than_one_batch_is_refused():
-    with pytest.raises(UserError, match=r"20 images.*--data\.batch_size to 10 or less"):
-        train_loader(n=20, batch_size=16, world_size=2)
+def test_a_step_takes_the_same_images_in_one_batch_or_in_several():
+    whole, parts = list(train_loader(22, 8)), list(train_loader(22, 2, accumulate=4))
+    assert (len(whole), len(parts)) == (2, 8)
+    for i, batch in enumerate(whole):
+        micro_batches = zip(*parts[4 * i : 4 * i + 4], strict=True)
+        for expected, found in zip(batch, map(torch.cat, micro_batches), strict=True):
+            assert torch.equal(expected, found)
+
+
+def test_a_set_smaller_than_one_step_is_refused():
+    with pytest.raises(UserError, match=r"1077 images.*--data\.batch_size to 1077 or less"):
+        ImageData("digits", batch_size=2000).train_dataloader()
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_evaluation_counts_every_image_once_in_batches_of_one_shape(world_size):
     images, ranks = some_images(10), range(world_size)
-    loaders = [ResidentEvalLoader(images, 4, CPU, rank, world_size) for rank in ranks]
+    loaders = [ResidentEvalLoader(images, order.Share(4, rank, world_size), CPU) for rank in ranks]
     batches = [batch for loader in loaders for batch in loader]
     assert {tuple(batch.images.shape) for batch in batches} == {(4, 3, 4, 4)}
     assert len({len(list(loader)) for loader in loaders}) == 1

@@ -27,7 +27,7 @@ from .run.checkpoint import keep_checkpoints
 from .run.folder import project_root
 from .run.launch import is_launched, is_rank_zero, launch
 from .run.record import RunRecord, digest, interrupted_by
-from .run.resolve import choose_folder, decide, expand_run, recipe_of
+from .run.resolve import choose_folder, decide, divide_batch, expand_run, recipe_of
 from .run.summary import draw_pictures, say_fit, say_predictions, say_scores, say_start
 from .run.tracking import ContinueMetrics, MetricsCSV
 
@@ -65,6 +65,9 @@ class Training(LightningCLI):
             sys.exit(launch(config.trainer.devices, threads, self.arguments, folder))
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(threads)
+        divide_batch(config.data, config.trainer, is_new=self.resumed is None)
+        if config.data.workers is None:
+            config.data.workers = hardware.workers(machine, config.trainer.devices)
         if config.data.seed is None:
             config.data.seed = config.seed_everything
         config.trainer.default_root_dir = str(folder)

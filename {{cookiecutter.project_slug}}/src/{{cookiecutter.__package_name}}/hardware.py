@@ -146,6 +146,20 @@ def threads_per_process(machine: Machine, processes: int) -> int:
     return max(machine.cores // max(processes, 1), 1)
 
 
+def workers(machine: Machine, processes: int) -> int:
+    """Return how many workers each of several training processes should have: a core each.
+
+    The training process keeps one to itself; more than 16 would only hold more memory.
+    """
+    return max(min(threads_per_process(machine, processes) - 1, 16), 0)
+
+
+def free_shared_memory() -> int | None:
+    """Return the bytes that are free in /dev/shm, through which workers hand over their batches."""
+    shared = Path("/dev/shm")
+    return shutil.disk_usage(shared).free if shared.is_dir() else None
+
+
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*: (.+)$", info.read_text(), re.M) if info.exists() else []

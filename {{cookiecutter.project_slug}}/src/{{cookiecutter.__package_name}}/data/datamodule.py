@@ -1,37 +1,56 @@
 """Chooses and wires source, order, loader and augmentation, and says what it chose."""
 
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
 import torch
 
+from .. import hardware
 from ..errors import UserError
 from . import augment as augmentation
 from . import sources
+from .order import Share
 from .resident import Batch, ResidentEvalLoader, ResidentTrainLoader
+from .splits import Files, Images
+from .streaming import Reading, StreamingEvalLoader, StreamingTrainLoader, check_shared_memory
+
+TrainLoader = ResidentTrainLoader | StreamingTrainLoader
+EvalLoader = ResidentEvalLoader | StreamingEvalLoader
 
 
 class ImageData(L.LightningDataModule):
     """The images of one source, as batches on the device.
 
     Args:
-        source: digits, or synthetic.
-        options: keyword arguments of that source, such as image_size for synthetic.
-        batch_size: training images per step and device.
+        source: digits, mnist, fashion_mnist, cifar10, cifar100, folder or synthetic.
+        options: keyword arguments of that source, such as path for folder.
+        batch_size: training images that a device computes at once, the micro-batch.
+        global_batch_size: training images per optimizer step, over all devices; gradients are
+            accumulated over as many micro-batches as that takes. Unset, one on each device.
         eval_batch_size: images per step and device in validation, test and prediction.
-        crop_padding: random shift of training images by up to this many pixels.
         flip: mirror every second training image; wrong for digits and text.
+        crop_padding: random shift of training images by up to this many pixels, not for folders.
+        image_size: height and width to which the images of a folder are brought.
+        smallest_crop: least share of an image's area that training on a folder sees at a time.
+        workers: processes per device that read a folder; unset, from the cores that are free.
+        prefetch: batches that each worker reads ahead.
         seed: decides the order of the images and their augmentation; unset means the run's seed.
     """
 
     def __init__(
         self,
         source: str = "digits",
-        options: dict[str, int] | None = None,
+        options: dict[str, Any] | None = None,
         batch_size: int = 128,
+        global_batch_size: int | None = None,
         eval_batch_size: int = 256,
-        crop_padding: int = 0,
         flip: bool = False,
+        crop_padding: int = 0,
+        image_size: int = 224,
+        smallest_crop: float = 0.25,
+        workers: int | None = None,
+        prefetch: int = 4,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -39,63 +58,103 @@ class ImageData(L.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.crop_padding, self.flip = crop_padding, flip
         self.seed = 0 if seed is None else seed
-        if min(batch_size, eval_batch_size) < 1:
-            raise UserError(
-                f"data.batch_size is {batch_size} and data.eval_batch_size {eval_batch_size}; both"
-                " count images, from 1 on."
-            )
+        counts = {
+            "batch_size": batch_size,
+            "eval_batch_size": eval_batch_size,
+            "image_size": image_size,
+            "prefetch": prefetch,
+        }
+        for name, value in counts.items():
+            if value < 1:
+                raise UserError(f"data.{name} is {value}; it counts from 1 on.")
+        if not 0 < smallest_crop <= 1:
+            raise UserError(f"data.smallest_crop is {smallest_crop}; it is a share, up to 1.")
+        if workers is None:
+            workers = hardware.workers(hardware.this_machine(), 1)
+        self.reading = Reading(image_size, self.seed, smallest_crop, flip, workers, prefetch)
         self.splits = sources.load(source, options)
+        self.streams = isinstance(self.splits.train, Files)
 
     @property
     def num_classes(self) -> int:
         return len(self.splits.classes)
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Height, width and channels of the images that a network is given."""
+        if isinstance(self.splits.train, Images):
+            return tuple(self.splits.train.pixels.shape[1:])
+        return self.reading.image_size, self.reading.image_size, 3
+
     def describe(self) -> dict[str, Any]:
         """Return what a run's record holds about the data: sizes, loader, content fingerprint."""
-        splits = self.splits
+        splits, workers = self.splits, self.reading.workers
+        streaming = f"read from files by {workers} workers" if workers else "read from files"
         return {
             "source": self.source,
             "images": {name: len(getattr(splits, name)) for name in ("train", "val", "test")},
-            "image_shape": list(splits.train.pixels.shape[1:]),
+            "image_shape": list(self.image_shape),
             "classes": len(splits.classes),
-            "loader": "resident",
+            "loader": streaming if self.streams else "resident on the device as uint8",
+            "remarks": list(splits.remarks),
             "fingerprint": splits.fingerprint,
         }
 
-    def train_dataloader(self) -> ResidentTrainLoader:
-        return ResidentTrainLoader(
-            self.splits.train,
-            self.batch_size,
-            self.seed,
-            augmentation.DRAWS,
-            self._position,
-            **self._place(),
-        )
+    def train_dataloader(self) -> TrainLoader:
+        """Raises UserError if the images do not fill one step."""
+        share, images = self._share(self.batch_size), self.splits.train
+        if len(images) < share.step:
+            fits = max(len(images) // (share.step // share.batch_size), 1)
+            raise UserError(
+                f"The training split has {len(images)} images, fewer than one step of {share.step}"
+                f" ({share.accumulate} x {share.batch_size} on {share.world_size} devices). Set"
+                f" --data.batch_size to {fits} or less."
+            )
+        if isinstance(images, Files):
+            check_shared_memory(self.reading, self.batch_size, hardware.free_shared_memory())
+            return StreamingTrainLoader(images, share, self._reading(), self._position)
+        draws, position = augmentation.DRAWS, self._position
+        return ResidentTrainLoader(images, share, self.seed, draws, position, self._device())
 
-    def val_dataloader(self) -> ResidentEvalLoader:
-        return ResidentEvalLoader(self.splits.val, self.eval_batch_size, **self._place())
+    def eval_dataloader(self, images: Images | Files, alone: bool = False) -> EvalLoader:
+        """Return a loader of every one of these images in order: of this process's, or of all."""
+        share = Share(self.eval_batch_size) if alone else self._share(self.eval_batch_size)
+        if isinstance(images, Files):
+            check_shared_memory(self.reading, self.eval_batch_size, hardware.free_shared_memory())
+            return StreamingEvalLoader(images, share, self._reading())
+        return ResidentEvalLoader(images, share, self._device())
 
-    def test_dataloader(self) -> ResidentEvalLoader:
-        return ResidentEvalLoader(self.splits.test, self.eval_batch_size, **self._place())
+    def val_dataloader(self) -> EvalLoader:
+        return self.eval_dataloader(self.splits.val)
 
-    def predict_dataloader(self) -> ResidentEvalLoader:
+    def test_dataloader(self) -> EvalLoader:
+        if not len(self.splits.test):
+            raise UserError(f"The source '{self.source}' has no test images: add a folder test/.")
+        return self.eval_dataloader(self.splits.test)
+
+    def predict_dataloader(self) -> EvalLoader:
         return self.test_dataloader()
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        if self.trainer is None or not self.trainer.training:
+        if not batch.draws.shape[1]:
             return batch
         images = augmentation.augment(batch.images, batch.draws, self.crop_padding, self.flip)
         return batch._replace(images=images)
 
-    def _place(self) -> dict[str, Any]:
-        """Return this process's device and place among all; the CPU, alone, without a Trainer."""
+    def _device(self) -> torch.device:
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
+    def _reading(self) -> Reading:
+        return replace(self.reading, pin=self._device().type == "cuda")
+
+    def _share(self, batch_size: int) -> Share:
+        """Return this process's place among all; it is alone without a Trainer."""
         if self.trainer is None:
-            return {"device": torch.device("cpu")}
-        return {
-            "device": self.trainer.strategy.root_device,
-            "rank": self.trainer.global_rank,
-            "world_size": self.trainer.world_size,
-        }
+            return Share(batch_size)
+        trainer = self.trainer
+        return Share(
+            batch_size, trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches
+        )
 
     def _position(self) -> tuple[int, int]:
         """Return the epoch and the batch in it that come next, from the Trainer's own progress.

@@ -5,6 +5,8 @@ or on another number of workers, draws the same numbers as the run that was neve
 hash is integer arithmetic on 64 bits: the same bits on CPU and GPU, eager and compiled.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -54,15 +56,40 @@ def epoch_order(seed: int, epoch: int, n: int, device: torch.device | str = "cpu
     return keys.argsort(stable=True)
 
 
-def rank_slice(order: Tensor, batch_size: int, rank: int, world_size: int) -> Tensor:
-    """Return one rank's batches of an epoch: int64 tensor (batches, batch_size).
+@dataclass(frozen=True)
+class Share:
+    """One process's part of every step.
 
-    A step of all ranks together covers the next batch_size * world_size samples of the order, so
-    the samples of a global step do not depend on how many ranks share it. The tail is dropped.
+    A step of all processes together covers the next batch_size * world_size * accumulate samples
+    of the order, so which samples they are does not depend on how many processes share them, nor
+    on how many micro-batches they come in.
     """
-    step = batch_size * world_size
-    whole = order[: len(order) // step * step]
-    return whole.view(-1, batch_size, world_size)[:, :, rank]
+
+    batch_size: int
+    rank: int = 0
+    world_size: int = 1
+    accumulate: int = 1
+
+    @property
+    def step(self) -> int:
+        """How many samples a step of all processes takes: the global batch size."""
+        return self.batch_size * self.world_size * self.accumulate
+
+    def batches(self, n: int) -> int:
+        """Return how many batches an epoch over n samples has; what fills no step is dropped."""
+        return n // self.step * self.accumulate
+
+    def of(self, order: Tensor) -> Tensor:
+        """Return this process's batches of an epoch: int64 tensor (batches, batch_size)."""
+        whole = order[: len(order) // self.step * self.step]
+        return whole.view(-1, self.batch_size, self.world_size)[:, :, self.rank]
+
+    def padded(self, n: int, device: torch.device | str = "cpu") -> Tensor:
+        """Return this process's batches of all n samples in order, filled up with -1."""
+        step = self.batch_size * self.world_size
+        every = torch.arange(-(-n // step) * step, device=device)
+        places = torch.where(every < n, every, -1)
+        return places.view(-1, self.batch_size, self.world_size)[:, :, self.rank]
 
 
 def _key(seed: int, epoch: int) -> int:

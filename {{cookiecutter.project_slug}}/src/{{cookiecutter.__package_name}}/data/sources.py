@@ -1,54 +1,30 @@
-"""Where the images come from: each source is a function that returns the three splits as uint8.
+"""Where the images come from: each source is a function that returns the three splits.
 
 To add one, write a function that returns `Splits` and name it in SOURCES.
 """
 
-import hashlib
+import fcntl
+import inspect
+import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch import Tensor
+from torchvision import datasets
 
 from ..errors import UserError
+from .folder import folder
 from .order import uniforms
+from .splits import Images, Splits, located
 
 # The splits never depend on the run's seed: two runs are compared on the same images.
 SPLIT_SEED = 0
-
-
-@dataclass(frozen=True)
-class Images:
-    """One split: `pixels` uint8 (n, height, width, 3), `labels` int64 (n,)."""
-
-    pixels: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
-class Splits:
-    """A data set: what it is trained on, chosen by and, once, scored on."""
-
-    classes: tuple[str, ...]
-    train: Images
-    val: Images
-    test: Images
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over every pixel and label of the three splits, and over the class names."""
-        content = hashlib.sha256(repr(self.classes).encode())
-        for split in (self.train, self.val, self.test):
-            content.update(repr(tuple(split.pixels.shape)).encode())
-            content.update(split.pixels.numpy().tobytes())
-            content.update(split.labels.numpy().tobytes())
-        return content.hexdigest()
 
 
 def digits() -> Splits:
@@ -87,10 +63,44 @@ def synthetic(
     return Splits(tuple(f"class {i}" for i in range(num_classes)), *parts)
 
 
-SOURCES: dict[str, Callable[..., Splits]] = {"digits": digits, "synthetic": synthetic}
+def published(name: str, root: str = "data") -> Splits:
+    """Return one of torchvision's data sets, downloaded and verified the first time.
+
+    A tenth of each training class is the validation split; the test split is the published one.
+
+    Args:
+        name: MNIST, FashionMNIST, CIFAR10 or CIFAR100.
+        root: where the files lie, or are to lie, as torchvision lays them out; a relative path
+            leads from the project's folder.
+
+    Raises:
+        UserError: the files are damaged, or not there and can't be downloaded.
+    """
+    kind, place = getattr(datasets, name), located(root, must_exist=False)
+    with _one_process_at_a_time(place):
+        try:
+            train, test = _both(kind, place)
+        except (OSError, RuntimeError, AssertionError, ValueError, EOFError) as error:
+            reason = " ".join(str(error).split()) or "files are cut short"
+            raise UserError(f"{name}: {reason}. {_by_hand(kind, place)}") from None
+    images, held_out = _images(train), _images(test)
+    index, val = _stratified(np.arange(len(images)), images.labels.numpy(), 0.1)
+    parts = [Images(images.pixels[part], images.labels[part]) for part in (index, val)]
+    return Splits(tuple(map(str, train.classes)), *[*parts, held_out])
 
 
-def load(name: str, options: dict[str, int] | None = None) -> Splits:
+SOURCES: dict[str, Callable[..., Splits]] = {
+    "digits": digits,
+    "folder": folder,
+    "mnist": partial(published, "MNIST"),
+    "fashion_mnist": partial(published, "FashionMNIST"),
+    "cifar10": partial(published, "CIFAR10"),
+    "cifar100": partial(published, "CIFAR100"),
+    "synthetic": synthetic,
+}
+
+
+def load(name: str, options: dict[str, Any] | None = None) -> Splits:
     """Return the splits of the source of that name.
 
     Raises:
@@ -98,10 +108,63 @@ def load(name: str, options: dict[str, int] | None = None) -> Splits:
     """
     if name not in SOURCES:
         raise UserError(f"data.source is '{name}', which is unknown. Known: {', '.join(SOURCES)}.")
+    source, options = SOURCES[name], options or {}
     try:
-        return SOURCES[name](**(options or {}))
+        inspect.signature(source).bind(**options)
     except TypeError as error:
-        raise UserError(f"data.options do not fit the source '{name}': {error}.") from error
+        known = ", ".join(inspect.signature(source).parameters) or "none"
+        raise UserError(
+            f"data.options do not fit the source '{name}': {error}. It takes: {known}."
+        ) from None
+    return source(**options)
+
+
+def _both(kind: Any, root: Path) -> list[Any]:
+    """Return training and test set, downloaded if they are not there yet."""
+    try:
+        return [kind(str(root), train=part) for part in (True, False)]
+    except RuntimeError:  # not there, or not what their checksums say
+        print(f"{kind.__name__} is downloaded to {root}", flush=True)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30)  # seconds without an answer; torchvision alone waits for ever
+    try:
+        return [kind(str(root), train=part, download=True) for part in (True, False)]
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _by_hand(kind: Any, root: Path) -> str:
+    if hasattr(kind, "url"):
+        files, address, place = kind.filename, kind.url, root
+    else:
+        files = ", ".join(name for name, _ in kind.resources)
+        address, place = kind.mirrors[0], root / kind.__name__ / "raw"
+    return (
+        f"Without a network, put {files} (from {address}) into {place}; first remove what is"
+        " damaged there."
+    )
+
+
+@contextmanager
+def _one_process_at_a_time(folder: Path):
+    """Let one process of a machine download while the others wait."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError:  # a folder that can only be read has nothing to wait for
+        yield
+        return
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _images(data: Any) -> Images:
+    """Return a torchvision data set as RGB; grey images repeat their channel."""
+    pixels = torch.as_tensor(data.data)
+    grey = pixels.ndim == 3
+    pixels = pixels[..., None].expand(*pixels.shape, 3).contiguous() if grey else pixels
+    return Images(pixels, torch.as_tensor(data.targets, dtype=torch.int64))
 
 
 def _stratified(index: np.ndarray, labels: np.ndarray, share: float) -> list[np.ndarray]:

@@ -133,6 +133,7 @@ def _only_writer(folder: Path) -> IO[str]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UserError(f"{folder} is being trained by another process. Wait, or end it.") from None
+    os.register_at_fork(after_in_child=lock.close)  # or else a worker would hold it too
     return lock
 
 

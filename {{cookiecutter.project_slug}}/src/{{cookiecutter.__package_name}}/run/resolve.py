@@ -52,6 +52,31 @@ def decide(trainer: Any, machine: hardware.Machine) -> dict[str, str]:
     }
 
 
+def divide_batch(data: Any, trainer: Any, is_new: bool) -> None:
+    """Fill in the global batch size, or from it the micro-batches that are accumulated.
+
+    Raises:
+        UserError: the global batch is no multiple of what the devices compute at once.
+    """
+    at_once = data.batch_size * trainer.devices * trainer.num_nodes
+    if data.global_batch_size is None:
+        data.global_batch_size = at_once * trainer.accumulate_grad_batches
+        return
+    accumulate, rest = divmod(data.global_batch_size, at_once)
+    if rest or not accumulate:
+        raise UserError(
+            f"data.global_batch_size is {data.global_batch_size}, no multiple of {at_once}"
+            f" ({data.batch_size} on {trainer.devices * trainer.num_nodes} devices). Set"
+            " --data.batch_size to what divides it, or --data.global_batch_size null."
+        )
+    if is_new and trainer.accumulate_grad_batches not in (1, accumulate):
+        raise UserError(
+            f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, but the global"
+            f" batch of {data.global_batch_size} takes {accumulate}. Leave one of the two out."
+        )
+    trainer.accumulate_grad_batches = accumulate
+
+
 def device_name(machine: hardware.Machine, accelerator: str) -> str:
     if accelerator == "cuda":
         return machine.gpus[0].name

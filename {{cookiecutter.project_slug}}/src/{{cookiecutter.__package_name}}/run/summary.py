@@ -1,6 +1,7 @@
 """What is said and drawn when a run ends."""
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data.datamodule import ImageData
-from ..data.resident import PADDING_LABEL, ResidentEvalLoader
-from ..data.sources import Images
+from ..data.resident import PADDING_LABEL, Batch
 from .folder import shown
 from .pictures import draw_curves, draw_predictions
 
@@ -20,39 +20,42 @@ MOST_PREDICTIONS = 500  # validation images that are looked at for the picture
 def draw_pictures(folder: Path, model: L.LightningModule, data: ImageData) -> None:
     """Draw curves.png, and predictions.png from the validation images, into the run's folder."""
     draw_curves(folder / "metrics.csv").savefig(folder / "curves.png", dpi=110)
-    val, classes = data.splits.val, data.splits.classes
-    some = Images(val.pixels[:MOST_PREDICTIONS], val.labels[:MOST_PREDICTIONS])
-    probabilities = predict(model, some, data.eval_batch_size)
-    figure = draw_predictions(some.pixels, some.labels, probabilities, classes)
+    some = data.eval_dataloader(data.splits.val.first(MOST_PREDICTIONS), alone=True)
+    figure = draw_predictions(*predict(model, some), data.splits.classes)
     figure.savefig(folder / "predictions.png", dpi=110)
 
 
 @torch.inference_mode()
-def predict(model: L.LightningModule, images: Images, batch_size: int) -> Tensor:
-    """Return the probabilities (n, classes) of the images, in order, on the CPU."""
+def predict(model: L.LightningModule, batches: Iterable[Batch]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return, on the CPU, pixels (n, height, width, 3), labels (n,), probabilities (n, classes)."""
     device = model.trainer.strategy.root_device  # the Trainer has left the weights on the CPU
     model.to(device).eval()
     parts = []
     eager = torch.compiler.set_stance("force_eager")  # a few images do not pay for compiling anew
     with eager, model.trainer.precision_plugin.forward_context():
-        for batch in ResidentEvalLoader(images, batch_size, device):
-            probabilities = model(batch.images).float().softmax(1)
-            parts.append(probabilities[batch.labels != PADDING_LABEL].cpu())
-    return torch.cat(parts)
+        for images, labels, *_ in batches:
+            probabilities = model(images.to(device)).float().softmax(1)
+            whole = images.permute(0, 2, 3, 1), labels, probabilities
+            parts.append([part[labels != PADDING_LABEL].cpu() for part in whole])
+    pixels, truth, shares = map(torch.cat, zip(*parts, strict=True))
+    return pixels, truth, shares
 
 
 def say_start(record: dict[str, Any], decisions: dict[str, str]) -> None:
     """Print what a run was decided to be, before its first step."""
     data = record["data"]
-    counts = ", ".join(f"{n:,} {name}" for name, n in data["images"].items())
-    _block(
-        f"{record['recipe']}, seed {record['seed']}",
-        {
-            "device": decisions["device"],
-            "precision": decisions["precision"],
-            "data": f"{counts} images, {data['loader']} on the device as uint8",
-        },
-    )
+    counts = ", ".join(f"{n:,} {name}" for name, n in data["images"].items() if n)
+    batch, whole = (record["config"]["data"][key] for key in ("batch_size", "global_batch_size"))
+    parts = whole // batch
+    rows = {
+        "device": decisions["device"],
+        "precision": decisions["precision"],
+        "data": f"{counts} images, {data['loader']}",
+        "batch": f"{whole} images a step" + (f": {parts} x {batch}" if parts > 1 else ""),
+    }
+    _block(f"{record['recipe']}, seed {record['seed']}", rows)
+    for remark in data["remarks"]:
+        print(f"remark: {remark}\n", flush=True)
 
 
 def say_fit(folder: Path, record: dict[str, Any]) -> None:

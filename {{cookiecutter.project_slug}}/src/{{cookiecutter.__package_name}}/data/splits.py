@@ -1,0 +1,96 @@
+"""What a source returns: three splits, either of pixels or of files."""
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from ..errors import UserError
+
+
+@dataclass(frozen=True)
+class Images:
+    """One split in memory: `pixels` uint8 (n, height, width, 3), `labels` int64 (n,)."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, n: int) -> "Images":
+        return Images(self.pixels[:n], self.labels[:n])
+
+    def content(self) -> str:
+        """Return SHA-256 over every pixel and label."""
+        content = hashlib.sha256(repr(tuple(self.pixels.shape)).encode())
+        content.update(self.pixels.numpy().tobytes())
+        content.update(self.labels.numpy().tobytes())
+        return content.hexdigest()
+
+
+@dataclass(frozen=True)
+class Files:
+    """One split of image files: `paths` bytes (n,), `labels` int64 (n,), `sha256` of each file."""
+
+    paths: np.ndarray
+    labels: Tensor
+    sha256: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Path:
+        return Path(os.fsdecode(self.paths[index]))
+
+    def first(self, n: int) -> "Files":
+        return Files(self.paths[:n], self.labels[:n], self.sha256[:n])
+
+    def content(self) -> str:
+        """Return SHA-256 over every file's content and label; where the files lie is not in it."""
+        content = hashlib.sha256(" ".join(self.sha256).encode())
+        content.update(self.labels.numpy().tobytes())
+        return content.hexdigest()
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set: what it is trained on, chosen by and, once, scored on.
+
+    `remarks` are sentences about it that its owner should read: images left out, and the like.
+    """
+
+    classes: tuple[str, ...]
+    train: Images | Files
+    val: Images | Files
+    test: Images | Files
+    remarks: tuple[str, ...] = field(default=(), kw_only=True)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the classes and the content of all three splits."""
+        parts = [
+            repr(self.classes),
+            *(part.content() for part in (self.train, self.val, self.test)),
+        ]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def located(path: str, must_exist: bool = True) -> Path:
+    """Return where a path of the configuration leads: from here, or else from the project's folder.
+
+    Raises:
+        UserError: there is nothing, and there must be.
+    """
+    from_here, from_project = Path(path).expanduser(), Path(__file__).parents[3] / path
+    if from_here.exists():
+        return from_here.absolute()
+    if must_exist and not from_project.exists():
+        raise UserError(
+            f"{from_here.absolute()} does not exist. Put the images there, or name another place"
+            " with --data.options.path."
+        )
+    return from_project
