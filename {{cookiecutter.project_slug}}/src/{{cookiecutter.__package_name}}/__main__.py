@@ -4,7 +4,6 @@
 checkpoint. Every key of the configuration is a flag as well: --trainer.max_epochs 3.
 """
 
-import errno
 import os
 import sys
 from contextlib import nullcontext
@@ -21,11 +20,16 @@ from . import hardware
 from .classifier import ImageClassifier
 from .data.datamodule import ImageData
 from .errors import UserError
+from .nvml import prefer_idle_gpus
 from .run import quiet_lightning
 from .run.callbacks import Progress, StepSeed, Throughput
 from .run.checkpoint import keep_checkpoints
+from .run.faults import explain
 from .run.folder import project_root
+from .run.gpu_usage import GpuUsage
 from .run.launch import is_launched, is_rank_zero, launch
+from .run.memory import OutOfMemory
+from .run.mistakes import Parser
 from .run.record import RunRecord, digest, interrupted_by
 from .run.resolve import choose_folder, decide, divide_batch, expand_run, recipe_of
 from .run.summary import draw_pictures, say_fit, say_predictions, say_scores, say_start
@@ -46,6 +50,7 @@ class Training(LightningCLI):
             ImageClassifier,
             ImageData,
             args=self.arguments,
+            parser_class=Parser,
             parser_kwargs={name: dict(defaults) for name in self.subcommands()},
             save_config_callback=None,
             seed_everything_default=0,
@@ -71,11 +76,13 @@ class Training(LightningCLI):
         if config.data.seed is None:
             config.data.seed = config.seed_everything
         config.trainer.default_root_dir = str(folder)
-        self.run_folder, self.speed = folder, Throughput()
+        self.run_folder, self.speed, self.gpu = folder, Throughput(), GpuUsage(folder)
         self.checkpoints = keep_checkpoints(folder)
         self.trainer_defaults["callbacks"] = [
             Progress(),
             self.speed,
+            self.gpu,
+            OutOfMemory(folder),
             StepSeed(config.seed_everything),
             ContinueMetrics(),
             self.checkpoints,
@@ -118,6 +125,7 @@ class Training(LightningCLI):
                 "images_per_second": self.speed.images_per_second,
                 "best val/accuracy": None if best is None else float(best),
                 **{name: float(metrics[name]) for name in metrics if name.startswith("val/")},
+                "gpu": self.gpu.summary(),
                 "weights_sha256": digest(model.state_dict()),
             }
             self.record.update(compile={"mode": mode, "why": why}, results=results)
@@ -148,13 +156,15 @@ class Training(LightningCLI):
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, 2 for a mistake in it, 130, 143."""
     quiet_lightning()
+    prefer_idle_gpus()
     try:
         Training(sys.argv[1:] if arguments is None else arguments, project_root())
     except UserError as error:
         return _say(f"error: {error}", 2)
     except BaseException as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            return _say("error: the disk is full. Free space, then go on with: make resume", 2)
+        if page := explain(error):
+            print(f"error: {page}", file=sys.stderr)  # from whichever process it happened in
+            return 2
         signal = interrupted_by(error)
         if signal is None:
             raise

@@ -68,6 +68,7 @@ def say_fit(folder: Path, record: dict[str, Any]) -> None:
         {
             "validation accuracy": "not measured" if best is None else f"{best:.2%}",
             "speed": "too short to tell" if speed is None else f"{speed:,.0f} images/s",
+            **({"GPU": _usage(results["gpu"])} if results["gpu"] else {}),
             "torch.compile": f"{mode}: {compiled['why']}",
             "run folder": shown(folder),
             "how it learned": shown(folder / "curves.png"),
@@ -75,6 +76,11 @@ def say_fit(folder: Path, record: dict[str, Any]) -> None:
             "next": "make evaluate (the test images, once) · change networks.py · make train again",
         },
     )
+
+
+def _usage(gpu: dict[str, Any]) -> str:
+    heat, memory = gpu["temperature_celsius"], gpu["memory_gib"]
+    return f"{gpu['busy_percent']}% busy, up to {heat} °C and {memory} GiB"
 
 
 def say_scores(folder: Path, scores: dict[str, float]) -> None:

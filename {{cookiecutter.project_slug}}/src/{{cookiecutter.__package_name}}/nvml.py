@@ -1,0 +1,120 @@
+"""What NVIDIA's driver says of the GPUs: who uses them, how busy and how hot they are.
+
+It is asked through NVML, without touching CUDA; where there is no driver there are no GPUs.
+"""
+
+import os
+import pwd
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pynvml
+
+
+@dataclass(frozen=True)
+class GpuState:
+    """A GPU at this moment: memory in bytes, `busy` in percent, `temperature` in °C.
+
+    `users` are (process id, bytes of memory) of whoever computes on it.
+    """
+
+    index: int
+    uuid: str
+    name: str
+    used: int
+    busy: int
+    temperature: int
+    users: tuple[tuple[int, int], ...] = ()
+
+
+def gpu_states() -> list[GpuState]:
+    """Return the state of every GPU of the machine, in the driver's order."""
+    if not _driver_is_there():
+        return []
+    count = pynvml.nvmlDeviceGetCount()
+    return [_state(pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count)]
+
+
+def gpu_state(uuid: str) -> GpuState | None:
+    """Return the state of the GPU of that UUID, as torch names it; None if the driver can't say."""
+    if not _driver_is_there():
+        return None
+    try:
+        return _state(pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
+    except pynvml.NVMLError:  # a slice of a GPU (MIG) has a UUID of another kind
+        return None
+
+
+def idle_first(states: Sequence[GpuState]) -> list[GpuState]:
+    """Return the GPUs in the order in which to use them: nobody's first, then the emptiest."""
+    return sorted(states, key=lambda gpu: (bool(gpu.users), gpu.used >> 30, gpu.index))
+
+
+def prefer_idle_gpus() -> None:
+    """Let CUDA count this machine's GPUs idle ones first, unless somebody has chosen some.
+
+    It has to be called before CUDA is touched.
+    """
+    states = gpu_states()
+    chosen = "CUDA_VISIBLE_DEVICES" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+    if len(states) > 1 and not chosen:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in idle_first(states))
+
+
+def other_users(gpu: GpuState, own_bytes: int = 0) -> dict[str, int]:
+    """Return who else computes on a GPU, as 'python (pid 17, ada)', and bytes of memory.
+
+    In a container the driver numbers processes as the host does: there, this process is the one
+    whose memory comes closest to its own `own_bytes`, if it has any.
+    """
+    users = {pid: memory for pid, memory in gpu.users if pid != os.getpid()}
+    if own_bytes and users and len(users) == len(gpu.users):
+        users.pop(min(users, key=lambda pid: abs(users[pid] - own_bytes)))
+    return {f"{_program(pid)} (pid {pid}, {_owner(pid)})": memory for pid, memory in users.items()}
+
+
+@cache
+def _driver_is_there() -> bool:
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return False
+    return True
+
+
+def _state(handle: Any) -> GpuState:
+    def ask(question: Any, *arguments: Any) -> Any:
+        try:
+            return question(handle, *arguments)
+        except pynvml.NVMLError:  # some GPUs, drivers and containers leave a question unanswered
+            return None
+
+    rates, memory = ask(pynvml.nvmlDeviceGetUtilizationRates), ask(pynvml.nvmlDeviceGetMemoryInfo)
+    users = ask(pynvml.nvmlDeviceGetComputeRunningProcesses) or []
+    return GpuState(
+        index=pynvml.nvmlDeviceGetIndex(handle),
+        uuid=pynvml.nvmlDeviceGetUUID(handle),
+        name=pynvml.nvmlDeviceGetName(handle),
+        used=memory.used if memory else 0,
+        busy=rates.gpu if rates else 0,
+        temperature=ask(pynvml.nvmlDeviceGetTemperature, pynvml.NVML_TEMPERATURE_GPU) or 0,
+        users=tuple((user.pid, user.usedGpuMemory or 0) for user in users),
+    )
+
+
+def _program(pid: int) -> str:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
+    except OSError:
+        return "a process"
+    return Path(os.fsdecode(command)).name or "a process"
+
+
+def _owner(pid: int) -> str:
+    try:
+        return pwd.getpwuid(Path(f"/proc/{pid}").stat().st_uid).pw_name
+    except (OSError, KeyError):
+        return "outside of this container"

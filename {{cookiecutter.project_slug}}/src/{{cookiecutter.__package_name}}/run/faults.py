@@ -1,0 +1,20 @@
+"""What went wrong outside of the code, and what to do about it: errors that have a known mend."""
+
+import errno
+
+from .memory import out_of_memory
+
+
+def explain(error: BaseException) -> str | None:
+    """Return a page on an error that its reader can mend, or None: then it needs its traceback."""
+    if cause := out_of_memory(error):
+        notes = getattr(error, "__notes__", None) or [f"out of GPU memory: {cause}"]
+        return "\n".join(notes)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "the disk is full. Free space, then go on with: make resume"
+    if "DataLoader worker" in str(error):
+        return (
+            f"{str(error).splitlines()[0]} It was ended by the system, mostly for want of memory:"
+            " take fewer workers with --data.workers, or --data.prefetch 2, then: make resume"
+        )
+    return None
