@@ -9,7 +9,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lock clean
+.PHONY: help demo test lint lock newest clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,9 @@ lock: $(READY) ## renew every lock: this folder's, the generated project's, the 
 	cd $(DEMO) && python "$(LOCK)"
 	cp $(DEMO)/requirements.lock $(DEMO)/torch-cu130.lock "{{cookiecutter.project_slug}}"
 	cd image && python "$(LOCK)" --constraint ../$(DEMO)/requirements.lock --constraint ../$(DEMO)/torch-cu130.lock
+
+newest: $(READY) ## write the newest torch, torchvision, lightning where versions live; then: make lock test
+	python newest_versions.py
 
 clean: ## remove the demo, the environment and the caches
 	rm -rf build .venv .pytest_cache .ruff_cache

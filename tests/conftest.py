@@ -1,6 +1,7 @@
 """Real bakes for every test: of the template as git would commit it, and apart from this user's own
 cookiecutter and git settings."""
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import pytest
 from cookiecutter.main import cookiecutter as cookiecutter_api
 
 TEMPLATE = Path(__file__).parents[1]
+QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text())
 BIN = Path(sys.executable).parent
 
 

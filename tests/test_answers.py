@@ -9,7 +9,7 @@ import tomllib
 
 import pytest
 import yaml
-from conftest import TEMPLATE, BakedProject
+from conftest import QUESTIONS, TEMPLATE, BakedProject
 
 HOOKS = sorted((TEMPLATE / "hooks").glob("*.py"))
 SHA256 = "@sha256:" + "0123456789abcdef" * 4
@@ -165,7 +165,7 @@ def test_slug_is_derived_from_the_name(bake, name, slug):
 @pytest.mark.parametrize("image", GOOD_IMAGES)
 def test_image_without_tag_gets_the_tag_of_torch_and_cuda(bake, image):
     dockerfile = bake({"universal_image": image, "cuda": "cu126"}).path / "Dockerfile"
-    expected = GOOD_IMAGES[image].format(tag="2.11.0-cu126")
+    expected = GOOD_IMAGES[image].format(tag=f"{QUESTIONS['_torch_version']}-cu126")
     assert f"UNIVERSAL_IMAGE={expected}\n" in dockerfile.read_text()
 
 

@@ -1,15 +1,13 @@
 """Every option and every way to call cookiecutter gives a whole project."""
 
-import json
 import os
 import re
 import shutil
 import time
 
 import pytest
-from conftest import TEMPLATE, BakedProject, commit_all, git
+from conftest import QUESTIONS, TEMPLATE, BakedProject, commit_all, git
 
-QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text())
 OPTIONS = [(name, choice) for name in ("license", "cuda") for choice in QUESTIONS[name]]
 LICENCES = {
     "MIT": "Permission is hereby granted, free of charge",

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from conftest import BIN, TEMPLATE, BakedProject, commit_all, execute, git
+from conftest import BIN, QUESTIONS, TEMPLATE, BakedProject, commit_all, execute, git
 
 ENVIRONMENT = TEMPLATE / "build" / "test-venv"
 VARIANTS = {
@@ -63,7 +63,7 @@ def locked(project: BakedProject) -> set[tuple[str, str]]:
 def test_setup_installs_what_the_locks_name(make, default_project, in_environment):
     frozen = default_project.run("uv", "pip", "freeze", "--python", ENVIRONMENT, env=in_environment)
     installed = set(re.findall(r"^(\S+)==(\S+)$", frozen.stdout, re.MULTILINE))
-    assert ("torch", "2.11.0") in installed
+    assert ("torch", QUESTIONS["_torch_version"]) in installed
     assert installed - locked(default_project) == set()
     check = default_project.run("uv", "pip", "check", "--python", ENVIRONMENT, env=in_environment)
     assert check.returncode == 0, check.stderr
@@ -140,7 +140,8 @@ def test_adding_a_package_leaves_torch_alone(make, bake):
     assert "timm" in dict(locked(project))
     assert (project.path / "torch-cu130.lock").read_text() == before
     command = "import timm, torch; print(torch.__version__)"
-    assert project.run(ENVIRONMENT / "bin" / "python", "-c", command).stdout.startswith("2.11.0")
+    version = project.run(ENVIRONMENT / "bin" / "python", "-c", command).stdout
+    assert version.startswith(QUESTIONS["_torch_version"])
 
 
 def test_the_notebook_runs_from_top_to_bottom(make, default_project, in_environment, tmp_path):
