@@ -51,6 +51,7 @@ def say_start(record: dict[str, Any], decisions: dict[str, str]) -> None:
             "device": decisions["device"],
             "precision": decisions["precision"],
             "data": f"{counts} images, {data['loader']} on the device as uint8",
+            **{name: decisions[name] for name in ("wandb",) if name in decisions},
         },
     )
 
