@@ -1,6 +1,7 @@
 """What the tests share: the command line, called in this process, and one finished run."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,20 @@ import torch
 from {{ cookiecutter.__package_name }}.__main__ import main
 
 Command = Callable[..., int]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the caller's wandb account and proxies from the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("WANDB_")]:
+            patch.delenv(name)
+        empty = tmp_path_factory.mktemp("no_account")
+        patch.setenv("NETRC", str(empty / "netrc"))
+        patch.setenv("WANDB_CONFIG_DIR", str(empty))
+        for name in ("NO_PROXY", "no_proxy"):
+            patch.setenv(name, "127.0.0.1")
+        yield
 
 
 @pytest.fixture(scope="session")

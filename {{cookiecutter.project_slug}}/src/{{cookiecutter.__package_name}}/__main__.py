@@ -15,6 +15,7 @@ import lightning as L
 import torch
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
 
 from . import hardware
 from .classifier import ImageClassifier
@@ -33,6 +34,7 @@ from .run.mistakes import Parser
 from .run.record import RunRecord, digest, interrupted_by
 from .run.resolve import choose_folder, decide, divide_batch, expand_run, recipe_of
 from .run.summary import draw_pictures, say_fit, say_predictions, say_scores, say_start
+from .run.trackers import Follower, Tracking, decide_tracking, followers
 from .run.tracking import ContinueMetrics, MetricsCSV
 
 EXIT_STATUS = {"SIGINT": 130, "SIGTERM": 143}
@@ -59,6 +61,7 @@ class Training(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
+        parser.add_class_arguments(Tracking, "tracking")
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
@@ -87,7 +90,9 @@ class Training(LightningCLI):
             ContinueMetrics(),
             self.checkpoints,
         ]
+        self.followers: list[Follower] = []
         if self.subcommand == "fit" and is_rank_zero():
+            self.decisions |= decide_tracking(config.tracking, self.root)
             resolved = self._parser(self.subcommand).dump(config, skip_unset=False)
             self.record = RunRecord.start(
                 folder,
@@ -100,14 +105,20 @@ class Training(LightningCLI):
                 config=yaml.safe_load(resolved),
             )
             self.record.newest_config().write_text(resolved)
+            mode = self.decisions.get("wandb", "disabled").split(":")[0]
+            settings = yaml.safe_load(resolved)
+            self.followers = followers(config.tracking, mode, self.record, settings)
 
     def instantiate_classes(self) -> None:
         with self.record.watch() if self.record else nullcontext():
             super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        csv_logger = [MetricsCSV(self.run_folder)] if self.subcommand == "fit" else False
-        return super().instantiate_trainer(logger=csv_logger, **kwargs)
+        ours = [MetricsCSV(self.run_folder, self.followers)] if self.subcommand == "fit" else []
+        theirs = self._get(self.config_init, "trainer")["logger"]  # null, a bool, one or a list
+        theirs = theirs if isinstance(theirs, list) else [theirs]
+        loggers = [*ours, *(logger for logger in theirs if isinstance(logger, Logger))]
+        return super().instantiate_trainer(logger=loggers or False, **kwargs)
 
     def fit(self, model: ImageClassifier, **kwargs: Any) -> None:
         if self.record is None:

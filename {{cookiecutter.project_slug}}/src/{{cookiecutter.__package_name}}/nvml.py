@@ -76,6 +76,15 @@ def other_users(gpu: GpuState, own_bytes: int = 0) -> dict[str, int]:
     return {f"{_program(pid)} (pid {pid}, {_owner(pid)})": memory for pid, memory in users.items()}
 
 
+def in_use() -> str:
+    """Return which GPUs others compute on, such as 'GPU 0 by python (pid 17, ada), 12.3 GiB'."""
+    return "; ".join(
+        f"GPU {gpu.index} by {name}, {memory / 2**30:.1f} GiB"
+        for gpu in gpu_states()
+        for name, memory in other_users(gpu).items()
+    )
+
+
 @cache
 def _driver_is_there() -> bool:
     try:

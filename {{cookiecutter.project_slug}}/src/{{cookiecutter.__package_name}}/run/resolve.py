@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .. import hardware
+from .. import hardware, nvml
 from ..errors import UserError
 from .checkpoint import find_checkpoint
 from .folder import find_run, new_run_folder, shown
@@ -46,10 +46,12 @@ def decide(trainer: Any, machine: hardware.Machine) -> dict[str, str]:
     if trainer.precision is None:
         trainer.precision, why = hardware.precision(machine, trainer.accelerator)
     count, device = trainer.devices, device_name(machine, trainer.accelerator)
-    return {
+    decisions = {
         "device": f"{count} x {device}" if count > 1 else device,
         "precision": f"{trainer.precision}: {why}",
     }
+    in_use = nvml.in_use() if trainer.accelerator == "cuda" and is_rank_zero() else ""
+    return decisions | ({"GPUs in use": in_use} if in_use else {})
 
 
 def divide_batch(data: Any, trainer: Any, is_new: bool) -> None:

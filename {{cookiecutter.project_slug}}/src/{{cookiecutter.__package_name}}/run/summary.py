@@ -52,6 +52,7 @@ def say_start(record: dict[str, Any], decisions: dict[str, str]) -> None:
         "precision": decisions["precision"],
         "data": f"{counts} images, {data['loader']}",
         "batch": f"{whole} images a step" + (f": {parts} x {batch}" if parts > 1 else ""),
+        **{name: decisions[name] for name in ("wandb", "GPUs in use") if name in decisions},
     }
     _block(f"{record['recipe']}, seed {record['seed']}", rows)
     for remark in data["remarks"]:

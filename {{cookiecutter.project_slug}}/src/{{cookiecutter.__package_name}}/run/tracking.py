@@ -2,25 +2,27 @@
 
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-Row = dict[str, Any]
+from .trackers import Follower, Row
 
 
 class MetricsCSV(Logger):
     """Write what is logged to `folder`/metrics.csv; values of the same step share a row.
 
     Rows are appended as steps pass; only a column that was never seen before rewrites the file.
+    Each follower is told the rows whose step is over; the last of an interrupted run may be not.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, followers: Sequence[Follower] = ()) -> None:
         super().__init__()
+        self.followers = followers
         self.path = folder / "metrics.csv"
         self.columns = ["step", "epoch"]
         self.row: Row = {}
@@ -43,6 +45,7 @@ class MetricsCSV(Logger):
         step = 0 if step is None else step
         if self.row and self.row["step"] != step:
             self._append()
+            self._tell("log", self.row)
             self.row = {}
         elif self.written:
             self._rewrite(read_metrics(self.path)[:-1])
@@ -58,6 +61,9 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self._append()
+        if self.row and status == "success":
+            self._tell("log", self.row)
+        self._tell("finish", status == "success")
 
     @rank_zero_only
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
@@ -67,12 +73,17 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def go_on_from(self, step: int) -> None:
         """Keep what an earlier process logged before that many steps, and drop what came after."""
-        if not self.path.exists():
-            return
-        rows = [row for row in read_metrics(self.path) if row["step"] < step]
+        there = self.path.exists()
+        rows = [row for row in read_metrics(self.path) if row["step"] < step] if there else []
         self.columns = list(dict.fromkeys([*self.columns, *(name for row in rows for name in row)]))
-        self._rewrite(rows)
+        if there:
+            self._rewrite(rows)
         self.row, self.written = (rows[-1], True) if rows else ({}, False)
+        self._tell("start", rows[:-1])  # the last step may not be over
+
+    def _tell(self, step: Literal["start", "log", "finish"], what: Any) -> None:
+        for follower in self.followers:
+            follower.tell(step, what)
 
     def _append(self) -> None:
         if not self.row or self.written:
