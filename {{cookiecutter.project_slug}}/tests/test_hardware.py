@@ -54,6 +54,14 @@ def test_a_machine_without_a_compiler_says_what_to_install():
     assert "python3-dev" in why
 
 
+def test_workers_follow_the_cores_that_are_really_there():
+    assert hardware.workers(H200, 1) == 15  # one core for the training process
+    assert hardware.workers(A100, 8) == 7
+    assert hardware.workers(A100, 1) == 16
+    assert hardware.workers(CONTAINER, 1) == 1  # 128 cores, of which the quota leaves 2.5
+    assert hardware.workers(hardware.Machine("Linux", "x86_64", 1), 1) == 0
+
+
 def test_the_flag_wins_over_the_hardware():
     assert hardware.compile_mode(H200, "cuda", 1, math.inf, False)[0] is None
     assert hardware.compile_mode(LAPTOP, "cpu", 1, 2, True)[0] == "default"

@@ -203,10 +203,10 @@ def test_compiling_changes_neither_the_keys_nor_the_loss(call, tmp_path, capsys,
     assert losses["true"] == pytest.approx(losses["false"], rel=tolerance)
 
 
-@pytest.mark.parametrize("config", sorted(Path("configs").glob("[!b]*.yaml")), ids=lambda c: c.stem)
-def test_every_recipe_trains_two_steps(config, call, tmp_path):
+@pytest.mark.parametrize("recipe", ["digits", "synthetic"])
+def test_a_recipe_trains_two_steps(recipe, call, tmp_path):
     two_steps = ("--trainer.max_steps", "2", "--data.eval_batch_size", "100")
-    assert call("fit", "--config", str(config), *two_steps, folder=tmp_path) == 0
+    assert call("fit", "--config", f"configs/{recipe}.yaml", *two_steps, folder=tmp_path) == 0
     assert read(tmp_path)["results"]["steps"] == 2
 
 
@@ -241,23 +241,6 @@ def test_a_terminated_run_says_so_and_exits_143(tmp_path):
     assert process.returncode == 143, error
     assert "make resume" in error
     assert read(tmp_path)["state"] == "interrupted"
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (("--model.network", "resnet81"), "Known: small_cnn"),
-        (("--data.source", "digit"), "Known: digits"),
-        (("--data.batch_size", "5000"), "Set --data.batch_size to 1077 or less"),
-        (("--trainer.devices", "nine"), "CUDA_VISIBLE_DEVICES"),
-    ],
-)
-def test_a_mistake_is_one_line_that_says_what_to_do(flags, message, call, capsys, tmp_path):
-    assert call("fit", *DIGITS, *flags, folder=tmp_path) == 2
-    error = capsys.readouterr().err.strip()
-    assert error.startswith("error: ") and "\n" not in error
-    assert message in error
-    assert not (tmp_path / "run.json").exists() or read(tmp_path)["state"] == "failed"
 
 
 def test_a_folder_is_trained_by_one_process_at_a_time(trained, call, capsys):

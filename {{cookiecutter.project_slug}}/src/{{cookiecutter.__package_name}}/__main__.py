@@ -1,7 +1,8 @@
 """python -m <package> fit|validate|test|predict --config configs/NAME.yaml
 
 `--run FOLDER` (or `--run latest`) goes on with a run: fit resumes it, the others load its best
-checkpoint. Every key of the configuration is a flag as well: --trainer.max_epochs 3.
+checkpoint. `--seeds "1 2 3"` trains one run a seed and says the spread. Every key of the
+configuration is a flag as well: --trainer.max_epochs 3.
 """
 
 import os
@@ -33,6 +34,7 @@ from .run.memory import OutOfMemory
 from .run.mistakes import Parser
 from .run.record import RunRecord, digest, interrupted_by
 from .run.resolve import choose_folder, decide, divide_batch, expand_run, recipe_of
+from .run.seeds import take_seeds, train_seeds
 from .run.summary import draw_pictures, say_fit, say_predictions, say_scores, say_start
 from .run.trackers import Follower, Tracking, decide_tracking, followers
 from .run.tracking import ContinueMetrics, MetricsCSV
@@ -169,7 +171,11 @@ def main(arguments: list[str] | None = None) -> int:
     quiet_lightning()
     prefer_idle_gpus()
     try:
-        Training(sys.argv[1:] if arguments is None else arguments, project_root())
+        root = project_root()
+        rest, seeds = take_seeds(sys.argv[1:] if arguments is None else arguments)
+        if seeds:
+            return train_seeds(rest, seeds, root)
+        Training(rest, root)
     except UserError as error:
         return _say(f"error: {error}", 2)
     except BaseException as error:

@@ -47,7 +47,7 @@ def say_start(record: dict[str, Any], decisions: dict[str, str]) -> None:
     counts = ", ".join(f"{n:,} {name}" for name, n in data["images"].items() if n)
     batch, whole = (record["config"]["data"][key] for key in ("batch_size", "global_batch_size"))
     parts = whole // batch
-    rows = {
+    rows: dict[str, str] = {
         "device": decisions["device"],
         "precision": decisions["precision"],
         "data": f"{counts} images, {data['loader']}",
