@@ -9,16 +9,21 @@ import {{ cookiecutter.__package_name }}
 
 SOURCE = Path({{ cookiecutter.__package_name }}.__file__).parent
 LEAVES = {"hardware", "errors"}
+MODEL = {"networks", "torchvision_networks", "backbones", "checks", "metrics", "optimizers"}
 MAY_KNOW = {
     "errors": set(),
     "hardware": {"errors"},
-    "networks": LEAVES,
+    "torchvision_networks": LEAVES,
+    "networks": LEAVES | {"torchvision_networks"},
+    "backbones": LEAVES,
+    "checks": LEAVES,
+    "metrics": LEAVES,
     "optimizers": LEAVES,
     "data": LEAVES,
-    "classifier": LEAVES | {"networks", "optimizers", "data"},
+    "classifier": LEAVES | MODEL | {"data"},
     "run": LEAVES | {"data"},
-    "__main__": LEAVES | {"classifier", "data", "run"},
-    "tools": LEAVES | {"networks", "optimizers", "data", "classifier", "run"},
+    "__main__": LEAVES | {"checks", "classifier", "data", "run"},
+    "tools": LEAVES | MODEL | {"data", "classifier", "run"},
 }
 
 
@@ -53,7 +58,7 @@ def test_imports_go_one_way(path):
 
 def test_training_is_read_in_an_afternoon():
     needed = [path for path in files() if room(path) != "tools"]
-    assert sum(len(path.read_text().splitlines()) for path in needed) <= 2200
+    assert sum(len(path.read_text().splitlines()) for path in needed) <= 2700
 
 
 def test_files_are_small():
