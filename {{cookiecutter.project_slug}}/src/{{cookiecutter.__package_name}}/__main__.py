@@ -18,6 +18,7 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from . import hardware
+from .checks import check_checkpoint_file
 from .classifier import ImageClassifier
 from .data.datamodule import ImageData
 from .errors import UserError
@@ -54,6 +55,13 @@ class Training(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the model as configured: Lightning would let a checkpoint overrule every flag."""
+        stage = self.config.subcommand
+        config = self.config[stage]
+        if config.ckpt_path:
+            check_checkpoint_file(config.ckpt_path, config.model.as_dict(), stage == "fit")
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
