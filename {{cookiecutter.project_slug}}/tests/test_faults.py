@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,8 @@ def test_gpus_that_nobody_uses_come_first():
 
 def test_others_on_a_gpu_are_named_with_their_owner():
     with subprocess.Popen(["sleep", "60"]) as process:
+        while b"60" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+            time.sleep(0.01)  # until it is sleep, and not yet Python's copy of itself
         state = gpu(0, [(process.pid, 5 << 30), (os.getpid(), 7 << 30), (2**22 + 1, 1 << 30)])
         try:
             users = nvml.other_users(state)

@@ -22,6 +22,7 @@ from . import hardware
 from .classifier import ImageClassifier
 from .data.datamodule import ImageData
 from .errors import UserError
+from .model.checks import check_checkpoint_file
 from .nvml import prefer_idle_gpus
 from .run import quiet_lightning
 from .run.callbacks import Progress, StepSeed, Throughput
@@ -34,6 +35,7 @@ from .run.memory import OutOfMemory
 from .run.mistakes import Parser
 from .run.record import RunRecord, digest, interrupted_by
 from .run.resolve import choose_folder, decide, divide_batch, expand_run, recipe_of
+from .run.results import results_of
 from .run.seeds import take_seeds, train_seeds
 from .run.summary import draw_pictures, say_fit, say_predictions, say_scores, say_start
 from .run.trackers import Follower, Tracking, decide_tracking, followers
@@ -65,6 +67,13 @@ class Training(LightningCLI):
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.add_class_arguments(Tracking, "tracking")
 
+    def _parse_ckpt_path(self) -> None:
+        """Leave the model as configured: Lightning would let a checkpoint overrule every flag."""
+        stage = self.config.subcommand
+        config = self.config[stage]
+        if config.ckpt_path:
+            check_checkpoint_file(config.ckpt_path, config.model.as_dict(), stage == "fit")
+
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         machine = hardware.this_machine()
@@ -81,12 +90,11 @@ class Training(LightningCLI):
         if config.data.seed is None:
             config.data.seed = config.seed_everything
         config.trainer.default_root_dir = str(folder)
-        self.run_folder, self.speed, self.gpu = folder, Throughput(), GpuUsage(folder)
-        self.checkpoints = keep_checkpoints(folder)
+        self.run_folder, self.checkpoints = folder, keep_checkpoints(folder)
         self.trainer_defaults["callbacks"] = [
             Progress(),
-            self.speed,
-            self.gpu,
+            Throughput(),
+            GpuUsage(folder),
             OutOfMemory(folder),
             StepSeed(config.seed_everything),
             ContinueMetrics(),
@@ -108,8 +116,7 @@ class Training(LightningCLI):
             )
             self.record.newest_config().write_text(resolved)
             mode = self.decisions.get("wandb", "disabled").split(":")[0]
-            settings = yaml.safe_load(resolved)
-            self.followers = followers(config.tracking, mode, self.record, settings)
+            self.followers = followers(config.tracking, mode, self.record, yaml.safe_load(resolved))
 
     def instantiate_classes(self) -> None:
         with self.record.watch() if self.record else nullcontext():
@@ -132,15 +139,7 @@ class Training(LightningCLI):
             with self.record.timed("fit"):
                 self.trainer.fit(model, **kwargs)
             mode, why = model.compiled_with
-            metrics, best = self.trainer.callback_metrics, self.checkpoints.best_model_score
-            results = {
-                "steps": self.trainer.global_step,
-                "images_per_second": self.speed.images_per_second,
-                "best val/accuracy": None if best is None else float(best),
-                **{name: float(metrics[name]) for name in metrics if name.startswith("val/")},
-                "gpu": self.gpu.summary(),
-                "weights_sha256": digest(model.state_dict()),
-            }
+            results = results_of(self.trainer) | {"weights_sha256": digest(model.state_dict())}
             self.record.update(compile={"mode": mode, "why": why}, results=results)
             if self.checkpoints.best_model_path:
                 model.load_state_dict(torch.load(self.checkpoints.best_model_path)["state_dict"])

@@ -1,19 +1,27 @@
 """The Lightning module: a network, how it learns, how it is measured, and how it is made fast."""
 
+import functools
 from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
 
 from . import hardware
+from .data.datamodule import ImageData
 from .data.resident import PADDING_LABEL, Batch
 from .errors import UserError
+from .model import optimizers
+from .model.backbones import freeze_all_but_head, head_of, load_pretrained, recompute_blocks
+from .model.checks import check_checkpoint, check_network
+from .model.metrics import MeanOverImages
+from .model.optimizers import OptimizerName, ScheduleName
+from .model.torchvision_networks import weights_file
 from .networks import build_network
-from .optimizers import OptimizerName, ScheduleName, build_optimizer, build_schedule
+
+_say = rank_zero_only(functools.partial(print, flush=True))
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
@@ -22,9 +30,13 @@ class ImageClassifier(L.LightningModule):
     """Train a network to name what an image shows.
 
     Args:
-        network: a name from networks.py.
+        network: a name from networks.py, or of one of torchvision's classification networks.
         num_classes: how many classes; the command line takes it from the data.
         small_images: use the network's stem for images of about 32 by 32 pixels and less.
+        pretrained: start from torchvision's weights for this network (true), or from a file's: a
+            state dict or a run's checkpoint. Read when training starts, never when it goes on.
+        freeze_backbone: only the head learns; all else stays as it is, in eval mode.
+        activation_checkpointing: recompute blocks in the backward pass: less memory, more time.
         optimizer: sgd (with Nesterov's momentum) or adamw.
         learning_rate: the highest of the run, for the global batch.
         weight_decay: on weights only, never on biases and normalization.
@@ -42,6 +54,9 @@ class ImageClassifier(L.LightningModule):
         network: str = "small_cnn",
         num_classes: int | None = None,
         small_images: bool = False,
+        pretrained: bool | str = False,
+        freeze_backbone: bool = False,
+        activation_checkpointing: bool = False,
         optimizer: OptimizerName = "sgd",
         learning_rate: float = 0.1,
         weight_decay: float = 5e-4,
@@ -57,10 +72,25 @@ class ImageClassifier(L.LightningModule):
         if num_classes is None:
             raise UserError("model.num_classes is not set, and there are no data to take it from.")
         self.network = build_network(network, num_classes, small_images)
+        if activation_checkpointing:
+            recompute_blocks(self.network.body, network)
+        if freeze_backbone:
+            freeze_all_but_head(self.network.body, num_classes)
         if channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.compiled_with: tuple[str | None, str] = (None, "not trained")
         self.eval_loss, self.eval_accuracy = MeanOverImages(), MeanOverImages()
+        self.starts_fresh = True  # until it has trained, or has taken a checkpoint's weights
+        self.classes: list[str] | None = None  # of the data, or else of the checkpoint
+        self.train()
+
+    def train(self, mode: bool = True) -> "ImageClassifier":
+        """Set the modes for training; a frozen backbone stays in eval mode."""
+        super().train(mode)
+        if mode and self.hparams["freeze_backbone"]:
+            self.network.eval()
+            head_of(self.network.body)[1].train()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (n, num_classes) for uint8 images (n, 3, height, width)."""
@@ -108,9 +138,25 @@ class ImageClassifier(L.LightningModule):
     def setup(self, stage: str) -> None:
         if self.trainer.strategy.root_device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32 wherever float32 is left
+        data, options = self.trainer.datamodule, self.hparams  # type: ignore[attr-defined]
+        if isinstance(data, ImageData):
+            self.classes, size = list(data.splits.classes), data.image_shape[:2]
+            if stage == "fit":
+                check_network(self.network, options["network"], size, options["num_classes"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["classes"] = self.classes
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        resuming = self._trainer is not None and self.trainer.state.fn == "fit"
+        check_checkpoint(checkpoint, self.hparams, self.classes, resuming)
+        self.classes, self.starts_fresh = checkpoint.get("classes"), False
 
     def on_fit_start(self) -> None:
         """Compile in place, so that the checkpoint's keys are those of the plain network."""
+        if self.starts_fresh and self.hparams["pretrained"]:
+            self._start_from_pretrained()
+        self.starts_fresh = False
         mode, why = hardware.compile_mode(
             hardware.this_machine(),
             self.trainer.strategy.root_device.type,
@@ -119,26 +165,25 @@ class ImageClassifier(L.LightningModule):
             self.hparams["compile"],
         )
         self.compiled_with = (mode, why)
-        rank_zero_only(print)(f"torch.compile {mode or 'off'}: {why}", flush=True)
+        _say(f"torch.compile {mode or 'off'}: {why}")
         if mode is not None:
-            rank_zero_only(print)("The first step compiles the network: up to a minute, once.")
+            _say("The first step compiles the network: up to a minute, once.")
             self.network.compile(mode=mode, dynamic=False)
+
+    def _start_from_pretrained(self) -> None:
+        """Load the weights; the first process of each node downloads what is not there."""
+        wanted = self.hparams["network"], self.hparams["pretrained"]
+        if self.trainer.local_rank == 0:
+            weights_file(*wanted)
+        self.trainer.strategy.barrier()
+        _say(f"pretrained: {load_pretrained(self.network.body, weights_file(*wanted))}")
 
     def configure_optimizers(self) -> Any:
         options = self.hparams
-        optimizer = build_optimizer(
-            self.network,
-            options["optimizer"],
-            options["learning_rate"],
-            options["weight_decay"],
-            options["momentum"],
-        )
-        schedule = build_schedule(
-            optimizer,
-            options["schedule"],
-            options["warmup"],
-            self.trainer.estimated_stepping_batches,
-        )
+        chosen = ("optimizer", "learning_rate", "weight_decay", "momentum")
+        optimizer = optimizers.build_optimizer(self.network, *(options[key] for key in chosen))
+        shape, steps = options["schedule"], self.trainer.estimated_stepping_batches
+        schedule = optimizers.build_schedule(optimizer, shape, options["warmup"], steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -147,41 +192,7 @@ class ImageClassifier(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip under fused optimizers too, which Lightning 2.6.6 refuses (its issue 21435).
-
-        A fused optimizer would undo the float16 scaling inside its step; clipping needs it undone
-        before, and the scaler remembers that it was.
-        """
-        if not gradient_clip_val:
-            return
+        """Clip under fused optimizers too, which Lightning 2.6.6 refuses (its issue 21435)."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-            scaler.unscale_(optimizer)
-        if gradient_clip_algorithm == "value":
-            nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
-        else:
-            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
-
-
-class MeanOverImages(Metric):
-    """A mean over all images of all ranks, without ever waiting for the device.
-
-    torchmetrics' own MeanMetric waits to look for NaN, and told not to look it forgets the weights
-    (version 1.9.0).
-    """
-
-    total: Tensor
-    images: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, total: Tensor, images: Tensor) -> None:
-        """Add the sum of a value over that many images."""
-        self.total += total
-        self.images += images
-
-    def compute(self) -> Tensor:
-        return self.total / self.images
+        if gradient_clip_val:
+            optimizers.clip_gradients(optimizer, scaler, gradient_clip_val, gradient_clip_algorithm)

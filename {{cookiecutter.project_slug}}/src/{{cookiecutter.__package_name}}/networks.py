@@ -7,10 +7,10 @@ first layer scales and normalizes, so that training, notebook and service can't 
 from collections.abc import Callable
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from .errors import UserError
+from .model.torchvision_networks import torchvision_names, torchvision_network, unknown_network
 
 
 class Normalize(nn.Module):
@@ -69,16 +69,11 @@ def small_cnn(num_classes: int, small_images: bool) -> nn.Module:
 
 
 def resnet18(num_classes: int, small_images: bool) -> nn.Module:
-    """torchvision's ResNet-18 (He et al., 2015).
+    """torchvision's ResNet-18 (He et al., 2015); as it is here, any of its layers can be replaced.
 
-    With small_images the stem is one 3 by 3 convolution of stride 1 without pooling, as is usual
-    for images of 32 by 32 pixels: the original stem would leave 8 by 8 of them.
+    With small_images its stem keeps the resolution of images of about 32 by 32 pixels.
     """
-    network = torchvision.models.resnet18(num_classes=num_classes)
-    if small_images:
-        network.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
-        network.maxpool = nn.Identity()
-    return network
+    return torchvision_network("resnet18", num_classes, small_images)
 
 
 NETWORKS: dict[str, Callable[[int, bool], nn.Module]] = {
@@ -91,15 +86,23 @@ def build_network(name: str, num_classes: int, small_images: bool = False) -> Ne
     """Return the network of that name, ready to be given uint8 images.
 
     Args:
-        name: one of NETWORKS.
+        name: one of NETWORKS, or of torchvision's classification networks.
         num_classes: how many logits it returns.
         small_images: use the stem for images of about 32 by 32 pixels and less.
 
     Raises:
-        UserError: the name is unknown.
+        UserError: the name is unknown, or what was built is no plain nn.Module.
     """
-    if name not in NETWORKS:
+    if name in NETWORKS:
+        body = NETWORKS[name](num_classes, small_images)
+    elif name in torchvision_names():
+        body = torchvision_network(name, num_classes, small_images)
+    else:
+        raise unknown_network(name, NETWORKS)
+    if not isinstance(body, nn.Module) or isinstance(body, torch.jit.ScriptModule):
         raise UserError(
-            f"model.network is '{name}', which is unknown. Known: {', '.join(NETWORKS)}."
+            f"'{name}' in networks.py returns a {type(body).__name__}: return the plain nn.Module."
+            " torch.compile can't take a ScriptModule; a finished network is handed over with"
+            " torch.export."
         )
-    return Network(NETWORKS[name](num_classes, small_images))
+    return Network(body)

@@ -7,13 +7,14 @@ import torch
 
 
 def quiet_lightning() -> None:
-    """Keep what Lightning says of itself out of what a run says; its warnings stay, but four."""
+    """Keep what Lightning says of itself out of what a run says; its warnings stay, but five."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for expected in (
         ".*LightningCLI's args parameter.*",
         ".*exists and is not empty.*",  # as it is when resuming
         ".*your dataloader is not resumable.*",  # it goes by the Trainer's progress
+        ".*in eval mode at the start of training.*",  # as a frozen backbone is
         ".*treespec, LeafSpec.*",  # Lightning 2.6.6 on torch 2.11
     ):
         warnings.filterwarnings("ignore", expected)

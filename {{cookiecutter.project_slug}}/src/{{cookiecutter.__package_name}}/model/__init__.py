@@ -1,0 +1,1 @@
+"""What a network needs around it: known names, weights, head, optimizer, metrics, checks."""

@@ -1,0 +1,166 @@
+"""What is done to any network from outside: weights loaded, backbone frozen, blocks recomputed.
+
+Nothing here adds or renames a key of the network's state dict.
+"""
+
+import functools
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import UserError
+
+CONTAINERS = (nn.Sequential, nn.ModuleList)
+
+
+def load_pretrained(body: nn.Module, file: Path) -> str:
+    """Copy the weights in a file into a network; a head for other classes stays fresh.
+
+    Args:
+        body: the network behind its normalization.
+        file: a state dict of such a network, or a checkpoint of a run.
+
+    Returns:
+        What was done, in a few words.
+
+    Raises:
+        UserError: the file can't be read, or differs in more than the shape of the head.
+    """
+    found, own = _read_weights(file), body.state_dict()
+    name, head = head_of(body)
+    of_head = {key for key, _ in head.named_parameters(name)}
+    other_classes = any(key in found and found[key].shape != own[key].shape for key in of_head)
+    wanted = {key: own[key] for key in own if not (other_classes and key in of_head)}
+    differences = [
+        f"{key} is {tuple(found[key].shape)} in it and {tuple(wanted[key].shape)} here"
+        if key in found
+        else f"{key} is not in it"
+        for key in wanted
+        if (key in found and found[key].shape != wanted[key].shape)
+        # Files from before torch 0.4.1 do not have this count, which only an unset momentum reads.
+        or (key not in found and not key.endswith("num_batches_tracked"))
+    ]
+    differences += [f"{key} is only in it" for key in found if key not in own]
+    if differences:
+        raise UserError(
+            f"model.pretrained: {file} does not fit the network: {'; '.join(differences[:3])}"
+            f"{f' (and {len(differences) - 3} more)' if len(differences) > 3 else ''}. Choose the"
+            " model.network, and model.small_images, that it was saved from."
+        )
+    for key in wanted.keys() & found.keys():
+        wanted[key].copy_(found[key])
+    return f"weights of {file.name}" + (f", but for a fresh {name}" if other_classes else "")
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    """Return the weights in a file under today's names, without training's auxiliary heads."""
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"model.pretrained: {file} can't be read: {error.strerror}.") from error
+    except Exception as error:  # whatever the unpickler stumbles over
+        raise UserError(
+            f"model.pretrained: {file} is damaged, or holds more than weights. Save them with"
+            " torch.save(network.state_dict(), file)."
+        ) from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"model.pretrained: {file} holds no state dict, but {type(content)}.")
+    if any(key.startswith("network.body.") for key in state):  # a checkpoint of ImageClassifier
+        parts = {key.partition("network.body.")[2]: value for key, value in state.items()}
+        state = {key: value for key, value in parts.items() if key}
+    # torchvision's own files name DenseNet's layers as torch did before 0.4, with another dot.
+    names = {key: re.sub(r"(denselayer\d+\.(norm|conv))\.([12]\.)", r"\1\3", key) for key in state}
+    auxiliary = ("AuxLogits.", "aux1.", "aux2.")
+    return {names[key]: state[key] for key in state if not key.startswith(auxiliary)}
+
+
+def head_of(body: nn.Module) -> tuple[str, nn.Module]:
+    """Return name and module of a network's last layer with weights: what tells classes apart."""
+    with_weights = [
+        (name, module)
+        for name, module in body.named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+    ]
+    return with_weights[-1]
+
+
+def freeze_all_but_head(body: nn.Module, num_classes: int) -> None:
+    """Let only the head learn.
+
+    Raises:
+        UserError: the last layer with weights is not what tells the classes apart.
+    """
+    name, head = head_of(body)
+    outputs = len(next(head.parameters()))
+    if outputs != num_classes:
+        raise UserError(
+            f"model.freeze_backbone: the last layer with weights is '{name}' with {outputs} outputs"
+            f" and not the head with {num_classes}. Define the head last in the network's __init__."
+        )
+    body.requires_grad_(False)
+    head.requires_grad_(True)
+
+
+def recompute_blocks(body: nn.Module, name: str) -> None:
+    """Keep of each residual block only its input for the backward pass, which computes it anew.
+
+    A block is a composite module that stands in a Sequential or ModuleList.
+
+    Raises:
+        UserError: the network has no such blocks.
+    """
+    blocks = list(_blocks(body))
+    if not blocks:
+        raise UserError(
+            f"model.activation_checkpointing recomputes blocks, and '{name}' has none (composite"
+            " modules in an nn.Sequential): leave it out, or choose a network such as resnet50."
+        )
+    for block in blocks:
+        block.forward = MethodType(_forward_recomputed, block)  # type: ignore[method-assign]
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        composite = not isinstance(child, CONTAINERS) and next(child.children(), None) is not None
+        if isinstance(module, CONTAINERS) and composite:
+            yield child
+        else:
+            yield from _blocks(child)
+
+
+def _forward_recomputed(block: nn.Module, *inputs: Any, **named: Any) -> Any:
+    forward = type(block).forward
+    if not torch.is_grad_enabled():
+        return forward(block, *inputs, **named)
+    if not torch.compiler.is_compiling():  # the compiler never recomputes a change of a buffer
+        named["context_fn"] = functools.partial(_forward_and_recompute, block)
+    return checkpoint(forward, block, *inputs, use_reentrant=False, **named)
+
+
+def _forward_and_recompute(block: nn.Module) -> tuple[AbstractContextManager, ...]:
+    return nullcontext(), _running_statistics_kept(block)
+
+
+@contextmanager
+def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
+    """Keep BatchNorm from counting a batch again when its block is recomputed: it updates copies.
+
+    Not track_running_stats: without statistics it saves fewer tensors, which checkpoint refuses.
+    """
+    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kept = [(norm, name, value) for norm in norms for name, value in norm.named_buffers()]
+    for norm, name, value in kept:
+        setattr(norm, name, value.clone())
+    try:
+        yield
+    finally:
+        for norm, name, value in kept:
+            setattr(norm, name, value)

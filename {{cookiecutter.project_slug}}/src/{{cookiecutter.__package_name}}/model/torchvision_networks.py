@@ -1,0 +1,84 @@
+"""torchvision's classification networks by name, and where their pretrained weights are."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision import models
+
+from ..errors import UserError
+
+PRINT_ALL = "python -c 'from torchvision import models; print(*models.list_models(models))'"
+
+
+def torchvision_names() -> list[str]:
+    """Return the names of torchvision's classification networks."""
+    return models.list_models(module=models)
+
+
+def unknown_network(name: str, own: Iterable[str]) -> UserError:
+    """Return what to say of a name that is neither one of our `own` networks nor torchvision's."""
+    ours, theirs = list(own), torchvision_names()
+    close = difflib.get_close_matches(name, dict.fromkeys([*ours, *theirs]))
+    return UserError(
+        f"model.network is '{name}', which is unknown."
+        + (f" Close: {', '.join(close)}." if close else "")
+        + f" Known: {', '.join(ours)}, and torchvision's {len(theirs)}, printed by: {PRINT_ALL}"
+    )
+
+
+def torchvision_network(name: str, num_classes: int, small_images: bool) -> nn.Module:
+    """Return torchvision's network of that name with fresh weights.
+
+    With small_images the stem of a ResNet is one 3 by 3 convolution of stride 1 without pooling,
+    as is usual for images of 32 by 32 pixels: the original stem would leave 8 by 8 of them.
+
+    Raises:
+        UserError: small_images is asked of a network that is no ResNet.
+    """
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):  # auxiliary heads would make the output a tuple
+        options = {"aux_logits": False, "transform_input": True, "init_weights": True}
+    network = models.get_model(name, weights=None, num_classes=num_classes, **options)
+    if not small_images:
+        return network
+    stem = getattr(network, "conv1", None)
+    if not isinstance(stem, nn.Conv2d) or not hasattr(network, "maxpool"):
+        raise UserError(
+            f"model.small_images changes the stem of a ResNet, and '{name}' has another one: set"
+            " model.small_images to false, or choose a resnet, resnext or wide_resnet."
+        )
+    network.conv1 = nn.Conv2d(3, stem.out_channels, 3, stride=1, padding=1, bias=False)
+    network.maxpool = nn.Identity()
+    return network
+
+
+def weights_file(name: str, pretrained: bool | str) -> Path:
+    """Return the file of pretrained weights: the one named, or torchvision's, downloaded once.
+
+    Raises:
+        UserError: torchvision has none for this network, or they can't be downloaded.
+    """
+    if pretrained is not True:
+        return Path(str(pretrained)).expanduser()
+    if name not in torchvision_names():
+        raise UserError(
+            f"model.pretrained is true, and torchvision has no weights for '{name}': name a file"
+            " with --model.pretrained path/to/file.pth, or choose one of torchvision's networks."
+        )
+    url = models.get_model_weights(name).DEFAULT.url  # type: ignore[attr-defined]
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    file = folder / url.rpartition("/")[2]
+    if not file.exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(file), file.stem.rpartition("-")[2])
+        except (OSError, RuntimeError) as error:  # no network, no space; not the expected hash
+            raise UserError(
+                f"The weights {file.name} of '{name}' could not be downloaded ({error}). Put that"
+                f" file into {folder}, or name it with --model.pretrained path/to/{file.name}"
+            ) from error
+    return file
