@@ -96,7 +96,7 @@ class _Stream:
     """Batches from workers, in the order in which they are asked for."""
 
     def __init__(self, files: Files, how: Reading) -> None:
-        self.files = files
+        self.files, self.pin = files, how.pin
         self.loader: DataLoader = DataLoader(
             Reader(files, how),
             batch_size=None,  # a request is a whole batch
@@ -104,7 +104,6 @@ class _Stream:
             num_workers=how.workers,
             prefetch_factor=how.prefetch if how.workers else None,
             persistent_workers=how.workers > 0,
-            pin_memory=how.pin,
             generator=torch.Generator(),  # or else each epoch would draw from the network's
         )
 
@@ -115,7 +114,9 @@ class _Stream:
         for answer in self.loader:
             if isinstance(answer, UserError):
                 raise answer
-            yield answer
+            # Not DataLoader's own pinning: with persistent workers its thread holds up the end of
+            # the process by 5 s a worker (pytorch issue 81794).
+            yield Batch(*(part.pin_memory() for part in answer)) if self.pin else answer
 
 
 class _Asked(Iterable[Request]):
