@@ -58,12 +58,8 @@ class ImageData(L.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.crop_padding, self.flip = crop_padding, flip
         self.seed = 0 if seed is None else seed
-        counts = {
-            "batch_size": batch_size,
-            "eval_batch_size": eval_batch_size,
-            "image_size": image_size,
-            "prefetch": prefetch,
-        }
+        counts = {"batch_size": batch_size, "eval_batch_size": eval_batch_size}
+        counts |= {"image_size": image_size, "prefetch": prefetch}
         for name, value in counts.items():
             if value < 1:
                 raise UserError(f"data.{name} is {value}; it counts from 1 on.")
@@ -113,8 +109,9 @@ class ImageData(L.LightningDataModule):
         if isinstance(images, Files):
             check_shared_memory(self.reading, self.batch_size, hardware.free_shared_memory())
             return StreamingTrainLoader(images, share, self._reading(), self._position)
-        draws, position = augmentation.DRAWS, self._position
-        return ResidentTrainLoader(images, share, self.seed, draws, position, self._device())
+        return ResidentTrainLoader(
+            images, share, self.seed, augmentation.DRAWS, self._position, self._device()
+        )
 
     def eval_dataloader(self, images: Images | Files, alone: bool = False) -> EvalLoader:
         """Return a loader of every one of these images in order: of this process's, or of all."""
