@@ -9,6 +9,7 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -41,7 +42,7 @@ def check(paths: list[Path]) -> list[Result]:
             keys = [_key(path) for path in some]
             these = f"SELECT * FROM files WHERE path IN ({','.join('?' * len(keys))})"
             known = {row[:3]: row[3:] for row in memory.execute(these, [key[0] for key in keys])}
-            found = [known.get(key) for key in keys]
+            found: list[Any] = [known.get(key) for key in keys]
             new = [i for i, result in enumerate(found) if result is None]
             for i, result in zip(new, threads.map(inspect, [some[i] for i in new]), strict=True):
                 found[i] = result
