@@ -168,6 +168,20 @@ def test_a_new_run_never_takes_the_folder_of_another(trained, call, capsys):
     assert read(trained) == before
 
 
+def test_a_run_folder_that_is_a_file_is_refused(call, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    assert call("fit", *SHORT, folder=tmp_path / "file") == 2
+    assert "can't be made: File exists" in capsys.readouterr().err
+
+
+def test_the_progress_can_be_left_out(call, capsys, tmp_path):
+    flags = ("--trainer.max_steps", "2", "--trainer.enable_progress_bar")
+    for shown in ("true", "false"):
+        assert call("fit", *DIGITS, *flags, shown, folder=tmp_path / shown) == 0
+        said = capsys.readouterr()
+        assert (" img/s" in said.out + said.err) == (shown == "true")
+
+
 def test_evaluation_on_several_devices_is_refused(trained, call, capsys):
     flags = ("--trainer.devices", "2", "--trainer.accelerator", "cpu")
     assert call("test", "--run", str(trained), *flags) == 2

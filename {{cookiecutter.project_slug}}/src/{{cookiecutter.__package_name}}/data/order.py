@@ -38,8 +38,6 @@ def draws_from(states: Tensor, k: int) -> Tensor:
 
     They are float32 (n, k), made of the upper 24 bits of each output.
     """
-    if k == 0:
-        return torch.empty(len(states), 0, device=states.device)
     # One constant a draw: Inductor would fold `arange * GOLDEN` into literals that Triton refuses.
     outputs = [_scramble(states + _signed(i * GOLDEN & MASK)) for i in range(1, k + 1)]
     return _shift_right(torch.stack(outputs, dim=1), 40).float() * 2.0**-24
