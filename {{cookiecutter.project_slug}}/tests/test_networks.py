@@ -181,7 +181,7 @@ def test_densenets_weights_are_taken_under_their_old_names(tmp_path):
         (b"no weights", "is damaged"),
         (None, "can't be read: No such file"),
         ({"epoch": 3}, "holds no state dict"),
-        ({"fc.weight": torch.ones(10, 3)}, r"conv1.0.weight is not in it; .*\(and \d+ more\)"),
+        ({"fc.weight": torch.ones(10, 3)}, r"conv1.0.weight is not in it and .*\(and \d+ more\)"),
         (models.resnet18(num_classes=10).state_dict(), r"conv1\.0\.weight is not in it"),
     ],
     ids=["damaged", "missing", "no weights", "one weight", "another network"],

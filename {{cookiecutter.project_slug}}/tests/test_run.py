@@ -82,6 +82,12 @@ def test_the_metrics_hold_every_logged_step_once(trained):
     assert [row["epoch"] for row in rows if "val/loss" in row] == [0, 1, 2, 3]
 
 
+def test_an_epoch_shorter_than_the_logging_interval_logs_its_loss(call, tmp_path):
+    assert call("fit", *SHORT, "--trainer.log_every_n_steps", "500", folder=tmp_path) == 0
+    rows = read_metrics(tmp_path / "metrics.csv")
+    assert [row["step"] for row in rows if "train/loss" in row] == [15, 31]
+
+
 def test_the_test_images_are_scored_into_the_record(trained, call, capsys):
     assert call("test", "--run", str(trained)) == 0
     score = read(trained)["results"]["test/accuracy"]
@@ -166,6 +172,20 @@ def test_a_new_run_never_takes_the_folder_of_another(trained, call, capsys):
     assert call("fit", *SHORT, "--seed_everything", "9", folder=trained) == 2
     assert "holds a run already" in capsys.readouterr().err
     assert read(trained) == before
+
+
+def test_a_run_folder_that_is_a_file_is_refused(call, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    assert call("fit", *SHORT, folder=tmp_path / "file") == 2
+    assert "can't be made: File exists" in capsys.readouterr().err
+
+
+def test_the_progress_can_be_left_out(call, capsys, tmp_path):
+    flags = ("--trainer.max_steps", "2", "--trainer.enable_progress_bar")
+    for shown in ("true", "false"):
+        assert call("fit", *DIGITS, *flags, shown, folder=tmp_path / shown) == 0
+        said = capsys.readouterr()
+        assert (" img/s" in said.out + said.err) == (shown == "true")
 
 
 def test_evaluation_on_several_devices_is_refused(trained, call, capsys):

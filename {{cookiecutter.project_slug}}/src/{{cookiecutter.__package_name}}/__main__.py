@@ -6,6 +6,7 @@ configuration is a flag as well: --trainer.max_epochs 3.
 """
 
 import os
+import signal
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -24,7 +25,7 @@ from .data.datamodule import ImageData
 from .errors import UserError
 from .model.checks import check_checkpoint_file
 from .nvml import prefer_idle_gpus
-from .run import quiet_lightning
+from .run import quiet_lightning, summary
 from .run.callbacks import Progress, StepSeed, Throughput
 from .run.checkpoint import keep_checkpoints
 from .run.faults import explain
@@ -35,13 +36,9 @@ from .run.memory import OutOfMemory
 from .run.mistakes import Parser
 from .run.record import RunRecord, digest, interrupted_by
 from .run.resolve import choose_folder, decide, divide_batch, expand_run, recipe_of
-from .run.results import results_of
 from .run.seeds import take_seeds, train_seeds
-from .run.summary import draw_pictures, say_fit, say_predictions, say_scores, say_start
 from .run.trackers import Follower, Tracking, decide_tracking, followers
 from .run.tracking import ContinueMetrics, MetricsCSV
-
-EXIT_STATUS = {"SIGINT": 130, "SIGTERM": 143}
 
 
 class Training(LightningCLI):
@@ -92,7 +89,7 @@ class Training(LightningCLI):
         config.trainer.default_root_dir = str(folder)
         self.run_folder, self.checkpoints = folder, keep_checkpoints(folder)
         self.trainer_defaults["callbacks"] = [
-            Progress(),
+            *([Progress()] if config.trainer.enable_progress_bar is not False else []),
             Throughput(),
             GpuUsage(folder),
             OutOfMemory(folder),
@@ -127,7 +124,8 @@ class Training(LightningCLI):
         theirs = self._get(self.config_init, "trainer")["logger"]  # null, a bool, one or a list
         theirs = theirs if isinstance(theirs, list) else [theirs]
         loggers = [*ours, *(logger for logger in theirs if isinstance(logger, Logger))]
-        return super().instantiate_trainer(logger=loggers or False, **kwargs)
+        kwargs |= {"logger": loggers or False, "enable_progress_bar": False}  # the bar is Progress
+        return super().instantiate_trainer(**kwargs)
 
     def fit(self, model: ImageClassifier, **kwargs: Any) -> None:
         if self.record is None:
@@ -135,17 +133,18 @@ class Training(LightningCLI):
             return
         with self.record.watch():
             self.record.update(data=self.datamodule.describe())
-            say_start(self.record.content, self.decisions)
+            summary.say_start(self.record.content, self.decisions)
             with self.record.timed("fit"):
                 self.trainer.fit(model, **kwargs)
             mode, why = model.compiled_with
-            results = results_of(self.trainer) | {"weights_sha256": digest(model.state_dict())}
+            results = summary.results_of(self.trainer)
+            results["weights_sha256"] = digest(model.state_dict())
             self.record.update(compile={"mode": mode, "why": why}, results=results)
             if self.checkpoints.best_model_path:
                 model.load_state_dict(torch.load(self.checkpoints.best_model_path)["state_dict"])
-            draw_pictures(self.run_folder, model, self.datamodule)
+            summary.draw_pictures(self.run_folder, model, self.datamodule)
         self.record.finish()
-        say_fit(self.run_folder, self.record.content)
+        summary.say_fit(self.run_folder, self.record.content)
 
     def validate(self, **kwargs: Any) -> None:
         self._score("validate", **kwargs)
@@ -156,13 +155,13 @@ class Training(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         """Write what the network says of every test image to predictions.csv."""
         batches = self.trainer.predict(**{**kwargs, "return_predictions": True})
-        say_predictions(batches, self.datamodule.splits.classes, self.run_folder)
+        summary.say_predictions(batches, self.datamodule.splits.classes, self.run_folder)
 
     def _score(self, stage: str, **kwargs: Any) -> None:
         scores = getattr(self.trainer, stage)(**{**kwargs, "verbose": False})[0]
         if is_rank_zero():
             RunRecord(self.run_folder).update(results=scores)
-            say_scores(self.run_folder, scores)
+            summary.say_scores(self.run_folder, scores)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -181,12 +180,11 @@ def main(arguments: list[str] | None = None) -> int:
         if page := explain(error):
             print(f"error: {page}", file=sys.stderr)  # from whichever process it happened in
             return 2
-        signal = interrupted_by(error)
-        if signal is None:
+        name = interrupted_by(error)
+        if name is None:
             raise
-        return _say(
-            f"\nInterrupted by {signal}. A run goes on with: make resume", EXIT_STATUS[signal]
-        )
+        message = f"\nInterrupted by {name}. A run goes on with: make resume"
+        return _say(message, 128 + signal.Signals[name])
     return 0
 
 

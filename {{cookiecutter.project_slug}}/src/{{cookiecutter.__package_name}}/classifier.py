@@ -129,11 +129,7 @@ class ImageClassifier(L.LightningModule):
         loss = F.cross_entropy(logits, batch.labels, ignore_index=PADDING_LABEL, reduction="sum")
         self.eval_loss.update(loss, images)
         self.eval_accuracy.update((logits.argmax(1) == batch.labels).sum(), images)
-        self.log_dict(
-            {f"{split}/loss": self.eval_loss, f"{split}/accuracy": self.eval_accuracy},
-            on_step=False,
-            on_epoch=True,
-        )
+        self.log_dict({f"{split}/loss": self.eval_loss, f"{split}/accuracy": self.eval_accuracy})
 
     def setup(self, stage: str) -> None:
         if self.trainer.strategy.root_device.type == "cuda":
@@ -164,7 +160,7 @@ class ImageClassifier(L.LightningModule):
             self.trainer.estimated_stepping_batches,
             self.hparams["compile"],
         )
-        self.compiled_with = (mode, why)
+        self.compiled_with = mode, why
         _say(f"torch.compile {mode or 'off'}: {why}")
         if mode is not None:
             _say("The first step compiles the network: up to a minute, once.")

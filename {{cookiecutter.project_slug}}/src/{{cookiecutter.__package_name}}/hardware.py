@@ -48,12 +48,13 @@ class Machine:
 
 def this_machine() -> Machine:
     """Look at the machine: cores within affinity and quota, and the GPUs that torch can use."""
-    visible = range(torch.cuda.device_count()) if torch.cuda.is_available() else range(0)
-    properties = [torch.cuda.get_device_properties(i) for i in visible]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    properties = map(torch.cuda.get_device_properties, range(count))
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     return Machine(
         system=platform.system(),
         cpu=_cpu_name(),
-        cores=usable_cores(os.cpu_count() or 1, _affinity(), _cpu_quota(Path("/sys/fs/cgroup"))),
+        cores=usable_cores(os.cpu_count() or 1, affinity, _cpu_quota(Path("/sys/fs/cgroup"))),
         gpus=tuple(Gpu(p.name, (p.major, p.minor), p.total_memory / 2**30) for p in properties),
         mps=torch.backends.mps.is_available(),
         compiler=_has_compiler(),
@@ -62,8 +63,7 @@ def this_machine() -> Machine:
 
 def usable_cores(logical: int, affinity: int | None, quota: float | None) -> int:
     """Return the smallest of the three limits, at least 1: torch ignores a container's quota."""
-    limits = [logical, affinity or logical, max(int(quota), 1) if quota else logical]
-    return max(min(limits), 1)
+    return max(min(logical, affinity or logical, int(quota or logical)), 1)
 
 
 def parse_cpu_max(text: str) -> float | None:
@@ -82,8 +82,7 @@ def accelerator(machine: Machine) -> str:
 def devices(machine: Machine, requested: int | str | None, accelerator: str) -> int:
     """Return how many devices train together: unset ('auto') one, -1 all (two processes on a CPU).
 
-    Raises:
-        UserError: more GPUs are asked for than there are.
+    Raises UserError if more GPUs are asked for than there are.
     """
     everything = {"cuda": len(machine.gpus), "mps": 1}.get(accelerator, 2)
     if requested in (None, "auto"):
@@ -117,12 +116,8 @@ def compile_mode(
 ) -> tuple[str | None, str]:
     """Return torch.compile's mode or None for no compiling, and the reason for it.
 
-    Args:
-        machine: where.
-        accelerator: what the run trains on.
-        devices: how many train together.
-        steps: the optimizer steps of the whole run.
-        asked: True, False or a mode, if the configuration says so; it is obeyed.
+    `steps` are the optimizer steps of the whole run. What the configuration has `asked` for (true,
+    false or a mode) is obeyed.
     """
     # CUDA graphs are dropped silently with BatchNorm under DDP (pytorch issue 139207).
     best = "reduce-overhead" if accelerator == "cuda" and devices == 1 else "default"
@@ -134,10 +129,8 @@ def compile_mode(
     if not machine.compiler:
         return None, "no C compiler or no Python headers (Debian: apt install gcc python3-dev)"
     if steps < STEPS_THAT_PAY_FOR_COMPILING:
-        few = (
-            f"{steps:.0f} steps are too few to pay for it, as {STEPS_THAT_PAY_FOR_COMPILING} would"
-        )
-        return None, f"{few}; --model.compile true compiles anyway"
+        enough = f"as {STEPS_THAT_PAY_FOR_COMPILING} would; --model.compile true compiles anyway"
+        return None, f"{steps:.0f} steps are too few to pay for it, {enough}"
     return best, "CUDA graphs take the launch cost away" if devices == 1 else "several GPUs"
 
 
@@ -172,20 +165,12 @@ def _has_compiler() -> bool:
     return any(map(shutil.which, compilers)) and header.exists()
 
 
-def _affinity() -> int | None:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-
-
 def _cpu_quota(root: Path) -> float | None:
     """Return the quota in cores of the cgroup that a container sees as its root, if any."""
-    unified, quota, period = (
-        root / name for name in ("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")
-    )
     try:
-        if unified.exists():
-            return parse_cpu_max(unified.read_text())
-        if quota.exists() and int(quota.read_text()) > 0:
-            return int(quota.read_text()) / int(period.read_text())
+        if (root / "cpu.max").exists():
+            return parse_cpu_max((root / "cpu.max").read_text())
+        quota = int((root / "cpu/cpu.cfs_quota_us").read_text())  # cgroup's first version
+        return quota / int((root / "cpu/cpu.cfs_period_us").read_text()) if quota > 0 else None
     except (OSError, ValueError):
         return None
-    return None

@@ -85,13 +85,9 @@ NETWORKS: dict[str, Callable[[int, bool], nn.Module]] = {
 def build_network(name: str, num_classes: int, small_images: bool = False) -> Network:
     """Return the network of that name, ready to be given uint8 images.
 
-    Args:
-        name: one of NETWORKS, or of torchvision's classification networks.
-        num_classes: how many logits it returns.
-        small_images: use the stem for images of about 32 by 32 pixels and less.
-
-    Raises:
-        UserError: the name is unknown, or what was built is no plain nn.Module.
+    The name is one of NETWORKS, or of torchvision's classification networks. With small_images it
+    has the stem for images of about 32 by 32 pixels and less. Raises UserError if the name is
+    unknown, or what was built is no plain nn.Module.
     """
     if name in NETWORKS:
         body = NETWORKS[name](num_classes, small_images)

@@ -6,6 +6,7 @@ It is asked through NVML, without touching CUDA; where there is no driver there 
 import os
 import pwd
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,8 +35,8 @@ def gpu_states() -> list[GpuState]:
     """Return the state of every GPU of the machine, in the driver's order."""
     if not _driver_is_there():
         return []
-    count = pynvml.nvmlDeviceGetCount()
-    return [_state(pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count)]
+    handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+    return [_state(handle) for handle in handles]
 
 
 def gpu_state(uuid: str) -> GpuState | None:
@@ -73,7 +74,7 @@ def other_users(gpu: GpuState, own_bytes: int = 0) -> dict[str, int]:
     users = {pid: memory for pid, memory in gpu.users if pid != os.getpid()}
     if own_bytes and users and len(users) == len(gpu.users):
         users.pop(min(users, key=lambda pid: abs(users[pid] - own_bytes)))
-    return {f"{_program(pid)} (pid {pid}, {_owner(pid)})": memory for pid, memory in users.items()}
+    return {_who(pid): memory for pid, memory in users.items()}
 
 
 def in_use() -> str:
@@ -114,16 +115,10 @@ def _state(handle: Any) -> GpuState:
     )
 
 
-def _program(pid: int) -> str:
-    try:
+def _who(pid: int) -> str:
+    program, owner = "", "outside of this container"
+    with suppress(OSError, KeyError):
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
-    except OSError:
-        return "a process"
-    return Path(os.fsdecode(command)).name or "a process"
-
-
-def _owner(pid: int) -> str:
-    try:
-        return pwd.getpwuid(Path(f"/proc/{pid}").stat().st_uid).pw_name
-    except (OSError, KeyError):
-        return "outside of this container"
+        program = Path(os.fsdecode(command)).name
+        owner = pwd.getpwuid(Path(f"/proc/{pid}").stat().st_uid).pw_name
+    return f"{program or 'a process'} (pid {pid}, {owner})"

@@ -4,79 +4,62 @@ The memory is a small database in the user's cache folder; a file that has the s
 change as before is not read again. Deleting it costs nothing but the next check.
 """
 
-import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
 from ..hardware import this_machine
 from .decode import inspect
+from .locked import alone_in
 
 TABLE = "files (path BLOB PRIMARY KEY, size INT, changed INT, sha256 TEXT, problem TEXT)"
 AT_ONCE = 1000  # files between two writes: what a killed check has to do again
 
+Result = tuple[str, str | None]
 
-def check(paths: list[Path]) -> list[tuple[str, str | None]]:
+
+def check(paths: list[Path]) -> list[Result]:
     """Return each file's SHA-256 and, if it can't be used as an image, why not.
 
     Several processes of one machine wait for the first of them, and then remember what it found.
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "checked-images"
-    with _memory(folder) as memory:
-        stamps = [_stamp(path) for path in paths]
-        known = {
-            row[0]: row[1:]
-            for start in range(0, len(paths), AT_ONCE)
-            for row in _remembered(memory, paths[start : start + AT_ONCE])
-        }
-        names = [os.fsencode(path.absolute()) for path in paths]
-        new = [
-            i for i, name in enumerate(names) if name not in known or known[name][:2] != stamps[i]
-        ]
-        bar = tqdm(total=len(new), desc="checking images", unit="", disable=len(new) < AT_ONCE)
-        with bar, ThreadPoolExecutor(this_machine().cores) as threads:
-            for start in range(0, len(new), AT_ONCE):
-                some = new[start : start + AT_ONCE]
-                found = threads.map(inspect, [paths[i] for i in some])
-                for i, result in zip(some, found, strict=True):
-                    known[names[i]] = (*stamps[i], *result)
-                    bar.update()
-                rows = [(names[i], *known[names[i]]) for i in some]
-                memory.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", rows)
-                memory.commit()
-    return [known[name][2:] for name in names]
+    results: list[Result] = []
+    with (
+        alone_in(folder) as writable,
+        closing(sqlite3.connect(folder / "files.sqlite" if writable else ":memory:")) as memory,
+        ThreadPoolExecutor(this_machine().cores) as threads,
+        tqdm(total=len(paths), desc="checking images", delay=1, disable=None) as bar,
+    ):
+        memory.execute(f"CREATE TABLE IF NOT EXISTS {TABLE}")
+        for start in range(0, len(paths), AT_ONCE):
+            some = paths[start : start + AT_ONCE]
+            keys = [_key(path) for path in some]
+            these = f"SELECT * FROM files WHERE path IN ({','.join('?' * len(keys))})"
+            known = {row[:3]: row[3:] for row in memory.execute(these, [key[0] for key in keys])}
+            found: list[Any] = [known.get(key) for key in keys]
+            new = [i for i, result in enumerate(found) if result is None]
+            for i, result in zip(new, threads.map(inspect, [some[i] for i in new]), strict=True):
+                found[i] = result
+                bar.update()
+            rows = [(*keys[i], *found[i]) for i in new]
+            memory.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", rows)
+            memory.commit()
+            bar.update(len(some) - len(new))
+            results += found
+    return results
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _key(path: Path) -> tuple[bytes, int, int]:
+    """Return a file's place, size and time of change."""
+    name = os.fsencode(path.absolute())
     try:
         status = path.stat()
     except OSError:  # a link to nothing: inspect() says so
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
-
-
-def _remembered(memory: sqlite3.Connection, paths: list[Path]) -> list[tuple]:
-    marks = ",".join("?" * len(paths))
-    names = [os.fsencode(path.absolute()) for path in paths]
-    return memory.execute(f"SELECT * FROM files WHERE path IN ({marks})", names).fetchall()
-
-
-@contextmanager
-def _memory(folder: Path) -> Iterator[sqlite3.Connection]:
-    """Open the database, one process at a time; in memory only where nothing can be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "lock").touch()
-        lock, place = folder / "lock", str(folder / "files.sqlite")
-    except OSError:
-        lock, place = Path(os.devnull), ":memory:"
-    with lock.open("a") as lock_file:
-        fcntl.flock(lock_file, fcntl.LOCK_EX)
-        with closing(sqlite3.connect(place)) as memory:
-            memory.execute(f"CREATE TABLE IF NOT EXISTS {TABLE}")
-            yield memory
+        return name, 0, 0
+    return name, status.st_size, status.st_mtime_ns

@@ -58,12 +58,8 @@ class ImageData(L.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.crop_padding, self.flip = crop_padding, flip
         self.seed = 0 if seed is None else seed
-        counts = {
-            "batch_size": batch_size,
-            "eval_batch_size": eval_batch_size,
-            "image_size": image_size,
-            "prefetch": prefetch,
-        }
+        counts = {"batch_size": batch_size, "eval_batch_size": eval_batch_size}
+        counts |= {"image_size": image_size, "prefetch": prefetch}
         for name, value in counts.items():
             if value < 1:
                 raise UserError(f"data.{name} is {value}; it counts from 1 on.")
@@ -111,17 +107,17 @@ class ImageData(L.LightningDataModule):
                 f" --data.batch_size to {fits} or less."
             )
         if isinstance(images, Files):
-            check_shared_memory(self.reading, self.batch_size, hardware.free_shared_memory())
-            return StreamingTrainLoader(images, share, self._reading(), self._position)
-        draws, position = augmentation.DRAWS, self._position
-        return ResidentTrainLoader(images, share, self.seed, draws, position, self._device())
+            how = self._reading(self.batch_size)
+            return StreamingTrainLoader(images, share, how, self._position)
+        return ResidentTrainLoader(
+            images, share, self.seed, augmentation.DRAWS, self._position, self._device()
+        )
 
     def eval_dataloader(self, images: Images | Files, alone: bool = False) -> EvalLoader:
         """Return a loader of every one of these images in order: of this process's, or of all."""
         share = Share(self.eval_batch_size) if alone else self._share(self.eval_batch_size)
         if isinstance(images, Files):
-            check_shared_memory(self.reading, self.eval_batch_size, hardware.free_shared_memory())
-            return StreamingEvalLoader(images, share, self._reading())
+            return StreamingEvalLoader(images, share, self._reading(self.eval_batch_size))
         return ResidentEvalLoader(images, share, self._device())
 
     def val_dataloader(self) -> EvalLoader:
@@ -144,7 +140,8 @@ class ImageData(L.LightningDataModule):
     def _device(self) -> torch.device:
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
 
-    def _reading(self) -> Reading:
+    def _reading(self, batch_size: int) -> Reading:
+        check_shared_memory(self.reading, batch_size, hardware.free_shared_memory())
         return replace(self.reading, pin=self._device().type == "cuda")
 
     def _share(self, batch_size: int) -> Share:

@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 SEEN_OF_THE_MIDDLE = 224 / 256  # of the shorter side, in evaluation, as is usual for ImageNet
 
 Box = tuple[float, float, float, float]  # left, upper, right, lower
+Size = tuple[int, int]  # width, height
 
 # Of large images and of broken metadata: neither keeps an image from being shown.
 warnings.filterwarnings("ignore", module="PIL")
@@ -42,28 +43,22 @@ def inspect(path: Path) -> tuple[str, str | None]:
 
 
 def random_crop(path: Path, size: int, draws: list[float], smallest: float) -> np.ndarray:
-    """Return a random part of an image: uint8 array (size, size, 3).
-
-    Args:
-        path: the file.
-        size: height and width of what is returned.
-        draws: four uniforms in [0, 1): area, shape, and two for the place.
-        smallest: the least share of the image's area that is seen; the part is 3/4 to 4/3 as wide
-            as high (Szegedy et al., "Going deeper with convolutions", 2014).
-
-    Raises:
-        BadImage: the file can't be used.
-    """
+    """Return a random part of an image, see random_box: uint8 (size, size, 3). Raises BadImage."""
     return _crop(path, size, lambda width, height: random_box(width, height, draws, smallest))
 
 
 def middle(path: Path, size: int) -> np.ndarray:
-    """Return the middle square of an image: uint8 array (size, size, 3). Raises BadImage."""
+    """Return the middle square of an image: uint8 (size, size, 3). Raises BadImage."""
     return _crop(path, size, _middle_box)
 
 
 def random_box(width: int, height: int, draws: list[float], smallest: float) -> Box:
-    """Return the part of an image that `random_crop` takes, in pixels."""
+    """Return a random part of an image, in pixels.
+
+    It is 3/4 to 4/3 as wide as high (Szegedy et al., "Going deeper with convolutions", 2014) and
+    has at least `smallest` of the area. `draws` are four uniforms in [0, 1): area, shape, and two
+    for the place.
+    """
     area = width * height * (smallest + (1 - smallest) * draws[0])
     shape = (3 / 4) ** (1 - 2 * draws[1])
     w, h = min((area * shape) ** 0.5, width), min((area / shape) ** 0.5, height)
@@ -91,9 +86,7 @@ def _crop(path: Path, size: int, choose: Callable[[int, int], Box]) -> np.ndarra
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box))
 
 
-def _read_rgb(
-    path: Path, reduction: Callable[[int, int], float]
-) -> tuple[Image.Image, tuple[int, int]]:
+def _read_rgb(path: Path, reduction: Callable[[int, int], float]) -> tuple[Image.Image, Size]:
     """Return an image as upright RGB, and the size in pixels that it has in the file.
 
     `reduction` says how many times smaller each side may become: a JPEG is decoded at a half, a

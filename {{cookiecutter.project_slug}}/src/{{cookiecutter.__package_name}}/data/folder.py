@@ -38,17 +38,10 @@ def folder(
     A folder holds one folder a class, or train/ (and val/, test/) that do. Without val the given
     share of every class is taken from the training images, and without any split a share for the
     test too: by content, so that it depends neither on names nor on a seed, and copies of an image
-    stay together.
+    stay together. The path leads from the working directory, or from the project's folder.
 
-    Args:
-        path: from the working directory, or from the project's folder.
-        val_share: share of each class for validation, where none is given.
-        test_share: share of each class for the test, where no split is given at all.
-        skip_bad: leave out what can't be used, instead of stopping.
-
-    Raises:
-        UserError: no images, files that can't be used, a class without training images, copies of
-            an image in two splits or in two classes.
+    Raises UserError if there are no images, or a class has none to train on, and, unless `skip_bad`
+    leaves them out, for files that can't be used and images in two splits or in two classes.
     """
     place = located(path)
     remarks: list[str] = []
@@ -60,22 +53,22 @@ def folder(
             " train/, val/ and test/ that hold such folders."
         )
     given = {image.split for image in found}
-    shares = {"test": 0.0 if given - {None} else test_share}
-    shares["val"] = 0.0 if "val" in given else val_share
-    found = _checked(found, skip_bad, remarks)
-    found = list(_divided(found, shares))
+    shares = {
+        "test": 0.0 if given - {None} else test_share,
+        "val": 0.0 if "val" in given else val_share,
+    }
+    found = list(_divided(_checked(found, skip_bad, remarks), shares))
     classes = tuple(sorted({image.label for image in found}))
-    for split in ("train", "val"):
-        missing = set(classes) - {image.label for image in found if image.split == split}
-        if missing and split == "train":
-            raise UserError(
-                f"{place} has no training images of {_named(missing)}. Add some, or remove"
-                f" {'this class' if len(missing) == 1 else 'these classes'}."
-            )
-        if missing:
-            remarks.append(f"no validation images of {_named(missing)}: not measured on them")
-    parts = [_files([i for i in found if i.split == split], classes) for split in SPLITS]
-    return Splits(classes, *parts, remarks=tuple(remarks))
+    parts = [[image for image in found if image.split == split] for split in SPLITS]
+    untrained, unmeasured = (set(classes) - {image.label for image in part} for part in parts[:2])
+    if untrained:
+        raise UserError(
+            f"{place} has no training images of {_named(untrained)}. Add some, or remove"
+            f" {'this class' if len(untrained) == 1 else 'these classes'}."
+        )
+    if unmeasured:
+        remarks.append(f"no validation images of {_named(unmeasured)}: not measured on them")
+    return Splits(classes, *(_files(part, classes) for part in parts), remarks=tuple(remarks))
 
 
 def _from_folders(root: Path, remarks: list[str]) -> list[Found]:
@@ -87,18 +80,14 @@ def _from_folders(root: Path, remarks: list[str]) -> list[Found]:
     empty: list[Path] = []
     for split, top in roots.items() or [(None, root)]:
         for label in _folders(top):
-            before = len(found)
-            for path in _files_below(label):
-                if path.suffix.lower() in EXTENSIONS:
-                    found.append(Found(path, label.name, split))
-                else:
-                    others.append(path)
-            if len(found) == before:
-                empty.append(label)
+            files = list(_files_below(label))
+            images = [path for path in files if path.suffix.lower() in EXTENSIONS]
+            found += [Found(path, label.name, split) for path in images]
+            others += [path for path in files if path.suffix.lower() not in EXTENSIONS]
+            empty += [] if images else [label]
     if empty:
         raise UserError(
-            f"{_named(_printable(label) for label in empty)}: a class's folder without an image."
-            " Add images, or remove it."
+            f"{_named(empty)}: a class's folder without an image. Add images, or remove it."
         )
     if others:
         remarks.append(f"{len(others)} files passed over, by their extension: {_named(others)}")

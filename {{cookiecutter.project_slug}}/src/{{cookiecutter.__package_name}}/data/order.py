@@ -30,21 +30,14 @@ def uniforms(seed: int, epoch: int, index: Tensor, k: int) -> Tensor:
     Returns:
         float32 tensor (n, k) in [0, 1), each a multiple of 2**-24, on the device of `index`.
     """
-    return draws_from(_scramble(index ^ _signed(_key(seed, epoch))), k)
+    return draws_from(_scramble(index ^ _key(seed, epoch)), k)
 
 
 def draws_from(states: Tensor, k: int) -> Tensor:
-    """Return the first k outputs of SplitMix64 from each state, scaled to [0, 1).
+    """Return the first k outputs of SplitMix64 from each int64 state (n,), scaled to [0, 1).
 
-    Args:
-        states: int64 tensor (n,).
-        k: outputs per state.
-
-    Returns:
-        float32 tensor (n, k), made of the upper 24 bits of each output.
+    They are float32 (n, k), made of the upper 24 bits of each output.
     """
-    if k == 0:
-        return torch.empty(len(states), 0, device=states.device)
     # One constant a draw: Inductor would fold `arange * GOLDEN` into literals that Triton refuses.
     outputs = [_scramble(states + _signed(i * GOLDEN & MASK)) for i in range(1, k + 1)]
     return _shift_right(torch.stack(outputs, dim=1), 40).float() * 2.0**-24
@@ -52,7 +45,7 @@ def draws_from(states: Tensor, k: int) -> Tensor:
 
 def epoch_order(seed: int, epoch: int, n: int, device: torch.device | str = "cpu") -> Tensor:
     """Return the order in which an epoch visits n samples: int64 tensor (n,), a permutation."""
-    keys = _scramble(torch.arange(n, device=device) ^ _signed(_key(seed, epoch) ^ ROUND_1))
+    keys = _scramble(torch.arange(n, device=device) ^ _key(seed, epoch) ^ _signed(ROUND_1))
     return keys.argsort(stable=True)
 
 
@@ -93,14 +86,11 @@ class Share:
 
 
 def _key(seed: int, epoch: int) -> int:
-    """Mix seed and epoch into 64 bits, in plain Python integers."""
-    mixed = seed & MASK
+    """Mix seed and epoch into 64 bits."""
+    mixed = torch.tensor(_signed(seed & MASK))
     for word in (0, epoch):
-        mixed = (mixed + GOLDEN * (word + 1)) & MASK
-        mixed = ((mixed ^ (mixed >> 30)) * ROUND_1) & MASK
-        mixed = ((mixed ^ (mixed >> 27)) * ROUND_2) & MASK
-        mixed ^= mixed >> 31
-    return mixed
+        mixed = _scramble(mixed + _signed(GOLDEN * (word + 1) & MASK))
+    return int(mixed)
 
 
 def _scramble(x: Tensor) -> Tensor:

@@ -3,11 +3,9 @@
 To add one, write a function that returns `Splits` and name it in SOURCES.
 """
 
-import fcntl
 import inspect
 import socket
 from collections.abc import Callable
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from torchvision import datasets
 
 from ..errors import UserError
 from .folder import folder
+from .locked import alone_in
 from .order import uniforms
 from .splits import Images, Splits, located
 
@@ -49,17 +48,10 @@ def synthetic(
 ) -> Splits:
     """Return made images: noise around one colour per class, for speed measurements and tests.
 
-    Args:
-        image_size: height and width in pixels.
-        train: how many training images; the validation and test splits hold `val` each.
-        val: see train.
-        num_classes: how many classes, each with its own mean colour.
+    They are `image_size` pixels high and wide: `train` of them, and `val` in each other split.
     """
-    offsets = np.cumsum([0, train, val])
-    parts = [
-        _noise(int(start), count, image_size, num_classes)
-        for start, count in zip(offsets, (train, val, val), strict=True)
-    ]
+    ranges = (0, train), (train, val), (train + val, val)
+    parts = [_noise(start, count, image_size, num_classes) for start, count in ranges]
     return Splits(tuple(f"class {i}" for i in range(num_classes)), *parts)
 
 
@@ -67,26 +59,20 @@ def published(name: str, root: str = "data") -> Splits:
     """Return one of torchvision's data sets, downloaded and verified the first time.
 
     A tenth of each training class is the validation split; the test split is the published one.
-
-    Args:
-        name: MNIST, FashionMNIST, CIFAR10 or CIFAR100.
-        root: where the files lie, or are to lie, as torchvision lays them out; a relative path
-            leads from the project's folder.
-
-    Raises:
-        UserError: the files are damaged, or not there and can't be downloaded.
+    The files lie below `root` as torchvision lays them out; a relative path leads from the
+    project's folder. Raises UserError if they are damaged, or not there and can't be downloaded.
     """
     kind, place = getattr(datasets, name), located(root, must_exist=False)
-    with _one_process_at_a_time(place):
+    with alone_in(place):
         try:
             train, test = _both(kind, place)
         except (OSError, RuntimeError, AssertionError, ValueError, EOFError) as error:
             reason = " ".join(str(error).split()) or "files are cut short"
             raise UserError(f"{name}: {reason}. {_by_hand(kind, place)}") from None
-    images, held_out = _images(train), _images(test)
+    images = _images(train)
     index, val = _stratified(np.arange(len(images)), images.labels.numpy(), 0.1)
     parts = [Images(images.pixels[part], images.labels[part]) for part in (index, val)]
-    return Splits(tuple(map(str, train.classes)), *[*parts, held_out])
+    return Splits(tuple(map(str, train.classes)), *[*parts, _images(test)])
 
 
 SOURCES: dict[str, Callable[..., Splits]] = {
@@ -101,11 +87,7 @@ SOURCES: dict[str, Callable[..., Splits]] = {
 
 
 def load(name: str, options: dict[str, Any] | None = None) -> Splits:
-    """Return the splits of the source of that name.
-
-    Raises:
-        UserError: the name is not one of SOURCES, or the source does not take these options.
-    """
+    """Return the splits of the source of that name; UserError if it has no such name or option."""
     if name not in SOURCES:
         raise UserError(f"data.source is '{name}', which is unknown. Known: {', '.join(SOURCES)}.")
     source, options = SOURCES[name], options or {}
@@ -145,25 +127,11 @@ def _by_hand(kind: Any, root: Path) -> str:
     )
 
 
-@contextmanager
-def _one_process_at_a_time(folder: Path):
-    """Let one process of a machine download while the others wait."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError:  # a folder that can only be read has nothing to wait for
-        yield
-        return
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _images(data: Any) -> Images:
     """Return a torchvision data set as RGB; grey images repeat their channel."""
     pixels = torch.as_tensor(data.data)
-    grey = pixels.ndim == 3
-    pixels = pixels[..., None].expand(*pixels.shape, 3).contiguous() if grey else pixels
+    if pixels.ndim == 3:
+        pixels = pixels[..., None].repeat(1, 1, 1, 3)
     return Images(pixels, torch.as_tensor(data.targets, dtype=torch.int64))
 
 

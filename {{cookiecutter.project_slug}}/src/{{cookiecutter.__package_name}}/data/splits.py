@@ -26,10 +26,8 @@ class Images:
 
     def content(self) -> str:
         """Return SHA-256 over every pixel and label."""
-        content = hashlib.sha256(repr(tuple(self.pixels.shape)).encode())
-        content.update(self.pixels.numpy().tobytes())
-        content.update(self.labels.numpy().tobytes())
-        return content.hexdigest()
+        shape = repr(tuple(self.pixels.shape)).encode()
+        return _sha256(shape, self.pixels.numpy().tobytes(), self.labels.numpy().tobytes())
 
 
 @dataclass(frozen=True)
@@ -51,9 +49,7 @@ class Files:
 
     def content(self) -> str:
         """Return SHA-256 over every file's content and label; where the files lie is not in it."""
-        content = hashlib.sha256(" ".join(self.sha256).encode())
-        content.update(self.labels.numpy().tobytes())
-        return content.hexdigest()
+        return _sha256(" ".join(self.sha256).encode(), self.labels.numpy().tobytes())
 
 
 @dataclass(frozen=True)
@@ -72,18 +68,14 @@ class Splits:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the classes and the content of all three splits."""
-        parts = [
-            repr(self.classes),
-            *(part.content() for part in (self.train, self.val, self.test)),
-        ]
-        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+        contents = (part.content() for part in (self.train, self.val, self.test))
+        return _sha256(" ".join([repr(self.classes), *contents]).encode())
 
 
 def located(path: str, must_exist: bool = True) -> Path:
     """Return where a path of the configuration leads: from here, or else from the project's folder.
 
-    Raises:
-        UserError: there is nothing, and there must be.
+    Raises UserError if there is nothing, and there must be.
     """
     from_here, from_project = Path(path).expanduser(), Path(__file__).parents[3] / path
     if from_here.exists():
@@ -94,3 +86,10 @@ def located(path: str, must_exist: bool = True) -> Path:
             " with --data.options.path."
         )
     return from_project
+
+
+def _sha256(*parts: bytes) -> str:
+    content = hashlib.sha256()
+    for part in parts:
+        content.update(part)
+    return content.hexdigest()

@@ -35,23 +35,14 @@ class Reading:
     prefetch: int = 4
     pin: bool = False
 
-    def bytes_in_flight(self, batch_size: int) -> int:
-        """Return how much shared memory the batches take that workers have read ahead."""
-        return self.workers * self.prefetch * batch_size * self.image_size**2 * 3
-
 
 def check_shared_memory(how: Reading, batch_size: int, free: int | None) -> None:
-    """Refuse to read ahead more than fits: a worker that finds no room is killed without a word.
+    """Raise UserError if the batches that workers read ahead do not fit into shared memory.
 
-    Args:
-        how: the settings.
-        batch_size: images in a batch.
-        free: bytes left in /dev/shm; None where there is no such limit.
-
-    Raises:
-        UserError: the batches that workers read ahead do not fit.
+    A worker that finds no room is killed without a word. `free` is in bytes; None where there is
+    no such limit.
     """
-    needed = how.bytes_in_flight(batch_size)
+    needed = how.workers * how.prefetch * batch_size * how.image_size**2 * 3
     if free is not None and needed > free:
         raise UserError(
             f"/dev/shm has {free / 2**20:.0f} MiB free, and {how.workers} workers that read"
@@ -95,8 +86,8 @@ class Reader(Dataset):
 class _Stream:
     """Batches from workers, in the order in which they are asked for."""
 
-    def __init__(self, files: Files, how: Reading) -> None:
-        self.files, self.pin = files, how.pin
+    def __init__(self, files: Files, share: Share, how: Reading) -> None:
+        self.files, self.share, self.pin = files, share, how.pin
         self.loader: DataLoader = DataLoader(
             Reader(files, how),
             batch_size=None,  # a request is a whole batch
@@ -131,8 +122,8 @@ class StreamingTrainLoader(_Stream):
     """One process's batches in the order of the epoch, from a random part of each image."""
 
     def __init__(self, files: Files, share: Share, how: Reading, position: Position) -> None:
-        super().__init__(files, how)
-        self.share, self.seed, self.position = share, how.seed, position
+        super().__init__(files, share, how)
+        self.seed, self.position = how.seed, position
 
     def __len__(self) -> int:
         return self.share.batches(len(self.files))
@@ -145,10 +136,6 @@ class StreamingTrainLoader(_Stream):
 
 class StreamingEvalLoader(_Stream):
     """The middle of every image of a split, once and in order; the last batch is filled up."""
-
-    def __init__(self, files: Files, share: Share, how: Reading) -> None:
-        super().__init__(files, how)
-        self.share = share
 
     def __len__(self) -> int:
         return len(self.share.padded(len(self.files)))

@@ -3,10 +3,9 @@
 Nothing here adds or renames a key of the network's state dict.
 """
 
-import functools
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import UserError
+from .checks import OURS, read_saved
 
 CONTAINERS = (nn.Sequential, nn.ModuleList)
 
@@ -23,59 +23,45 @@ CONTAINERS = (nn.Sequential, nn.ModuleList)
 def load_pretrained(body: nn.Module, file: Path) -> str:
     """Copy the weights in a file into a network; a head for other classes stays fresh.
 
-    Args:
-        body: the network behind its normalization.
-        file: a state dict of such a network, or a checkpoint of a run.
-
-    Returns:
-        What was done, in a few words.
-
-    Raises:
-        UserError: the file can't be read, or differs in more than the shape of the head.
+    The file holds a state dict of such a network (without its normalization), or a checkpoint of a
+    run. Returns what was done, in a few words. Raises UserError if the file can't be read, or
+    differs in more than the shape of the head.
     """
-    found, own = _read_weights(file), body.state_dict()
+    own = body.state_dict()
+    # Files from before torch 0.4.1 do not have this count, which only an unset momentum reads.
+    found = {key: own[key] for key in own if key.endswith("num_batches_tracked")}
+    found |= _read_weights(file)
     name, head = head_of(body)
-    of_head = {key for key, _ in head.named_parameters(name)}
-    other_classes = any(key in found and found[key].shape != own[key].shape for key in of_head)
-    wanted = {key: own[key] for key in own if not (other_classes and key in of_head)}
+    of_head = {key: own[key] for key, _ in head.named_parameters(name)}
+    other_classes = any(found[key].shape != own[key].shape for key in of_head.keys() & found.keys())
+    if other_classes:
+        found |= of_head
+    here, there = ({k: tuple(v.shape) for k, v in some.items()} for some in (own, found))
     differences = [
-        f"{key} is {tuple(found[key].shape)} in it and {tuple(wanted[key].shape)} here"
-        if key in found
-        else f"{key} is not in it"
-        for key in wanted
-        if (key in found and found[key].shape != wanted[key].shape)
-        # Files from before torch 0.4.1 do not have this count, which only an unset momentum reads.
-        or (key not in found and not key.endswith("num_batches_tracked"))
+        f"{key} is {there.get(key, 'not')} in it and {here.get(key, 'not')} here"
+        for key in here | there
+        if here.get(key) != there.get(key)
     ]
-    differences += [f"{key} is only in it" for key in found if key not in own]
     if differences:
         raise UserError(
             f"model.pretrained: {file} does not fit the network: {'; '.join(differences[:3])}"
             f"{f' (and {len(differences) - 3} more)' if len(differences) > 3 else ''}. Choose the"
             " model.network, and model.small_images, that it was saved from."
         )
-    for key in wanted.keys() & found.keys():
-        wanted[key].copy_(found[key])
+    for key, weight in own.items():
+        weight.copy_(found[key])
     return f"weights of {file.name}" + (f", but for a fresh {name}" if other_classes else "")
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
     """Return the weights in a file under today's names, without training's auxiliary heads."""
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"model.pretrained: {file} can't be read: {error.strerror}.") from error
-    except Exception as error:  # whatever the unpickler stumbles over
-        raise UserError(
-            f"model.pretrained: {file} is damaged, or holds more than weights. Save them with"
-            " torch.save(network.state_dict(), file)."
-        ) from error
+    content = read_saved(file, "model.pretrained")
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"model.pretrained: {file} holds no state dict, but {type(content)}.")
-    if any(key.startswith("network.body.") for key in state):  # a checkpoint of ImageClassifier
-        parts = {key.partition("network.body.")[2]: value for key, value in state.items()}
-        state = {key: value for key, value in parts.items() if key}
+    body = f"{OURS}body."
+    if any(key.startswith(body) for key in state):  # a checkpoint of ImageClassifier
+        state = {key[len(body) :]: state[key] for key in state if key.startswith(body)}
     # torchvision's own files name DenseNet's layers as torch did before 0.4, with another dot.
     names = {key: re.sub(r"(denselayer\d+\.(norm|conv))\.([12]\.)", r"\1\3", key) for key in state}
     auxiliary = ("AuxLogits.", "aux1.", "aux2.")
@@ -84,20 +70,12 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
 
 def head_of(body: nn.Module) -> tuple[str, nn.Module]:
     """Return name and module of a network's last layer with weights: what tells classes apart."""
-    with_weights = [
-        (name, module)
-        for name, module in body.named_modules()
-        if next(module.parameters(recurse=False), None) is not None
-    ]
-    return with_weights[-1]
+    layers = [each for each in body.named_modules() if list(each[1].parameters(recurse=False))]
+    return layers[-1]
 
 
 def freeze_all_but_head(body: nn.Module, num_classes: int) -> None:
-    """Let only the head learn.
-
-    Raises:
-        UserError: the last layer with weights is not what tells the classes apart.
-    """
+    """Let only the head learn; UserError if the last layer with weights has no output a class."""
     name, head = head_of(body)
     outputs = len(next(head.parameters()))
     if outputs != num_classes:
@@ -112,10 +90,8 @@ def freeze_all_but_head(body: nn.Module, num_classes: int) -> None:
 def recompute_blocks(body: nn.Module, name: str) -> None:
     """Keep of each residual block only its input for the backward pass, which computes it anew.
 
-    A block is a composite module that stands in a Sequential or ModuleList.
-
-    Raises:
-        UserError: the network has no such blocks.
+    A block is a composite module that stands in a Sequential or ModuleList. Raises UserError if the
+    network has none.
     """
     blocks = list(_blocks(body))
     if not blocks:
@@ -141,12 +117,8 @@ def _forward_recomputed(block: nn.Module, *inputs: Any, **named: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(block, *inputs, **named)
     if not torch.compiler.is_compiling():  # the compiler never recomputes a change of a buffer
-        named["context_fn"] = functools.partial(_forward_and_recompute, block)
+        named["context_fn"] = lambda: (nullcontext(), _running_statistics_kept(block))
     return checkpoint(forward, block, *inputs, use_reentrant=False, **named)
-
-
-def _forward_and_recompute(block: nn.Module) -> tuple[AbstractContextManager, ...]:
-    return nullcontext(), _running_statistics_kept(block)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Does the network fit the data, and the checkpoint both? Said in one line, before training."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,16 +15,9 @@ OURS = "network."  # the keys of ImageClassifier's weights start with it
 def check_network(network: nn.Module, name: str, size: Sequence[int], num_classes: int) -> None:
     """Send one black image through the network, in eval mode, where its weights are.
 
-    Leaves its weights, its modes and the random numbers as they are.
-
-    Args:
-        network: takes uint8 images (n, 3, height, width).
-        name: what to call it.
-        size: height and width of the data's images.
-        num_classes: how many logits it has to return.
-
-    Raises:
-        UserError: the network can't take images of this size, or returns something else.
+    Leaves its weights, its modes and the random numbers as they are. Raises UserError, which calls
+    the network `name`, if it can't take a uint8 image (1, 3, *size) or returns anything else than
+    logits (1, num_classes).
     """
     modes = [(module, module.training) for module in network.modules()]
     device = next(network.parameters()).device
@@ -52,17 +46,11 @@ def check_network(network: nn.Module, name: str, size: Sequence[int], num_classe
 def check_checkpoint_file(path: str, settings: Mapping[str, Any], resuming: bool) -> None:
     """Look into the file that is given as --ckpt_path, before anything is built or recorded.
 
-    Raises:
-        UserError: it can't be read, is no checkpoint of this project, or has other settings.
+    Raises UserError if it can't be read, is no checkpoint of this project, or has other settings.
     """
     if path in ("best", "last", "hpc") or "://" in path:  # Lightning's own words
         return
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except OSError as error:
-        raise UserError(f"--ckpt_path {path} can't be read: {error.strerror}.") from error
-    except Exception as error:  # whatever the unpickler stumbles over
-        raise UserError(f"--ckpt_path {path} is damaged, or no checkpoint at all.") from error
+    content = read_saved(path, "--ckpt_path", mmap=True)
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, Mapping) or not any(str(key).startswith(OURS) for key in state):
         raise UserError(
@@ -72,22 +60,29 @@ def check_checkpoint_file(path: str, settings: Mapping[str, Any], resuming: bool
     check_checkpoint(content, settings, None, resuming)
 
 
+def read_saved(file: str | Path, setting: str, mmap: bool = False) -> Any:
+    """Return what torch.save put into the file of a setting; UserError if it can't be read."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+    except OSError as error:
+        raise UserError(f"{setting}: {file} can't be read: {error.strerror}.") from error
+    except Exception as error:  # whatever the unpickler stumbles over
+        raise UserError(
+            f"{setting}: {file} is damaged, or holds more than weights. Those of a network are"
+            " saved with torch.save(network.state_dict(), file)."
+        ) from error
+
+
 def check_checkpoint(
     checkpoint: Mapping[str, Any],
     settings: Mapping[str, Any],
     classes: Sequence[str] | None,
     resuming: bool,
 ) -> None:
-    """Compare a checkpoint with the network that is about to take its weights.
+    """Raise UserError if a checkpoint does not fit the ImageClassifier that is to take its weights.
 
-    Args:
-        checkpoint: as ImageClassifier saved it.
-        settings: those of the ImageClassifier that loads it; unset ones are passed over.
-        classes: the names of the data's classes; None if there are no data.
-        resuming: whether the optimizer's state is taken over too.
-
-    Raises:
-        UserError: they differ.
+    `settings` are those of that ImageClassifier, unset ones are passed over, and `classes` the
+    names of its data's classes, if it has data; `resuming` takes over the optimizer's state too.
     """
     saved = checkpoint.get("hyper_parameters", {})
     compared = ["network", "num_classes", "small_images"]
@@ -99,13 +94,14 @@ def check_checkpoint(
     ]
     known = checkpoint.get("classes")
     if known and classes and not differences:
-        pairs = [pair for pair in zip(known, classes, strict=True) if pair[0] != pair[1]]
         differences = [
-            f"a class is '{was}' in it and '{now}' in these data" for was, now in pairs[:1]
+            f"a class is '{was}' in it and '{now}' in these data"
+            for was, now in zip(known, classes, strict=True)
+            if was != now
         ]
     if differences:
         raise UserError(
-            f"The checkpoint does not fit: {'; '.join(differences)}. Leave a run's settings as"
+            f"The checkpoint does not fit: {'; '.join(differences[:3])}. Leave a run's settings as"
             " they were (--run FOLDER brings them), or start a new run: from the checkpoint's"
             " weights, where the network is the same, with --model.pretrained PATH"
         )

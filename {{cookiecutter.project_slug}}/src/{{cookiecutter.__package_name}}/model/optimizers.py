@@ -42,8 +42,7 @@ def build_schedule(
 ) -> LambdaLR:
     """Return the schedule that sets the learning rate of each of a run's `steps` optimizer steps.
 
-    Raises:
-        UserError: warmup is not a share, or the run has no end to plan for.
+    Raises UserError if warmup is not a share, or the run has no end to plan for.
     """
     if not 0 <= warmup < 1:
         raise UserError(f"model.warmup is {warmup}; it is a share of the steps, from 0 to below 1.")
@@ -57,11 +56,9 @@ def build_schedule(
 def learning_rate_factor(schedule: ScheduleName, warmup: float, progress: float) -> float:
     """Return the learning rate, as a share of its highest, after that share of the run's steps.
 
-    Args:
-        schedule: one_cycle (Smith and Topin, "Super-Convergence", 2018, in straight lines), cosine
-            (Loshchilov and Hutter, "SGDR", 2017) or constant.
-        warmup: share of the steps in which the rate rises in a straight line from zero.
-        progress: share of the steps that are done, 0 to 1.
+    It rises in a straight line from zero during the warm-up, then follows one_cycle (Smith and
+    Topin, "Super-Convergence", 2018, in straight lines), cosine (Loshchilov and Hutter, "SGDR",
+    2017) or stays constant.
     """
     if progress < warmup:
         return progress / warmup

@@ -34,10 +34,8 @@ def torchvision_network(name: str, num_classes: int, small_images: bool) -> nn.M
     """Return torchvision's network of that name with fresh weights.
 
     With small_images the stem of a ResNet is one 3 by 3 convolution of stride 1 without pooling,
-    as is usual for images of 32 by 32 pixels: the original stem would leave 8 by 8 of them.
-
-    Raises:
-        UserError: small_images is asked of a network that is no ResNet.
+    as is usual for images of 32 by 32 pixels: the original stem would leave 8 by 8 of them. Raises
+    UserError if it is asked of a network that is no ResNet.
     """
     options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):  # auxiliary heads would make the output a tuple
@@ -59,8 +57,7 @@ def torchvision_network(name: str, num_classes: int, small_images: bool) -> nn.M
 def weights_file(name: str, pretrained: bool | str) -> Path:
     """Return the file of pretrained weights: the one named, or torchvision's, downloaded once.
 
-    Raises:
-        UserError: torchvision has none for this network, or they can't be downloaded.
+    Raises UserError if torchvision has none for this network, or they can't be downloaded.
     """
     if pretrained is not True:
         return Path(str(pretrained)).expanduser()
@@ -70,7 +67,7 @@ def weights_file(name: str, pretrained: bool | str) -> Path:
             " with --model.pretrained path/to/file.pth, or choose one of torchvision's networks."
         )
     url = models.get_model_weights(name).DEFAULT.url  # type: ignore[attr-defined]
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    folder = Path(torch.hub.get_dir(), "checkpoints")
     file = folder / url.rpartition("/")[2]
     if not file.exists():
         try:

@@ -7,7 +7,7 @@ import torch
 
 
 def quiet_lightning() -> None:
-    """Keep what Lightning says of itself out of what a run says; its warnings stay, but five."""
+    """Keep what Lightning says of itself out of what a run says; its warnings stay, but six."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for expected in (
@@ -15,6 +15,7 @@ def quiet_lightning() -> None:
         ".*exists and is not empty.*",  # as it is when resuming
         ".*your dataloader is not resumable.*",  # it goes by the Trainer's progress
         ".*in eval mode at the start of training.*",  # as a frozen backbone is
+        ".*smaller than the logging interval.*",  # it is made as small: see Progress
         ".*treespec, LeafSpec.*",  # Lightning 2.6.6 on torch 2.11
     ):
         warnings.filterwarnings("ignore", expected)

@@ -6,7 +6,6 @@ import time
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ProgressBar
 from tqdm.auto import tqdm
 
 SECONDS_BETWEEN_UPDATES = 0.5  # of the bar
@@ -79,35 +78,26 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-class Progress(ProgressBar):
+class Progress(L.Callback):
     """One bar for the whole run; where the output is a file, a line now and then.
 
     The loss is read from the device only when something is shown.
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self.enabled = True
         self.live = sys.stderr.isatty() or "ipykernel" in sys.modules
         self.bar: tqdm | None = None
-        self.steps = self.images = 0
-        self.shown_at = self.begun_at = 0.0
-        self.shown_images = self.begun_images = self.first_step = 0
-
-    def enable(self) -> None:
-        self.enabled = True
-
-    def disable(self) -> None:
-        self.enabled = False
 
     def on_train_start(self, trainer, pl_module) -> None:
+        an_epoch = max(int(trainer.num_training_batches) // trainer.accumulate_grad_batches, 1)
+        trainer.log_every_n_steps = min(trainer.log_every_n_steps, an_epoch)  # or it has no loss
         self.steps = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
         if (trainer.max_epochs or 0) > 0:
             self.steps = min(self.steps, int(trainer.num_training_batches) * trainer.max_epochs)
         self.first_step = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         self.images = self.shown_images = self.begun_images = 0
-        self.begun_at = 0.0
-        if self.enabled and self.live:
+        self.shown_at = self.begun_at = 0.0
+        if self.live and trainer.is_global_zero:
             layout = "{percentage:3.0f}%|{bar:24}| {desc}"
             self.bar = tqdm(total=self.steps, initial=self.first_step, bar_format=layout)
 
@@ -132,15 +122,16 @@ class Progress(ProgressBar):
             self.bar.close()
 
     def _show(self, trainer: L.Trainer) -> None:
-        if not self.enabled or not self.images:
+        if not trainer.is_global_zero or not self.images:
             return
         now = time.perf_counter()
         step = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         rate = (self.images - self.shown_images) / max(now - self.shown_at, 1e-9)
         left = (now - self.begun_at) / max(step - self.first_step, 1) * (self.steps - step)
         epoch = -(-step // int(trainer.num_training_batches))
-        last = trainer.max_epochs or -1
-        where = f"epoch {epoch}/{last}" if last > 0 else f"epoch {epoch}"
+        where = f"epoch {epoch}" + (
+            f"/{trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
+        )
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         text = describe(values, rate, left)
         self.shown_at, self.shown_images = now, self.images

@@ -39,18 +39,17 @@ def keep_checkpoints(folder: Path) -> RunCheckpoint:
 def find_checkpoint(folder: Path, *names: str) -> Path:
     """Return the first of a run's checkpoints `best` and `last` that is there.
 
-    Raises:
-        UserError: the run has none of these, or it is not whole.
+    Raises UserError if the run has none of these, or it is not whole.
     """
-    for name in names:
-        path = folder / "checkpoints" / f"{name}.ckpt"
-        if path.is_file() and not zipfile.is_zipfile(path):
-            raise UserError(
-                f"{path} is damaged: no checkpoint was written to its end. Choose another one with"
-                " --ckpt_path, or start a new run."
-            )
-        if path.is_file():
-            return path
-    raise UserError(
-        f"{folder} has no checkpoint: it ended before its first validation. Start a new run."
-    )
+    paths = [folder / "checkpoints" / f"{name}.ckpt" for name in names]
+    path = next(filter(Path.is_file, paths), None)
+    if path is None:
+        raise UserError(
+            f"{folder} has no checkpoint: it ended before its first validation. Start a new run."
+        )
+    if not zipfile.is_zipfile(path):
+        raise UserError(
+            f"{path} is damaged: no checkpoint was written to its end. Choose another one with"
+            " --ckpt_path, or start a new run."
+        )
+    return path

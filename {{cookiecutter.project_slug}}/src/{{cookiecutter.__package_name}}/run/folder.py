@@ -25,8 +25,7 @@ def project_root() -> Path:
 def new_run_folder(root: Path, recipe: str) -> Path:
     """Make and return the folder of a run that starts; processes of one launch get the same one.
 
-    Raises:
-        UserError: it can't be made, or torchrun was started without the id that names it.
+    Raises UserError if it can't be made, or torchrun was started without the id that names it.
     """
     run_id = os.environ.get("TORCHELASTIC_RUN_ID")
     if RUN_FOLDER_VARIABLE in os.environ:
@@ -45,9 +44,9 @@ def new_run_folder(root: Path, recipe: str) -> Path:
 def _make(folder: Path, exist_ok: bool) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=exist_ok)
-    except FileExistsError:
-        raise
     except OSError as error:
+        if isinstance(error, FileExistsError) and not exist_ok:
+            raise
         raise UserError(
             f"The run's folder {folder} can't be made: {error.strerror}. Free space there, make it"
             f" writable, or name another one in the variable {RUN_FOLDER_VARIABLE}."
@@ -58,8 +57,7 @@ def _make(folder: Path, exist_ok: bool) -> Path:
 def find_run(root: Path, name: str, recipe: str | None = None) -> Path:
     """Return the folder of a run: as named, or of the newest with a checkpoint if it is 'latest'.
 
-    Raises:
-        UserError: there is no such run.
+    Raises UserError if there is no such run.
     """
     if name != "latest":
         for folder in (Path(name), root / name, root / "runs" / name):
@@ -71,13 +69,9 @@ def find_run(root: Path, name: str, recipe: str | None = None) -> Path:
     if not usable:
         of = f" of the recipe '{recipe}'" if recipe else ""
         raise UserError(f"No run{of} in {root / 'runs'} has a checkpoint. Start one: make train")
-    return max(usable, key=_started).parent
+    return max(usable, key=lambda path: json.loads(path.read_text())["started"]).parent
 
 
 def shown(path: Path) -> str:
     """Return the path as short as it can be said from here."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _started(record: Path) -> str:
-    return json.loads(record.read_text())["started"]

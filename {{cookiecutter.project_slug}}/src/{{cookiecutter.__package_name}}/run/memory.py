@@ -4,7 +4,6 @@ The page is written while everything still lies on the GPU, and goes with the ex
 """
 
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -62,13 +61,9 @@ def advise(
 ) -> dict[str, str]:
     """Return the flags that make a run take less memory, each with what it does, the best first.
 
-    Args:
-        batch_size: the micro-batch that did not fit.
-        steps_batch_size: images per optimizer step, which is kept.
-        world_size: processes that share a step.
-        eval_batch_size: images at once in evaluation, if that is what did not fit.
-        precision: Lightning's precision flag.
-        checkpointing: whether activations are already recomputed.
+    `steps_batch_size`, the images of an optimizer step over all `world_size` processes, is kept.
+    `eval_batch_size` is given if evaluation is what did not fit, and `checkpointing` says whether
+    activations are already recomputed.
     """
     advice = {}
     if eval_batch_size is not None:
@@ -93,20 +88,18 @@ def advise(
 def _held(trainer: L.Trainer, device: torch.device) -> dict[str, float]:
     """Return who holds how much of a GPU's memory, in GiB."""
     weights = list(trainer.lightning_module.parameters())
-    states = [
-        value
-        for optimizer in trainer.optimizers
-        for state in optimizer.state.values()
-        for value in state.values()
-    ]
+    states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]
     loaders = [trainer.train_dataloader, trainer.val_dataloaders]
     kinds: dict[str, list] = {
         "weights": weights,
         "gradients": [weight.grad for weight in weights],
-        "the optimizer's state": states,
+        "the optimizer's state": [value for state in states for value in state.values()],
         "images kept on the GPU": [getattr(loader, "pixels", None) for loader in loaders],
     }
-    held = {name: sum(map(_bytes, tensors)) / GIB for name, tensors in kinds.items()}
+    held = {
+        name: sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor) and t.is_cuda) / GIB
+        for name, tensors in kinds.items()
+    }
     allocated = torch.cuda.memory_allocated(device) / GIB
     held["activations and the rest"] = allocated - sum(held.values())
     held["reserved, not used"] = torch.cuda.memory_reserved(device) / GIB - allocated
@@ -115,11 +108,6 @@ def _held(trainer: L.Trainer, device: torch.device) -> dict[str, float]:
         others = other_users(gpu, own_bytes=torch.cuda.memory_reserved(device))
         held |= {name: memory / GIB for name, memory in others.items()}
     return held
-
-
-def _bytes(tensor: Any) -> int:
-    on_gpu = isinstance(tensor, torch.Tensor) and tensor.is_cuda
-    return tensor.numel() * tensor.element_size() if on_gpu else 0
 
 
 def _page(cause: BaseException, held: dict[str, float], advice: dict[str, str], file: Path) -> str:

@@ -24,12 +24,7 @@ class Parser(LightningArgumentParser):
 
 
 def in_one_line(message: str, known: list[str]) -> str:
-    """Return jsonargparse's message about a mistake in one line, with the key that was meant.
-
-    Args:
-        message: as the parser words it, over several lines.
-        known: every key that there is.
-    """
+    """Return jsonargparse's message in one line, with the `known` key that was meant."""
     if unknown := UNKNOWN.search(message):
         key = unknown[1]
         close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
@@ -46,10 +41,10 @@ def in_one_line(message: str, known: list[str]) -> str:
 
 def _in_words(kind: str) -> str:
     """Return the name of a type as YAML's reader knows it."""
-    literal = re.fullmatch(r"typing\.Literal\[(.+)\]", kind)
-    named = re.fullmatch(r"<class '(?:\w+\.)*(\w+)'>", kind)
-    plain = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
-    if literal:
+    if literal := re.fullmatch(r"typing\.Literal\[(.+)\]", kind):
         return f"one of {literal[1]}"
+    named = re.fullmatch(r"<class '(?:\w+\.)*(\w+)'>", kind)
     name = named[1] if named else kind
-    return {**plain, "NoneType": "null", "list": "a list", "dict": "a mapping"}.get(name, name)
+    plain = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
+    others = {"NoneType": "null", "list": "a list", "dict": "a mapping"}
+    return (plain | others).get(name, name)

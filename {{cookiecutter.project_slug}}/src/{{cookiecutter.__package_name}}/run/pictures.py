@@ -3,28 +3,34 @@
 from pathlib import Path
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from .tracking import read_metrics
 
-TRAIN, VAL, RIGHT, WRONG = "#4c78a8", "#f58518", "#2e7d32", "#c62828"
+RIGHT, WRONG = "#2e7d32", "#c62828"
 COLUMNS, ROWS = 8, 4
 
 
 def draw_curves(metrics: Path) -> Figure:
     """Draw loss and accuracy over the epochs from a metrics.csv."""
-    rows = read_metrics(metrics) if metrics.exists() else []
+    rows = read_metrics(metrics)
     per_epoch = max((row["step"] + 1 for row in rows if row["epoch"] == 0), default=1)
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for split, colour, marker in (("train", TRAIN, ""), ("val", VAL, ".")):
+        for split, label, style in (
+            ("train", "training batches", {"color": "#4c78a8"}),
+            ("val", "validation", {"color": "#f58518", "marker": "."}),
+        ):
             points = [row for row in rows if f"{split}/{quantity}" in row]
             x = [(row["step"] + 1) / per_epoch for row in points]
             y = [row[f"{split}/{quantity}"] for row in points]
-            axes.plot(x, y, color=colour, marker=marker, label=_name(split), linewidth=1.5)
-        _dress(axes, quantity)
+            axes.plot(x, y, label=label, linewidth=1.5, **style)
+        axes.set(xlabel="epoch", title=quantity, xlim=(0, None))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+        if quantity == "loss" and axes.dataLim.height > 0:
+            axes.set_yscale("log")
     return figure
 
 
@@ -33,11 +39,7 @@ def draw_predictions(
 ) -> Figure:
     """Draw images with their label and prediction: the surest mistakes first, then the least sure.
 
-    Args:
-        images: uint8 (n, height, width, 3).
-        labels: int64 (n,).
-        probabilities: float32 (n, classes).
-        classes: the name of each class.
+    `images` are uint8 (n, height, width, 3), `labels` int64 (n,), `probabilities` (n, classes).
     """
     sure, predicted = probabilities.max(1)
     wrong = predicted != labels
@@ -53,21 +55,6 @@ def draw_predictions(
         axes.imshow(images[i].numpy(), interpolation="nearest")
         told = classes[predicted[i]] + (f", not {classes[labels[i]]}" if wrong[i] else "")
         colour = WRONG if wrong[i] else RIGHT
-        axes.set_title(f"{_short(told)}\n{sure[i]:.0%} sure", fontsize=8, color=colour)
+        short = told if len(told) <= 22 else told[:21] + "…"
+        axes.set_title(f"{short}\n{sure[i]:.0%} sure", fontsize=8, color=colour)
     return figure
-
-
-def _name(split: str) -> str:
-    return {"train": "training batches", "val": "validation"}[split]
-
-
-def _dress(axes: Axes, quantity: str) -> None:
-    axes.set(xlabel="epoch", title=quantity, xlim=(0, None))
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    if quantity == "loss" and axes.dataLim.height > 0:
-        axes.set_yscale("log")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 22 else text[:21] + "…"

@@ -47,11 +47,11 @@ class RunRecord:
         archive = f"source.resume-{len(resumes) + 1}.zip" if goes_on else "source.zip"
         content |= {
             "source": _pack_source(root, folder / archive) | _commit(root),
-            "locks": {path.name: _sha256(path.read_bytes()) for path in root.glob("*.lock")},
+            "locks": {path.name: _sha256(path) for path in root.glob("*.lock")},
             "versions": _versions(),
         }
-        record.content |= {"results": {}, "reason": None, "ended": None}
-        record.content |= {"process": {"host": platform.node(), "pid": os.getpid()}}
+        process = {"host": platform.node(), "pid": os.getpid()}
+        record.content |= {"results": {}, "reason": None, "ended": None, "process": process}
         if goes_on:
             record.update(state="running", resumes=[*resumes, {"time": _now(), **content}])
         else:
@@ -125,8 +125,7 @@ def digest(weights: Mapping[str, torch.Tensor]) -> str:
 def _only_writer(folder: Path) -> IO[str]:
     """Return the open lock of a run's folder, which the system lets go when the process ends.
 
-    Raises:
-        UserError: another process trains in this folder.
+    Raises UserError if another process trains in this folder.
     """
     lock = (folder / ".lock").open("w")
     try:
@@ -153,7 +152,7 @@ def _pack_source(root: Path, archive: Path) -> dict[str, Any]:
                 entry.external_attr = path.stat().st_mode << 16
                 pack.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
     names = [*left_out[:20], f"and {len(left_out) - 20} more"] if len(left_out) > 20 else left_out
-    return {"zip": archive.name, "sha256": _sha256(archive.read_bytes()), "left_out": names}
+    return {"zip": archive.name, "sha256": _sha256(archive), "left_out": names}
 
 
 def _source_files(folder: Path, leave_out: set[str]) -> Iterator[Path]:
@@ -192,9 +191,9 @@ def _versions() -> dict[str, str | None]:
     return versions | {"cuda": torch.version.cuda, "cudnn": str(cudnn) if cudnn else None}
 
 
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -1,5 +1,6 @@
 """What the command line and the configuration leave open, filled in before anything is built."""
 
+import argparse
 import os
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,7 @@ def decide(trainer: Any, machine: hardware.Machine) -> dict[str, str]:
 def divide_batch(data: Any, trainer: Any, is_new: bool) -> None:
     """Fill in the global batch size, or from it the micro-batches that are accumulated.
 
-    Raises:
-        UserError: the global batch is no multiple of what the devices compute at once.
+    Raises UserError if the global batch is no multiple of what the devices compute at once.
     """
     at_once = data.batch_size * trainer.devices * trainer.num_nodes
     if data.global_batch_size is None:
@@ -95,14 +95,12 @@ def recipe_of(config: Any) -> str:
 
 def expand_run(arguments: list[str], root: Path) -> tuple[list[str], Path | None]:
     """Replace `--run FOLDER` by the run's configuration and checkpoint; return its folder too."""
-    arguments = [part for flag in arguments for part in _split_run(flag)]
-    if "--run" not in arguments:
-        return arguments, None
-    at = arguments.index("--run")
-    if at + 1 == len(arguments) or arguments[at + 1].startswith("-"):
+    rest, name = take(arguments, "--run")
+    if name is None:
+        return rest, None
+    if not name:
         raise UserError("--run needs a run's folder, such as --run runs/digits/…, or latest.")
-    run = find_run(root, arguments[at + 1])
-    rest = arguments[:at] + arguments[at + 2 :]
+    run = find_run(root, name)
     fitting = rest[:1] == ["fit"]
     longer = any(flag.startswith("--trainer.max_") for flag in rest)
     record = RunRecord(run)
@@ -118,18 +116,23 @@ def expand_run(arguments: list[str], root: Path) -> tuple[list[str], Path | None
     return [*rest[:1], *inserted, *rest[1:]], run
 
 
-def _split_run(flag: str) -> list[str]:
-    return flag.split("=", 1) if flag.startswith("--run=") else [flag]
+def take(arguments: list[str], *flags: str) -> tuple[list[str], str | None]:
+    """Take a flag and its value out of the arguments.
+
+    Returns the rest, and the value: None without the flag, "" if nothing follows it.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(*flags, dest="value", nargs="?", const="")
+    found, rest = parser.parse_known_args(arguments)
+    return rest, found.value
 
 
 def choose_folder(stage: str, config: Any, root: Path, resumed: Path | None) -> Path:
     """Return the folder of the run that starts or goes on, or of the one that is evaluated.
 
     Evaluation without --run takes the run of its checkpoint, or else the recipe's newest and its
-    best checkpoint.
-
-    Raises:
-        UserError: another run has that folder, or evaluation is asked for on several devices.
+    best checkpoint. Raises UserError if another run has that folder, or if evaluation is asked for
+    on several devices.
     """
     if stage != "fit" and config.trainer.devices * config.trainer.num_nodes > 1:
         raise UserError(f"{stage} runs on one device: leave out --trainer.devices, and torchrun.")

@@ -1,7 +1,6 @@
 """One configuration trained with several seeds, one after the other: the mean and the spread."""
 
 import csv
-import itertools
 import json
 import os
 import signal
@@ -13,34 +12,30 @@ from pathlib import Path
 
 from ..errors import UserError
 from .folder import RUN_FOLDER_VARIABLE, shown
+from .resolve import take
 
 
 def take_seeds(arguments: list[str]) -> tuple[list[str], list[int]]:
     """Split `--seeds "1 2 3"` off the arguments of fit.
 
-    Raises:
-        UserError: they are no different whole numbers, or another command than fit is asked for.
+    Raises UserError if they are no different whole numbers, or for another command than fit.
     """
-    arguments = [part for a in arguments for part in (a.split("=", 1) if "--seeds=" in a else [a])]
-    if "--seeds" not in arguments:
-        return arguments, []
-    at = arguments.index("--seeds")
-    given = " ".join(arguments[at + 1 : at + 2]).replace(",", " ").split()
-    seeds = [int(seed) for seed in given if seed.isdecimal()]
-    if not given or len(set(seeds)) < len(given):
-        raise UserError(f"--seeds is '{' '.join(given)}'; expected different numbers: \"1 2 3\".")
-    rest = arguments[:at] + arguments[at + 2 :]
-    if rest[:1] != ["fit"] or "--run" in " ".join(rest):
+    rest, given = take(arguments, "--seeds")
+    if given is None:
+        return rest, []
+    words = given.replace(",", " ").split()
+    seeds = [int(word) for word in words if word.isdecimal()]
+    if not words or len(set(seeds)) < len(words):
+        raise UserError(f"--seeds is '{given}'; expected different numbers: \"1 2 3\".")
+    if rest[:1] != ["fit"] or take(rest, "--run")[1] is not None:
         raise UserError("--seeds is for new runs: fit --config configs/digits.yaml --seeds ...")
     return rest, seeds
 
 
 def train_seeds(arguments: list[str], seeds: list[int], root: Path) -> int:
     """Train one run a seed, each in its own process; return the first bad exit status, or 0."""
-    configs = [
-        Path(value) for flag, value in itertools.pairwise(arguments) if flag in ("-c", "--config")
-    ]
-    recipe = configs[-1].stem if configs else "digits"
+    config = take(arguments, "--config", "-c")[1]
+    recipe = Path(config).stem if config else "digits"
     together = root / "runs" / recipe / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     runs = {seed: together.with_name(f"{together.name}_seed-{seed}") for seed in seeds}
     for seed, folder in runs.items():
@@ -76,10 +71,9 @@ def _summarize(runs: dict[int, Path], table: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(["seed", "best val/accuracy", "run"])
         writer.writerows([seed, results[seed], folder.name] for seed, folder in runs.items())
-    for seed, folder in runs.items():
-        value = results[seed]
+    for seed, value in results.items():
         said = "not measured" if value is None else f"{value:.2%}"
-        print(f"  seed {seed:<10} {said:>8}  {shown(folder)}")
+        print(f"  seed {seed:<10} {said:>8}  {shown(runs[seed])}")
     values = [value for value in results.values() if value is not None]
     if values:
         spread = statistics.stdev(values) if len(values) > 1 else 0.0

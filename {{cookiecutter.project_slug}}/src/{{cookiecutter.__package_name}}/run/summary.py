@@ -1,4 +1,4 @@
-"""What is said and drawn when a run ends."""
+"""What is recorded, said and drawn of a run."""
 
 import csv
 from collections.abc import Iterable
@@ -11,7 +11,10 @@ from torch import Tensor
 
 from ..data.datamodule import ImageData
 from ..data.resident import PADDING_LABEL, Batch
+from .callbacks import Throughput
+from .checkpoint import RunCheckpoint
 from .folder import shown
+from .gpu_usage import GpuUsage
 from .pictures import draw_curves, draw_predictions
 
 MOST_PREDICTIONS = 500  # validation images that are looked at for the picture
@@ -41,6 +44,21 @@ def predict(model: L.LightningModule, batches: Iterable[Batch]) -> tuple[Tensor,
     return pixels, truth, shares
 
 
+def results_of(trainer: L.Trainer) -> dict[str, Any]:
+    """Return steps, speed, GPU usage, and the last and the best validation of a run that ended."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    found: dict[type, Any] = {type(callback): callback for callback in callbacks}
+    best = found[RunCheckpoint].best_model_score
+    metrics = trainer.callback_metrics
+    return {
+        "steps": trainer.global_step,
+        "images_per_second": found[Throughput].images_per_second,
+        "gpu": found[GpuUsage].summary(),
+        "best val/accuracy": None if best is None else float(best),
+        **{name: float(metrics[name]) for name in metrics if name.startswith("val/")},
+    }
+
+
 def say_start(record: dict[str, Any], decisions: dict[str, str]) -> None:
     """Print what a run was decided to be, before its first step."""
     data = record["data"]
@@ -62,26 +80,21 @@ def say_start(record: dict[str, Any], decisions: dict[str, str]) -> None:
 def say_fit(folder: Path, record: dict[str, Any]) -> None:
     """Print what a training run reached, where everything lies and what to try next."""
     results, compiled = record["results"], record["compile"]
-    best, speed = results.get("best val/accuracy"), results["images_per_second"]
-    mode = compiled["mode"] or "off"
+    best, speed, gpu = (results[k] for k in ("best val/accuracy", "images_per_second", "gpu"))
+    heat = "{busy_percent}% busy, up to {temperature_celsius} °C and {memory_gib} GiB"
     _block(
         f"{record['recipe']}: {results['steps']} steps in {record['seconds']['total']:.0f} s",
         {
             "validation accuracy": "not measured" if best is None else f"{best:.2%}",
             "speed": "too short to tell" if speed is None else f"{speed:,.0f} images/s",
-            **({"GPU": _usage(results["gpu"])} if results["gpu"] else {}),
-            "torch.compile": f"{mode}: {compiled['why']}",
+            **({"GPU": heat.format(**gpu)} if gpu else {}),
+            "torch.compile": f"{compiled['mode'] or 'off'}: {compiled['why']}",
             "run folder": shown(folder),
             "how it learned": shown(folder / "curves.png"),
             "its mistakes": shown(folder / "predictions.png"),
             "next": "make evaluate (the test images, once) · change networks.py · make train again",
         },
     )
-
-
-def _usage(gpu: dict[str, Any]) -> str:
-    heat, memory = gpu["temperature_celsius"], gpu["memory_gib"]
-    return f"{gpu['busy_percent']}% busy, up to {heat} °C and {memory} GiB"
 
 
 def say_scores(folder: Path, scores: dict[str, float]) -> None:

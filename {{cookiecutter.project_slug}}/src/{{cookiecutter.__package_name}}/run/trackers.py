@@ -97,14 +97,12 @@ class Wandb(Follower):
     def _begin(self) -> Any:
         import wandb
 
-        settings = wandb.Settings(
-            silent=True,
-            console="off",
-            base_url=wandb_server(),
-            init_timeout=15,
-            finish_timeout=30,
-            finish_timeout_raises=True,
-        )
+        limits: dict[str, Any] = {
+            "init_timeout": 15,
+            "finish_timeout": 30,
+            "finish_timeout_raises": True,
+        }
+        settings = wandb.Settings(silent=True, console="off", base_url=wandb_server(), **limits)
         resume = "allow" if self.mode == "online" else None
         where: dict[str, Any] = {"dir": self.folder, "mode": self.mode, "resume": resume}
         return wandb.init(settings=settings, **where, **self.identity)
@@ -148,8 +146,9 @@ class TensorBoard(Follower):
             self.log(row)
 
     def log(self, row: Row) -> None:
-        for name in row.keys() - {"step"} if self.writer else ():
-            self.writer.add_scalar(name, row[name], row["step"])
+        if self.writer:
+            for name in row.keys() - {"step"}:
+                self.writer.add_scalar(name, row[name], row["step"])
 
     def finish(self, success: bool) -> None:
         if self.writer:

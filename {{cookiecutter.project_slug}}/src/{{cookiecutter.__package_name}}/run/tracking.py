@@ -20,6 +20,8 @@ class MetricsCSV(Logger):
     Each follower is told the rows whose step is over; the last of an interrupted run may be not.
     """
 
+    name, version = "csv", ""
+
     def __init__(self, folder: Path, followers: Sequence[Follower] = ()) -> None:
         super().__init__()
         self.followers = followers
@@ -27,14 +29,6 @@ class MetricsCSV(Logger):
         self.columns = ["step", "epoch"]
         self.row: Row = {}
         self.written = False  # whether the last line of the file is this row
-
-    @property
-    def name(self) -> str:
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        return ""
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
@@ -55,10 +49,6 @@ class MetricsCSV(Logger):
             self.row["epoch"] = int(metrics["epoch"])
 
     @rank_zero_only
-    def save(self) -> None:
-        """Nothing: a row is written when its step is over."""
-
-    @rank_zero_only
     def finalize(self, status: str) -> None:
         self._append()
         if self.row and status == "success":
@@ -73,10 +63,9 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def go_on_from(self, step: int) -> None:
         """Keep what an earlier process logged before that many steps, and drop what came after."""
-        there = self.path.exists()
-        rows = [row for row in read_metrics(self.path) if row["step"] < step] if there else []
+        rows = [row for row in read_metrics(self.path) if row["step"] < step]
         self.columns = list(dict.fromkeys([*self.columns, *(name for row in rows for name in row)]))
-        if there:
+        if self.path.exists():
             self._rewrite(rows)
         self.row, self.written = (rows[-1], True) if rows else ({}, False)
         self._tell("start", rows[:-1])  # the last step may not be over
@@ -89,16 +78,12 @@ class MetricsCSV(Logger):
         if not self.row or self.written:
             return
         new = [name for name in self.row if name not in self.columns]
-        if new:
-            rows = read_metrics(self.path) if self.path.exists() else []
+        if new or not self.path.exists():
             self.columns += new
-            self._rewrite(rows)
-        is_new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
-            if is_new:
-                writer.writeheader()
-            writer.writerow(self.row)
+            self._rewrite([*read_metrics(self.path), self.row])
+        else:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self.columns).writerow(self.row)
         self.written = True
 
     def _rewrite(self, rows: list[Row]) -> None:
@@ -126,7 +111,9 @@ def read_metrics(path: Path) -> list[Row]:
 
     A last line that a killed process left half written is passed over.
     """
-    rows = []
+    rows: list[Row] = []
+    if not path.exists():
+        return rows
     with path.open(newline="") as file:
         for cells in csv.DictReader(file):
             try:
