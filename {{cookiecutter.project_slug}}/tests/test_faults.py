@@ -160,10 +160,7 @@ def test_several_seeds_end_with_their_mean_and_spread(tmp_path):
     recipe = Path(shutil.copy("configs/digits.yaml", tmp_path / f"{tmp_path.name}.yaml"))
     flags = (f"--config={recipe}", "--trainer.max_epochs", "1", "--seeds", "3,4")
     command = [sys.executable, "-m", package, "fit", *flags]
-    source = str(Path({{ cookiecutter.__package_name }}.__file__).parents[1])
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": source}
-    )
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     table = Path(done.stdout.split("table: ")[1].strip())
     with table.open(newline="") as file:

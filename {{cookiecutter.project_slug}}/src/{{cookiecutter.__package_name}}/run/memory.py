@@ -78,7 +78,7 @@ def advise(
     if precision.startswith("32"):
         advice["--trainer.precision bf16-mixed"] = "activations take half as much"
     if eval_batch_size is None and not checkpointing:
-        advice["--model.activation_checkpointing true"] = "recomputes activations: a third slower"
+        advice["--model.activation_checkpointing true"] = "recomputes activations: a quarter slower"
     advice["PYTORCH_ALLOC_CONF=expandable_segments:True"] = (
         "a variable, set before the command: helps where much is reserved and not used"
     )
