@@ -145,6 +145,35 @@ def test_out_of_memory_ends_with_a_page_and_not_with_a_traceback(
     assert json.loads((tmp_path / "run.json").read_text())["state"] == "failed"
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("choice", [0, 1, 2], ids=["micro-batch", "precision", "recomputation"])
+def test_the_advice_against_a_full_gpu_trains_when_it_is_followed(choice, call, tmp_path, capsys):
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(3 * 2**30 / total)
+    flags = ["--config", "configs/synthetic.yaml", "--trainer.max_steps", "2"]
+    flags += ["--data.options={image_size: 32, train: 8192, val: 500}", "--model.compile=false"]
+    flags += ["--data.batch_size=1024", "--trainer.precision=32-true"]
+    try:
+        for attempt in range(6):
+            status = call("fit", *flags, folder=tmp_path / str(attempt))
+            page = capsys.readouterr().err
+            if status == 0:
+                break
+            assert status == 2 and "activations and the rest" in page and "Traceback" not in page
+            account = (tmp_path / str(attempt) / "memory.txt").read_text()
+            assert "CUDA memory summary" in account
+            advice = [line.split("  ")[1] for line in page.splitlines() if line.startswith("  --")]
+            flags += advice[min(choice, len(advice) - 1)].split()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert status == 0 and attempt > 0
+    record = json.loads((tmp_path / str(attempt) / "run.json").read_text())
+    assert record["config"]["data"]["global_batch_size"] == 1024
+    assert record["results"]["steps"] == 2
+
+
 def test_a_worker_that_is_killed_is_explained(call, capsys, monkeypatch, tmp_path):
     def killed(*_) -> None:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is poss")
