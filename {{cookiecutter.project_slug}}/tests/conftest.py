@@ -13,14 +13,20 @@ Command = Callable[..., int]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the caller's wandb account and proxies from the tests."""
+def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the caller's wandb account, proxies and caches from the tests.
+
+    One thread: networks as small as these only wait for a second one.
+    """
+    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("WANDB_")]:
             patch.delenv(name)
-        empty = tmp_path_factory.mktemp("no_account")
+        empty = tmp_path_factory.mktemp("surroundings")
         patch.setenv("NETRC", str(empty / "netrc"))
         patch.setenv("WANDB_CONFIG_DIR", str(empty))
+        patch.setenv("XDG_CACHE_HOME", str(empty))
+        patch.setenv("OMP_NUM_THREADS", "1")
         for name in ("NO_PROXY", "no_proxy"):
             patch.setenv(name, "127.0.0.1")
         yield
@@ -47,13 +53,6 @@ def trained(call: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert status == 0
     return folder
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _own_memory_of_checked_images(tmp_path_factory: pytest.TempPathFactory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(autouse=True)
