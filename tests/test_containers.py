@@ -1,4 +1,4 @@
-"""The baked project's container files hold for every answer: schema, names, the image they build on."""
+"""The baked container files hold for every answer: schema, names, the image they build on."""
 
 import json
 import os
