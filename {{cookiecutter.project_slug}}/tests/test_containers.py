@@ -136,17 +136,22 @@ def docker(*arguments: str, **options) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="session")
-def image() -> str:
-    """The project's image, built; skips where that can't be."""
+def image() -> Iterator[str]:
+    """The project's image, built for the tests; skips where that can't be."""
     if shutil.which("docker") is None or docker("info").returncode:
         pytest.skip("no Docker here")
     if docker("image", "inspect", UNIVERSAL).returncode:
         pytest.skip(f"no {UNIVERSAL} here: make image says how to get it")
-    return build(ROOT)
+    yield build(ROOT, "as-it-is")
+    docker("image", "rm", tagged("as-it-is"))
 
 
-def build(folder: Path) -> str:
-    done = docker("build", "--quiet", "--target", "train", str(folder))
+def tagged(name: str) -> str:
+    return f"{package.__name__}-under-test:{name}"
+
+
+def build(folder: Path, name: str) -> str:
+    done = docker("build", "--quiet", "--target=train", f"--tag={tagged(name)}", str(folder))
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -220,10 +225,10 @@ def test_an_edit_of_the_source_rebuilds_in_five_seconds(image, tmp_path):
     shutil.copytree(ROOT, copy, ignore=leave_out)
     (copy / "src" / package.__name__ / "networks.py").open("a").write("# edited\n")
     began = time.perf_counter()
-    edited = build(copy)
+    edited = build(copy, "edited")
     assert time.perf_counter() - began < 5
     assert edited != image
-    docker("image", "rm", edited)
+    docker("image", "rm", tagged("edited"))
 
 
 def test_a_stranger_trains_without_network_and_owns_what_it_made(run, runs):
