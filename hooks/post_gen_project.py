@@ -17,6 +17,7 @@ PROJECT = Path.cwd()
 
 WANTED = {  # file: is it part of this project?
     "torch-cu130.lock": ANSWERS["cuda"] == "cu130",
+    "compose.gpu.yaml": ANSWERS["cuda"] != "cpu",
 }
 NEXT = {
     "make setup": "the environment, in .venv",
