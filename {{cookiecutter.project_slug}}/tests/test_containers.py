@@ -82,7 +82,7 @@ def test_a_missing_image_is_explained_before_anything_is_built(devcontainer, tmp
 
 
 def test_compose_offers_training_notebook_and_service():
-    assert set(COMPOSE["services"]) == {"train", "notebook", "serve"}
+    assert set(COMPOSE["services"]) == {"train", "notebook"}
     for service in COMPOSE["services"].values():
         assert service["build"]["target"] in STAGES
         assert service["user"] == "${USER_ID:-1000}:${GROUP_ID:-1000}"
@@ -276,7 +276,7 @@ def test_jupyterlab_refuses_an_empty_token(run):
 def test_compose_accepts_its_files(image):
     both = [f"--file={path.name}" for path in sorted(ROOT.glob("compose*.yaml"), reverse=True)]
     for files in (both[:1], both):
-        done = docker("compose", *files, "--profile=serve", "config", "--quiet", cwd=ROOT)
+        done = docker("compose", *files, "config", "--quiet", cwd=ROOT)
         assert done.returncode == 0, done.stderr
 
 

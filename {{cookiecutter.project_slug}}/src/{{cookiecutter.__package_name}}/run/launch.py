@@ -33,7 +33,16 @@ def launch(processes: int, threads: int, arguments: list[str], run_folder: Path)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     package = (__package__ or "").split(".")[0]
     try:
-        torchrun(["--standalone", f"--nproc-per-node={processes}", "-m", package, *arguments])
+        torchrun(
+            [
+                "--standalone",
+                "--local-addr=127.0.0.1",
+                f"--nproc-per-node={processes}",
+                "-m",
+                package,
+                *arguments,
+            ]
+        )
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if rank and (run_folder / "run.json").exists():  # rank 0 only knows that it was ended
