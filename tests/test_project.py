@@ -95,7 +95,7 @@ def test_make_alone_prints_every_target(make, default_project):
     assert printed == targets
 
 
-def test_the_projects_own_tests_pass_in_two_minutes_of_two_cores(make):
+def test_the_projects_own_tests_pass_in_three_minutes_of_two_cores(make):
     def cpu_seconds() -> float:
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         return used.ru_utime + used.ru_stime
@@ -104,7 +104,7 @@ def test_the_projects_own_tests_pass_in_two_minutes_of_two_cores(make):
     done = make("test")
     assert done.returncode == 0, done.stdout
     assert re.search(r"\d+ passed", done.stdout) and " failed" not in done.stdout
-    assert cpu_seconds() - before < 2 * 120
+    assert cpu_seconds() - before < 2 * 180
 
 
 def test_training_needs_no_tools(make, bake, in_environment, tmp_path):

@@ -44,6 +44,10 @@ SHORT = (*DIGITS, "--trainer.max_epochs", "1")
         (("--trainer.devices", "nine"), "CUDA_VISIBLE_DEVICES"),
         (("--model.warmup", "3"), "a share of the steps"),
         (("--data.smallest_crop", "2"), "it is a share, up to 1"),
+        (("--data.crop_padding", "-1"), "data.crop_padding is -1"),
+        (("--data.global_batch_size", "-64"), "no multiple of 64"),
+        (("--trainer.strategy", "foo"), "foo"),
+        (("--seed_everything", "-1"), "-1 is not in bounds"),
         (("--seeds", "1 1"), 'expected different numbers: "1 2 3"'),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -63,6 +67,7 @@ def test_a_mistake_is_one_line_that_says_what_to_do(flags, message, call, capsys
         ("data:\n  batch_sizes: 3\n", "batch_sizes is no setting. Did you mean data.batch_size?"),
         ("data: [\n", "Problems parsing config: while parsing"),
         ("- 3\n", "error: "),
+        ("trainer:\n  max_epochs: 1\ndata:\n", "The section 'data:' of the configuration is empty."),
     ],
 )
 def test_a_mistake_in_a_file_is_one_line_too(text, message, call, capsys, tmp_path):

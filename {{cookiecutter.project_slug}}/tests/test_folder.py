@@ -183,6 +183,7 @@ def test_a_table_names_images_labels_and_splits(images, tmp_path):
         ("file,class\na.jpg,x\n", r"begins with \['file', 'class'\]; expected path,label"),
         ("path,label\na.jpg,\n", "line 2: expected a path and a label"),
         ("path,label,split\na.jpg,x,tset\n", "line 2: the split is 'tset'; expected train"),
+        ("path,label,set\na.jpg,x,train\n", "begins with .*'set'.*; expected path,label"),
         ("path,label\nnone.jpg,x\n", "none.jpg can't be read: No such file"),
         ("path,label\n", "holds no images"),
     ],
@@ -231,6 +232,60 @@ def test_empty_and_missing_classes_are_named(tmp_path):
         folder(str(tmp_path))
 
 
+def test_splits_are_known_under_their_usual_names_and_never_taken_for_classes(tmp_path):
+    write_classes(tmp_path / "Training", 3)
+    write_classes(tmp_path / "Testing", 1, seed=50)
+    splits = folder(str(tmp_path), val_share=0.34)
+    assert [len(part) for part in (splits.train, splits.val, splits.test)] == [6, 3, 3]
+    write_classes(tmp_path / "train", 1, seed=90)
+    with pytest.raises(UserError, match="holds both Training and train"):
+        folder(str(tmp_path))
+    shutil.rmtree(tmp_path / "train")
+    shutil.rmtree(tmp_path / "Training")
+    with pytest.raises(UserError, match="but no folder train"):
+        folder(str(tmp_path))
+
+
+def test_a_single_class_and_a_set_without_validation_are_refused(images, tmp_path):
+    shutil.copytree(images, tmp_path / "unzipped" / "dataset")
+    with pytest.raises(UserError, match="has only the class 'dataset'"):
+        folder(str(tmp_path / "unzipped"))
+    with pytest.raises(UserError, match="leaves no validation images"):
+        folder(str(images), val_share=0.0)
+    with pytest.raises(UserError, match="shares, below 1"):
+        folder(str(images), val_share=-1.0)
+
+
+def test_images_beside_the_classes_are_named(images, tmp_path):
+    root = Path(shutil.copytree(images, tmp_path / "images"))
+    picture(seed=1234).save(root / "loose.jpg")
+    assert "loose.jpg" in folder(str(root)).remarks[0]
+
+
+def test_sixteen_bits_of_which_only_the_lowest_are_used_are_refused(tmp_path):
+    Image.fromarray(np.full((9, 9), 255, np.uint16)).save(tmp_path / "dark.png")
+    assert "nearly black" in decode.inspect(tmp_path / "dark.png")[1]
+
+
+def test_a_resume_or_an_evaluation_on_other_data_does_not_pass_unseen(
+    images, call, tmp_path, capsys
+):
+    root, run = Path(shutil.copytree(images, tmp_path / "images")), tmp_path / "run"
+    flags = ("--config", "configs/imagefolder.yaml", f"--data.options.path={root}")
+    flags += ("--data.image_size", "16", "--data.batch_size", "8", "--model.network", "small_cnn")
+    flags += ("--trainer.max_epochs", "1", "--data.workers", "0")
+    assert call("fit", *flags, folder=run) == 0
+    before = json.loads((run / "run.json").read_text())
+    (root / "red" / "003.jpg").unlink()
+    capsys.readouterr()
+    assert call("fit", "--run", str(run), "--trainer.max_epochs", "2") == 2
+    assert "The data are not those that the run began with" in capsys.readouterr().err
+    assert json.loads((run / "run.json").read_text()) == before
+    assert not list(run.glob("*.resume-*"))
+    assert call("test", "--run", str(run)) == 0
+    assert "not the data that the run was trained on" in capsys.readouterr().out
+
+
 def test_what_is_no_image_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"does not exist.*--data\.options\.path"):
         folder(str(tmp_path / "nowhere"))
@@ -249,7 +304,7 @@ def test_other_and_hidden_files_are_passed_over(tmp_path):
     (root / ".ipynb_checkpoints").mkdir()
     splits = folder(str(root))
     assert splits.classes == ("blue", "green", "red")
-    assert splits.remarks[0].startswith("1 files passed over") and "notes.txt" in splits.remarks[0]
+    assert splits.remarks[0].startswith("1 passed over") and "notes.txt" in splits.remarks[0]
 
 
 def test_a_file_is_checked_once_until_it_changes(tmp_path, monkeypatch):
@@ -360,10 +415,10 @@ def test_large_jpegs_are_decoded_small_and_look_the_same(tmp_path):
 def test_too_little_shared_memory_is_seen_before_training():
     how = reading(workers=8, prefetch=4)
     needed = 8 * 4 * 128 * 24 * 24 * 3
-    streaming.check_shared_memory(how, 128, needed)
-    streaming.check_shared_memory(how, 128, None)
+    streaming.check_shared_memory(how, 128, 2, 2 * needed)
+    streaming.check_shared_memory(how, 128, 1, None)
     with pytest.raises(UserError, match=r"/dev/shm has 6 MiB free.*--shm-size"):
-        streaming.check_shared_memory(how, 128, needed - 2**20)
+        streaming.check_shared_memory(how, 128, 1, needed - 2**20)
 
 
 def test_a_file_that_goes_bad_during_training_is_named(images, tmp_path, call, capsys):

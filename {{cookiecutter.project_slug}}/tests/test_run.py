@@ -20,6 +20,7 @@ from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.errors import UserError
 from {{ cookiecutter.__package_name }}.run import record as records
 from {{ cookiecutter.__package_name }}.run.folder import find_run, project_root
+from {{ cookiecutter.__package_name }}.run.source import pack_source
 from {{ cookiecutter.__package_name }}.run.tracking import (
     MetricsCSV,
     read_metrics,
@@ -69,8 +70,8 @@ def test_the_source_is_packed_whole_and_always_alike(trained, tmp_path):
     source = {path.relative_to(root).as_posix() for path in (root / "src").rglob("*.py")}
     assert source <= names
     assert not any(name.startswith((".git/", ".venv/", "runs/")) for name in names)
-    again = records._pack_source(root, tmp_path / "source.zip")
-    assert again["sha256"] == records._pack_source(root, tmp_path / "other.zip")["sha256"]
+    again = pack_source(root, tmp_path / "source.zip")
+    assert again["sha256"] == pack_source(root, tmp_path / "other.zip")["sha256"]
 
 
 def test_the_metrics_hold_every_logged_step_once(trained):
@@ -192,6 +193,25 @@ def test_evaluation_on_several_devices_is_refused(trained, call, capsys):
     flags = ("--trainer.devices", "2", "--trainer.accelerator", "cpu")
     assert call("test", "--run", str(trained), *flags) == 2
     assert "runs on one device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--data.batch_size", "32"), "data.batch_size x devices was 64, is 32"),
+        (("--data.global_batch_size", "128", "--data.batch_size", "128"), "was 64, is 128"),
+        (("--seed_everything", "7"), "seed_everything was 0, is 7"),
+        (("--data.source", "synthetic", "--data.options={image_size: 8}"), "The data are not"),
+    ],
+    ids=["micro-batch", "global batch", "seed", "data"],
+)
+def test_a_refused_resume_leaves_the_run_as_it_was(flags, message, trained, call, capsys, tmp_path):
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    before = read(run)
+    assert call("fit", "--run", str(run), "--trainer.max_epochs", "5", *flags) == 2
+    assert message in capsys.readouterr().err
+    assert read(run) == before and not list(run.glob("*.resume-*"))
+    assert call("fit", "--run", str(run), "--trainer.max_epochs", "5") == 0
 
 
 def test_resuming_a_finished_run_says_how_to_train_longer(trained, call, capsys):
@@ -330,7 +350,7 @@ def test_the_packed_source_holds_no_pictures_secrets_or_runs(tmp_path):
     (project / "venv" / "pyvenv.cfg").touch()
     (project / "picture.png").write_bytes(b"\x89PNG\0")
     (project / "big.txt").write_text("x" * 1_000_001)
-    packed = records._pack_source(project, tmp_path / "source.zip")
+    packed = pack_source(project, tmp_path / "source.zip")
     with zipfile.ZipFile(tmp_path / "source.zip") as pack:
         assert pack.namelist() == ["src/a.py"]
     assert packed["left_out"] == ["big.txt", "picture.png"]

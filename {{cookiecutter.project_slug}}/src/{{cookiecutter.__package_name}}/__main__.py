@@ -25,7 +25,7 @@ from .data.datamodule import ImageData
 from .errors import UserError
 from .model.checks import check_checkpoint_file
 from .nvml import prefer_idle_gpus
-from .run import quiet_lightning, summary
+from .run import continuity, quiet_lightning, resolve, summary
 from .run.callbacks import Progress, StepSeed, Throughput
 from .run.checkpoint import keep_checkpoints
 from .run.faults import explain
@@ -35,7 +35,6 @@ from .run.launch import is_launched, is_rank_zero, launch
 from .run.memory import OutOfMemory
 from .run.mistakes import Parser
 from .run.record import RunRecord, digest, interrupted_by
-from .run.resolve import choose_folder, decide, divide_batch, expand_run, recipe_of
 from .run.seeds import take_seeds, train_seeds
 from .run.trackers import Follower, Tracking, decide_tracking, followers
 from .run.tracking import ContinueMetrics, MetricsCSV
@@ -47,7 +46,7 @@ class Training(LightningCLI):
     def __init__(self, arguments: list[str], root: Path) -> None:
         self.root = root
         self.record: RunRecord | None = None
-        self.arguments, self.resumed = expand_run(arguments, root)
+        self.arguments, self.resumed = resolve.expand_run(arguments, root)
         defaults = {"default_config_files": [str(root / "configs" / "base.yaml")]}
         super().__init__(
             ImageClassifier,
@@ -74,18 +73,16 @@ class Training(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         machine = hardware.this_machine()
-        self.decisions = decide(config.trainer, machine)
-        folder = choose_folder(str(self.subcommand), config, self.root, self.resumed)
+        self.decisions = resolve.decide(config.trainer, machine)
+        folder = resolve.choose_folder(str(self.subcommand), config, self.root, self.resumed)
         threads = hardware.threads_per_process(machine, config.trainer.devices)
         if config.trainer.devices > 1 and not is_launched():
             sys.exit(launch(config.trainer.devices, threads, self.arguments, folder))
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(threads)
-        divide_batch(config.data, config.trainer, is_new=self.resumed is None)
-        if config.data.workers is None:
-            config.data.workers = hardware.workers(machine, config.trainer.devices)
-        if config.data.seed is None:
-            config.data.seed = config.seed_everything
+        resolve.complete_data(config, machine, is_new=self.resumed is None)
+        if self.resumed and self.subcommand == "fit":
+            continuity.check_resume(config, RunRecord(self.resumed).content["config"])
         config.trainer.default_root_dir = str(folder)
         self.run_folder, self.checkpoints = folder, keep_checkpoints(folder)
         self.trainer_defaults["callbacks"] = [
@@ -104,7 +101,7 @@ class Training(LightningCLI):
             self.record = RunRecord.start(
                 folder,
                 self.root,
-                recipe_of(config),
+                resolve.recipe_of(config),
                 command=["python", "-m", str(__package__), *self.arguments],
                 seed=config.seed_everything,
                 decisions=self.decisions,
@@ -132,7 +129,9 @@ class Training(LightningCLI):
             self.trainer.fit(model, **kwargs)
             return
         with self.record.watch():
-            self.record.update(data=self.datamodule.describe())
+            data = self.datamodule.describe()
+            continuity.check_data(self.record.content, data, resuming=self.resumed is not None)
+            self.record.update(data=data)
             summary.say_start(self.record.content, self.decisions)
             with self.record.timed("fit"):
                 self.trainer.fit(model, **kwargs)
@@ -159,9 +158,10 @@ class Training(LightningCLI):
 
     def _score(self, stage: str, **kwargs: Any) -> None:
         scores = getattr(self.trainer, stage)(**{**kwargs, "verbose": False})[0]
-        if is_rank_zero():
-            RunRecord(self.run_folder).update(results=scores)
-            summary.say_scores(self.run_folder, scores)
+        record = RunRecord(self.run_folder)
+        continuity.check_data(record.content, self.datamodule.describe(), resuming=False)
+        record.update(results=scores)
+        summary.say_scores(self.run_folder, scores)
 
 
 def main(arguments: list[str] | None = None) -> int:

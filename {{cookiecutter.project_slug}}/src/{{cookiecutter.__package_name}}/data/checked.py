@@ -47,7 +47,7 @@ def check(paths: list[Path]) -> list[Result]:
             for i, result in zip(new, threads.map(inspect, [some[i] for i in new]), strict=True):
                 found[i] = result
                 bar.update()
-            rows = [(*keys[i], *found[i]) for i in new]
+            rows = [(*keys[i], *found[i]) for i in new if found[i][0]]  # not what can't be read
             memory.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", rows)
             memory.commit()
             bar.update(len(some) - len(new))

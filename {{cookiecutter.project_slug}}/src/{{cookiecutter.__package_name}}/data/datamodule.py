@@ -63,6 +63,8 @@ class ImageData(L.LightningDataModule):
         for name, value in counts.items():
             if value < 1:
                 raise UserError(f"data.{name} is {value}; it counts from 1 on.")
+        if crop_padding < 0 or (workers or 0) < 0:
+            raise UserError(f"data.crop_padding is {crop_padding}, data.workers {workers}; from 0.")
         if not 0 < smallest_crop <= 1:
             raise UserError(f"data.smallest_crop is {smallest_crop}; it is a share, up to 1.")
         if workers is None:
@@ -141,7 +143,8 @@ class ImageData(L.LightningDataModule):
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
 
     def _reading(self, batch_size: int) -> Reading:
-        check_shared_memory(self.reading, batch_size, hardware.free_shared_memory())
+        processes = 1 if self.trainer is None else self.trainer.num_devices  # on this machine
+        check_shared_memory(self.reading, batch_size, processes, hardware.free_shared_memory())
         return replace(self.reading, pin=self._device().type == "cuda")
 
     def _share(self, batch_size: int) -> Share:

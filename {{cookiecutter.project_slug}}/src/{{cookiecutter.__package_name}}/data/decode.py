@@ -116,7 +116,10 @@ def _read_rgb(path: Path, reduction: Callable[[int, int], float]) -> tuple[Image
 def _as_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits, which convert() would cut off above 255
-        grey = np.asarray(image).astype(np.int64) >> 8
+        grey = np.asarray(image).astype(np.int64)
+        if 0 < grey.max() < 4096:
+            raise BadImage(f"has 16 bits and no value above {grey.max()}, nearly black: stretch it")
+        grey >>= 8
         return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise BadImage("holds floating point numbers: save it with 8 or 16 bits")

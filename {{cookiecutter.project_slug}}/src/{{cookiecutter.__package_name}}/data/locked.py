@@ -12,9 +12,9 @@ def alone_in(folder: Path) -> Iterator[bool]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
-    except OSError:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError:  # a folder that can only be read, or a file system without locks
         yield False
         return
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         yield True

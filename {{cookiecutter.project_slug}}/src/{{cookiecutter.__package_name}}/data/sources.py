@@ -98,7 +98,12 @@ def load(name: str, options: dict[str, Any] | None = None) -> Splits:
         raise UserError(
             f"data.options do not fit the source '{name}': {error}. It takes: {known}."
         ) from None
-    return source(**options)
+    try:
+        return source(**options)
+    except (TypeError, ValueError) as error:
+        if not options:
+            raise
+        raise UserError(f"data.options of '{name}' have a wrong value: {error}.") from error
 
 
 def _both(kind: Any, root: Path) -> list[Any]:

@@ -36,19 +36,19 @@ class Reading:
     pin: bool = False
 
 
-def check_shared_memory(how: Reading, batch_size: int, free: int | None) -> None:
+def check_shared_memory(how: Reading, batch_size: int, processes: int, free: int | None) -> None:
     """Raise UserError if the batches that workers read ahead do not fit into shared memory.
 
     A worker that finds no room is killed without a word. `free` is in bytes; None where there is
     no such limit.
     """
-    needed = how.workers * how.prefetch * batch_size * how.image_size**2 * 3
+    needed = processes * how.workers * how.prefetch * batch_size * how.image_size**2 * 3
     if free is not None and needed > free:
         raise UserError(
-            f"/dev/shm has {free / 2**20:.0f} MiB free, and {how.workers} workers that read"
-            f" {how.prefetch} batches of {batch_size} images ahead need {needed / 2**20:.0f} MiB."
-            " Start the container with --shm-size=8g (or --ipc=host), or set --data.workers and"
-            " --data.prefetch lower."
+            f"/dev/shm has {free / 2**20:.0f} MiB free, and {processes * how.workers} workers that"
+            f" read {how.prefetch} batches of {batch_size} images ahead need {needed / 2**20:.0f} MiB."
+            " Start the container with --shm-size=8g (or --ipc=host), or set --data.workers,"
+            " --data.prefetch or the batch size lower."
         )
 
 

@@ -2,7 +2,13 @@
 
 import errno
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
 from .memory import out_of_memory
+
+
+# Of Lightning, about a seed and about a strategy.
+OUTSIDE_OUR_CODE = ("is not in bounds", "You selected an invalid")
 
 
 def explain(error: BaseException) -> str | None:
@@ -10,6 +16,10 @@ def explain(error: BaseException) -> str | None:
     if cause := out_of_memory(error):
         notes = getattr(error, "__notes__", None) or [f"out of GPU memory: {cause}"]
         return "\n".join(notes)
+    if isinstance(error, (MisconfigurationException, UnicodeDecodeError)):
+        return " ".join(str(error).split())
+    if isinstance(error, ValueError) and any(words in str(error) for words in OUTSIDE_OUR_CODE):
+        return " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "the disk is full. Free space, then go on with: make resume"
     if "DataLoader worker" in str(error):

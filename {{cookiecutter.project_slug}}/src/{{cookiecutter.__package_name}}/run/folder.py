@@ -28,7 +28,7 @@ def new_run_folder(root: Path, recipe: str) -> Path:
     Raises UserError if it can't be made, or torchrun was started without the id that names it.
     """
     run_id = os.environ.get("TORCHELASTIC_RUN_ID")
-    if RUN_FOLDER_VARIABLE in os.environ:
+    if os.environ.get(RUN_FOLDER_VARIABLE):
         return _make(Path(os.environ[RUN_FOLDER_VARIABLE]), exist_ok=True)
     if run_id == "none":
         raise UserError("torchrun has no run id: give it --rdzv-id ID, which names the folder.")

@@ -8,9 +8,9 @@ import os
 import platform
 import subprocess
 import time
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -19,10 +19,9 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ..errors import UserError
+from .source import pack_source
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn")
-NOT_SOURCE = {"runs", "data", "build", "dist"}  # at the top of the project
-LARGEST_SOURCE_FILE = 1_000_000  # bytes
 
 
 class RunRecord:
@@ -35,6 +34,7 @@ class RunRecord:
         self.path = folder / "run.json"
         self.lock: IO[str] | None = None
         self.content = json.loads(self.path.read_text()) if content is None else content
+        self.before: dict[str, Any] | None = None  # the record, until a resume has been accepted
 
     @classmethod
     def start(cls, folder: Path, root: Path, recipe: str, **content: Any) -> "RunRecord":
@@ -42,11 +42,11 @@ class RunRecord:
         lock = _only_writer(folder)
         goes_on = (folder / "run.json").exists()
         record = cls(folder, None if goes_on else {"resumes": []})
-        record.lock = lock
+        record.lock, record.before = lock, deepcopy(record.content) if goes_on else None
         resumes = record.content["resumes"]
         archive = f"source.resume-{len(resumes) + 1}.zip" if goes_on else "source.zip"
         content |= {
-            "source": _pack_source(root, folder / archive) | _commit(root),
+            "source": pack_source(root, folder / archive) | _commit(root),
             "locks": {path.name: _sha256(path) for path in root.glob("*.lock")},
             "versions": _versions(),
         }
@@ -83,8 +83,20 @@ class RunRecord:
         except BaseException as error:
             signal = interrupted_by(error)
             state = "interrupted" if signal else "failed"
-            self._end(state, signal or f"{type(error).__name__}: {error}")
+            if self.before is not None and isinstance(error, UserError):
+                self._forget_resume(self.before)
+            else:
+                self._end(state, signal or f"{type(error).__name__}: {error}")
             raise
+
+    def _forget_resume(self, before: dict[str, Any]) -> None:
+        """Leave a run as it was before a resume that was refused: the next one can go on."""
+        self.newest_config().unlink(missing_ok=True)
+        self.path.with_name(f"source.resume-{len(self.content['resumes'])}.zip").unlink()
+        self.content = before
+        self.update()
+        if self.lock:
+            self.lock.close()
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -134,38 +146,6 @@ def _only_writer(folder: Path) -> IO[str]:
         raise UserError(f"{folder} is being trained by another process. Wait, or end it.") from None
     os.register_at_fork(after_in_child=lock.close)  # or else a worker would hold it too
     return lock
-
-
-def _pack_source(root: Path, archive: Path) -> dict[str, Any]:
-    """Pack the project's text into a zip whose bytes depend on nothing but the files.
-
-    Large and binary files are left out and named, and so is whatever may hold a secret (.env).
-    """
-    left_out = []
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as pack:
-        for path in sorted(_source_files(root, leave_out=NOT_SOURCE)):
-            name = path.relative_to(root).as_posix()
-            if path.stat().st_size > LARGEST_SOURCE_FILE or b"\0" in path.read_bytes():
-                left_out.append(name)
-            else:
-                entry = zipfile.ZipInfo(name)  # dated 1980, whenever the file was written
-                entry.external_attr = path.stat().st_mode << 16
-                pack.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
-    names = [*left_out[:20], f"and {len(left_out) - 20} more"] if len(left_out) > 20 else left_out
-    return {"zip": archive.name, "sha256": _sha256(archive), "left_out": names}
-
-
-def _source_files(folder: Path, leave_out: set[str]) -> Iterator[Path]:
-    """Find the files of a folder that is no environment, no run, no cache and not hidden."""
-    for path in folder.iterdir():
-        if path.is_symlink() or path.name in leave_out or path.name.startswith((".env", "__pyc")):
-            continue
-        if path.is_file():
-            yield path
-        elif not path.name.startswith(".") and not any(
-            (path / mark).exists() for mark in ("pyvenv.cfg", "run.json")
-        ):
-            yield from _source_files(path, leave_out=set())
 
 
 def _commit(root: Path) -> dict[str, Any]:

@@ -55,7 +55,19 @@ def decide(trainer: Any, machine: hardware.Machine) -> dict[str, str]:
     return decisions | ({"GPUs in use": in_use} if in_use else {})
 
 
-def divide_batch(data: Any, trainer: Any, is_new: bool) -> None:
+def complete_data(config: Any, machine: hardware.Machine, is_new: bool) -> None:
+    """Fill in what the data's configuration leaves open: workers, seed, parts of the batch."""
+    for section in ("data", "model", "trainer"):
+        if config.get(section) is None:
+            raise UserError(f"The section '{section}:' of the configuration is empty.")
+    if config.data.workers is None:
+        config.data.workers = hardware.workers(machine, config.trainer.devices)
+    if config.data.seed is None:
+        config.data.seed = config.seed_everything
+    _divide_batch(config.data, config.trainer, is_new)
+
+
+def _divide_batch(data: Any, trainer: Any, is_new: bool) -> None:
     """Fill in the global batch size, or from it the micro-batches that are accumulated.
 
     Raises UserError if the global batch is no multiple of what the devices compute at once.
@@ -65,7 +77,7 @@ def divide_batch(data: Any, trainer: Any, is_new: bool) -> None:
         data.global_batch_size = at_once * trainer.accumulate_grad_batches
         return
     accumulate, rest = divmod(data.global_batch_size, at_once)
-    if rest or not accumulate:
+    if rest or accumulate < 1:
         raise UserError(
             f"data.global_batch_size is {data.global_batch_size}, no multiple of {at_once}"
             f" ({data.batch_size} on {trainer.devices * trainer.num_nodes} devices). Set"

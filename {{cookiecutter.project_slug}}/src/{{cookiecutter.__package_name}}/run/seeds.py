@@ -29,6 +29,8 @@ def take_seeds(arguments: list[str]) -> tuple[list[str], list[int]]:
         raise UserError(f"--seeds is '{given}'; expected different numbers: \"1 2 3\".")
     if rest[:1] != ["fit"] or take(rest, "--run")[1] is not None:
         raise UserError("--seeds is for new runs: fit --config configs/digits.yaml --seeds ...")
+    if os.environ.get(RUN_FOLDER_VARIABLE) or take(rest, "--seed_everything")[1] is not None:
+        raise UserError("--seeds chooses folder and seed: leave out RUN_FOLDER, --seed_everything.")
     return rest, seeds
 
 
@@ -38,13 +40,17 @@ def train_seeds(arguments: list[str], seeds: list[int], root: Path) -> int:
     recipe = Path(config).stem if config else "digits"
     together = root / "runs" / recipe / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     runs = {seed: together.with_name(f"{together.name}_seed-{seed}") for seed in seeds}
+    finished: dict[int, Path] = {}
     for seed, folder in runs.items():
         command = [sys.executable, "-m", __name__.split(".")[0], *arguments]
-        status = _run([*command, "--seed_everything", str(seed)], folder)
+        flags = ["--seed_everything", str(seed), "--data.seed", "null"]
+        status = _run([*command, *flags], folder)
         if status:
-            return status
-    _summarize(runs, together.with_name(f"{together.name}_seeds.csv"))
-    return 0
+            break
+        finished[seed] = folder
+    if finished:
+        _summarize(finished, together.with_name(f"{together.name}_seeds.csv"))
+    return status if status >= 0 else 128 - status
 
 
 def _run(command: list[str], folder: Path) -> int:

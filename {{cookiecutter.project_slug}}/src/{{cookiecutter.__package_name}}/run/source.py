@@ -1,0 +1,46 @@
+"""source.zip: the project's text as it was when a run started, committed or not."""
+
+import hashlib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+NOT_SOURCE = {"runs", "data", "build", "dist"}  # at the top of the project
+LARGEST_SOURCE_FILE = 1_000_000  # bytes
+
+
+def pack_source(root: Path, archive: Path) -> dict[str, Any]:
+    """Pack the project's text into a zip whose bytes depend on nothing but the files.
+
+    Large and binary files are left out and named, and so is whatever may hold a secret (.env).
+    """
+    left_out = []
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as pack:
+        for path in sorted(_source_files(root, leave_out=NOT_SOURCE)):
+            name = path.relative_to(root).as_posix()
+            if path.stat().st_size > LARGEST_SOURCE_FILE or b"\0" in path.read_bytes():
+                left_out.append(name)
+            else:
+                entry = zipfile.ZipInfo(name)  # dated 1980, whenever the file was written
+                entry.external_attr = path.stat().st_mode << 16
+                pack.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
+    names = [*left_out[:20], f"and {len(left_out) - 20} more"] if len(left_out) > 20 else left_out
+    return {
+        "zip": archive.name,
+        "sha256": hashlib.sha256(archive.read_bytes()).hexdigest(),
+        "left_out": names,
+    }
+
+
+def _source_files(folder: Path, leave_out: set[str]) -> Iterator[Path]:
+    """Find the files of a folder that is no environment, no run, no cache and not hidden."""
+    for path in folder.iterdir():
+        if path.is_symlink() or path.name in leave_out or path.name.startswith((".env", "__pyc")):
+            continue
+        if path.is_file():
+            yield path
+        elif not path.name.startswith(".") and not any(
+            (path / mark).exists() for mark in ("pyvenv.cfg", "run.json")
+        ):
+            yield from _source_files(path, leave_out=set())
