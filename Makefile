@@ -30,6 +30,7 @@ lock: $(READY) ## renew every lock: this folder's, the generated project's, the 
 	cd $(DEMO) && python "$(LOCK)"
 	cp $(DEMO)/requirements.lock $(DEMO)/torch-cu130.lock "{{cookiecutter.project_slug}}"
 	cd image && python "$(LOCK)" --constraint ../$(DEMO)/requirements.lock --constraint ../$(DEMO)/torch-cu130.lock
+	cd image && uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --group nvcc --constraint torch-cu130.lock --output-file nvcc-cu130.lock
 
 newest: $(READY) ## write the newest torch, torchvision, lightning where versions live; then: make lock test
 	python newest_versions.py
