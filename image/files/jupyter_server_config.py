@@ -15,7 +15,8 @@ class NeverOpen(PasswordIdentityProvider):
     def validate_security(self, app, ssl_options=None):
         if os.geteuid() == 0:
             sys.exit("JupyterLab gives a shell to whoever has the token: it does not run as root")
-        if not (self.token.strip() or getattr(self, "hashed_password", "")):
+        empty = not os.environ.get("JUPYTER_TOKEN", "left out").strip()
+        if empty or not (self.token.strip() or self.hashed_password):
             sys.exit("The token is empty: leave JUPYTER_TOKEN out, and one is made and printed")
         super().validate_security(app, ssl_options)
 
