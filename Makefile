@@ -46,7 +46,7 @@ image: engine ## build the universal image                  [CUDA=cu130] [PACKAG
 	for target in $(TARGETS); do $(BUILD) --target $$target --tag $(IMAGE)-$$target image || exit; done
 
 test-image: image $(READY) ## build it, test every promise of it, write its bill of materials in build/   [CUDA=cu130]
-	IMAGE=$(IMAGE) python -m pytest image/tests
+	IMAGE=$(IMAGE) python -m pytest image/tests --capture=no
 	mkdir -p build && docker run --rm --interactive $(IMAGE) python - < image/sbom.py > build/$(subst :,-,$(IMAGE)).cdx.json
 
 push: engine ## publish the image that make image built    REGISTRY=registry.example.com/team [CUDA=cu130]

@@ -1,6 +1,6 @@
-"""Print a CycloneDX bill of materials of the machine that this runs in: Python's packages and Debian's.
+"""Print a CycloneDX bill of materials of the machine it runs in: Python's packages and Debian's.
 
-    docker run --rm --interactive IMAGE python - < image/sbom.py > sbom.cdx.json
+docker run --rm --interactive IMAGE python - < image/sbom.py > sbom.cdx.json
 """
 
 import importlib.metadata
@@ -18,17 +18,25 @@ def component(kind: str, name: str, version: str, qualifiers: str = "") -> dict:
 
 
 def python_packages() -> list[dict]:
-    found = {re.sub(r"[-_.]+", "-", d.name).lower(): d.version for d in importlib.metadata.distributions()}
+    found = {
+        re.sub(r"[-_.]+", "-", d.name).lower(): d.version
+        for d in importlib.metadata.distributions()
+    }
     return [component("pypi", name, version) for name, version in sorted(found.items())]
 
 
 def debian_packages() -> list[dict]:
     fields = "${Package} ${Version} ${Architecture}\n"
     listed = subprocess.run(
-        ["dpkg-query", "--show", f"--showformat={fields}"], capture_output=True, text=True, check=True
+        ["dpkg-query", "--show", f"--showformat={fields}"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     rows = (line.split() for line in listed.stdout.splitlines())
-    return [component("deb", f"debian/{name}", version, f"?arch={arch}") for name, version, arch in rows]
+    return [
+        component("deb", f"debian/{name}", version, f"?arch={arch}") for name, version, arch in rows
+    ]
 
 
 bom = {

@@ -1,4 +1,4 @@
-"""JupyterLab in this image: reachable from outside the container, with a token or a password, never as root.
+"""JupyterLab in this image: reachable from outside, only with a token or password, never as root.
 
 Read by every `jupyter lab`. Without a JUPYTER_TOKEN the server makes a token and prints it.
 """

@@ -67,7 +67,7 @@ def logs_with(pattern: str, name: str, seconds: float = 60) -> re.Match:
 
 @pytest.fixture
 def port() -> int:
-    """A free one, the same within and without: it holds for a container in the host's network too."""
+    """A free one, the same within and without: so it holds in the host's network, too."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

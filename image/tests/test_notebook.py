@@ -18,7 +18,8 @@ import json, sys, urllib.request, websocket
 base, token = f"127.0.0.1:{sys.argv[1]}", sys.argv[2]
 asked = urllib.request.Request(f"http://{base}/api/terminals?token={token}", method="POST")
 name = json.load(urllib.request.urlopen(asked))["name"]
-terminal = websocket.create_connection(f"ws://{base}/terminals/websocket/{name}?token={token}", timeout=30)
+url = f"ws://{base}/terminals/websocket/{name}?token={token}"
+terminal = websocket.create_connection(url, timeout=30)
 terminal.send(json.dumps(["stdin", "print shell=$ZSH_NAME python=$(command -v python)\\r"]))
 seen = ""
 while "python=/" not in seen:
@@ -104,4 +105,4 @@ def test_tqdm_draws_its_bar(outputs):
 
 
 def test_a_kernels_python_is_the_containers(outputs):
-    assert outputs[2][0]["text"].strip() == output("sh", "-c", "command -v python")
+    assert "".join(outputs[2][0]["text"]).strip() == output("sh", "-c", "command -v python")

@@ -43,7 +43,9 @@ def test_an_install_that_asks_for_another_torch_is_refused(tool):
 
 @pytest.mark.parametrize("tool", ["pip", "uv pip"])
 def test_a_later_install_leaves_torch_alone(tool):
-    files = "find /opt/venv/lib/python3*/site-packages/torch -name '*.so*' | xargs ls -l --full-time"
+    files = (
+        "find /opt/venv/lib/python3*/site-packages/torch -name '*.so*' | xargs ls -l --full-time"
+    )
     script = f"{files} > /tmp/was; {tool} install --upgrade transformers timm torch"
     script += f" && {files} | diff /tmp/was -"
     done = run("sh", "-ec", script + ' && python -c "import timm, transformers"', options=ANYBODY)
@@ -80,7 +82,7 @@ def test_a_two_gigabyte_table_is_read_in_chunks_within_one_gigabyte():
 import sys
 import pandas as pd
 from tqdm import tqdm
-line = b"123456,0.123456789,a text that makes the line long so that the table grows quickly enough\\n"
+line = b"123456,0.123456789,a text that makes the line long so that the table grows quickly\\n"
 size = 0
 with open("/tmp/big.csv", "wb") as file:
     file.write(b"id,value,text\\n")

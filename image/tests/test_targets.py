@@ -9,11 +9,15 @@ KERNEL = """
 import os
 os.environ["TORCH_CUDA_ARCH_LIST"] = "8.0"
 from torch.utils.cpp_extension import load_inline
-built = load_inline("plus_one", functions=["plus_one"], cpp_sources="torch::Tensor plus_one(torch::Tensor x);",
-cuda_sources='''
+kernel = '''
 __global__ void add(float* x, int n) { int i = threadIdx.x; if (i < n) x[i] += 1; }
-torch::Tensor plus_one(torch::Tensor x) { add<<<1, 32>>>(x.data_ptr<float>(), x.numel()); return x; }
-''')
+torch::Tensor plus_one(torch::Tensor x) {
+  add<<<1, 32>>>(x.data_ptr<float>(), x.numel());
+  return x;
+}
+'''
+header = "torch::Tensor plus_one(torch::Tensor x);"
+built = load_inline("plus_one", header, kernel, functions=["plus_one"])
 print("built", built.plus_one.__name__)
 """
 
@@ -44,7 +48,9 @@ def sshd(login):
 
 
 def test_ssh_takes_a_key_and_gives_the_same_python(sshd, login):
-    done = login("-i", login.key, command="command -v python; echo $SHELL; python -c 'import torch'")
+    done = login(
+        "-i", login.key, command="command -v python; echo $SHELL; python -c 'import torch'"
+    )
     assert done.returncode == 0, done.stdout
     assert done.stdout.splitlines()[-2:] == ["/opt/venv/bin/python", "/usr/bin/zsh"]
 
