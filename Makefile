@@ -15,7 +15,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lock newest image test-image push torch-lock engine clean
+.PHONY: help demo test lint lock newest image test-image push torch-lock image-name engine clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -55,6 +55,9 @@ push: engine ## publish the image that make image built    REGISTRY=registry.exa
 torch-lock: $(READY) ## lock torch for another CUDA: only where PyTorch's index is reached    CUDA=cu126|cpu
 	$(if $(filter cu130,$(CUDA)),$(error cu130 is locked by make lock: say CUDA=cu126 or CUDA=cpu))
 	cd image && grep -oE '"torch(vision)?==[^"]+"' pyproject.toml | tr -d '"' | uv pip compile --quiet --python-version 3.13 --generate-hashes --no-annotate --no-header --no-emit-index-url --torch-backend $(CUDA) --constraint requirements.lock --output-file torch-$(CUDA).lock -
+
+image-name:
+	@echo $(IMAGE)
 
 engine:
 	@docker info > /dev/null 2>&1 || { echo "There is no container engine: docker info fails. Install Docker, or start it" >&2; exit 1; }
