@@ -43,7 +43,7 @@ newest: $(READY) ## write the newest torch, torchvision, lightning where version
 
 image: engine ## build the universal image                  [CUDA=cu130] [PACKAGE_MIRROR=tuna] [DEBIAN=debian@sha256:...]
 	$(BUILD) --tag $(IMAGE) --tag $(REGISTRY)/$(IMAGE) image
-	for target in $(TARGETS); do $(BUILD) --target $$target --tag $(IMAGE)-$$target image || exit; done
+	for target in $(TARGETS); do $(BUILD) --target $$target --tag $(IMAGE)-$$target --tag $(REGISTRY)/$(IMAGE)-$$target image || exit; done
 
 test-image: image $(READY) ## build it, test every promise of it, write its bill of materials in build/   [CUDA=cu130]
 	IMAGE=$(IMAGE) python -m pytest image/tests --capture=no

@@ -22,6 +22,8 @@ ANYBODY = ("--user", "1234:1234")  # no user has this number
 def execute(*command, **options) -> subprocess.CompletedProcess:
     """Any command, without raising: both streams in .stdout, and its exit code."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | options
+    if "input" not in options:
+        options["stdin"] = subprocess.DEVNULL
     return subprocess.run([str(part) for part in command], **options)
 
 
