@@ -5,14 +5,20 @@ READY := $(VENV)/.ready
 DEMO := build/my-project
 LOCK := $(CURDIR)/{{cookiecutter.project_slug}}/src/{{cookiecutter.__package_name}}/tools/lock.py
 TEMPLATE_LOCKS := {{cookiecutter.project_slug}}/requirements.lock {{cookiecutter.project_slug}}/torch-cu130.lock
+CUDA ?= cu130
+REGISTRY ?= $(shell sed -n 's|.*"universal_image": "\(.*\)/.*|\1|p' cookiecutter.json)
+TORCH := $(shell sed -n 's|.*"_torch_version": "\(.*\)".*|\1|p' cookiecutter.json)
+IMAGE := torch-universal:$(TORCH)-$(CUDA)
+TARGETS := serve ssh $(if $(filter cu130,$(CUDA)),devel)
+BUILD := docker build --build-arg CUDA=$(CUDA) $(if $(PACKAGE_MIRROR),--build-arg PACKAGE_MIRROR=$(PACKAGE_MIRROR)) $(if $(DEBIAN),--build-arg DEBIAN=$(DEBIAN)) $(ARGS)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lock newest clean
+.PHONY: help demo test lint lock newest image test-image push torch-lock image-name engine clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: $(READY) ## generate a project with the defaults in build/, train it, score it
 	cookiecutter . --no-input --default-config --overwrite-if-exists --output-dir build
@@ -30,9 +36,31 @@ lock: $(READY) ## renew every lock: this folder's, the generated project's, the 
 	cd $(DEMO) && python "$(LOCK)"
 	cp $(DEMO)/requirements.lock $(DEMO)/torch-cu130.lock "{{cookiecutter.project_slug}}"
 	cd image && python "$(LOCK)" --constraint ../$(DEMO)/requirements.lock --constraint ../$(DEMO)/torch-cu130.lock
+	cd image && uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --group nvcc --constraint torch-cu130.lock --output-file nvcc-cu130.lock
 
 newest: $(READY) ## write the newest torch, torchvision, lightning where versions live; then: make lock test
 	python newest_versions.py
+
+image: engine ## build the universal image                  [CUDA=cu130] [PACKAGE_MIRROR=tuna] [DEBIAN=debian@sha256:...]
+	$(BUILD) --tag $(IMAGE) --tag $(REGISTRY)/$(IMAGE) image
+	for target in $(TARGETS); do $(BUILD) --target $$target --tag $(IMAGE)-$$target --tag $(REGISTRY)/$(IMAGE)-$$target image || exit; done
+
+test-image: image $(READY) ## build it, test every promise of it, write its bill of materials in build/   [CUDA=cu130]
+	IMAGE=$(IMAGE) python -m pytest image/tests --capture=no
+	mkdir -p build && docker run --rm --interactive $(IMAGE) python - < image/sbom.py > build/$(subst :,-,$(IMAGE)).cdx.json
+
+push: engine ## publish the image that make image built    REGISTRY=registry.example.com/team [CUDA=cu130]
+	for tag in $(IMAGE) $(addprefix $(IMAGE)-,$(TARGETS)); do docker tag $$tag $(REGISTRY)/$$tag$(SUFFIX) && docker push $(REGISTRY)/$$tag$(SUFFIX) || exit; done
+
+torch-lock: $(READY) ## lock torch for another CUDA: only where PyTorch's index is reached    CUDA=cu126|cpu
+	$(if $(filter cu130,$(CUDA)),$(error cu130 is locked by make lock: say CUDA=cu126 or CUDA=cpu))
+	cd image && grep -oE '"torch(vision)?==[^"]+"' pyproject.toml | tr -d '"' | uv pip compile --quiet --python-version 3.13 --generate-hashes --no-annotate --no-header --no-emit-index-url --torch-backend $(CUDA) --constraint requirements.lock --output-file torch-$(CUDA).lock -
+
+image-name:
+	@echo $(IMAGE)
+
+engine:
+	@docker info > /dev/null 2>&1 || { echo "There is no container engine: docker info fails. Install Docker, or start it" >&2; exit 1; }
 
 clean: ## remove the demo, the environment and the caches
 	rm -rf build .venv .pytest_cache .ruff_cache

@@ -112,6 +112,20 @@ def test_a_workflow_may_only_read_and_only_for_an_hour(folder):
     assert not [step for step in steps if "${{" in step.get("run", "")]  # no text becomes script
 
 
+def test_only_main_publishes_the_image(template):
+    """Whatever logs in to a registry asks for main, and no other job may write anything."""
+    only = "github.event_name != 'pull_request' && github.ref == 'refs/heads/main'"
+    for path, workflow in workflows(template).items():
+        for job in workflow["jobs"].values():
+            asked = [
+                only in (job.get("if", ""), step.get("if", ""))
+                for step in job["steps"]
+                if re.search("docker (login|push)|make push|imagetools", step.get("run", ""))
+            ]
+            assert all(asked) and bool(asked) == ("packages" in job.get("permissions", {}))
+            assert not asked or path.name == "image.yml"
+
+
 def test_ci_runs_every_python_that_pyproject_admits(folder):
     workflow = workflows(folder)[folder / ".github" / "workflows" / "ci.yml"]
     pythons = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
