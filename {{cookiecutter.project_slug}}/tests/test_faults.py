@@ -67,7 +67,7 @@ def test_a_mistake_is_one_line_that_says_what_to_do(flags, message, call, capsys
         ("data:\n  batch_sizes: 3\n", "batch_sizes is no setting. Did you mean data.batch_size?"),
         ("data: [\n", "Problems parsing config: while parsing"),
         ("- 3\n", "error: "),
-        ("trainer:\n  max_epochs: 1\ndata:\n", "The section 'data:' of the configuration is empty."),
+        ("trainer:\n  max_epochs: 1\ndata:\n", "The section 'data:' of the config"),
     ],
 )
 def test_a_mistake_in_a_file_is_one_line_too(text, message, call, capsys, tmp_path):

@@ -1,4 +1,4 @@
-"""Which images lie in a folder or stand in a table, each with its class and, if given, its split."""
+"""Which images lie in a folder or stand in a table, each with its class and perhaps its split."""
 
 import csv
 import os

@@ -46,9 +46,9 @@ def check_shared_memory(how: Reading, batch_size: int, processes: int, free: int
     if free is not None and needed > free:
         raise UserError(
             f"/dev/shm has {free / 2**20:.0f} MiB free, and {processes * how.workers} workers that"
-            f" read {how.prefetch} batches of {batch_size} images ahead need {needed / 2**20:.0f} MiB."
-            " Start the container with --shm-size=8g (or --ipc=host), or set --data.workers,"
-            " --data.prefetch or the batch size lower."
+            f" read {how.prefetch} batches of {batch_size} images ahead need"
+            f" {needed / 2**20:.0f} MiB. Start the container with --shm-size=8g (or --ipc=host), or"
+            " set --data.workers, --data.prefetch or the batch size lower."
         )
 
 

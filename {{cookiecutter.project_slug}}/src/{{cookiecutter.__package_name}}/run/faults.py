@@ -6,7 +6,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from .memory import out_of_memory
 
-
 # Of Lightning, about a seed and about a strategy.
 OUTSIDE_OUR_CODE = ("is not in bounds", "You selected an invalid")
 
