@@ -4,6 +4,7 @@ What is drawn for an image follows from (seed, epoch, index): neither the number
 reads which batch changes a bit of what the network sees.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -83,7 +84,7 @@ class Reader(Dataset):
         return pixels[:, ::-1] if how.flip and draws[4] < 0.5 else pixels
 
 
-class _Stream:
+class _Stream(ABC):
     """Batches from workers, in the order in which they are asked for."""
 
     def __init__(self, files: Files, share: Share, how: Reading) -> None:
@@ -98,8 +99,9 @@ class _Stream:
             generator=torch.Generator(),  # or else each epoch would draw from the network's
         )
 
+    @abstractmethod
     def requests(self) -> Iterator[Request]:
-        raise NotImplementedError
+        """Yield what the workers are to read, batch by batch."""
 
     def __iter__(self) -> Iterator[Batch]:
         for answer in self.loader:
