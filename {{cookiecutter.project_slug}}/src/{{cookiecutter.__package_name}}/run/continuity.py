@@ -15,13 +15,15 @@ def check_resume(config: Any, was: dict[str, Any]) -> None:
         data, trainer = of["data"], of["trainer"]
         at_once = data["batch_size"] * int(trainer["devices"]) * trainer["num_nodes"]
         return {
-            "data.global_batch_size": data["global_batch_size"],
+            "data.global_batch_size": data.get("global_batch_size"),  # not in the oldest records
             "data.batch_size x devices": at_once,
             "seed_everything": of["seed_everything"],
         }
 
     now, then = telling(config), telling(was)
-    changed = [f"{key} was {then[key]}, is {now[key]}" for key in now if now[key] != then[key]]
+    changed = [
+        f"{key} was {then[key]}, is {now[key]}" for key in now if then[key] not in (None, now[key])
+    ]
     if changed:
         raise UserError(
             f"The run can't go on: {'; '.join(changed)}. Its order of images counts in these steps."
