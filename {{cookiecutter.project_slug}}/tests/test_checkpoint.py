@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,7 @@ import {{ cookiecutter.__package_name }}
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.errors import UserError
 from {{ cookiecutter.__package_name }}.run.checkpoint import RunCheckpoint
-from {{ cookiecutter.__package_name }}.run.continuity import (
-    changed_source,
-    check_resume,
-)
+from {{ cookiecutter.__package_name }}.run.continuity import check_resume
 from {{ cookiecutter.__package_name }}.run.digests import digest, read_digests
 from {{ cookiecutter.__package_name }}.run.interruption import Interruption
 from {{ cookiecutter.__package_name }}.run.tracking import read_metrics
@@ -289,5 +287,31 @@ def test_until_and_elastic_that_make_no_sense_are_refused(arguments, message, ca
     assert message in capsys.readouterr().err
 
 
-def test_a_source_that_changed_since_the_start_is_named(trained, tmp_path):
-    assert changed_source(trained / "source.zip", trained / "source.zip") == []
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        ("ReLU", lambda inplace: torch.nn.GELU(), "ReLU(inplace=True) in it and "),
+        ("Dropout", lambda p: torch.nn.Identity(), "Dropout(p=0.1"),
+        ("BatchNorm2d", torch.nn.InstanceNorm2d, "(32,) in it and not here (and 29 more)"),
+    ],
+    ids=["another activation", "no dropout", "other weights"],
+)
+def test_a_network_that_was_changed_is_refused(
+    attribute, value, message, trained, call, capsys, monkeypatch
+):
+    monkeypatch.setattr(torch.nn, attribute, value)
+    assert call("fit", "--run", str(trained), "--trainer.max_epochs", "5") == 2
+    error = capsys.readouterr().err
+    assert "The checkpoint is of another 'small_cnn'" in error
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_source_that_changed_since_the_start_is_named(trained, call, capsys, tmp_path):
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    archive = run / "source.zip"
+    with zipfile.ZipFile(archive, "a") as pack:
+        pack.writestr("src/removed.py", "since then")
+        pack.writestr("README.txt", "since then")
+    assert call("fit", "--run", str(run), "--trainer.max_epochs", "5") == 0
+    said = capsys.readouterr().out
+    assert "warning: changed since the run began: src/removed.py. It goes on" in said

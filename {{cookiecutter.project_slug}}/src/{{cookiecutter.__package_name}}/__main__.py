@@ -137,6 +137,7 @@ class Training(LightningCLI):
             data = self.datamodule.describe()
             continuity.check_data(self.record.content, data, self.record.before is not None)
             self.record.update(data=data, numerics=numerics())
+            continuity.warn_of_changed_source(self.record)
             summary.say_start(self.record.content, self.decisions)
             with self.record.timed("fit"):
                 self.trainer.fit(model, **kwargs)

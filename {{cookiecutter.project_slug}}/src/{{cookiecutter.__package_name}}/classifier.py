@@ -15,7 +15,7 @@ from .data.resident import PADDING_LABEL, Batch
 from .errors import UserError
 from .model import optimizers
 from .model.backbones import freeze_all_but_head, head_of, load_pretrained, recompute_blocks
-from .model.checks import check_checkpoint, check_network
+from .model.checks import check_checkpoint, check_network, check_same_network
 from .model.metrics import MeanOverImages
 from .model.optimizers import OptimizerName, ScheduleName
 from .model.torchvision_networks import weights_file
@@ -141,11 +141,12 @@ class ImageClassifier(L.LightningModule):
                 check_network(self.network, options["network"], size, options["num_classes"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["classes"] = self.classes
+        checkpoint["classes"], checkpoint["built"] = self.classes, str(self.network)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         resuming = self._trainer is not None and self.trainer.state.fn == "fit"
         check_checkpoint(checkpoint, self.hparams, self.classes, resuming)
+        check_same_network(self.network, self.hparams["network"], checkpoint, resuming)
         self.classes, self.starts_fresh = checkpoint.get("classes"), False
 
     def on_fit_start(self) -> None:

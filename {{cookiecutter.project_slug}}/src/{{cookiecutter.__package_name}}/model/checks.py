@@ -1,6 +1,7 @@
 """Does the network fit the data, and the checkpoint both? Said in one line, before training."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -111,4 +112,30 @@ def check_checkpoint(
             f"The checkpoint does not fit: {'; '.join(differences[:3])}. Leave a run's settings as"
             " they were (--run FOLDER brings them), or start a new run: from the checkpoint's"
             " weights, where the network is the same, with --model.pretrained PATH"
+        )
+
+
+def check_same_network(
+    network: nn.Module, name: str, checkpoint: Mapping[str, Any], resuming: bool
+) -> None:
+    """Raise UserError if a checkpoint's weights have other names or shapes than the network's.
+
+    A resume is refused too if the network is built otherwise, such as with another activation.
+    """
+    saved = {key: tuple(t.shape) for key, t in checkpoint["state_dict"].items()}
+    here = {f"{OURS}{key}": tuple(t.shape) for key, t in network.state_dict().items()}
+    apart = [
+        f"{key} is {saved.get(key, 'not')} in it and {here.get(key, 'not')} here"
+        for key in {**saved, **here}
+        if key.startswith(OURS) and saved.get(key) != here.get(key)
+    ]
+    lines = str(checkpoint.get("built", network)).splitlines(), str(network).splitlines()
+    if resuming and not apart:
+        pairs = zip_longest(*lines, fillvalue="nothing")
+        apart = [f"{a.strip()} in it and {b.strip()} here" for a, b in pairs if a != b]
+    if apart:
+        more = f" (and {len(apart) - 1} more)" if len(apart) > 1 else ""
+        raise UserError(
+            f"The checkpoint is of another '{name}': {apart[0]}{more}. Bring networks.py back as it"
+            " was (the run's source.zip holds it), or start a new run."
         )

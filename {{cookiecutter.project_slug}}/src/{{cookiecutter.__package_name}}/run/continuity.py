@@ -57,6 +57,14 @@ def check_data(record: dict[str, Any], found: dict[str, Any], resuming: bool) ->
     )
 
 
+def warn_of_changed_source(record: Any) -> None:
+    """Say which files of a run that goes on are no longer those that it began with."""
+    starts = [record.content, *record.content["resumes"]]
+    first, newest = (record.path.with_name(starts[i]["source"]["zip"]) for i in (0, -1))
+    if first.is_file() and (files := changed_source(first, newest)):
+        print(f"warning: changed since the run began: {', '.join(files)}. It goes on with them.")
+
+
 def changed_source(before: Path, now: Path) -> list[str]:
     """Return the files below src/ that differ between two archives of the project's source."""
     with zipfile.ZipFile(before) as old, zipfile.ZipFile(now) as new:
