@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from {{ cookiecutter.__package_name }}.data import order, sources, splits
+from {{ cookiecutter.__package_name }}.data import order, resident, sources, splits
 from {{ cookiecutter.__package_name }}.data.augment import DRAWS, augment
 from {{ cookiecutter.__package_name }}.data.datamodule import ImageData
 from {{ cookiecutter.__package_name }}.data.resident import (
@@ -21,9 +21,15 @@ def some_images(n: int) -> splits.Images:
     return splits.Images(pixels, torch.arange(n))
 
 
-def train_loader(n=20, batch_size=4, seed=0, position=(0, 0), rank=0, world_size=1, accumulate=1):
+def as_it_is(images, draws):
+    return images
+
+
+def train_loader(
+    n=20, batch_size=4, position=(0, 0), rank=0, world_size=1, accumulate=1, augment=as_it_is
+):
     share = order.Share(batch_size, rank, world_size, accumulate)
-    return ResidentTrainLoader(some_images(n), share, seed, DRAWS, lambda: position, CPU)
+    return ResidentTrainLoader(some_images(n), share, 0, augment, DRAWS, lambda: position, CPU)
 
 
 def splitmix64(state: int, n: int) -> list[int]:
@@ -97,10 +103,15 @@ def test_training_drops_the_tail_and_shows_each_image_once():
 
 
 def test_every_epoch_has_its_own_order_and_draws():
-    first, second = (list(train_loader(n=500, position=(epoch, 0))) for epoch in (0, 1))
-    seen = [torch.cat([batch.indices for batch in batches]) for batches in (first, second)]
+    draws = []
+
+    def keep(images, drawn):
+        draws.append(drawn)
+        return images
+
+    epochs = [train_loader(n=500, position=(epoch, 0), augment=keep) for epoch in (0, 1)]
+    seen = [torch.cat([batch.indices for batch in batches]) for batches in epochs]
     assert not torch.equal(*seen)
-    draws = [torch.cat([batch.draws for batch in batches]) for batches in (first, second)]
     per_image = [drawn[indices.argsort()] for drawn, indices in zip(draws, seen, strict=True)]
     assert (per_image[0] != per_image[1]).all(1).float().mean() > 0.99
 
@@ -116,6 +127,22 @@ def test_a_resumed_epoch_goes_on_with_the_next_batch():
     assert len(rest) == 3
     for expected, batch in zip(whole[2:], rest, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(expected, batch, strict=True))
+
+
+@pytest.mark.parametrize("together", [1, 100, 10_000])
+def test_how_many_batches_are_augmented_together_changes_no_bit(together, monkeypatch):
+    def shift(images, draws):
+        return augment(images, draws, 2, True)
+
+    monkeypatch.setattr(resident, "AT_ONCE", together)
+    parts = list(train_loader(n=40, position=(1, 1), augment=shift))
+    alone = order.epoch_order(0, 1, 40)[4:].split(4)
+    draws = order.uniforms(0, 1, torch.arange(40), DRAWS)
+    pixels = some_images(40).pixels.permute(0, 3, 1, 2)
+    assert len(parts) == len(alone) == 9
+    for batch, index in zip(parts, alone, strict=True):
+        assert torch.equal(batch.indices, index)
+        assert torch.equal(batch.images, shift(pixels[index], draws[index]))
 
 
 def test_a_step_takes_the_same_images_in_one_batch_or_in_several():

@@ -156,40 +156,43 @@ def test_the_comparison_notices_what_is_taken_out(without, flags, images, tmp_pa
         assert (found[part] == expected[part]) == (without == ""), part
 
 
-def on_gpus(devices: int) -> list[str]:
+def on_gpus(devices: int, mode: str) -> list[str]:
     """Compiled, in bfloat16, with CUDA graphs on one GPU."""
-    flags = ["fit", *DIGITS, "--data.batch_size", str(128 // devices), "--model.compile", "true"]
+    flags = ["fit", *DIGITS, "--data.batch_size", str(128 // devices), "--model.compile", mode]
     flags += ["--trainer.max_epochs", str(EPOCHS), "--trainer.log_every_n_steps", "1"]
     return [*flags, "--trainer.devices", str(devices), "--trainer.accelerator", "cuda"]
 
 
-@pytest.fixture(scope="session", params=[1, 2], ids=["one GPU", "two GPUs"])
+@pytest.fixture(
+    scope="session",
+    params=[(1, "true"), (1, "step-graph"), (2, "true")],
+    ids=["one GPU", "one GPU, step graph", "two GPUs"],
+)
 def twice_on_gpus(request, tmp_path_factory):
-    """The number of GPUs, and the outcome of two runs that nobody killed."""
-    devices, outcomes = request.param, []
+    """The number of GPUs, the flags, and the outcome of two runs that nobody killed."""
+    (devices, mode), outcomes = request.param, []
     if torch.cuda.device_count() < devices:
         pytest.skip(f"needs {devices} GPUs")
     for _ in range(2):
         folder = tmp_path_factory.mktemp("gpu") / "run"
         folder.mkdir()
-        assert wait(start(Killing(on_gpus(devices), folder, devices))) == 0, said(folder)
+        assert wait(start(Killing(on_gpus(devices, mode), folder, devices))) == 0, said(folder)
         outcomes.append(outcome(folder))
-    return devices, *outcomes
+    return devices, on_gpus(devices, mode), *outcomes
 
 
 @pytest.mark.gpu
 def test_the_same_run_on_gpus_gives_the_same_bits_twice(twice_on_gpus):
-    _, once, again = twice_on_gpus
+    *_, once, again = twice_on_gpus
     assert once == again
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("what", EACH)
 def test_a_killed_run_on_gpus_resumes_to_the_same_bits(what, twice_on_gpus, tmp_path):
-    devices, expected, _ = twice_on_gpus
+    devices, flags, expected, _ = twice_on_gpus
     draw = random.Random(f"{SEED} {what} {devices}")
-    flags = [*on_gpus(devices), "--checkpoints.seconds=0"]
-    job = Killing(flags, tmp_path / "run", devices, choose(what, draw))
+    job = Killing([*flags, "--checkpoints.seconds=0"], tmp_path / "run", devices, choose(what, draw))
     job.folder.mkdir()
     kill(job, draw)
     resumed = steps_done(job.folder)

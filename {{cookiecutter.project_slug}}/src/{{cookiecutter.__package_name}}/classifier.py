@@ -23,7 +23,7 @@ from .networks import build_network
 
 _say = rank_zero_only(functools.partial(print, flush=True))
 
-CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "step-graph"]
 
 
 class ImageClassifier(L.LightningModule):
@@ -44,8 +44,8 @@ class ImageClassifier(L.LightningModule):
         schedule: one_cycle, cosine or constant, each after the warm-up.
         warmup: share of the steps in which the learning rate rises from nothing to its highest.
         label_smoothing: share of the target that is spread over all classes.
-        compile: true, false, or a mode of torch.compile; unset, decided by the hardware and by the
-            length of the run.
+        compile: true, false, a mode of torch.compile, or step-graph for the whole step in one CUDA
+            graph; unset, decided by the hardware and by the length of the run.
         channels_last: keep weights and images channels last in memory, as GPUs and CPUs prefer.
     """
 
@@ -99,16 +99,26 @@ class ImageClassifier(L.LightningModule):
         return self.network(images)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss, logits = self.loss_of(batch)
+        if self.logs(self.trainer.global_step + 1):
+            accuracy = (logits.argmax(1) == batch.labels).float().mean()
+            self.log_step(loss.detach(), accuracy)
+        return loss
+
+    def loss_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the loss of a training batch, and its logits (n, num_classes)."""
         logits = self(batch.images)
         smoothing = self.hparams["label_smoothing"]
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
-        # A logged value costs more host time than the rest of a step, so most steps log nothing.
+        return F.cross_entropy(logits, batch.labels, label_smoothing=smoothing), logits
+
+    def log_step(self, loss: Tensor, accuracy: Tensor) -> None:
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log_dict({"train/loss": loss, "train/accuracy": accuracy, "lr": rate})
+
+    def logs(self, step: int) -> bool:
+        """Most steps log nothing: a value costs more host time than the rest of a step."""
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (self.trainer.global_step + 1) % every == 0:
-            accuracy = (logits.argmax(1) == batch.labels).float().mean()
-            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-            self.log_dict({"train/loss": loss.detach(), "train/accuracy": accuracy, "lr": rate})
-        return loss
+        return bool(every) and step % every == 0
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch, "val")
@@ -165,7 +175,8 @@ class ImageClassifier(L.LightningModule):
         _say(f"torch.compile {mode or 'off'}: {why}")
         if mode is not None:
             _say("The first step compiles the network: up to a minute, once.")
-            self.network.compile(mode=mode, dynamic=False)
+            inner = "default" if mode == "step-graph" else mode
+            self.network.compile(mode=inner, dynamic=False)
 
     def _start_from_pretrained(self) -> None:
         """Load the weights; the first process of each node downloads what is not there."""

@@ -5,13 +5,14 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
 
 from .. import hardware
 from ..errors import UserError
 from . import augment as augmentation
 from . import sources
 from .order import Share
-from .resident import Batch, ResidentEvalLoader, ResidentTrainLoader
+from .resident import ResidentEvalLoader, ResidentTrainLoader
 from .splits import Files, Images
 from .streaming import Reading, StreamingEvalLoader, StreamingTrainLoader, check_shared_memory
 
@@ -112,7 +113,13 @@ class ImageData(L.LightningDataModule):
             how = self._reading(self.batch_size)
             return StreamingTrainLoader(images, share, how, self._position)
         return ResidentTrainLoader(
-            images, share, self.seed, augmentation.DRAWS, self._position, self._device()
+            images,
+            share,
+            self.seed,
+            self._augment,
+            augmentation.DRAWS,
+            self._position,
+            self._device(),
         )
 
     def eval_dataloader(self, images: Images | Files, alone: bool = False) -> EvalLoader:
@@ -133,11 +140,8 @@ class ImageData(L.LightningDataModule):
     def predict_dataloader(self) -> EvalLoader:
         return self.test_dataloader()
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        if not batch.draws.shape[1]:
-            return batch
-        images = augmentation.augment(batch.images, batch.draws, self.crop_padding, self.flip)
-        return batch._replace(images=images)
+    def _augment(self, images: Tensor, draws: Tensor) -> Tensor:
+        return augmentation.augment(images, draws, self.crop_padding, self.flip)
 
     def _device(self) -> torch.device:
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device

@@ -74,7 +74,7 @@ class Reader(Dataset):
                 path = self.files[place]
                 return UserError(f"{path} {reason}, which it was not when it was checked.")
             labels[row] = self.files.labels[place]
-        return Batch(pixels.permute(0, 3, 1, 2), labels, places.clamp(min=0), torch.empty(n, 0))
+        return Batch(pixels.permute(0, 3, 1, 2), labels, places.clamp(min=0))
 
     def _image(self, place: int, draws: list[float] | None) -> np.ndarray:
         path, how = self.files[place], self.how

@@ -36,6 +36,7 @@ def _steps(config: Any) -> dict[str, Any]:
         "trainer.accumulate_grad_batches": trainer["accumulate_grad_batches"],
         "data.seed": data["seed"],
         "seed_everything": config["seed_everything"],
+        "a step in one CUDA graph": config["model"]["compile"] == "step-graph",
     }
 
 

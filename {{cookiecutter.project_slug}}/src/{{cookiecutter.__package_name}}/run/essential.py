@@ -11,6 +11,7 @@ from .callbacks import Progress, StepSeed, Throughput
 from .checkpoint import RunCheckpoint
 from .gpu_usage import GpuUsage
 from .memory import OutOfMemory
+from .step_graph import StepGraph
 from .tracking import ContinueMetrics
 
 
@@ -26,5 +27,6 @@ def essential_callbacks(
         StepSeed(config.seed_everything),
         ContinueMetrics(),
         LambdaCallback(on_train_start=lambda *_: begins()),
+        *([StepGraph()] if config.model.compile == "step-graph" else []),
         checkpoint,
     ]

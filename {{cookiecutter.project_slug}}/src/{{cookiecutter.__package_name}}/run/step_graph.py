@@ -1,0 +1,87 @@
+"""A whole training step, forward, backward and optimizer, as one CUDA graph.
+
+The host then asks the device once a step instead of some hundred times. Replaying a graph is
+nothing that Lightning sees, so it is told of each step, and the schedule is stepped, here.
+"""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from ..data.resident import Batch
+from ..errors import UserError
+
+EAGER_STEPS = 3  # real ones, in which everything compiles and allocates what lasts
+
+
+class StepGraph(L.Callback):
+    """Takes over ImageClassifier's training step, on one GPU and without accumulation.
+
+    The first steps run as they stand, on a stream of their own; the next is captured.
+    """
+
+    def __init__(self) -> None:
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.steps = 0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Raises UserError where a step can't be one graph."""
+        precision, clipped = str(trainer.precision), trainer.gradient_clip_val
+        reasons = {
+            "it needs an NVIDIA GPU": trainer.strategy.root_device.type != "cuda",
+            "it is for one GPU": trainer.world_size > 1,
+            "it accumulates no gradients": trainer.accumulate_grad_batches > 1,
+            "float16's scaling looks at each step": precision.startswith("16"),
+            "it clips no gradients": bool(clipped),
+        }
+        for reason, holds in reasons.items():
+            if stage == "fit" and holds:
+                raise UserError(f"model.compile is step-graph, but {reason}: leave it unset.")
+        pl_module.automatic_optimization = False
+        pl_module.training_step = self._step  # type: ignore[method-assign]
+        self.model: Any = pl_module
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        device = pl_module.device
+        self.optimizer, self.stream = pl_module.optimizers(), torch.cuda.Stream(device)
+        for group in self.optimizer.param_groups:  # the graph reads it where the schedule writes it
+            group["lr"] = torch.tensor(float(group["lr"]), device=device)
+            group |= {"capturable": True} if "capturable" in group else {}
+
+    def _step(self, batch: Batch, batch_idx: int) -> None:
+        self.optimizer._on_before_step()
+        if self.steps < EAGER_STEPS:
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                loss, right = self._learn(batch)
+            torch.cuda.current_stream().wait_stream(self.stream)
+        else:
+            if self.graph is None:
+                self._capture(batch)
+            self.batch.images.copy_(batch.images)
+            self.batch.labels.copy_(batch.labels)
+            self.graph.replay()  # type: ignore[union-attr]
+            loss, right = self.results
+        self.steps += 1
+        self.optimizer._on_after_step()
+        if self.model.logs(self.model.global_step):
+            self.model.log_step(loss.clone(), right.clone())
+        self.model.lr_schedulers().step()
+
+    def _capture(self, batch: Batch) -> None:
+        self.batch = Batch(*(part.clone() for part in batch))
+        self.graph = torch.cuda.CUDAGraph()
+        self.optimizer.optimizer.zero_grad(set_to_none=True)
+        with torch.cuda.graph(self.graph, stream=self.stream):
+            self.results = self._learn(self.batch)
+
+    def _learn(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        torch.clear_autocast_cache()  # of weights as they were before the last step
+        optimizer = self.optimizer.optimizer
+        optimizer.zero_grad(set_to_none=True)
+        loss, logits = self.model.loss_of(batch)
+        loss.backward()
+        optimizer.step()
+        return loss.detach(), (logits.detach().argmax(1) == batch.labels).float().mean()
