@@ -10,12 +10,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import uvicorn
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -24,6 +26,9 @@ import {{ cookiecutter.__package_name }} as package
 from {{ cookiecutter.__package_name }}.data.datamodule import ImageData
 from {{ cookiecutter.__package_name }}.data.sources import digits
 from {{ cookiecutter.__package_name }}.tools import serve
+
+# predict computes many images at once; in bfloat16 that shows.
+CLOSE = 0.02 if torch.cuda.is_available() else 1e-5
 
 
 def file_of(pixels: np.ndarray, kind: str = "PNG") -> bytes:
@@ -36,7 +41,8 @@ def file_of(pixels: np.ndarray, kind: str = "PNG") -> bytes:
 def process(trained: Path) -> Iterator[subprocess.Popen]:
     command = [sys.executable, "-m", f"{package.__name__}.tools.serve", "--port", "0"]
     command += ["--run", str(trained)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
         yield process
         process.kill()
 
@@ -98,7 +104,7 @@ def test_it_says_of_an_image_what_predict_says(ask, trained, call):
     for row in rows[:8]:
         status, said = ask("/predict", file_of(images[int(row["index"])]))
         assert status == 200 and said["class"] == row["prediction"]
-        assert said["probability"] == pytest.approx(float(row["probability"]), abs=1e-5)
+        assert said["probability"] == pytest.approx(float(row["probability"]), abs=CLOSE)
         assert said["probability"] == said["probabilities"][said["class"]]
         assert list(said["probabilities"]) == [str(name) for name in load_digits().target_names]
         assert sum(said["probabilities"].values()) == pytest.approx(1, abs=1e-5)
@@ -124,7 +130,7 @@ def test_the_images_of_files_are_seen_as_in_evaluation(call, tmp_path):
     for row in rows:
         said = served.answer(files[int(row["index"])].read_bytes())
         assert said["class"] == row["prediction"]
-        assert said["probability"] == pytest.approx(float(row["probability"]), abs=1e-5)
+        assert said["probability"] == pytest.approx(float(row["probability"]), abs=CLOSE)
     assert len(rows) == 4
 
 
@@ -178,8 +184,20 @@ def test_a_run_that_does_not_fit_the_source_ends_the_service(trained, monkeypatc
     assert "do not fit this source" in capsys.readouterr().err
 
 
+def test_a_caller_who_stays_does_not_wait_for_delayed_acknowledgements(address):
+    connection, seconds = http.client.HTTPConnection(address, timeout=60), []
+    for _ in range(10):
+        began = time.perf_counter()
+        connection.request("POST", "/predict", file_of(BLACK))
+        assert connection.getresponse().read()
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 0.03  # Linux delays one by 40 ms
+
+
 def test_sigterm_lets_a_slow_caller_finish_and_nobody_waits_for_one(process, address, ask):
     image = file_of(BLACK)
+    with socket.create_connection(address.split(":"), timeout=60) as gone:
+        gone.sendall(head(len(image)) + image[:20])
     with socket.create_connection(address.split(":"), timeout=60) as slow:
         slow.sendall(head(len(image)) + image[:20])
         assert ask("/predict", image)[0] == 200
@@ -189,3 +207,4 @@ def test_sigterm_lets_a_slow_caller_finish_and_nobody_waits_for_one(process, add
         slow.sendall(image[20:])
         assert slow.recv(100).startswith(b"HTTP/1.1 200 ")
     assert process.wait(30) == -signal.SIGTERM
+    assert "Traceback" not in process.stderr.read()
