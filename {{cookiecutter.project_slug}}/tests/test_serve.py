@@ -37,6 +37,12 @@ def file_of(pixels: np.ndarray, kind: str = "PNG") -> bytes:
     return file.getvalue()
 
 
+@pytest.fixture(autouse=True)
+def _own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service sets Pillow's limit for its process; other tests run in this one."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+
+
 @pytest.fixture(scope="module")
 def process(trained: Path) -> Iterator[subprocess.Popen]:
     command = [sys.executable, "-m", f"{package.__name__}.tools.serve", "--port", "0"]
