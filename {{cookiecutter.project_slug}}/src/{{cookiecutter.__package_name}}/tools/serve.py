@@ -220,7 +220,6 @@ def main(arguments: list[str] | None = None) -> int:
     Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow warns above it, refuses above twice as many
     try:
         folder = find_run(project_root(), options.run)
-        find_checkpoint(folder, "best", "last")
         with listen(options.host, options.port) as listening:
             serve(folder, listening)
     except UserError as error:
