@@ -21,6 +21,7 @@ from {{ cookiecutter.__package_name }}.run.memory import (
     out_of_memory,
 )
 from {{ cookiecutter.__package_name }}.run.mistakes import in_one_line
+from {{ cookiecutter.__package_name }}.tools.seeds import main as train_seeds
 
 DIGITS = ("--config", "configs/digits.yaml")
 SHORT = (*DIGITS, "--trainer.max_epochs", "1")
@@ -48,7 +49,6 @@ SHORT = (*DIGITS, "--trainer.max_epochs", "1")
         (("--data.global_batch_size", "-64"), "no multiple of 64"),
         (("--trainer.strategy", "foo"), "foo"),
         (("--seed_everything", "-1"), "-1 is not in bounds"),
-        (("--seeds", "1 1"), 'expected different numbers: "1 2 3"'),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -192,8 +192,8 @@ def test_a_worker_that_is_killed_is_explained(call, capsys, monkeypatch, tmp_pat
 def test_several_seeds_end_with_their_mean_and_spread(tmp_path):
     package = {{ cookiecutter.__package_name }}.__name__
     recipe = Path(shutil.copy("configs/digits.yaml", tmp_path / f"{tmp_path.name}.yaml"))
-    flags = (f"--config={recipe}", "--trainer.max_epochs", "1", "--seeds", "3,4")
-    command = [sys.executable, "-m", package, "fit", *flags]
+    flags = (f"--config={recipe}", "--trainer.max_epochs", "1")
+    command = [sys.executable, "-m", f"{package}.tools.seeds", "3,4", *flags]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     table = Path(done.stdout.split("table: ")[1].strip())
@@ -207,6 +207,20 @@ def test_several_seeds_end_with_their_mean_and_spread(tmp_path):
     assert f"validation accuracy {sum(values) / 2:.2%} ± " in done.stdout
     assert table.parent.name == recipe.stem
     shutil.rmtree(table.parent)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("1 1",), 'expected different numbers: SEEDS="1 2 3"'),
+        (("1 2", "--run", "latest"), "Seeds are for new runs"),
+        (("1 2", "--seed_everything", "3"), "Seeds choose folder and seed"),
+    ],
+    ids=["twice the same", "a resume", "one more seed"],
+)
+def test_seeds_that_make_no_sense_are_refused(arguments, message, capsys):
+    assert train_seeds([*arguments]) == 2
+    assert message in capsys.readouterr().err
 
 
 def gpu(index: int, users=(), used: int = 0) -> nvml.GpuState:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import threading
 from pathlib import Path
 
@@ -440,7 +441,7 @@ def test_the_folder_recipe_trains_resumes_and_is_scored(images, call, tmp_path, 
 
     def interrupt(model: ImageClassifier, *_) -> None:
         if model.global_step == 9:  # inside the second epoch, one step after a checkpoint
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr(ImageClassifier, "on_train_batch_start", interrupt)

@@ -18,8 +18,9 @@ from torch._dynamo.utils import counters
 import {{ cookiecutter.__package_name }}
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.errors import UserError
-from {{ cookiecutter.__package_name }}.run import record as records
+from {{ cookiecutter.__package_name }}.run.digests import digest
 from {{ cookiecutter.__package_name }}.run.folder import find_run, project_root
+from {{ cookiecutter.__package_name }}.run.record import _only_writer
 from {{ cookiecutter.__package_name }}.run.source import pack_source
 from {{ cookiecutter.__package_name }}.run.tracking import (
     MetricsCSV,
@@ -43,7 +44,7 @@ def test_a_run_learns_and_leaves_its_folder(trained):
     for picture in ("curves.png", "predictions.png"):
         pixels = matplotlib.image.imread(trained / picture)
         assert pixels.shape[0] > 300 and pixels.std() > 0.05
-    assert {p.name for p in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {p.name for p in (trained / "checkpoints").glob("*.ckpt")} == {"best.ckpt", "last.ckpt"}
 
 
 def test_the_record_holds_what_repeating_needs(trained):
@@ -109,7 +110,7 @@ def test_a_checkpoint_loads_without_the_command_line(trained):
     state = torch.load(path, weights_only=True)["state_dict"]
     assert not any("_orig_mod" in name for name in state)
     model = ImageClassifier.load_from_checkpoint(path, weights_only=True)
-    assert records.digest(model.state_dict()) == records.digest(state)
+    assert digest(model.state_dict()) == digest(state)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_others(call, tmp_path):
@@ -136,7 +137,7 @@ def test_an_interrupted_run_resumes_to_the_same_end(step, flags, call, tmp_path,
 
     def interrupt(model: ImageClassifier, *_) -> None:
         if model.global_step == step:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr(ImageClassifier, "on_train_batch_start", interrupt)
@@ -157,7 +158,7 @@ def test_a_second_resume_keeps_what_the_first_was_told(call, tmp_path, monkeypat
 
     def interrupt(model: ImageClassifier) -> None:
         if model.current_epoch == 3:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr(ImageClassifier, "on_train_epoch_end", interrupt)
@@ -198,7 +199,7 @@ def test_evaluation_on_several_devices_is_refused(trained, call, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--data.batch_size", "32"), "data.batch_size x devices was 64, is 32"),
+        (("--data.batch_size", "32"), "data.batch_size was 64, is 32"),
         (("--data.global_batch_size", "128", "--data.batch_size", "128"), "was 64, is 128"),
         (("--seed_everything", "7"), "seed_everything was 0, is 7"),
         (("--data.source", "synthetic", "--data.options={image_size: 8}"), "The data are not"),
@@ -284,7 +285,7 @@ def test_a_terminated_run_says_so_and_exits_143(tmp_path):
 
 
 def test_a_folder_is_trained_by_one_process_at_a_time(trained, call, capsys):
-    with records._only_writer(trained):
+    with _only_writer(trained):
         assert call("fit", "--run=" + str(trained), "--trainer.max_epochs", "5") == 2
     assert "is being trained by another process" in capsys.readouterr().err
 
@@ -294,7 +295,7 @@ def test_a_damaged_checkpoint_is_named(trained, call, capsys, tmp_path):
     last = broken / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:-1000])
     assert call("fit", "--run", str(broken), "--trainer.max_epochs", "5") == 2
-    assert "last.ckpt is damaged" in capsys.readouterr().err
+    assert "last.ckpt: damaged" in capsys.readouterr().err
 
 
 def test_the_latest_run_is_the_newest_with_a_checkpoint(trained, tmp_path):
@@ -330,7 +331,7 @@ def test_metrics_survive_a_kill_in_the_middle_of_a_line(tmp_path):
 def test_metrics_are_written_before_the_checkpoint_that_follows_them(tmp_path):
     log = MetricsCSV(tmp_path)
     log.log_metrics({"train/loss": 0.5, "epoch": 0}, 7)
-    log.after_save_checkpoint(None)
+    log.to_disk()
     assert [row["step"] for row in read_metrics(log.path)] == [7]
     log.log_metrics({"val/loss": 0.4, "epoch": 0}, 7)
     log.log_metrics({"train/loss": 0.3, "epoch": 0}, 8)

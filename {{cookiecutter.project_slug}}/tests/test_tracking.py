@@ -81,7 +81,7 @@ def resumed(call, tmp_path_factory) -> Path:
 
         def interrupt(model: ImageClassifier, *_, step: int = step) -> None:
             if model.global_step == step:
-                raise KeyboardInterrupt
+                signal.raise_signal(signal.SIGINT)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(ImageClassifier, "on_train_batch_start", interrupt)
@@ -169,7 +169,7 @@ def test_a_row_is_handed_on_once_and_only_when_its_step_is_over(tmp_path):
     log.go_on_from(0)
     for step in (1, 2, 3):
         log.log_metrics({"a": 0.5, "epoch": 0}, step)
-        log.after_save_checkpoint(None)
+        log.to_disk()
         log.log_metrics({"b": 0.5, "epoch": 0}, step)
     log.finalize("failed")  # step 3 may have had more to say
     assert first.heard == [(1, ["a", "b"]), (2, ["a", "b"]), False]

@@ -1,12 +1,11 @@
 """python -m <package> fit|validate|test|predict --config configs/NAME.yaml
 
 `--run FOLDER` (or `--run latest`) goes on with a run: fit resumes it, the others load its best
-checkpoint. `--seeds "1 2 3"` trains one run a seed and says the spread. Every key of the
+checkpoint. `--elastic` resumes on other devices, `--until STEP` ends early. Every key of the
 configuration is a flag as well: --trainer.max_epochs 3.
 """
 
 import os
-import signal
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -26,32 +25,34 @@ from .errors import UserError
 from .model.checks import check_checkpoint_file
 from .nvml import prefer_idle_gpus
 from .run import continuity, quiet_lightning, resolve, summary
-from .run.callbacks import Progress, StepSeed, Throughput
-from .run.checkpoint import keep_checkpoints
+from .run.checkpoint import Checkpoints, RunCheckpoint
+from .run.digests import write_digests
+from .run.essential import essential_callbacks
 from .run.faults import explain
 from .run.folder import project_root
-from .run.gpu_usage import GpuUsage
+from .run.interruption import Interrupted, Interruption
 from .run.launch import is_launched, is_rank_zero, launch
-from .run.memory import OutOfMemory
 from .run.mistakes import Parser
-from .run.record import RunRecord, digest, interrupted_by
-from .run.seeds import take_seeds, train_seeds
+from .run.numerics import numerics, prefer_determinism
+from .run.record import RunRecord
 from .run.trackers import Follower, Tracking, decide_tracking, followers
-from .run.tracking import ContinueMetrics, MetricsCSV
+from .run.tracking import MetricsCSV
 
 
 class Training(LightningCLI):
     """LightningCLI with what is unset decided by the hardware, and a record of every run."""
 
-    def __init__(self, arguments: list[str], root: Path) -> None:
-        self.root = root
+    def __init__(self, arguments: list[str], root: Path, interruption: Interruption) -> None:
+        self.root, self.interruption = root, interruption
         self.record: RunRecord | None = None
+        self.from_step = 0
         self.arguments, self.resumed = resolve.expand_run(arguments, root)
+        rest, self.until, self.elastic = resolve.take_end_and_elastic(self.arguments)
         defaults = {"default_config_files": [str(root / "configs" / "base.yaml")]}
         super().__init__(
             ImageClassifier,
             ImageData,
-            args=self.arguments,
+            args=rest,
             parser_class=Parser,
             parser_kwargs={name: dict(defaults) for name in self.subcommands()},
             save_config_callback=None,
@@ -62,38 +63,36 @@ class Training(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.add_class_arguments(Tracking, "tracking")
+        parser.add_class_arguments(Checkpoints, "checkpoints")
 
     def _parse_ckpt_path(self) -> None:
         """Leave the model as configured: Lightning would let a checkpoint overrule every flag."""
         stage = self.config.subcommand
         config = self.config[stage]
         if config.ckpt_path:
-            check_checkpoint_file(config.ckpt_path, config.model.as_dict(), stage == "fit")
+            settings = config.model.as_dict()
+            self.from_step = check_checkpoint_file(config.ckpt_path, settings, stage == "fit")
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         machine = hardware.this_machine()
         self.decisions = resolve.decide(config.trainer, machine)
         folder = resolve.choose_folder(str(self.subcommand), config, self.root, self.resumed)
+        resolve.complete_data(config, machine, is_new=not (self.resumed or self.elastic))
+        if self.resumed and self.subcommand == "fit":
+            before = RunRecord(self.resumed).newest_start()["config"]
+            continuity.check_resume(config, before, self.elastic)
         threads = hardware.threads_per_process(machine, config.trainer.devices)
         if config.trainer.devices > 1 and not is_launched():
             sys.exit(launch(config.trainer.devices, threads, self.arguments, folder))
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(threads)
-        resolve.complete_data(config, machine, is_new=self.resumed is None)
-        if self.resumed and self.subcommand == "fit":
-            continuity.check_resume(config, RunRecord(self.resumed).content["config"])
         config.trainer.default_root_dir = str(folder)
-        self.run_folder, self.checkpoints = folder, keep_checkpoints(folder)
-        self.trainer_defaults["callbacks"] = [
-            *([Progress()] if config.trainer.enable_progress_bar is not False else []),
-            Throughput(),
-            GpuUsage(folder),
-            OutOfMemory(folder),
-            StepSeed(config.seed_everything),
-            ContinueMetrics(),
-            self.checkpoints,
-        ]
+        prefer_determinism(config.trainer.deterministic)
+        self.run_folder, seconds = folder, config.checkpoints.seconds
+        checkpoint = RunCheckpoint(folder, self.interruption, seconds, self.until)
+        ours = essential_callbacks(config, folder, checkpoint, self._accept)
+        self.trainer_defaults["callbacks"] = ours
         self.followers: list[Follower] = []
         if self.subcommand == "fit" and is_rank_zero():
             self.decisions |= decide_tracking(config.tracking, self.root)
@@ -107,10 +106,16 @@ class Training(LightningCLI):
                 decisions=self.decisions,
                 hardware=asdict(machine),
                 config=yaml.safe_load(resolved),
+                from_step=self.from_step,
             )
             self.record.newest_config().write_text(resolved)
             mode = self.decisions.get("wandb", "disabled").split(":")[0]
             self.followers = followers(config.tracking, mode, self.record, yaml.safe_load(resolved))
+
+    def _accept(self) -> None:
+        """The run is what it was, if it is a resume: from now on a failure is its own."""
+        if self.record:
+            self.record.before = None
 
     def instantiate_classes(self) -> None:
         with self.record.watch() if self.record else nullcontext():
@@ -130,17 +135,15 @@ class Training(LightningCLI):
             return
         with self.record.watch():
             data = self.datamodule.describe()
-            continuity.check_data(self.record.content, data, resuming=self.resumed is not None)
-            self.record.update(data=data)
+            continuity.check_data(self.record.content, data, self.record.before is not None)
+            self.record.update(data=data, numerics=numerics())
             summary.say_start(self.record.content, self.decisions)
             with self.record.timed("fit"):
                 self.trainer.fit(model, **kwargs)
-            mode, why = model.compiled_with
+            compiled = dict(zip(("mode", "why"), model.compiled_with, strict=True))
             results = summary.results_of(self.trainer)
-            results["weights_sha256"] = digest(model.state_dict())
-            self.record.update(compile={"mode": mode, "why": why}, results=results)
-            if self.checkpoints.best_model_path:
-                model.load_state_dict(torch.load(self.checkpoints.best_model_path)["state_dict"])
+            results |= write_digests(self.run_folder, model, self.trainer.optimizers[0])
+            self.record.update(compile=compiled, results=results)
             summary.draw_pictures(self.run_folder, model, self.datamodule)
         self.record.finish()
         summary.say_fit(self.run_folder, self.record.content)
@@ -168,23 +171,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, 2 for a mistake in it, 130, 143."""
     quiet_lightning()
     prefer_idle_gpus()
+    interruption = Interruption()
     try:
-        root = project_root()
-        rest, seeds = take_seeds(sys.argv[1:] if arguments is None else arguments)
-        if seeds:
-            return train_seeds(rest, seeds, root)
-        Training(rest, root)
+        with interruption.heard():
+            given = sys.argv[1:] if arguments is None else arguments
+            Training(given, project_root(), interruption)
     except UserError as error:
         return _say(f"error: {error}", 2)
+    except Interrupted as end:
+        return _say(f"\nEnded by {end.reason}. A run goes on with: make resume", end.status)
     except BaseException as error:
-        if page := explain(error):
-            print(f"error: {page}", file=sys.stderr)  # from whichever process it happened in
-            return 2
-        name = interrupted_by(error)
-        if name is None:
+        if (page := explain(error)) is None:
             raise
-        message = f"\nInterrupted by {name}. A run goes on with: make resume"
-        return _say(message, 128 + signal.Signals[name])
+        print(f"error: {page}", file=sys.stderr)  # from whichever process it happened in
+        return 2
     return 0
 
 

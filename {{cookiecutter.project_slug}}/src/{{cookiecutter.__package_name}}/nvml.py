@@ -49,6 +49,11 @@ def gpu_state(uuid: str) -> GpuState | None:
         return None
 
 
+def driver_version() -> str | None:
+    """Return the driver's version, such as '580.95.05'; None where there is none."""
+    return str(pynvml.nvmlSystemGetDriverVersion()) if _driver_is_there() else None
+
+
 def idle_first(states: Sequence[GpuState]) -> list[GpuState]:
     """Return the GPUs in the order in which to use them: nobody's first, then the emptiest."""
     return sorted(states, key=lambda gpu: (bool(gpu.users), gpu.used >> 30, gpu.index))

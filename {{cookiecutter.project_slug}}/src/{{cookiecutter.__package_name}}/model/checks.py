@@ -43,13 +43,14 @@ def check_network(network: nn.Module, name: str, size: Sequence[int], num_classe
         )
 
 
-def check_checkpoint_file(path: str, settings: Mapping[str, Any], resuming: bool) -> None:
+def check_checkpoint_file(path: str, settings: Mapping[str, Any], resuming: bool) -> int:
     """Look into the file that is given as --ckpt_path, before anything is built or recorded.
 
-    Raises UserError if it can't be read, is no checkpoint of this project, or has other settings.
+    Returns the step at which it was saved. Raises UserError if it can't be read, is no checkpoint
+    of this project, has other settings, or has nothing but weights to resume from.
     """
     if path in ("best", "last", "hpc") or "://" in path:  # Lightning's own words
-        return
+        return 0
     content = read_saved(path, "--ckpt_path", mmap=True)
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, Mapping) or not any(str(key).startswith(OURS) for key in state):
@@ -57,7 +58,13 @@ def check_checkpoint_file(path: str, settings: Mapping[str, Any], resuming: bool
             f"--ckpt_path {path} is no checkpoint of this project, as runs/*/*/checkpoints/*.ckpt"
             " are. To start a new run from the weights in it: --model.pretrained PATH"
         )
+    if resuming and "optimizer_states" not in content:
+        raise UserError(
+            f"--ckpt_path {path} holds weights only; a run goes on from its last.ckpt, with"
+            " make resume. To start a new run from these weights: --model.pretrained PATH"
+        )
     check_checkpoint(content, settings, None, resuming)
+    return int(content["global_step"])
 
 
 def read_saved(file: str | Path, setting: str, mmap: bool = False) -> Any:

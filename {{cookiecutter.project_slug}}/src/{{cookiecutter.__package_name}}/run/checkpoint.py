@@ -1,55 +1,192 @@
-"""Which checkpoints a run keeps, and which one it goes on from."""
+"""Which checkpoints a run keeps and when it writes them, so that it goes on exactly from any.
 
-import zipfile
+A step can be resumed exactly from two places: after its update where no validation follows it, and
+after the validation. Lightning 2.6.6 loses a validation, or skips an epoch, from others. A run that
+has to end in between is saved with a mark that makes it validate first.
+"""
+
+import signal
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.callbacks import ModelCheckpoint
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
 
-from ..errors import UserError
+from .agreement import Agreement
+from .interruption import Interrupted, Interruption
+from .tracking import MetricsCSV
+from .verified import BEST, LAST, VerifiedIO, write_checkpoint
+
+SHARE_OF_TIME = 0.02  # that saving may take
+SOONEST, LATEST = 20.0, 600.0  # seconds from one checkpoint to the next
 
 
-class RunCheckpoint(ModelCheckpoint):
-    """Lightning's callback, which remembers the best checkpoint also when the run was moved."""
+@dataclass
+class Checkpoints:
+    """How often a run can be resumed from.
+
+    Args:
+        seconds: from one checkpoint to the next; unset, as few as 20, up to 600, such that saving
+            takes at most 2% of the time. Ctrl-C, SIGTERM and the run's end save in any case.
+    """
+
+    seconds: float | None = None
+
+
+class RunCheckpoint(Checkpoint):
+    """Keeps best.ckpt by validation accuracy, last.ckpt and previous.ckpt, and ends a run that is
+    interrupted, or has reached step `until`, when it is saved.
+
+    The best weights wait in the host's memory and are written with the next checkpoint.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        interruption: Interruption,
+        seconds: float | None = None,
+        until: int | None = None,
+    ) -> None:
+        self.folder, self.interruption = folder / "checkpoints", interruption
+        self.seconds, self.until, self.agreement = seconds, until, Agreement()
+        self.best_score: float | None = None
+        self.best: dict[str, Any] | None = None  # waits to be written
+        self.due = self.validation_due = False
+        self.ends: str | None = None  # why, once all processes know
+        self.saved_step, self.next_save = -1, 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_score": self.best_score, "accumulate": self.accumulate}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        here = {**state_dict, "dirpath": self.dirpath}
-        for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
-            here[key] = here[key] and self._here(here[key])
-        here["best_k_models"] = {self._here(k): v for k, v in here["best_k_models"].items()}
-        super().load_state_dict(here)
+        self.best_score = state_dict["best_score"]
 
-    def _here(self, path: str) -> str:
-        return str(Path(str(self.dirpath)) / Path(path).name)
+    def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
+        """Count the batches of an elastic resume, whose steps consist of more or fewer, anew."""
+        before = checkpoint.get("callbacks", {}).get(self.state_key, {}).get("accumulate")
+        if trainer.state.fn != "fit" or before in (None, trainer.accumulate_grad_batches):
+            return
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            open_ = counts["processed"] - counts["completed"]  # 1 if saved before the batch's end
+            batches = counts["processed"] // before * trainer.accumulate_grad_batches
+            counts |= dict.fromkeys(("ready", "started", "processed"), batches)
+            counts["completed"] = batches - open_
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        trainer.strategy.checkpoint_io = VerifiedIO()
+        self.accumulate = trainer.accumulate_grad_batches
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        # Lightning has put its own handler in front, and asks all GPUs for it at every step
+        # (its issue 21487).
+        self.interruption.listen()
+        self.interruption.waits = True
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+        self.next_save = time.monotonic() + self._seconds_to_next(0.0)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        self._agree(trainer)
+        if self.until is not None and trainer.global_step >= self.until:
+            self.ends = self.ends or f"--until {self.until}"
+        self.due |= trainer.global_step == trainer.max_steps
+        epochs_last = batch_idx + 1 == trainer.num_training_batches
+        if not epochs_last and not _validation_follows(trainer):
+            self._save_if_due(trainer, logged=False)
+
+    def on_validation_start(self, trainer, pl_module) -> None:
+        self._end_before_validation(trainer)
+
+    def on_validation_batch_end(self, trainer, *_: Any) -> None:
+        if _training(trainer):
+            self._agree(trainer)
+            self._end_before_validation(trainer)
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        if not _training(trainer):
+            return
+        score = trainer.callback_metrics.get("val/accuracy")
+        if score is not None and score > (-1.0 if self.best_score is None else self.best_score):
+            self.best_score = float(score)
+            self.best = _weights(trainer) if trainer.is_global_zero else None
+        self._agree(trainer)
+        self._save_if_due(trainer)
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        if self.saved_step != trainer.global_step or self.best:
+            self._save(trainer)
+        self.interruption.waits = False
+
+    def on_exception(self, trainer, pl_module, exception) -> None:
+        self.interruption.waits = False
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
+        """Where validation is due, let Lightning go back to its first batch when it resumes."""
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+        nothing = dict.fromkeys(("ready", "started", "processed", "completed"), 0)
+        begun = nothing | {"ready": 1, "started": 1}
+        progress |= {"total": begun if self.validation_due else nothing, "current": nothing}
+
+    def _end_before_validation(self, trainer: L.Trainer) -> None:
+        if self.ends and _training(trainer):
+            self.validation_due = True
+            self._save_if_due(trainer)
+
+    def _save_if_due(self, trainer: L.Trainer, logged: bool = True) -> None:
+        if (self.due or self.ends) and not logged:  # Lightning logs a step after this hook
+            trainer._logger_connector.update_train_step_metrics()
+        if self.due or self.ends:
+            self._save(trainer)
+        if self.ends:
+            raise Interrupted(self.ends)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        begun = time.monotonic()
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCSV):
+                logger.to_disk()  # a run that resumes from here will not log these rows again
+        if self.best:
+            write_checkpoint(self.best, self.folder / BEST)
+            self.best = None
+        trainer.save_checkpoint(self.folder / LAST)
+        now = time.monotonic()
+        self.saved_step, self.due = trainer.global_step, False
+        self.next_save = now + self._seconds_to_next(now - begun)
+
+    def _seconds_to_next(self, took: float) -> float:
+        if self.seconds is not None:
+            return self.seconds
+        return min(max(took / SHARE_OF_TIME, SOONEST), LATEST)
+
+    def _agree(self, trainer: L.Trainer) -> None:
+        """Notice if it is time to save, or to end the run."""
+        heard, due = self.interruption.signal or 0, time.monotonic() >= self.next_save
+        heard, due = self.agreement.reach(trainer, heard, due)
+        self.due |= due
+        if heard:
+            self.ends = signal.Signals(heard).name
 
 
-def keep_checkpoints(folder: Path) -> RunCheckpoint:
-    """Return the callback that keeps best.ckpt, by validation accuracy, and last.ckpt."""
-    return RunCheckpoint(
-        dirpath=folder / "checkpoints",
-        filename="best",
-        monitor="val/accuracy",
-        mode="max",
-        save_last=True,
-        auto_insert_metric_name=False,
-        enable_version_counter=False,
-    )
+def _training(trainer: L.Trainer) -> bool:
+    """Return whether a validation is one within training."""
+    return trainer.state.fn == "fit" and not trainer.sanity_checking
 
 
-def find_checkpoint(folder: Path, *names: str) -> Path:
-    """Return the first of a run's checkpoints `best` and `last` that is there.
+def _validation_follows(trainer: L.Trainer) -> bool:
+    """Return whether Lightning validates before the next batch."""
+    fetcher: Any = trainer.fit_loop._data_fetcher
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
-    Raises UserError if the run has none of these, or it is not whole.
-    """
-    paths = [folder / "checkpoints" / f"{name}.ckpt" for name in names]
-    path = next(filter(Path.is_file, paths), None)
-    if path is None:
-        raise UserError(
-            f"{folder} has no checkpoint: it ended before its first validation. Start a new run."
-        )
-    if not zipfile.is_zipfile(path):
-        raise UserError(
-            f"{path} is damaged: no checkpoint was written to its end. Choose another one with"
-            " --ckpt_path, or start a new run."
-        )
-    return path
+
+def _weights(trainer: L.Trainer) -> dict[str, Any]:
+    """Return the weights, in the host's memory, as a checkpoint to evaluate or to start from."""
+    model = trainer.lightning_module
+    weights = {name: t.detach().to("cpu", copy=True) for name, t in model.state_dict().items()}
+    progress = {"epoch": trainer.current_epoch, "global_step": trainer.global_step}
+    content = {"state_dict": weights, "hyper_parameters": dict(model.hparams), **progress}
+    model.on_save_checkpoint(content)
+    return content | {"pytorch-lightning_version": L.__version__}

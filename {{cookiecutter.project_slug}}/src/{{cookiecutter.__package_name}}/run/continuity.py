@@ -1,34 +1,42 @@
-"""Whether a run still is what it was: the same steps, seed and data as it began with."""
+"""Whether a run still is what it was: the same steps, seed, data and source as it began with."""
 
+import zipfile
+from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 
 
-def check_resume(config: Any, was: dict[str, Any]) -> None:
-    """Raise UserError if a run would go on with other steps, or another seed, than it began with.
+def check_resume(config: Any, was: Any, elastic: bool) -> None:
+    """Raise UserError if a run would go on with other steps, or another seed, than before.
 
-    `was` is the configuration in the run's record.
+    `was` is the configuration of its last start. An `elastic` resume may divide the global batch
+    otherwise: among more or fewer devices, in larger or smaller parts.
     """
-
-    def telling(of: Any) -> dict[str, Any]:
-        data, trainer = of["data"], of["trainer"]
-        at_once = data["batch_size"] * int(trainer["devices"]) * trainer["num_nodes"]
-        return {
-            "data.global_batch_size": data.get("global_batch_size"),  # not in the oldest records
-            "data.batch_size x devices": at_once,
-            "seed_everything": of["seed_everything"],
-        }
-
-    now, then = telling(config), telling(was)
+    now, then = _steps(config), _steps(was)
+    if elastic:
+        now = {key: now[key] for key in ("data.global_batch_size", "data.seed", "seed_everything")}
     changed = [
         f"{key} was {then[key]}, is {now[key]}" for key in now if then[key] not in (None, now[key])
     ]
     if changed:
-        raise UserError(
-            f"The run can't go on: {'; '.join(changed)}. Its order of images counts in these steps."
-            " Leave them as they were, or start a new run from its weights: --model.pretrained PATH"
-        )
+        mend = "Leave them as they were, or start a new run from its weights: --model.pretrained"
+        if not elastic and now["data.global_batch_size"] == then["data.global_batch_size"]:
+            mend = "Leave them, or add --elastic: the same images in each step, not the same bits"
+        raise UserError(f"The run can't go on to the same end: {'; '.join(changed)}. {mend}.")
+
+
+def _steps(config: Any) -> dict[str, Any]:
+    """Return what decides which images a process is given in which step."""
+    data, trainer = config["data"], config["trainer"]
+    return {
+        "data.global_batch_size": data["global_batch_size"],
+        "data.batch_size": data["batch_size"],
+        "the number of devices": int(trainer["devices"]) * trainer["num_nodes"],
+        "trainer.accumulate_grad_batches": trainer["accumulate_grad_batches"],
+        "data.seed": data["seed"],
+        "seed_everything": config["seed_everything"],
+    }
 
 
 def check_data(record: dict[str, Any], found: dict[str, Any], resuming: bool) -> None:
@@ -47,3 +55,11 @@ def check_data(record: dict[str, Any], found: dict[str, Any], resuming: bool) ->
         "warning: these are not the data that the run was trained on; where files came or went,"
         " the test images may be some that it has learned."
     )
+
+
+def changed_source(before: Path, now: Path) -> list[str]:
+    """Return the files below src/ that differ between two archives of the project's source."""
+    with zipfile.ZipFile(before) as old, zipfile.ZipFile(now) as new:
+        was, is_ = ({i.filename: i.CRC for i in pack.infolist()} for pack in (old, new))
+    names = sorted(was.keys() | is_.keys())
+    return [name for name in names if name.startswith("src/") and was.get(name) != is_.get(name)]

@@ -19,6 +19,11 @@ def explain(error: BaseException) -> str | None:
         return " ".join(str(error).split())
     if isinstance(error, ValueError) and any(words in str(error) for words in OUTSIDE_OUR_CODE):
         return " ".join(str(error).split())
+    if "does not have a deterministic implementation" in str(error):
+        return (
+            f"{str(error).split(' ')[0]} adds up in another order each time on a GPU. Train without"
+            " the promise of the same bits: --trainer.deterministic warn"
+        )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "the disk is full. Free space, then go on with: make resume"
     if "DataLoader worker" in str(error):

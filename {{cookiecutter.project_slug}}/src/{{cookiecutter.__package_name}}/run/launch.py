@@ -45,7 +45,9 @@ def launch(processes: int, threads: int, arguments: list[str], run_folder: Path)
         )
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        if rank and (run_folder / "run.json").exists():  # rank 0 only knows that it was ended
+        signalled = failure.exitcode in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+        known = (run_folder / "run.json").exists() and not signalled
+        if rank and known:  # rank 0 only knows that it was ended
             reason = f"rank {rank} ended with exit code {failure.exitcode}"
             RunRecord(run_folder).update(state="failed", reason=reason)
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode

@@ -1,25 +1,25 @@
 """run.json and source.zip: what a run was, from its first second on, and all to repeat it."""
 
 import fcntl
-import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 import torch
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ..errors import UserError
+from .interruption import Interrupted
 from .source import pack_source
+from .verified import sha256
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn")
 
@@ -47,7 +47,7 @@ class RunRecord:
         archive = f"source.resume-{len(resumes) + 1}.zip" if goes_on else "source.zip"
         content |= {
             "source": pack_source(root, folder / archive) | _commit(root),
-            "locks": {path.name: _sha256(path) for path in root.glob("*.lock")},
+            "locks": {path.name: sha256(path) for path in root.glob("*.lock")},
             "versions": _versions(),
         }
         process = {"host": platform.node(), "pid": os.getpid()}
@@ -69,6 +69,10 @@ class RunRecord:
         draft.write_text(json.dumps(self.content, indent=2, default=str) + "\n")
         draft.replace(self.path)
 
+    def newest_start(self) -> dict[str, Any]:
+        """Return what was recorded when the run started, or went on, the last time."""
+        return self.content["resumes"][-1] if self.content["resumes"] else self.content
+
     def newest_config(self) -> Path:
         """Return the file of the newest start's configuration: each resume has its own."""
         resumes = len(self.content["resumes"])
@@ -81,12 +85,13 @@ class RunRecord:
             with self.timed("total"):
                 yield
         except BaseException as error:
-            signal = interrupted_by(error)
-            state = "interrupted" if signal else "failed"
             if self.before is not None and isinstance(error, UserError):
                 self._forget_resume(self.before)
+            elif isinstance(error, Interrupted):
+                self._end("interrupted", error.reason)
             else:
-                self._end(state, signal or f"{type(error).__name__}: {error}")
+                with suppress(OSError):  # a full disk, which may be why it failed
+                    self._end("failed", f"{type(error).__name__}: {error}")
             raise
 
     def _forget_resume(self, before: dict[str, Any]) -> None:
@@ -106,7 +111,8 @@ class RunRecord:
             yield
         finally:
             before = self.content.get("seconds", {}).get(name, 0.0)
-            self.update(seconds={name: round(before + time.monotonic() - begun, 1)})
+            with suppress(OSError):
+                self.update(seconds={name: round(before + time.monotonic() - begun, 1)})
 
     def finish(self) -> None:
         self._end("finished", None)
@@ -115,23 +121,6 @@ class RunRecord:
         self.update(state=state, reason=reason, ended=_now())
         if self.lock:
             self.lock.close()
-
-
-def interrupted_by(error: BaseException) -> str | None:
-    """Return SIGINT or SIGTERM if that ended the run (Lightning turns both into an exit)."""
-    if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
-        return "SIGINT"
-    return "SIGTERM" if isinstance(error, SIGTERMException) else None
-
-
-def digest(weights: Mapping[str, torch.Tensor]) -> str:
-    """Return SHA-256 over the names, types, shapes and bits of all tensors of a state dict."""
-    content = hashlib.sha256()
-    for name in sorted(weights):
-        tensor = weights[name].detach().cpu().contiguous()
-        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        content.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return content.hexdigest()
 
 
 def _only_writer(folder: Path) -> IO[str]:
@@ -169,10 +158,6 @@ def _versions() -> dict[str, str | None]:
     }
     cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
     return versions | {"cuda": torch.version.cuda, "cudnn": str(cudnn) if cudnn else None}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _now() -> str:

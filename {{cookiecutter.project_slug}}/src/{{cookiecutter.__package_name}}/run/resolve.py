@@ -7,10 +7,10 @@ from typing import Any
 
 from .. import hardware, nvml
 from ..errors import UserError
-from .checkpoint import find_checkpoint
 from .folder import find_run, new_run_folder, shown
 from .launch import is_launched, is_rank_zero
 from .record import RunRecord
+from .verified import find_checkpoint
 
 # What a run decided for the machine it trained on, asked anew where it is only evaluated.
 FORGET_THE_MACHINE = (
@@ -121,11 +121,25 @@ def expand_run(arguments: list[str], root: Path) -> tuple[list[str], Path | None
             f"{shown(run)} has finished. Train it for longer with --trainer.max_epochs N"
             " (make resume ARGS=...), or start a new run."
         )
-    checkpoint = find_checkpoint(run, *(["last"] if fitting else ["best", "last"]))
+    names = ["last", "previous"] if fitting else ["best", "last", "previous"]
+    checkpoint = find_checkpoint(run, *names)
     inserted = [f"--config={record.newest_config()}", f"--ckpt_path={checkpoint}"]
     if not fitting:
         inserted += FORGET_THE_MACHINE
+    elif "--elastic" in rest:
+        inserted.append("--trainer.strategy=auto")
     return [*rest[:1], *inserted, *rest[1:]], run
+
+
+def take_end_and_elastic(arguments: list[str]) -> tuple[list[str], int | None, bool]:
+    """Take --until STEP and --elastic out of fit's arguments; return the rest and both."""
+    rest, until = take(arguments, "--until")
+    if until is not None and not until.isdecimal():
+        raise UserError(f"--until is '{until}'; expected the number of a step, such as 500.")
+    rest, elastic = [word for word in rest if word != "--elastic"], "--elastic" in rest
+    if (elastic or until is not None) and rest[:1] != ["fit"]:
+        raise UserError("--until and --elastic are for fit: they say how a training run goes on.")
+    return rest, None if until is None else int(until), elastic
 
 
 def take(arguments: list[str], *flags: str) -> tuple[list[str], str | None]:
@@ -161,5 +175,5 @@ def choose_folder(stage: str, config: Any, root: Path, resumed: Path | None) -> 
     if config.ckpt_path:
         return find_run(root, str(Path(config.ckpt_path).parent.parent))
     folder = find_run(root, "latest", recipe_of(config))
-    config.ckpt_path = str(find_checkpoint(folder, "best", "last"))
+    config.ckpt_path = str(find_checkpoint(folder, "best", "last", "previous"))
     return folder

@@ -16,12 +16,16 @@ from .checkpoint import RunCheckpoint
 from .folder import shown
 from .gpu_usage import GpuUsage
 from .pictures import draw_curves, draw_predictions
+from .verified import BEST
 
 MOST_PREDICTIONS = 500  # validation images that are looked at for the picture
 
 
 def draw_pictures(folder: Path, model: L.LightningModule, data: ImageData) -> None:
-    """Draw curves.png, and predictions.png from the validation images, into the run's folder."""
+    """Draw curves.png, and predictions.png by the best weights, into the run's folder."""
+    best = folder / "checkpoints" / BEST
+    if best.exists():
+        model.load_state_dict(torch.load(best, weights_only=True)["state_dict"])
     draw_curves(folder / "metrics.csv").savefig(folder / "curves.png", dpi=110)
     some = data.eval_dataloader(data.splits.val.first(MOST_PREDICTIONS), alone=True)
     figure = draw_predictions(*predict(model, some), data.splits.classes)
@@ -48,13 +52,12 @@ def results_of(trainer: L.Trainer) -> dict[str, Any]:
     """Return steps, speed, GPU usage, and the last and the best validation of a run that ended."""
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     found: dict[type, Any] = {type(callback): callback for callback in callbacks}
-    best = found[RunCheckpoint].best_model_score
     metrics = trainer.callback_metrics
     return {
         "steps": trainer.global_step,
         "images_per_second": found[Throughput].images_per_second,
         "gpu": found[GpuUsage].summary(),
-        "best val/accuracy": None if best is None else float(best),
+        "best val/accuracy": found[RunCheckpoint].best_score,
         **{name: float(metrics[name]) for name in metrics if name.startswith("val/")},
     }
 

@@ -40,13 +40,13 @@ class MetricsCSV(Logger):
         if self.row and self.row["step"] != step:
             self._append()
             self._tell("log", self.row)
-            self.row = {}
-        elif self.written:
-            self._rewrite(read_metrics(self.path)[:-1])
-        self.written = False
-        self.row |= {"step": step, **metrics}
-        if "epoch" in metrics:
-            self.row["epoch"] = int(metrics["epoch"])
+            self.row, self.written = {}, False
+        row = {**self.row, "step": step, **metrics}
+        row["epoch"] = int(row["epoch"]) if "epoch" in row else 0
+        if self.written and row != self.row:  # it has more to say than what stands in the file
+            self._add_columns(row)
+            self._rewrite([*read_metrics(self.path)[:-1], row])
+        self.row = row
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -56,9 +56,12 @@ class MetricsCSV(Logger):
         self._tell("finish", status == "success")
 
     @rank_zero_only
-    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        """Write what was logged until now: a run that resumes from here will not log it again."""
+    def to_disk(self) -> None:
+        """Write what was logged until now so that it survives a power failure."""
         self._append()
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
 
     @rank_zero_only
     def go_on_from(self, step: int) -> None:
@@ -77,14 +80,18 @@ class MetricsCSV(Logger):
     def _append(self) -> None:
         if not self.row or self.written:
             return
-        new = [name for name in self.row if name not in self.columns]
-        if new or not self.path.exists():
-            self.columns += new
+        if self._add_columns(self.row) or not self.path.exists():
             self._rewrite([*read_metrics(self.path), self.row])
         else:
             with self.path.open("a", newline="") as file:
                 csv.DictWriter(file, self.columns).writerow(self.row)
         self.written = True
+
+    def _add_columns(self, row: Row) -> bool:
+        """Add those that only this row has; return whether there are any."""
+        new = [name for name in row if name not in self.columns]
+        self.columns += new
+        return bool(new)
 
     def _rewrite(self, rows: list[Row]) -> None:
         draft = self.path.with_name(".metrics.csv.new")

@@ -32,9 +32,9 @@ from ..errors import UserError
 from ..model.checks import read_saved
 from ..nvml import prefer_idle_gpus
 from ..run import quiet_lightning
-from ..run.checkpoint import find_checkpoint
+from ..run.digests import digest
 from ..run.folder import find_run, project_root, shown
-from ..run.record import digest
+from ..run.verified import find_checkpoint
 
 MOST_BYTES = 20 * 2**20  # of one image file
 MOST_PIXELS = 50_000_000  # of one image: 150 MB as RGB

@@ -1,4 +1,4 @@
-"""One configuration trained with several seeds, one after the other: the mean and the spread."""
+"""Train one configuration with several seeds, one after the other: the mean and the spread."""
 
 import csv
 import json
@@ -11,27 +11,24 @@ from datetime import datetime
 from pathlib import Path
 
 from ..errors import UserError
-from .folder import RUN_FOLDER_VARIABLE, shown
-from .resolve import take
+from ..run.folder import RUN_FOLDER_VARIABLE, project_root, shown
+from ..run.resolve import take
 
 
-def take_seeds(arguments: list[str]) -> tuple[list[str], list[int]]:
-    """Split `--seeds "1 2 3"` off the arguments of fit.
+def read_seeds(given: str, arguments: list[str]) -> list[int]:
+    """Return the seeds that are given as "1 2 3", for these arguments of fit.
 
-    Raises UserError if they are no different whole numbers, or for another command than fit.
+    Raises UserError if they are no different whole numbers, or the arguments choose seed or folder.
     """
-    rest, given = take(arguments, "--seeds")
-    if given is None:
-        return rest, []
     words = given.replace(",", " ").split()
     seeds = [int(word) for word in words if word.isdecimal()]
     if not words or len(set(seeds)) < len(words):
-        raise UserError(f"--seeds is '{given}'; expected different numbers: \"1 2 3\".")
-    if rest[:1] != ["fit"] or take(rest, "--run")[1] is not None:
-        raise UserError("--seeds is for new runs: fit --config configs/digits.yaml --seeds ...")
-    if os.environ.get(RUN_FOLDER_VARIABLE) or take(rest, "--seed_everything")[1] is not None:
-        raise UserError("--seeds chooses folder and seed: leave out RUN_FOLDER, --seed_everything.")
-    return rest, seeds
+        raise UserError(f"The seeds are '{given}'; expected different numbers: SEEDS=\"1 2 3\".")
+    if take(arguments, "--run")[1] is not None:
+        raise UserError("Seeds are for new runs, not for one that goes on: leave out --run.")
+    if os.environ.get(RUN_FOLDER_VARIABLE) or take(arguments, "--seed_everything")[1] is not None:
+        raise UserError("Seeds choose folder and seed: leave out RUN_FOLDER and --seed_everything.")
+    return seeds
 
 
 def train_seeds(arguments: list[str], seeds: list[int], root: Path) -> int:
@@ -42,7 +39,7 @@ def train_seeds(arguments: list[str], seeds: list[int], root: Path) -> int:
     runs = {seed: together.with_name(f"{together.name}_seed-{seed}") for seed in seeds}
     finished: dict[int, Path] = {}
     for seed, folder in runs.items():
-        command = [sys.executable, "-m", __name__.split(".")[0], *arguments]
+        command = [sys.executable, "-m", str(__package__).split(".")[0], "fit", *arguments]
         flags = ["--seed_everything", str(seed), "--data.seed", "null"]
         status = _run([*command, *flags], folder)
         if status:
@@ -87,3 +84,16 @@ def _summarize(runs: dict[int, Path], table: Path) -> None:
             f"\nvalidation accuracy {statistics.mean(values):.2%} ± {spread:.2%}"
             f" (mean and standard deviation of {len(values)} seeds)\ntable: {shown(table)}\n"
         )
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        seeds = read_seeds(arguments[0] if arguments else "", arguments[1:])
+        return train_seeds(arguments[1:], seeds, project_root())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,77 @@
+"""What a run came to, to the bit: the exact loss of each logged step, a digest of each tensor.
+
+They stand in digests.json; `make reproduce` compares them.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .tracking import read_metrics
+
+Digests = dict[str, dict[str, str]]  # what is digested, then name of the step or tensor -> digest
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """Return SHA-256 over type, shape and bits of a tensor."""
+    tensor = tensor.detach().cpu().contiguous()
+    content = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    content.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()
+
+
+def digests_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the digest of each tensor by its name."""
+    return {name: tensor_digest(tensor) for name, tensor in tensors.items()}
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return one digest of all tensors and their names, in whatever order they come."""
+    return _one(digests_of(tensors))
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimizer's state, each tensor named after the weight that it belongs to."""
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    return {
+        f"{names[id(weight)]} {key}": value
+        for weight, state in optimizer.state.items()
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def losses(folder: Path) -> dict[str, str]:
+    """Return the training loss of each logged step as hexadecimal digits, which lose no bit."""
+    rows = read_metrics(folder / "metrics.csv")
+    return {str(row["step"]): row["train/loss"].hex() for row in rows if "train/loss" in row}
+
+
+def write_digests(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, str]:
+    """Write digests.json into a run's folder; return one digest of weights, one of optimizer."""
+    found: Digests = {
+        "losses": losses(folder),
+        "weights": digests_of(model.state_dict()),
+        "optimizer": digests_of(optimizer_tensors(model, optimizer)),
+    }
+    (folder / "digests.json").write_text(json.dumps(found, indent=1) + "\n")
+    return {f"{part}_sha256": _one(found[part]) for part in ("weights", "optimizer")}
+
+
+def read_digests(folder: Path) -> Digests:
+    """Return what a run's folder holds; of a run that did not end, the losses alone."""
+    file = folder / "digests.json"
+    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    return {"weights": {}, "optimizer": {}, **found, "losses": losses(folder)}
+
+
+def _one(digests: Mapping[str, str]) -> str:
+    lines = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
+    return hashlib.sha256(lines.encode()).hexdigest()

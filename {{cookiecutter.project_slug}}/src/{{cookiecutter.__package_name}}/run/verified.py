@@ -1,0 +1,126 @@
+"""Checkpoint files that are whole or not there: written beside their place, known by SHA-256."""
+
+import hashlib
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from ..errors import UserError
+
+LAST, BEFORE = "last.ckpt", "previous.ckpt"  # the newest state to resume from, and the one before
+BEST = "best.ckpt"
+# A line a digest. It is written before the file takes its place, so at whatever moment a process is
+# killed, whatever stands under a checkpoint's name has its digest in it.
+DIGESTS = "digests.txt"
+DIGESTS_KEPT = 3  # of each name: that of the file to come, of the one there, of the one before it
+
+
+class VerifiedIO(TorchCheckpointIO):
+    """Lightning's way to files, with which a checkpoint replaces another only when it is whole."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        write_checkpoint(checkpoint, Path(path))
+
+
+def write_checkpoint(content: dict[str, Any], path: Path) -> None:
+    """Save the content to a file, whole or not at all; last.ckpt first becomes previous.ckpt.
+
+    Raises UserError if the disk is full or the folder can't be written to; what was there is kept.
+    """
+    folder, draft = path.parent, path.with_name(f".{path.name}.new")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(content, draft)
+        _to_disk(draft)
+        _add_digest(folder, path.name, sha256(draft))
+        if path.name == LAST and path.exists():
+            path.replace(path.with_name(BEFORE))
+        draft.replace(path)
+        _to_disk(folder)
+    except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise UserError(_why_not(folder, error)) from error
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether a checkpoint's bytes are those that were written.
+
+    A folder without digests holds files that were brought from elsewhere: these are believed.
+    """
+    try:
+        known = _digests(path.parent)
+        return not known or sha256(path) in {digest for digest, _ in known}
+    except (OSError, ValueError):
+        return False
+
+
+def find_checkpoint(folder: Path, *names: str) -> Path:
+    """Return the first of a run's checkpoints `best`, `last` and `previous` that is whole.
+
+    Says so if it is not the first that is there. Raises UserError if there is none.
+    """
+    paths = [folder / "checkpoints" / f"{name}.ckpt" for name in names]
+    found = [path for path in paths if path.is_file()]
+    if not found:
+        raise UserError(
+            f"{folder} has no checkpoint: it ended before its first one. Start a new run."
+        )
+    for place, path in enumerate(found):
+        if is_whole(path):
+            if place:
+                print(f"{found[0].name} is damaged; {path.name} is taken instead.", flush=True)
+            return path
+    raise UserError(
+        f"{' and '.join(map(str, found))}: damaged, the bytes are not those that were written."
+        " Bring back a copy, choose another file with --ckpt_path, or start a new run."
+    )
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digests(folder: Path) -> list[tuple[str, str]]:
+    """Return (digest, name) of the files that were written, in that order."""
+    table = folder / DIGESTS
+    lines = table.read_text().splitlines() if table.exists() else []
+    return [(digest, name) for digest, name in (line.split("  ", 1) for line in lines)]
+
+
+def _add_digest(folder: Path, name: str, digest: str) -> None:
+    known = _digests(folder)
+    older = [entry for entry in known if entry[1] == name][: -DIGESTS_KEPT + 1]
+    kept = [entry for entry in known if entry not in older]
+    draft = folder / f".{DIGESTS}.new"
+    draft.write_text("".join(f"{digest}  {name}\n" for digest, name in [*kept, (digest, name)]))
+    _to_disk(draft)
+    draft.replace(folder / DIGESTS)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, would survive a power failure."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _why_not(folder: Path, error: Exception) -> str:
+    there = folder if folder.exists() else folder.parent
+    reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+    return (
+        f"No checkpoint could be written to {folder}: {reason} (free there:"
+        f" {shutil.disk_usage(there).free / 2**20:,.0f} MiB). The last good one is kept. Free space"
+        " or make the folder writable, then: make resume"
+    )
