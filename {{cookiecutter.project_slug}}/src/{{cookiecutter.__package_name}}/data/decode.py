@@ -46,27 +46,12 @@ def inspect(path: Path) -> tuple[str, str | None]:
 
 def random_crop(path: Path, size: int, draws: list[float], smallest: float) -> np.ndarray:
     """Return a random part of an image, see random_box: uint8 (size, size, 3). Raises BadImage."""
-    square = size, size
-    return _crop(path, square, lambda width, height: random_box(width, height, draws, smallest))
+    return cropped(path, (size, size), lambda w, h: random_box(w, h, draws, smallest))
 
 
 def middle(file: File, size: int) -> np.ndarray:
     """Return the middle square of an image: uint8 (size, size, 3). Raises BadImage."""
-    return _crop(file, (size, size), _middle_box)
-
-
-def fitted(file: File, width: int, height: int) -> np.ndarray:
-    """Return the largest middle part of that shape: uint8 (height, width, 3). Raises BadImage.
-
-    An image of exactly that size stays as it is, pixel for pixel.
-    """
-
-    def largest(inner_width: int, inner_height: int) -> Box:
-        scale = min(inner_width / width, inner_height / height)
-        left, upper = (inner_width - width * scale) / 2, (inner_height - height * scale) / 2
-        return left, upper, left + width * scale, upper + height * scale
-
-    return _crop(file, (width, height), largest)
+    return cropped(file, (size, size), _middle_box)
 
 
 def random_box(width: int, height: int, draws: list[float], smallest: float) -> Box:
@@ -89,8 +74,11 @@ def _middle_box(width: int, height: int) -> Box:
     return left, upper, left + side, upper + side
 
 
-def _crop(file: File, size: Size, choose: Callable[[int, int], Box]) -> np.ndarray:
-    """Return the chosen box of an image, resized; a JPEG is decoded no larger than that needs."""
+def cropped(file: File, size: Size, choose: Callable[[int, int], Box]) -> np.ndarray:
+    """Return the box chosen for an image's width and height, resized: uint8 (height, width, 3).
+
+    A JPEG is decoded no larger than that needs. Raises BadImage.
+    """
 
     def reduction(width: int, height: int) -> float:
         left, upper, right, lower = choose(width, height)

@@ -80,7 +80,7 @@ class ServedRun:
         """Return what an image file shows. Raises BadImage."""
         with self.decoding:
             if self.resident:
-                pixels = decode.fitted(file, self.width, self.height)
+                pixels = decode.cropped(file, (self.width, self.height), self._largest)
             else:
                 pixels = decode.middle(file, self.height)
         shares = self.computing.submit(self._probabilities, pixels).result()
@@ -91,6 +91,12 @@ class ServedRun:
             "probabilities": dict(zip(self.classes, shares, strict=True)),
             **self.who(),
         }
+
+    def _largest(self, width: int, height: int) -> decode.Box:
+        """Return the largest middle part of an image that has the shape of the run's images."""
+        scale = min(width / self.width, height / self.height)
+        left, upper = (width - self.width * scale) / 2, (height - self.height * scale) / 2
+        return left, upper, left + self.width * scale, upper + self.height * scale
 
     def who(self) -> dict[str, str]:
         return {"run": self.name, "weights_sha256": self.weights_sha256}
