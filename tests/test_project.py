@@ -201,6 +201,21 @@ def test_the_demo_trains_from_a_bare_clone(template, tmp_path):
         assert record["results"]["test/accuracy"] >= 0.97
         assert record["seconds"]["total"] < 60
         assert (run / "predictions.png").stat().st_size > 10_000
+    project = clone / "build" / "my-project"
+    for edited in (False, True):
+        if edited:
+            networks = project / "src" / "my_project" / "networks.py"
+            networks.write_text(networks.read_text().replace("def small_cnn", "def changed_cnn"))
+        again = execute("make", "reproduce", cwd=project)
+        assert again.returncode == 0, again.stdout + again.stderr
+        assert "\nidentical: " in again.stdout and " tensors, to the bit" in again.stdout
+
+
+def test_runs_that_are_killed_resume_to_the_same_bits(make):
+    done = make("test-resume")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("resumed from") == 25
+    assert re.search(r"30 passed", done.stdout)
 
 
 def test_a_mistake_on_the_command_line_is_explained(make):

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -71,6 +72,7 @@ def wait(started: list[BaseProcess], seconds: float = 300.0) -> int:
 
 def _train(job: Killing, rank: int, port: int) -> None:
     """Be one of the job's processes: what torchrun would set is set by hand."""
+    multiprocessing.set_start_method("fork", force=True)  # of the loader's workers, as elsewhere
     os.environ["RUN_FOLDER"] = str(job.folder)
     if job.processes > 1:
         names = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "ROLE_RANK": rank}
@@ -84,8 +86,7 @@ def _train(job: Killing, rank: int, port: int) -> None:
     if rank == 0:
         _arm(job.moment)
     _take_out(job.without)
-    status = main(job.arguments)
-    os._exit(status)
+    sys.exit(main(job.arguments))
 
 
 def _kill() -> None:

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -119,38 +118,6 @@ def test_the_same_seed_gives_the_same_weights_and_another_others(call, tmp_path)
         assert call("fit", *SHORT, "--seed_everything", seed, folder=tmp_path / name) == 0
         digests[name] = read(tmp_path / name)["results"]["weights_sha256"]
     assert digests["a"] == digests["b"] != digests["c"]
-
-
-@pytest.mark.parametrize(
-    ("step", "flags"),
-    [
-        (48, ()),
-        (42, ("--trainer.val_check_interval", "0.5")),
-        (21, ("--trainer.accumulate_grad_batches", "2", "--trainer.val_check_interval", "4")),
-    ],
-    ids=["at an epoch's end", "within an epoch", "within an epoch, accumulating"],
-)
-def test_an_interrupted_run_resumes_to_the_same_end(step, flags, call, tmp_path, monkeypatch):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    flags = (*DIGITS, "--trainer.max_epochs", "4", *flags)
-    assert call("fit", *flags, folder=whole) == 0
-
-    def interrupt(model: ImageClassifier, *_) -> None:
-        if model.global_step == step:
-            signal.raise_signal(signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ImageClassifier, "on_train_batch_start", interrupt)
-        assert call("fit", *flags, folder=broken) == 130
-    assert read(broken)["state"] == "interrupted"
-    assert read(broken)["reason"] == "SIGINT"
-    moved = broken.rename(tmp_path / "moved")
-    assert call("fit", "--run", str(moved)) == 0
-    assert read(moved)["state"] == "finished"
-    assert len(read(moved)["resumes"]) == 1
-    for results in ("weights_sha256", "val/loss", "best val/accuracy", "steps"):
-        assert read(moved)["results"][results] == read(whole)["results"][results]
-    assert read_metrics(moved / "metrics.csv") == read_metrics(whole / "metrics.csv")
 
 
 def test_a_second_resume_keeps_what_the_first_was_told(call, tmp_path, monkeypatch):
@@ -269,33 +236,10 @@ def test_two_processes_train_one_network_and_score_it_as_one_would(call, tmp_pat
     assert (alone["val/accuracy"], alone["val/loss"]) == pytest.approx(together, rel=1e-5)
 
 
-def test_a_terminated_run_says_so_and_exits_143(tmp_path):
-    command = [sys.executable, "-m", PACKAGE, "fit", *DIGITS, "--trainer.max_epochs", "500"]
-    environment = {**os.environ, "RUN_FOLDER": str(tmp_path)}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        checkpoint = tmp_path / "checkpoints" / "last.ckpt"
-        deadline = time.monotonic() + 90
-        while not checkpoint.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGTERM)
-        error = process.communicate(timeout=60)[1]
-    assert process.returncode == 143, error
-    assert "make resume" in error
-    assert read(tmp_path)["state"] == "interrupted"
-
-
 def test_a_folder_is_trained_by_one_process_at_a_time(trained, call, capsys):
     with _only_writer(trained):
         assert call("fit", "--run=" + str(trained), "--trainer.max_epochs", "5") == 2
     assert "is being trained by another process" in capsys.readouterr().err
-
-
-def test_a_damaged_checkpoint_is_named(trained, call, capsys, tmp_path):
-    broken = Path(shutil.copytree(trained, tmp_path / "broken"))
-    last = broken / "checkpoints" / "last.ckpt"
-    last.write_bytes(last.read_bytes()[:-1000])
-    assert call("fit", "--run", str(broken), "--trainer.max_epochs", "5") == 2
-    assert "last.ckpt: damaged" in capsys.readouterr().err
 
 
 def test_the_latest_run_is_the_newest_with_a_checkpoint(trained, tmp_path):

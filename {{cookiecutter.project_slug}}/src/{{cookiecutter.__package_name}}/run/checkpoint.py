@@ -56,6 +56,7 @@ class RunCheckpoint(Checkpoint):
         self.due = self.validation_due = False
         self.ends: str | None = None  # why, once all processes know
         self.saved_step, self.next_save = -1, 0.0
+        self.seconds_saving = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score, "accumulate": self.accumulate}
@@ -155,6 +156,7 @@ class RunCheckpoint(Checkpoint):
         trainer.save_checkpoint(self.folder / LAST)
         now = time.monotonic()
         self.saved_step, self.due = trainer.global_step, False
+        self.seconds_saving += now - begun
         self.next_save = now + self._seconds_to_next(now - begun)
 
     def _seconds_to_next(self, took: float) -> float:

@@ -57,6 +57,7 @@ def results_of(trainer: L.Trainer) -> dict[str, Any]:
         "steps": trainer.global_step,
         "images_per_second": found[Throughput].images_per_second,
         "gpu": found[GpuUsage].summary(),
+        "seconds_saving": round(found[RunCheckpoint].seconds_saving, 2),
         "best val/accuracy": found[RunCheckpoint].best_score,
         **{name: float(metrics[name]) for name in metrics if name.startswith("val/")},
     }
@@ -75,6 +76,8 @@ def say_start(record: dict[str, Any], decisions: dict[str, str]) -> None:
         "batch": f"{whole} images a step" + (f": {parts} x {batch}" if parts > 1 else ""),
         **{name: decisions[name] for name in ("wandb", "GPUs in use") if name in decisions},
     }
+    if record["resumes"]:
+        rows["goes on"] = f"after step {record['resumes'][-1]['from_step']}"
     _block(f"{record['recipe']}, seed {record['seed']}", rows)
     for remark in data["remarks"]:
         print(f"remark: {remark}\n", flush=True)
