@@ -158,8 +158,14 @@ def tagged(name: str) -> str:
     return f"{package.__name__}-under-test:{name}"
 
 
+def digest(image: str) -> str:
+    return json.loads(docker("image", "inspect", image).stdout)[0]["Id"]
+
+
 def build(folder: Path, name: str, stage: str = "train") -> str:
-    done = docker("build", "--quiet", f"--target={stage}", f"--tag={tagged(name)}", str(folder))
+    below = f"--build-arg=UNIVERSAL_ID={digest(UNIVERSAL)}"
+    where = (f"--target={stage}", f"--tag={tagged(name)}")
+    done = docker("build", "--quiet", below, *where, str(folder))
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -247,17 +253,21 @@ def test_a_stranger_trains_without_network_and_owns_what_it_made(run, runs):
     made = list(runs.rglob("*"))
     assert {"run.json", "predictions.png"} <= {path.name for path in made}
     assert {path.stat().st_uid for path in made} == {STRANGER}
+    (record,) = (path for path in made if path.name == "run.json")
+    within = json.loads(record.read_text())["numerics"]["image"]
+    assert within == {"built_from": UNIVERSAL, "digest": digest(UNIVERSAL)}
 
 
-def test_a_stopped_training_has_a_checkpoint_and_ends_with_143(start, runs):
+def test_a_stopped_training_is_saved_and_ends_with_143(start, runs):
     arguments = f"python -m {package.__name__} fit --config configs/digits.yaml"
     mount = f"--volume={runs}:/workspace/runs"
     container = start(*arguments.split(), "--trainer.max_epochs", "1000", options=(mount,))
-    until(lambda: list(runs.rglob("last.ckpt")))
+    until(lambda: any(len(p.read_text().split()) > 9 for p in runs.rglob("metrics.csv")))
     assert docker("stop", "--time", "60", container).returncode == 0
     assert docker("wait", container).stdout.strip() == "143"
     (record,) = runs.rglob("run.json")
     assert json.loads(record.read_text())["state"] == "interrupted"
+    assert (record.parent / "checkpoints" / "last.ckpt").is_file()
 
 
 def test_jupyterlab_serves_only_with_the_token(start):
