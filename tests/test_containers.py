@@ -87,6 +87,15 @@ def test_docker_is_asked_only_with_docker_1(default_project, target):
     )
 
 
+def test_the_service_is_made_of_the_image_without_tools(default_project):
+    environment = {k: v for k, v in os.environ.items() if k not in ("DOCKER", "COMPOSE_FILE")}
+    here = default_project.run("make", "--dry-run", "serve", "RUN=one", env=environment).stdout
+    there = default_project.run("make", "--dry-run", "serve", "DOCKER=1", env=environment).stdout
+    assert here.splitlines()[-1].startswith("python -m my_project.tools.serve --run one")
+    assert f"docker pull {IMAGES['defaults'][3]} ||" in there and "--target serve" in there
+    assert there.splitlines()[-1].endswith("docker compose up --build serve")
+
+
 def test_wheels_replace_the_index_at_every_step(default_project):
     planned = default_project.run("make", "--dry-run", "setup", "WHEELS=a stick").stdout
     installs = [line for line in planned.splitlines() if "install" in line or " sync " in line]

@@ -19,7 +19,7 @@ import {{ cookiecutter.__package_name }} as package
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 STAGES = re.findall(r"^FROM \S+ AS (\w+)$", DOCKERFILE, re.MULTILINE)
-UNIVERSAL = re.search(r"^ARG UNIVERSAL_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)[1]
+UNIVERSAL, SERVE = re.findall(r"^ARG \w+_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 DEVCONTAINERS = sorted((ROOT / ".devcontainer").rglob("devcontainer.json"))
 STRANGER = 1234  # a user number that the image has no name for
@@ -82,15 +82,23 @@ def test_a_missing_image_is_explained_before_anything_is_built(devcontainer, tmp
 
 
 def test_compose_offers_training_notebook_and_service():
-    assert set(COMPOSE["services"]) == {"train", "notebook"}
+    assert set(COMPOSE["services"]) == {"train", "notebook", "serve"}
     for service in COMPOSE["services"].values():
         assert service["build"]["target"] in STAGES
         assert service["user"] == "${USER_ID:-1000}:${GROUP_ID:-1000}"
         assert service["init"] and service["shm_size"] and service["mem_limit"]
         assert service["stop_grace_period"] == "2m"
     assert COMPOSE["services"]["notebook"]["healthcheck"]
-    module = COMPOSE["services"]["train"]["command"].split()[2]
-    assert module == package.__name__ and find_spec(f"{module}.__main__")
+    modules = [COMPOSE["services"][name]["command"].split()[2] for name in ("train", "serve")]
+    assert modules == [package.__name__, f"{package.__name__}.tools.serve"]
+    assert find_spec(f"{modules[0]}.__main__") and find_spec(modules[1])
+
+
+def test_the_service_is_asked_whether_it_is_ready_and_changes_no_run():
+    service = COMPOSE["services"]["serve"]
+    assert "/readyz" in service["healthcheck"]["test"]
+    assert service["volumes"] == ["./runs:/workspace/runs:ro"]
+    assert service["profiles"] == ["serve"]  # `docker compose up` alone does not start it
 
 
 def test_compose_opens_ports_on_this_machine_only():
@@ -150,8 +158,14 @@ def tagged(name: str) -> str:
     return f"{package.__name__}-under-test:{name}"
 
 
-def build(folder: Path, name: str) -> str:
-    done = docker("build", "--quiet", "--target=train", f"--tag={tagged(name)}", str(folder))
+def digest(image: str) -> str:
+    return json.loads(docker("image", "inspect", image).stdout)[0]["Id"]
+
+
+def build(folder: Path, name: str, stage: str = "train") -> str:
+    below = f"--build-arg=UNIVERSAL_ID={digest(UNIVERSAL)}"
+    where = (f"--target={stage}", f"--tag={tagged(name)}")
+    done = docker("build", "--quiet", below, *where, str(folder))
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -175,7 +189,7 @@ def start(image: str) -> Iterator[Callable[..., str]]:
     """Start a container as a stranger without network and return its id; removed at the end."""
     started: list[str] = []
 
-    def command(*arguments: str, options: tuple[str, ...] = ()) -> str:
+    def command(*arguments: str, options: tuple[str, ...] = (), image: str = image) -> str:
         where = ("--detach", "--init", f"--user={STRANGER}", "--network=none", *options)
         done = docker("run", *where, image, *arguments)
         assert done.returncode == 0, done.stderr
@@ -239,17 +253,21 @@ def test_a_stranger_trains_without_network_and_owns_what_it_made(run, runs):
     made = list(runs.rglob("*"))
     assert {"run.json", "predictions.png"} <= {path.name for path in made}
     assert {path.stat().st_uid for path in made} == {STRANGER}
+    (record,) = (path for path in made if path.name == "run.json")
+    within = json.loads(record.read_text())["numerics"]["image"]
+    assert within == {"built_from": UNIVERSAL, "digest": digest(UNIVERSAL)}
 
 
-def test_a_stopped_training_has_a_checkpoint_and_ends_with_143(start, runs):
+def test_a_stopped_training_is_saved_and_ends_with_143(start, runs):
     arguments = f"python -m {package.__name__} fit --config configs/digits.yaml"
     mount = f"--volume={runs}:/workspace/runs"
     container = start(*arguments.split(), "--trainer.max_epochs", "1000", options=(mount,))
-    until(lambda: list(runs.rglob("last.ckpt")))
+    until(lambda: any(len(p.read_text().split()) > 9 for p in runs.rglob("metrics.csv")))
     assert docker("stop", "--time", "60", container).returncode == 0
     assert docker("wait", container).stdout.strip() == "143"
     (record,) = runs.rglob("run.json")
     assert json.loads(record.read_text())["state"] == "interrupted"
+    assert (record.parent / "checkpoints" / "last.ckpt").is_file()
 
 
 def test_jupyterlab_serves_only_with_the_token(start):
@@ -265,6 +283,31 @@ def test_jupyterlab_serves_only_with_the_token(start):
     until(lambda: docker("exec", container, "sh", "-c", healthy).returncode == 0)
     token = re.search(r"token=[0-9a-f]{40,}", docker("logs", container).stderr)[0]
     assert [status(query) for query in ("", "token=", token)] == ["403", "403", "200"]
+
+
+def test_the_service_answers_in_an_image_without_tools(start, runs, trained):
+    if docker("image", "inspect", SERVE).returncode:
+        pytest.skip(f"no {SERVE} here: make serve DOCKER=1 says how to get it")
+    run = shutil.copytree(trained, runs / "digits" / "one")
+    run.chmod(0o755)
+    mount = f"--volume={runs}:/workspace/runs:ro"
+    container = start(options=(mount,), image=build(ROOT, "serve", "serve"))
+
+    def inside(code: str) -> subprocess.CompletedProcess:
+        code = f"import io, urllib.request as u; from PIL import Image; file = io.BytesIO(); {code}"
+        return docker("exec", container, "python", "-c", code)
+
+    at = "http://127.0.0.1:8000"
+    until(lambda: inside(f"u.urlopen('{at}/readyz')").returncode == 0)
+    done = inside(
+        "Image.new('RGB', (9, 9)).save(file, 'PNG');"
+        f"print(u.urlopen('{at}/predict', file.getvalue()).read().decode())"
+    )
+    assert json.loads(done.stdout)["run"] == "runs/digits/one", done.stderr
+    for tool in ("g++", "jupyter", "pytest"):
+        assert docker("exec", container, "which", tool).returncode == 1
+    docker("rm", "--force", container)
+    docker("image", "rm", tagged("serve"))
 
 
 def test_jupyterlab_refuses_an_empty_token(run):

@@ -5,6 +5,7 @@ spoil (16 bits, transparency, a camera's rotation) is turned into upright RGB he
 """
 
 import hashlib
+import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ SEEN_OF_THE_MIDDLE = 224 / 256  # of the shorter side, in evaluation, as is usua
 
 Box = tuple[float, float, float, float]  # left, upper, right, lower
 Size = tuple[int, int]  # width, height
+File = Path | bytes  # where an image file lies, or what is in it
 
 # Of large images and of broken metadata: neither keeps an image from being shown.
 warnings.filterwarnings("ignore", module="PIL")
@@ -44,12 +46,12 @@ def inspect(path: Path) -> tuple[str, str | None]:
 
 def random_crop(path: Path, size: int, draws: list[float], smallest: float) -> np.ndarray:
     """Return a random part of an image, see random_box: uint8 (size, size, 3). Raises BadImage."""
-    return _crop(path, size, lambda width, height: random_box(width, height, draws, smallest))
+    return cropped(path, (size, size), lambda w, h: random_box(w, h, draws, smallest))
 
 
-def middle(path: Path, size: int) -> np.ndarray:
+def middle(file: File, size: int) -> np.ndarray:
     """Return the middle square of an image: uint8 (size, size, 3). Raises BadImage."""
-    return _crop(path, size, _middle_box)
+    return cropped(file, (size, size), _middle_box)
 
 
 def random_box(width: int, height: int, draws: list[float], smallest: float) -> Box:
@@ -72,44 +74,51 @@ def _middle_box(width: int, height: int) -> Box:
     return left, upper, left + side, upper + side
 
 
-def _crop(path: Path, size: int, choose: Callable[[int, int], Box]) -> np.ndarray:
-    """Return the chosen box of an image, resized; a JPEG is decoded no larger than that needs."""
+def cropped(file: File, size: Size, choose: Callable[[int, int], Box]) -> np.ndarray:
+    """Return the box chosen for an image's width and height, resized: uint8 (height, width, 3).
+
+    A JPEG is decoded no larger than that needs. Raises BadImage.
+    """
 
     def reduction(width: int, height: int) -> float:
         left, upper, right, lower = choose(width, height)
-        return min(right - left, lower - upper) / size
+        return min((right - left) / size[0], (lower - upper) / size[1])
 
-    image, (width, height) = _read_rgb(path, reduction)
+    image, (width, height) = _read_rgb(file, reduction)
     x, y = image.width / width, image.height / height
     left, upper, right, lower = choose(width, height)
     box = (left * x, upper * y, right * x, lower * y)
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box))
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR, box))
 
 
-def _read_rgb(path: Path, reduction: Callable[[int, int], float]) -> tuple[Image.Image, Size]:
+def _read_rgb(source: File, reduction: Callable[[int, int], float]) -> tuple[Image.Image, Size]:
     """Return an image as upright RGB, and the size in pixels that it has in the file.
 
     `reduction` says how many times smaller each side may become: a JPEG is decoded at a half, a
     quarter or an eighth of its size where that allows it.
     """
     try:
-        with path.open("rb") as file:
+        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             if not file.read(1):
                 raise BadImage("is empty (0 bytes)")
             file.seek(0)
             image = Image.open(file)
+            if image.format == "EPS":  # which Pillow has Ghostscript run
+                raise BadImage("is a PostScript program and no image")
             width, height = image.size
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             upright = (height, width) if turned else (width, height)
             by = max(reduction(*upright), 1.0)
             image.draft("RGB", (int(width / by) or 1, int(height / by) or 1))
             return _as_rgb(image), upright
+    except BadImage:
+        raise
     except UnidentifiedImageError:
         raise BadImage("is no image in a format that Pillow reads") from None
     except Image.DecompressionBombError:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise BadImage(f"has over {most / 1e6:.0f} megapixels: make it smaller") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # whatever a decoder stumbles over
         raise BadImage(f"can't be decoded: {error or type(error).__name__}") from None
 
 

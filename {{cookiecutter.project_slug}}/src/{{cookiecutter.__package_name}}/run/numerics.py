@@ -39,6 +39,6 @@ def numerics() -> dict[str, Any]:
 
 
 def image() -> dict[str, str | None] | None:
-    """Return the universal image and the running image's digest, where the container knows them."""
-    universal = os.environ.get("UNIVERSAL_IMAGE")
-    return {"universal": universal, "id": os.environ.get("IMAGE_ID")} if universal else None
+    """Return the universal image that this container's was built from, and its digest if known."""
+    name, digest = os.environ.get("BUILT_FROM"), os.environ.get("BUILT_FROM_ID")
+    return {"built_from": name, "digest": digest or None} if name else None
