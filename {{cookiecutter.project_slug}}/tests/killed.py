@@ -118,7 +118,7 @@ def _arm(moment: Moment) -> None:
     def saving(*_: Any) -> bool:
         return reached["step"] >= moment.step
 
-    _before(ImageClassifier, "training_step", at_step)
+    _before(ImageClassifier, "on_train_batch_start", at_step)
     _before(ImageClassifier, "validation_step", validating)
     if moment.what == "half a file":
         whole = torch.save

@@ -24,6 +24,7 @@ from {{ cookiecutter.__package_name }}.run.mistakes import in_one_line
 from {{ cookiecutter.__package_name }}.tools.seeds import main as train_seeds
 
 DIGITS = ("--config", "configs/digits.yaml")
+CPU = ("--trainer.accelerator", "cpu")
 SHORT = (*DIGITS, "--trainer.max_epochs", "1")
 
 
@@ -49,6 +50,7 @@ SHORT = (*DIGITS, "--trainer.max_epochs", "1")
         (("--data.global_batch_size", "-64"), "no multiple of 64"),
         (("--trainer.strategy", "foo"), "foo"),
         (("--seed_everything", "-1"), "-1 is not in bounds"),
+        (("--model.compile", "step-graph", *CPU), "step-graph, but it needs an NVIDIA GPU"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

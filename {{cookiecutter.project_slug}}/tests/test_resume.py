@@ -192,7 +192,8 @@ def test_the_same_run_on_gpus_gives_the_same_bits_twice(twice_on_gpus):
 def test_a_killed_run_on_gpus_resumes_to_the_same_bits(what, twice_on_gpus, tmp_path):
     devices, flags, expected, _ = twice_on_gpus
     draw = random.Random(f"{SEED} {what} {devices}")
-    job = Killing([*flags, "--checkpoints.seconds=0"], tmp_path / "run", devices, choose(what, draw))
+    flags = [*flags, "--checkpoints.seconds=0"]
+    job = Killing(flags, tmp_path / "run", devices, choose(what, draw))
     job.folder.mkdir()
     kill(job, draw)
     resumed = steps_done(job.folder)

@@ -162,7 +162,11 @@ class ImageClassifier(L.LightningModule):
     def on_fit_start(self) -> None:
         """Compile in place, so that the checkpoint's keys are those of the plain network."""
         if self.starts_fresh and self.hparams["pretrained"]:
-            self._start_from_pretrained()
+            wanted = self.hparams["network"], self.hparams["pretrained"]
+            if self.trainer.local_rank == 0:  # which downloads what is not there
+                weights_file(*wanted)
+            self.trainer.strategy.barrier()
+            _say(f"pretrained: {load_pretrained(self.network.body, weights_file(*wanted))}")
         self.starts_fresh = False
         mode, why = hardware.compile_mode(
             hardware.this_machine(),
@@ -175,16 +179,7 @@ class ImageClassifier(L.LightningModule):
         _say(f"torch.compile {mode or 'off'}: {why}")
         if mode is not None:
             _say("The first step compiles the network: up to a minute, once.")
-            inner = "default" if mode == "step-graph" else mode
-            self.network.compile(mode=inner, dynamic=False)
-
-    def _start_from_pretrained(self) -> None:
-        """Load the weights; the first process of each node downloads what is not there."""
-        wanted = self.hparams["network"], self.hparams["pretrained"]
-        if self.trainer.local_rank == 0:
-            weights_file(*wanted)
-        self.trainer.strategy.barrier()
-        _say(f"pretrained: {load_pretrained(self.network.body, weights_file(*wanted))}")
+            self.network.compile(mode=mode.replace("step-graph", "default"), dynamic=False)
 
     def configure_optimizers(self) -> Any:
         options = self.hparams
