@@ -101,8 +101,7 @@ class ImageClassifier(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, logits = self.loss_of(batch)
         if self.logs(self.trainer.global_step + 1):
-            accuracy = (logits.argmax(1) == batch.labels).float().mean()
-            self.log_step(loss.detach(), accuracy)
+            self.log_step(loss.detach(), (logits.argmax(1) == batch.labels).float().mean())
         return loss
 
     def loss_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
