@@ -89,7 +89,7 @@ class RunCheckpoint(Checkpoint):
         self.next_save = time.monotonic() + self._seconds_to_next(0.0)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if _within_step(trainer):
             return
         self._agree(trainer)
         if self.until is not None and trainer.global_step >= self.until:
@@ -98,6 +98,9 @@ class RunCheckpoint(Checkpoint):
         epochs_last = batch_idx + 1 == trainer.num_training_batches
         if not epochs_last and not _validation_follows(trainer):
             self._save_if_due(trainer, logged=False)
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        self._save_if_due(trainer)  # if no validation did
 
     def on_validation_start(self, trainer, pl_module) -> None:
         self._end_before_validation(trainer)
@@ -115,7 +118,8 @@ class RunCheckpoint(Checkpoint):
             self.best_score = float(score)
             self.best = _weights(trainer) if trainer.is_global_zero else None
         self._agree(trainer)
-        self._save_if_due(trainer)
+        if not _within_step(trainer):
+            self._save_if_due(trainer)
 
     def on_train_end(self, trainer, pl_module) -> None:
         if self.saved_step != trainer.global_step or self.best:
@@ -133,7 +137,7 @@ class RunCheckpoint(Checkpoint):
         progress |= {"total": begun if self.validation_due else nothing, "current": nothing}
 
     def _end_before_validation(self, trainer: L.Trainer) -> None:
-        if self.ends and _training(trainer):
+        if self.ends and _training(trainer) and not _within_step(trainer):
             self.validation_due = True
             self._save_if_due(trainer)
 
@@ -176,6 +180,11 @@ class RunCheckpoint(Checkpoint):
 def _training(trainer: L.Trainer) -> bool:
     """Return whether a validation is one within training."""
     return trainer.state.fn == "fit" and not trainer.sanity_checking
+
+
+def _within_step(trainer: L.Trainer) -> bool:
+    """Return whether there are gradients that await their step: a checkpoint does not hold them."""
+    return trainer.fit_loop.epoch_loop._should_accumulate()
 
 
 def _validation_follows(trainer: L.Trainer) -> bool:
