@@ -55,8 +55,7 @@ class RunCheckpoint(Checkpoint):
         self.best: dict[str, Any] | None = None  # waits to be written
         self.due = self.validation_due = False
         self.ends: str | None = None  # why, once all processes know
-        self.saved_step, self.next_save = -1, 0.0
-        self.seconds_saving = 0.0
+        self.saved_step, self.next_save, self.seconds_saving = -1, 0.0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score, "accumulate": self.accumulate}
@@ -95,8 +94,7 @@ class RunCheckpoint(Checkpoint):
         if self.until is not None and trainer.global_step >= self.until:
             self.ends = self.ends or f"--until {self.until}"
         self.due |= trainer.global_step == trainer.max_steps
-        epochs_last = batch_idx + 1 == trainer.num_training_batches
-        if not epochs_last and not _validation_follows(trainer):
+        if batch_idx + 1 < trainer.num_training_batches and not _validation_follows(trainer):
             self._save_if_due(trainer, logged=False)
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
@@ -158,15 +156,14 @@ class RunCheckpoint(Checkpoint):
             write_checkpoint(self.best, self.folder / BEST)
             self.best = None
         trainer.save_checkpoint(self.folder / LAST)
-        now = time.monotonic()
+        took = time.monotonic() - begun
         self.saved_step, self.due = trainer.global_step, False
-        self.seconds_saving += now - begun
-        self.next_save = now + self._seconds_to_next(now - begun)
+        self.seconds_saving += took
+        self.next_save = begun + took + self._seconds_to_next(took)
 
     def _seconds_to_next(self, took: float) -> float:
-        if self.seconds is not None:
-            return self.seconds
-        return min(max(took / SHARE_OF_TIME, SOONEST), LATEST)
+        few = min(max(took / SHARE_OF_TIME, SOONEST), LATEST)
+        return few if self.seconds is None else self.seconds
 
     def _agree(self, trainer: L.Trainer) -> None:
         """Notice if it is time to save, or to end the run."""
