@@ -78,7 +78,8 @@ def whole(call, tmp_path_factory):
         ("validation_step", 40, 40, HALVES),
         ("training_step", 39, 40, HALVES),
         ("training_step", 21, 22, ACCUMULATING),
-        ("training_step", 31, 33, ("--trainer.check_val_every_n_epoch", "3")),
+        ("validation_step", 22, 23, (*ACCUMULATING, "--trainer.val_check_interval", "13")),
+        ("training_step", 31, 32, ("--trainer.check_val_every_n_epoch", "3")),
     ],
     ids=[
         "within an epoch",
@@ -87,6 +88,7 @@ def whole(call, tmp_path_factory):
         "in a validation within it",
         "before a validation within it",
         "between two parts of a step",
+        "in a validation between two parts of a step",
         "on a last batch that no validation follows",
     ],
 )

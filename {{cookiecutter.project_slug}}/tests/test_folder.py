@@ -2,9 +2,11 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import threading
 from pathlib import Path
 
@@ -363,6 +365,18 @@ def test_a_stream_resumes_inside_an_epoch_and_crops_anew_in_each(images):
         for part in (whole, other)
     )
     assert (first != second).flatten(1).any(1).float().mean() > 0.95
+
+
+def test_a_sigterm_that_comes_to_the_workers_too_ends_none(images):
+    others = set(multiprocessing.active_children())
+    batches = iter(stream(folder(str(images)).train, Share(8), reading(1)))
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - others
+    subprocess.run(["kill", str(worker.pid)], check=True)  # as anyone but its parent does
+    assert len(list(batches)) == 5
+    worker.terminate()
+    worker.join(5)
+    assert worker.exitcode == 0
 
 
 def test_persistent_workers_read_every_epoch_asked_for(images):

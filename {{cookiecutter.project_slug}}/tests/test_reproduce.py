@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from {{ cookiecutter.__package_name }}.run.digests import read_digests
 from {{ cookiecutter.__package_name }}.run.folder import project_root
 from {{ cookiecutter.__package_name }}.run.verified import sha256
 from {{ cookiecutter.__package_name }}.tools.reproduce import (
+    PACKAGE,
     check_one_run,
     compare,
     differences,
@@ -69,9 +72,19 @@ def test_another_source_shows_the_first_step_and_tensor_that_differ(short, tmp_p
 
 
 def test_a_quick_check_ends_at_a_step(short, tmp_path, capfd):
-    assert main(["--run", str(short), "--until", "10", "--into", str(tmp_path / "quick")]) == 0
+    command = [sys.executable, "-m", f"{PACKAGE}.tools.reproduce", "--run", str(short)]
+    command += ["--until", "10", "--into", str(tmp_path / "quick")]
+    assert subprocess.run(command).returncode == 0
     assert "identical: 2 losses, up to step 10" in capfd.readouterr().out
     assert json.loads((tmp_path / "quick/run/run.json").read_text())["reason"] == "--until 10"
+
+
+def test_a_folder_of_something_else_is_left_alone(short, tmp_path, capsys):
+    thesis = tmp_path / "thesis.txt"
+    thesis.touch()
+    assert main(["--run", str(short), "--into", str(tmp_path)]) == 2
+    assert thesis.exists()
+    assert "holds thesis.txt: name a new folder" in capsys.readouterr().err
 
 
 def test_damaged_data_are_said_to_differ(call, tmp_path, capfd):

@@ -101,14 +101,13 @@ class Training(LightningCLI):
                 folder,
                 self.root,
                 resolve.recipe_of(config),
+                resolved,
                 command=["python", "-m", str(__package__), *self.arguments],
                 seed=config.seed_everything,
                 decisions=self.decisions,
                 hardware=asdict(machine),
-                config=yaml.safe_load(resolved),
                 from_step=self.from_step,
             )
-            self.record.newest_config().write_text(resolved)
             mode = self.decisions.get("wandb", "disabled").split(":")[0]
             self.followers = followers(config.tracking, mode, self.record, yaml.safe_load(resolved))
 

@@ -4,6 +4,10 @@ What is drawn for an image follows from (seed, epoch, index): neither the number
 reads which batch changes a bit of what the network sees.
 """
 
+import os
+import signal
+import sys
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -96,6 +100,7 @@ class _Stream(ABC):
             num_workers=how.workers,
             prefetch_factor=how.prefetch if how.workers else None,
             persistent_workers=how.workers > 0,
+            worker_init_fn=_end_with_parent,
             generator=torch.Generator(),  # or else each epoch would draw from the network's
         )
 
@@ -110,6 +115,20 @@ class _Stream(ABC):
             # Not DataLoader's own pinning: with persistent workers its thread holds up the end of
             # the process by 5 s a worker (pytorch issue 81794).
             yield Batch(*(part.pin_memory() for part in answer)) if self.pin else answer
+
+
+def _end_with_parent(worker: int) -> None:
+    """Let SIGTERM end a worker only if its parent, which has a step to finish, sends it."""
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(0)
+
+    parent = os.getppid()
+    if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=wait, daemon=True).start()
 
 
 class _Asked(Iterable[Request]):

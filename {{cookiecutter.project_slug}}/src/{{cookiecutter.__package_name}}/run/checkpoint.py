@@ -55,8 +55,7 @@ class RunCheckpoint(Checkpoint):
         self.best: dict[str, Any] | None = None  # waits to be written
         self.due = self.validation_due = False
         self.ends: str | None = None  # why, once all processes know
-        self.saved_step, self.next_save = -1, 0.0
-        self.seconds_saving = 0.0
+        self.saved_step, self.next_save, self.seconds_saving = -1, 0.0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score, "accumulate": self.accumulate}
@@ -89,15 +88,17 @@ class RunCheckpoint(Checkpoint):
         self.next_save = time.monotonic() + self._seconds_to_next(0.0)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if _within_step(trainer):
             return
         self._agree(trainer)
         if self.until is not None and trainer.global_step >= self.until:
             self.ends = self.ends or f"--until {self.until}"
         self.due |= trainer.global_step == trainer.max_steps
-        epochs_last = batch_idx + 1 == trainer.num_training_batches
-        if not epochs_last and not _validation_follows(trainer):
+        if batch_idx + 1 < trainer.num_training_batches and not _validation_follows(trainer):
             self._save_if_due(trainer, logged=False)
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        self._save_if_due(trainer)  # if no validation did
 
     def on_validation_start(self, trainer, pl_module) -> None:
         self._end_before_validation(trainer)
@@ -115,7 +116,8 @@ class RunCheckpoint(Checkpoint):
             self.best_score = float(score)
             self.best = _weights(trainer) if trainer.is_global_zero else None
         self._agree(trainer)
-        self._save_if_due(trainer)
+        if not _within_step(trainer):
+            self._save_if_due(trainer)
 
     def on_train_end(self, trainer, pl_module) -> None:
         if self.saved_step != trainer.global_step or self.best:
@@ -133,7 +135,7 @@ class RunCheckpoint(Checkpoint):
         progress |= {"total": begun if self.validation_due else nothing, "current": nothing}
 
     def _end_before_validation(self, trainer: L.Trainer) -> None:
-        if self.ends and _training(trainer):
+        if self.ends and _training(trainer) and not _within_step(trainer):
             self.validation_due = True
             self._save_if_due(trainer)
 
@@ -154,15 +156,14 @@ class RunCheckpoint(Checkpoint):
             write_checkpoint(self.best, self.folder / BEST)
             self.best = None
         trainer.save_checkpoint(self.folder / LAST)
-        now = time.monotonic()
+        took = time.monotonic() - begun
         self.saved_step, self.due = trainer.global_step, False
-        self.seconds_saving += now - begun
-        self.next_save = now + self._seconds_to_next(now - begun)
+        self.seconds_saving += took
+        self.next_save = begun + took + self._seconds_to_next(took)
 
     def _seconds_to_next(self, took: float) -> float:
-        if self.seconds is not None:
-            return self.seconds
-        return min(max(took / SHARE_OF_TIME, SOONEST), LATEST)
+        few = min(max(took / SHARE_OF_TIME, SOONEST), LATEST)
+        return few if self.seconds is None else self.seconds
 
     def _agree(self, trainer: L.Trainer) -> None:
         """Notice if it is time to save, or to end the run."""
@@ -176,6 +177,11 @@ class RunCheckpoint(Checkpoint):
 def _training(trainer: L.Trainer) -> bool:
     """Return whether a validation is one within training."""
     return trainer.state.fn == "fit" and not trainer.sanity_checking
+
+
+def _within_step(trainer: L.Trainer) -> bool:
+    """Return whether there are gradients that await their step: a checkpoint does not hold them."""
+    return trainer.fit_loop.epoch_loop._should_accumulate()
 
 
 def _validation_follows(trainer: L.Trainer) -> bool:

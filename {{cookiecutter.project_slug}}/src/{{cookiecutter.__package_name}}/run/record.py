@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+import yaml
 
 from ..errors import UserError
 from .interruption import Interrupted
@@ -37,15 +38,23 @@ class RunRecord:
         self.before: dict[str, Any] | None = None  # the record, until a resume has been accepted
 
     @classmethod
-    def start(cls, folder: Path, root: Path, recipe: str, **content: Any) -> "RunRecord":
-        """Write the record and the source of a run that starts, or add those of a resume to it."""
+    def start(
+        cls, folder: Path, root: Path, recipe: str, config: str, **content: Any
+    ) -> "RunRecord":
+        """Write source, configuration and record of a run that starts, or add those of a resume.
+
+        The record comes last: what it names is there, at whatever moment the process is killed.
+        """
         lock = _only_writer(folder)
         goes_on = (folder / "run.json").exists()
         record = cls(folder, None if goes_on else {"resumes": []})
         record.lock, record.before = lock, deepcopy(record.content) if goes_on else None
         resumes = record.content["resumes"]
-        archive = f"source.resume-{len(resumes) + 1}.zip" if goes_on else "source.zip"
+        resume = f".resume-{len(resumes) + 1}" if goes_on else ""
+        archive = f"source{resume}.zip"
+        (folder / f"config{resume}.yaml").write_text(config)
         content |= {
+            "config": yaml.safe_load(config),
             "source": pack_source(root, folder / archive) | _commit(root),
             "locks": {path.name: sha256(path) for path in root.glob("*.lock")},
             "versions": _versions(),

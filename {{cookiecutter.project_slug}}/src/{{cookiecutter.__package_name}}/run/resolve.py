@@ -122,8 +122,9 @@ def expand_run(arguments: list[str], root: Path) -> tuple[list[str], Path | None
             " (make resume ARGS=...), or start a new run."
         )
     names = ["last", "previous"] if fitting else ["best", "last", "previous"]
-    checkpoint = find_checkpoint(run, *names)
-    inserted = [f"--config={record.newest_config()}", f"--ckpt_path={checkpoint}"]
+    inserted = [f"--config={record.newest_config()}"]
+    if take(rest, "--ckpt_path")[1] is None:
+        inserted.append(f"--ckpt_path={find_checkpoint(run, *names)}")
     if not fitting:
         inserted += FORGET_THE_MACHINE
     elif "--elastic" in rest:

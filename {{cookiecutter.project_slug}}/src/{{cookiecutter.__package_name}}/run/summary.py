@@ -16,6 +16,7 @@ from .checkpoint import RunCheckpoint
 from .folder import shown
 from .gpu_usage import GpuUsage
 from .pictures import draw_curves, draw_predictions
+from .tracking import read_metrics
 from .verified import BEST
 
 MOST_PREDICTIONS = 500  # validation images that are looked at for the picture
@@ -52,14 +53,14 @@ def results_of(trainer: L.Trainer) -> dict[str, Any]:
     """Return steps, speed, GPU usage, and the last and the best validation of a run that ended."""
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     found: dict[type, Any] = {type(callback): callback for callback in callbacks}
-    metrics = trainer.callback_metrics
+    rows = read_metrics(Path(trainer.default_root_dir) / "metrics.csv")  # also before a resume
     return {
         "steps": trainer.global_step,
         "images_per_second": found[Throughput].images_per_second,
         "gpu": found[GpuUsage].summary(),
         "seconds_saving": round(found[RunCheckpoint].seconds_saving, 2),
         "best val/accuracy": found[RunCheckpoint].best_score,
-        **{name: float(metrics[name]) for name in metrics if name.startswith("val/")},
+        **{name: row[name] for row in rows for name in row if name.startswith("val/")},
     }
 
 

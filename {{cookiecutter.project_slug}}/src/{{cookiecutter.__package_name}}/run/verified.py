@@ -58,7 +58,7 @@ def is_whole(path: Path) -> bool:
     try:
         known = _digests(path.parent)
         return not known or sha256(path) in {digest for digest, _ in known}
-    except (OSError, ValueError):
+    except OSError:
         return False
 
 
@@ -93,8 +93,8 @@ def sha256(path: Path) -> str:
 def _digests(folder: Path) -> list[tuple[str, str]]:
     """Return (digest, name) of the files that were written, in that order."""
     table = folder / DIGESTS
-    lines = table.read_text().splitlines() if table.exists() else []
-    return [(digest, name) for digest, name in (line.split("  ", 1) for line in lines)]
+    lines = table.read_text(errors="replace").splitlines() if table.exists() else []
+    return [(digest, name) for digest, _, name in (line.partition("  ") for line in lines) if name]
 
 
 def _add_digest(folder: Path, name: str, digest: str) -> None:

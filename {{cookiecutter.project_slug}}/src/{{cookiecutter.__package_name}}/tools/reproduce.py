@@ -28,7 +28,7 @@ from ..run.digests import Digests, read_digests
 from ..run.folder import RUN_FOLDER_VARIABLE, find_run, project_root, shown
 from ..run.verified import sha256
 
-PACKAGE = __name__.split(".")[0]
+PACKAGE = str(__package__).split(".")[0]
 # Settings that change no bit of a run, or are of the machine.
 OF_THE_MACHINE = ("data.workers", "data.prefetch", "trainer.default_root_dir", "config")
 NOT_TELLING = (*OF_THE_MACHINE, "tracking.", "checkpoints.", "ckpt_path", "trainer.enable_progress")
@@ -103,6 +103,8 @@ def unpack(run: Path, record: dict[str, Any], into: Path) -> Path:
     archive = _archive(run, record)
     try:
         if into.exists():
+            if other := {path.name for path in into.iterdir()} - {"source", "run"}:
+                raise UserError(f"{into} holds {min(other)}: name a new folder with --into.")
             shutil.rmtree(into)
         with zipfile.ZipFile(archive) as pack:
             pack.extractall(into / "source")
