@@ -127,7 +127,7 @@ def test_sigterm_finishes_the_step_saves_and_exits_143(processes, tmp_path):
         process.send_signal(signal.SIGTERM)
         error = process.communicate(timeout=60)[1]
     assert process.returncode == 143, error
-    assert "make resume" in error
+    assert "It is saved and goes on with: make resume" in error
     assert read(tmp_path)["state"] == "interrupted"
     rows = read_metrics(tmp_path / "metrics.csv")
     assert content(tmp_path)["global_step"] == rows[-1]["step"] + 1 == len(rows)
@@ -266,6 +266,10 @@ def test_another_number_of_devices_is_refused_unless_elastic(trained):
     with pytest.raises(UserError, match=r"the number of devices was 1, is 2.* add --elastic"):
         check_resume(now, was, elastic=False)
     check_resume(now, was, elastic=True)
+    for key, value in (("learning_rate", 0.5), ("momentum", 0.5), ("schedule", "cosine")):
+        model = {**was["model"], key: value}
+        with pytest.raises(UserError, match=f"model.{key} was .*, is {value}"):
+            check_resume({**was, "model": model}, was, elastic=True)
     now["data"]["global_batch_size"] = 128
     with pytest.raises(UserError, match="global_batch_size was 64, is 128"):
         check_resume(now, was, elastic=True)

@@ -179,7 +179,8 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         return _say(f"error: {error}", 2)
     except Interrupted as end:
-        return _say(f"\nEnded by {end.reason}. A run goes on with: make resume", end.status)
+        go_on = " It is saved and goes on with: make resume" if end.saved else ""
+        return _say(f"\nEnded by {end.reason}.{go_on}", end.status)
     except BaseException as error:
         if (page := explain(error)) is None:
             raise

@@ -113,14 +113,14 @@ class RunCheckpoint(Checkpoint):
             return
         score = trainer.callback_metrics.get("val/accuracy")
         if score is not None and score > (-1.0 if self.best_score is None else self.best_score):
-            self.best_score = float(score)
+            self.best_score, self.saved_step = float(score), -1
             self.best = _weights(trainer) if trainer.is_global_zero else None
         self._agree(trainer)
         if not _within_step(trainer):
             self._save_if_due(trainer)
 
     def on_train_end(self, trainer, pl_module) -> None:
-        if self.saved_step != trainer.global_step or self.best:
+        if self.saved_step != trainer.global_step:
             self._save(trainer)
         self.interruption.waits = False
 
@@ -145,7 +145,7 @@ class RunCheckpoint(Checkpoint):
         if self.due or self.ends:
             self._save(trainer)
         if self.ends:
-            raise Interrupted(self.ends)
+            raise Interrupted(self.ends, saved=True)
 
     def _save(self, trainer: L.Trainer) -> None:
         begun = time.monotonic()

@@ -6,6 +6,8 @@ from typing import Any
 
 from ..errors import UserError
 
+LAYOUT = ("data.batch_size", "the number of devices", "trainer.accumulate_grad_batches")
+
 
 def check_resume(config: Any, was: Any, elastic: bool) -> None:
     """Raise UserError if a run would go on with other steps, or another seed, than before.
@@ -13,23 +15,29 @@ def check_resume(config: Any, was: Any, elastic: bool) -> None:
     `was` is the configuration of its last start. An `elastic` resume may divide the global batch
     otherwise: among more or fewer devices, in larger or smaller parts.
     """
-    now, then = _steps(config), _steps(was)
+    now, then = _telling(config), _telling(was)
     if elastic:
-        now = {key: now[key] for key in ("data.global_batch_size", "data.seed", "seed_everything")}
+        now = {key: value for key, value in now.items() if key not in LAYOUT}
     changed = [
         f"{key} was {then[key]}, is {now[key]}" for key in now if then[key] not in (None, now[key])
     ]
     if changed:
         mend = "Leave them as they were, or start a new run from its weights: --model.pretrained"
-        if not elastic and now["data.global_batch_size"] == then["data.global_batch_size"]:
+        if not elastic and all(now[key] == then[key] for key in now if key not in LAYOUT):
             mend = "Leave them, or add --elastic: the same images in each step, not the same bits"
         raise UserError(f"The run can't go on to the same end: {'; '.join(changed)}. {mend}.")
 
 
-def _steps(config: Any) -> dict[str, Any]:
-    """Return what decides which images a process is given in which step."""
-    data, trainer = config["data"], config["trainer"]
+def _telling(config: Any) -> dict[str, Any]:
+    """Return what decides which images a process is given in which step, and what the optimizer
+    goes on with from the checkpoint, whatever is configured.
+    """
+    data, trainer, model = config["data"], config["trainer"], config["model"]
+    keys = ("learning_rate", "weight_decay", "momentum", "schedule", "warmup")
     return {
+        **{f"model.{key}": model[key] for key in keys},
+        "trainer.limit_train_batches": trainer["limit_train_batches"],
+        "trainer.overfit_batches": trainer["overfit_batches"],
         "data.global_batch_size": data["global_batch_size"],
         "data.batch_size": data["batch_size"],
         "the number of devices": int(trainer["devices"]) * trainer["num_nodes"],

@@ -13,11 +13,14 @@ ONE_MORE = 1.0  # seconds: torchrun repeats at once what the terminal sends, a p
 
 
 class Interrupted(BaseException):
-    """The program is to end: `reason` is SIGINT, SIGTERM, or the flag that asked for it."""
+    """The program is to end: `reason` is SIGINT, SIGTERM, or the flag that asked for it.
 
-    def __init__(self, reason: str) -> None:
+    `saved` says whether the run was saved for that.
+    """
+
+    def __init__(self, reason: str, saved: bool = False) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason, self.saved = reason, saved
 
     @property
     def status(self) -> int:

@@ -75,7 +75,10 @@ class RunRecord:
                 value = {**old, **value}
             self.content[key] = value
         draft = self.path.with_name(".run.json.new")
-        draft.write_text(json.dumps(self.content, indent=2, default=str) + "\n")
+        with draft.open("w") as file:
+            file.write(json.dumps(self.content, indent=2, default=str) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         draft.replace(self.path)
 
     def newest_start(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,8 @@ def reproduce(run: Path, into: Path, until: int | None, flags: list[str]) -> int
         UserError: the run can't be trained again as it was.
     """
     record = json.loads((run / "run.json").read_text())
+    if until is not None and until >= record["results"].get("steps", until + 1):
+        until = None  # the whole run
     check_one_run(run, record, until)
     source = unpack(run, record, into)
     for line in (unlocked := not_as_locked(source)):
@@ -142,6 +145,7 @@ def train(
         environment = {**os.environ, "PYTHONPATH": str(source / "src"), "XDG_CACHE_HOME": empty}
         environment |= {"TORCH_HOME": str(Path(torch.hub.get_dir()).parent)}
         process = subprocess.Popen(command, env=environment | {RUN_FOLDER_VARIABLE: str(again)})
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             while process.poll() is None and "numerics" not in _record(again):
                 time.sleep(0.3)
@@ -153,6 +157,8 @@ def train(
             return process.wait(), differs
         except KeyboardInterrupt:  # the terminal has told the training too
             raise SystemExit(process.wait()) from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
