@@ -197,6 +197,17 @@ def test_a_folder_that_can_not_be_written_to_is_said(tmp_path):
         write_checkpoint({}, tmp_path / "checkpoints" / "last.ckpt")
 
 
+def test_a_checkpoint_that_one_of_two_processes_can_not_write_is_one_line_of_each(tmp_path):
+    (tmp_path / "checkpoints").touch()
+    flags = (*FOUR, "--checkpoints.seconds", "0", "--trainer.devices", "2")
+    environment = {**os.environ, "RUN_FOLDER": str(tmp_path)}
+    command = [sys.executable, "-m", PACKAGE, "fit", *flags, "--trainer.accelerator", "cpu"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "No checkpoint could be written" in done.stderr and "Traceback" not in done.stderr
+    assert read(tmp_path)["state"] == "failed"
+
+
 def test_every_changed_bit_of_a_checkpoint_is_noticed(tmp_path):
     path = tmp_path / "last.ckpt"
     write_checkpoint({"state_dict": {"a": torch.arange(5)}}, path)

@@ -1,6 +1,7 @@
 """What went wrong outside of the code, and what to do about it: errors that have a known mend."""
 
 import errno
+import re
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -19,6 +20,8 @@ def explain(error: BaseException) -> str | None:
         return " ".join(str(error).split())
     if isinstance(error, ValueError) and any(words in str(error) for words in OUTSIDE_OUR_CODE):
         return " ".join(str(error).split())
+    if re.search("Connection (closed|reset) by peer", str(error)):  # gloo; NCCL waits for its end
+        return "another process of this run has ended; it says why, unless the system ended it."
     if "does not have a deterministic implementation" in str(error):
         return (
             f"{str(error).split(' ')[0]} adds up in another order each time on a GPU. Train without"
