@@ -454,7 +454,7 @@ def test_the_folder_recipe_trains_resumes_and_is_scored(images, call, tmp_path, 
     assert call("fit", *flags, folder=whole) == 0
 
     def interrupt(model: ImageClassifier, *_) -> None:
-        if model.global_step == 9:  # inside the second epoch, one step after a checkpoint
+        if model.global_step == 9:  # inside the second epoch
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:

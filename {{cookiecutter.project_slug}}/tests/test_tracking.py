@@ -16,12 +16,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import wandb
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto import wandb_internal_pb2
 
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
+from {{ cookiecutter.__package_name }}.run.checkpoint import RunCheckpoint
 from {{ cookiecutter.__package_name }}.run.trackers import (
     Follower,
     Wandb,
@@ -74,18 +76,25 @@ def offline_folders(run: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def resumed(call, tmp_path_factory) -> Path:
-    """A run that was interrupted twice, each time some steps after a checkpoint."""
+    """A run that crashed twice, each time some steps, and a logged row, after a checkpoint."""
     folder = tmp_path_factory.mktemp("resumed")
     start = (*DIGITS, "4", "--tracking.wandb", "true", "--tracking.tensorboard", "true")
+    start = (*start, "--checkpoints.seconds", "0")
     for step, arguments in ((23, start), (58, ("--run", str(folder)))):
 
-        def interrupt(model: ImageClassifier, *_, step: int = step) -> None:
+        def crash(model: ImageClassifier, *_, step: int = step) -> None:
+            if model.global_step == step - 4:
+                callbacks = model.trainer.callbacks
+                (checkpoint,) = (c for c in callbacks if isinstance(c, RunCheckpoint))
+                checkpoint.next_save = float("inf")
             if model.global_step == step:
-                signal.raise_signal(signal.SIGINT)
+                raise RuntimeError("a crash")
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ImageClassifier, "on_train_batch_start", interrupt)
-            assert call("fit", *arguments, folder=folder) == 130
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="a crash"):
+            patch.setattr(ImageClassifier, "on_train_batch_start", crash)
+            call("fit", *arguments, folder=folder)
+        saved = folder / "checkpoints" / "last.ckpt"
+        assert torch.load(saved, weights_only=True)["global_step"] == step - 4
     assert call("fit", "--run", str(folder)) == 0
     return folder
 
