@@ -1,6 +1,7 @@
 """What a student meets when something goes wrong: one line or one page that says what to do."""
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import torch
 import {{ cookiecutter.__package_name }}
 from {{ cookiecutter.__package_name }} import nvml
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
+from {{ cookiecutter.__package_name }}.run.faults import explain
 from {{ cookiecutter.__package_name }}.run.memory import (
     advise,
     out_of_memory,
@@ -223,6 +225,11 @@ def test_several_seeds_end_with_their_mean_and_spread(tmp_path):
 def test_seeds_that_make_no_sense_are_refused(arguments, message, capsys):
     assert train_seeds([*arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_folder_that_may_not_be_written_to_is_one_line():
+    error = OSError(errno.EROFS, os.strerror(errno.EROFS), "runs/digits/one/.lock")
+    assert explain(error).startswith("runs/digits/one/.lock: Read-only file system. Make it")
 
 
 def gpu(index: int, users=(), used: int = 0) -> nvml.GpuState:

@@ -76,14 +76,14 @@ def offline_folders(run: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def resumed(call, tmp_path_factory) -> Path:
-    """A run that crashed twice, each time some steps, and a logged row, after a checkpoint."""
+    """A run that crashed twice, each time some logged rows after a checkpoint."""
     folder = tmp_path_factory.mktemp("resumed")
     start = (*DIGITS, "4", "--tracking.wandb", "true", "--tracking.tensorboard", "true")
     start = (*start, "--checkpoints.seconds", "0")
-    for step, arguments in ((23, start), (58, ("--run", str(folder)))):
+    for step, arguments in ((31, start), (62, ("--run", str(folder)))):
 
         def crash(model: ImageClassifier, *_, step: int = step) -> None:
-            if model.global_step == step - 4:
+            if model.global_step == step - 12:
                 callbacks = model.trainer.callbacks
                 (checkpoint,) = (c for c in callbacks if isinstance(c, RunCheckpoint))
                 checkpoint.next_save = float("inf")
@@ -94,7 +94,7 @@ def resumed(call, tmp_path_factory) -> Path:
             patch.setattr(ImageClassifier, "on_train_batch_start", crash)
             call("fit", *arguments, folder=folder)
         saved = folder / "checkpoints" / "last.ckpt"
-        assert torch.load(saved, weights_only=True)["global_step"] == step - 4
+        assert torch.load(saved, weights_only=True)["global_step"] == step - 12
     assert call("fit", "--run", str(folder)) == 0
     return folder
 

@@ -27,6 +27,9 @@ def explain(error: BaseException) -> str | None:
             f"{str(error).split(' ')[0]} adds up in another order each time on a GPU. Train without"
             " the promise of the same bits: --trainer.deterministic warn"
         )
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        mend = "Make it writable, or work on a copy of the folder."
+        return f"{error.filename}: {error.strerror}. {mend}"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "the disk is full. Free space, then go on with: make resume"
     if "DataLoader worker" in str(error):

@@ -118,9 +118,9 @@ def _to_disk(path: Path) -> None:
 
 def _why_not(folder: Path, error: Exception) -> str:
     there = folder if folder.exists() else folder.parent
-    reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+    reason = error.strerror if isinstance(error, OSError) else "the disk took only a part of it"
     return (
         f"No checkpoint could be written to {folder}: {reason} (free there:"
-        f" {shutil.disk_usage(there).free / 2**20:,.0f} MiB). The last good one is kept. Free space"
+        f" {shutil.disk_usage(there).free / 2**20:,.0f} MiB). What was there is kept. Free space"
         " or make the folder writable, then: make resume"
     )
