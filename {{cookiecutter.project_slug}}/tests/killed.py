@@ -21,8 +21,8 @@ from {{ cookiecutter.__package_name }}.__main__ import main
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.data.datamodule import ImageData
 from {{ cookiecutter.__package_name }}.run import continuity, verified
-from {{ cookiecutter.__package_name }}.run.callbacks import StepSeed
 from {{ cookiecutter.__package_name }}.run.digests import digest
+from {{ cookiecutter.__package_name }}.run.numerics import StepSeed
 
 PRELOADED = [main.__module__, "sklearn.datasets", "matplotlib.pyplot", "torch._dynamo"]
 

@@ -21,7 +21,7 @@ from {{ cookiecutter.__package_name }}.run.checkpoint import RunCheckpoint
 from {{ cookiecutter.__package_name }}.run.continuity import check_resume
 from {{ cookiecutter.__package_name }}.run.digests import digest, read_digests
 from {{ cookiecutter.__package_name }}.run.interruption import Interruption
-from {{ cookiecutter.__package_name }}.run.tracking import read_metrics
+from {{ cookiecutter.__package_name }}.run.metrics import read_metrics
 from {{ cookiecutter.__package_name }}.run.verified import (
     find_checkpoint,
     is_whole,

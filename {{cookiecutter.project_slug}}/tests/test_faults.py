@@ -17,12 +17,11 @@ import torch
 import {{ cookiecutter.__package_name }}
 from {{ cookiecutter.__package_name }} import nvml
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
-from {{ cookiecutter.__package_name }}.run.faults import explain
-from {{ cookiecutter.__package_name }}.run.memory import (
+from {{ cookiecutter.__package_name }}.monitor.faults import explain, in_one_line
+from {{ cookiecutter.__package_name }}.monitor.memory import (
     advise,
     out_of_memory,
 )
-from {{ cookiecutter.__package_name }}.run.mistakes import in_one_line
 from {{ cookiecutter.__package_name }}.tools.seeds import main as train_seeds
 
 DIGITS = ("--config", "configs/digits.yaml")

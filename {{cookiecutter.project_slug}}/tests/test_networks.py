@@ -31,7 +31,7 @@ from {{ cookiecutter.__package_name }}.model.torchvision_networks import (
     weights_file,
 )
 from {{ cookiecutter.__package_name }}.networks import NETWORKS, build_network
-from {{ cookiecutter.__package_name }}.run.callbacks import StepSeed
+from {{ cookiecutter.__package_name }}.run.numerics import StepSeed
 
 SMALL = "shufflenet_v2_x0_5"  # torchvision's smallest
 DIGITS = ("--config", "configs/digits.yaml")

@@ -64,7 +64,7 @@ def test_a_copied_run_is_trained_again_from_its_own_source(short, tmp_path, capf
 
 def test_another_source_shows_the_first_step_and_tensor_that_differ(short, tmp_path, capfd):
     run = Path(shutil.copytree(short, tmp_path / "edited"))
-    edit(run / "source.zip", "/run/callbacks.py", "+ step) * 4096", "+ step) * 4097")
+    edit(run / "source.zip", "/run/numerics.py", "+ step) * 4096", "+ step) * 4097")
     assert main(["--run", str(run)]) == 1
     said = capfd.readouterr().out
     assert "first step    4: its loss was" in said and "first tensor  network." in said

@@ -19,12 +19,12 @@ from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.errors import UserError
 from {{ cookiecutter.__package_name }}.run.digests import digest
 from {{ cookiecutter.__package_name }}.run.folder import find_run, project_root
-from {{ cookiecutter.__package_name }}.run.record import _only_writer
-from {{ cookiecutter.__package_name }}.run.source import pack_source
-from {{ cookiecutter.__package_name }}.run.tracking import (
+from {{ cookiecutter.__package_name }}.run.metrics import (
     MetricsCSV,
     read_metrics,
 )
+from {{ cookiecutter.__package_name }}.run.record import _only_writer
+from {{ cookiecutter.__package_name }}.run.source import pack_source
 
 PACKAGE = {{ cookiecutter.__package_name }}.__name__
 DIGITS = ("--config", "configs/digits.yaml")

@@ -18,8 +18,9 @@ MAY_KNOW = {
     "data": LEAVES,
     "classifier": LEAVES | {"networks", "model", "data"},
     "run": LEAVES | {"data"},
-    "__main__": LEAVES | {"classifier", "model", "data", "run"},
-    "tools": LEAVES | {"networks", "model", "data", "classifier", "run"},
+    "monitor": LEAVES | {"data", "run"},
+    "__main__": LEAVES | {"classifier", "model", "data", "run", "monitor"},
+    "tools": LEAVES | {"networks", "model", "data", "classifier", "run", "monitor"},
 }
 
 

@@ -23,16 +23,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb.proto import wandb_internal_pb2
 
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
-from {{ cookiecutter.__package_name }}.run.checkpoint import RunCheckpoint
-from {{ cookiecutter.__package_name }}.run.trackers import (
+from {{ cookiecutter.__package_name }}.monitor.trackers import (
     Follower,
     Wandb,
+    wandb_mode,
 )
-from {{ cookiecutter.__package_name }}.run.tracking import (
+from {{ cookiecutter.__package_name }}.run.checkpoint import RunCheckpoint
+from {{ cookiecutter.__package_name }}.run.metrics import (
     MetricsCSV,
     read_metrics,
 )
-from {{ cookiecutter.__package_name }}.run.wandb_mode import wandb_mode
 
 DIGITS = ("--config", "configs/digits.yaml", "--trainer.max_epochs")
 KEY = "0123456789" * 4

@@ -23,20 +23,20 @@ from .classifier import ImageClassifier
 from .data.datamodule import ImageData
 from .errors import UserError
 from .model.checks import check_checkpoint_file
+from .monitor import quiet_lightning, summary
+from .monitor.essential import essential_callbacks
+from .monitor.faults import Parser, explain
+from .monitor.trackers import Tracking, decide_tracking, followers
 from .nvml import prefer_idle_gpus
-from .run import continuity, quiet_lightning, resolve, summary
+from .run import continuity, resolve
 from .run.checkpoint import Checkpoints, RunCheckpoint
 from .run.digests import write_digests
-from .run.essential import essential_callbacks
-from .run.faults import explain
 from .run.folder import project_root
 from .run.interruption import Interrupted, Interruption
 from .run.launch import is_launched, is_rank_zero, launch
-from .run.mistakes import Parser
+from .run.metrics import Follower, MetricsCSV
 from .run.numerics import numerics, prefer_determinism
 from .run.record import RunRecord
-from .run.trackers import Follower, Tracking, decide_tracking, followers
-from .run.tracking import MetricsCSV
 
 
 class Training(LightningCLI):

@@ -14,9 +14,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from .agreement import Agreement
-from .interruption import Interrupted, Interruption
-from .tracking import MetricsCSV
+from .interruption import Agreement, Interrupted, Interruption
+from .metrics import MetricsCSV
 from .verified import BEST, LAST, VerifiedIO, write_checkpoint
 
 SHARE_OF_TIME = 0.02  # that saving may take

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .tracking import read_metrics
+from .metrics import read_metrics
 
 Digests = dict[str, dict[str, str]]  # what is digested, then name of the step or tensor -> digest
 

@@ -1,5 +1,5 @@
 """Ctrl-C and SIGTERM: outside of training they end the program at once, inside when the step is
-over and saved."""
+over and saved, and all processes of the run know of it."""
 
 import os
 import signal
@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import lightning as L
+import torch
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ONE_MORE = 1.0  # seconds: torchrun repeats at once what the terminal sends, a person takes longer
+SECONDS_BETWEEN = 0.5  # agreements of the processes
 
 
 class Interrupted(BaseException):
@@ -64,3 +68,33 @@ class Interruption:
         if not heard:
             self.heard_at = now
             os.write(2, f"\n{self.signal.name}: ends when this step is over and saved.\n".encode())
+
+
+class Agreement:
+    """Asks all processes about twice a second, after as many calls as the first makes in that time.
+
+    Their clocks differ, and a signal may come to one of them alone; but all call it equally often.
+    """
+
+    def __init__(self) -> None:
+        self.calls, self.wait_for, self.reached_at = 0, 1, 0.0
+
+    def reach(self, trainer: L.Trainer, signal: int, save: bool) -> tuple[int, bool]:
+        """Return the signal (0 for none) that anyone has heard, and whether the first would save.
+
+        Between two agreements that is neither.
+        """
+        if trainer.world_size == 1:
+            return signal, save
+        self.calls += 1
+        if self.calls < self.wait_for:
+            return 0, False
+        now = time.monotonic()
+        rate = self.calls / max(now - self.reached_at, 1e-3)
+        calls = min(max(round(rate * SECONDS_BETWEEN), 1), 10_000)
+        wishes = [signal, save, calls] if trainer.is_global_zero else [signal, 0, 0]
+        agreed = torch.tensor(wishes, device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
+        signal, due, self.wait_for = agreed.tolist()
+        self.calls, self.reached_at = 0, now
+        return signal, bool(due)

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import lightning as L
 import torch
 
 from .. import nvml
@@ -10,6 +11,24 @@ from .. import nvml
 MATH = ("CUBLAS_", "CUDNN_", "NCCL_", "NVIDIA_TF32", "OMP_", "MKL_", "ATEN_")
 TELLING = (*MATH, "PYTORCH_", "TORCHINDUCTOR_", "TORCH_ALLOW_TF32", "TRITON_")
 NOT_TELLING = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "PYTORCH_ALLOC_CONF")
+
+
+class StepSeed(L.Callback):
+    """Seed what is random inside the network (dropout) from the run's seed, the step and the rank.
+
+    So a step draws the same numbers whether the run came to it without a break or was resumed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        step = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        seed = (self.seed * 1_000_003 + step) * 4096 + trainer.global_rank
+        device = pl_module.device
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
 
 
 def prefer_determinism(wanted: bool | str | None) -> None:

@@ -30,8 +30,8 @@ from ..classifier import ImageClassifier
 from ..data import decode
 from ..errors import UserError
 from ..model.checks import read_saved
+from ..monitor import quiet_lightning
 from ..nvml import prefer_idle_gpus
-from ..run import quiet_lightning
 from ..run.digests import digest
 from ..run.folder import find_run, project_root, shown
 from ..run.verified import find_checkpoint

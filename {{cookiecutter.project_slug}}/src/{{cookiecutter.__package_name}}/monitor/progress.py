@@ -1,4 +1,4 @@
-"""What every run does beside training: seed each step, measure its speed, show its progress."""
+"""How fast a run trains, and the bar that shows how far it is."""
 
 import statistics
 import sys
@@ -10,24 +10,6 @@ from tqdm.auto import tqdm
 
 SECONDS_BETWEEN_UPDATES = 0.5  # of the bar
 SECONDS_BETWEEN_LINES = 10.0  # where the output is a file
-
-
-class StepSeed(L.Callback):
-    """Seed what is random inside the network (dropout) from the run's seed, the step and the rank.
-
-    So a step draws the same numbers whether the run came to it without a break or was resumed.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        step = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        seed = (self.seed * 1_000_003 + step) * 4096 + trainer.global_rank
-        device = pl_module.device
-        if device.type == "cuda":
-            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
-        torch.default_generator.manual_seed(seed)
 
 
 class Throughput(L.Callback):

@@ -6,7 +6,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .tracking import read_metrics
+from ..run.metrics import read_metrics
 
 RIGHT, WRONG = "#2e7d32", "#c62828"
 COLUMNS, ROWS = 8, 4

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ..data.datamodule import ImageData
 from ..data.resident import PADDING_LABEL, Batch
-from .callbacks import Throughput
-from .checkpoint import RunCheckpoint
-from .folder import shown
+from ..run.checkpoint import RunCheckpoint
+from ..run.folder import shown
+from ..run.metrics import read_metrics
+from ..run.verified import BEST
 from .gpu_usage import GpuUsage
 from .pictures import draw_curves, draw_predictions
-from .tracking import read_metrics
-from .verified import BEST
+from .progress import Throughput
 
 MOST_PREDICTIONS = 500  # validation images that are looked at for the picture
 

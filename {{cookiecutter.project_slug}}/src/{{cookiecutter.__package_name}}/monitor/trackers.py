@@ -3,19 +3,24 @@
 Neither asks, waits long for a network or ends training.
 """
 
+import netrc
 import os
 import shlex
 import sys
+import threading
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from .folder import shown
-from .record import RunRecord
-from .wandb_mode import wandb_mode, wandb_server
+from ..run.folder import shown
+from ..run.metrics import Follower, Row
+from ..run.record import RunRecord
 
-Row = dict[str, Any]
+Mode = Literal["online", "offline", "disabled"]
+
+PATIENCE = 2.0  # seconds for wandb's server to say whether it accepts the key
 
 
 @dataclass
@@ -39,23 +44,6 @@ def decide_tracking(tracking: Any, root: Path) -> dict[str, str]:
         tracking.wandb = bool(os.environ.get("WANDB_API_KEY"))
     tracking.project = tracking.project or os.environ.get("WANDB_PROJECT") or root.name
     return {"wandb": ": ".join(wandb_mode())} if tracking.wandb else {}
-
-
-class Follower:
-    """Gets every row of a run once; what it raises is said once and ends nothing but itself."""
-
-    name, failed = "", False
-
-    def tell(self, step: Literal["start", "log", "finish"], what: Any) -> None:
-        """Call start(rows that are there), log(row) or finish(success), unless it failed before."""
-        if self.failed:
-            return
-        try:
-            getattr(self, step)(what)
-        except Exception as error:
-            self.failed = True
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            print(f"{self.name} stopped, training goes on: {reason}", file=sys.stderr)
 
 
 class Wandb(Follower):
@@ -89,19 +77,14 @@ class Wandb(Follower):
         for row in rows:
             self.log(row)
         older = self.folder / "wandb" / "older"
-        for path in self.folder.glob("wandb/*run-*"):
-            if path != self._files():
-                older.mkdir(exist_ok=True)
-                path.rename(older / path.name)
+        older.mkdir(exist_ok=True)
+        for path in {*self.folder.glob("wandb/*run-*")} - {self._files()}:
+            path.rename(older / path.name)
 
     def _begin(self) -> Any:
         import wandb
 
-        limits: dict[str, Any] = {
-            "init_timeout": 15,
-            "finish_timeout": 30,
-            "finish_timeout_raises": True,
-        }
+        limits: Any = {"init_timeout": 15, "finish_timeout": 30, "finish_timeout_raises": True}
         settings = wandb.Settings(silent=True, console="off", base_url=wandb_server(), **limits)
         resume = "allow" if self.mode == "online" else None
         where: dict[str, Any] = {"dir": self.folder, "mode": self.mode, "resume": resume}
@@ -124,7 +107,6 @@ class Wandb(Follower):
             raise RuntimeError(f"not all of it is sent. Upload it with: {upload}") from error
         if self.mode == "offline":
             print(f"\nwandb was offline. Upload the run with: {upload}", flush=True)
-        self.run = None
 
 
 class TensorBoard(Follower):
@@ -153,7 +135,6 @@ class TensorBoard(Follower):
     def finish(self, success: bool) -> None:
         if self.writer:
             self.writer.close()
-            self.writer = None
 
 
 def followers(tracking: Any, mode: str, record: RunRecord, config: Any) -> list[Follower]:
@@ -166,3 +147,54 @@ def followers(tracking: Any, mode: str, record: RunRecord, config: Any) -> list[
         identity |= {"project": tracking.project, "name": name, "config": config}
         found.append(Wandb(folder, mode, **identity))
     return [*found, TensorBoard(folder)] if tracking.tensorboard else found
+
+
+def wandb_server() -> str:
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
+
+
+def wandb_mode() -> tuple[Mode, str]:
+    """Return wandb's mode and why: online only where the server accepts the key in time.
+
+    WANDB_MODE is obeyed, but for `online` without any key: wandb would ask for one.
+    """
+    wish = os.environ.get("WANDB_MODE")
+    if wish in ("offline", "dryrun", "disabled"):
+        return ("disabled" if wish == "disabled" else "offline"), f"WANDB_MODE is {wish}"
+    server, problem = wandb_server(), [f"no answer within {PATIENCE:.0f} s"]
+
+    def ask() -> None:
+        try:
+            key = _key(server) or (wish and os.environ.get("WANDB_IDENTITY_TOKEN_FILE"))
+            if not key:
+                problem[0] = "no key: set WANDB_API_KEY, or run `wandb login`"
+            else:
+                problem[0] = "" if wish else _refusal(server, key)
+        except Exception as error:
+            problem[0] = f"no usable answer ({type(error).__name__})"
+
+    # A name server that stays silent outlasts the limits of any library: hence a thread.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    if found := problem[0]:
+        return "offline", f"{server}, {found}"
+    return "online", f"WANDB_MODE is {wish}" if wish else f"{server} accepts the key"
+
+
+def _key(server: str) -> str | None:
+    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    login = netrc.netrc(path).authenticators(urlsplit(server).netloc) if path.exists() else None
+    return os.environ.get("WANDB_API_KEY") or (login[2] if login else None)
+
+
+def _refusal(server: str, key: str) -> str:
+    """Ask the server whose key this is, and return why it does not accept it, or nothing."""
+    import requests
+
+    question = {"query": "query { viewer { id } }"}
+    reply = requests.post(f"{server}/graphql", json=question, auth=("api", key), timeout=PATIENCE)
+    if reply.status_code in (401, 403):
+        return "the key is refused"
+    reply.raise_for_status()
+    return "" if reply.json()["data"]["viewer"] else "the key is unknown"

@@ -7,12 +7,13 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import LambdaCallback
 
-from .callbacks import Progress, StepSeed, Throughput
-from .checkpoint import RunCheckpoint
+from ..run.checkpoint import RunCheckpoint
+from ..run.metrics import ContinueMetrics
+from ..run.numerics import StepSeed
+from ..run.step_graph import StepGraph
 from .gpu_usage import GpuUsage
 from .memory import OutOfMemory
-from .step_graph import StepGraph
-from .tracking import ContinueMetrics
+from .progress import Progress, Throughput
 
 
 def essential_callbacks(

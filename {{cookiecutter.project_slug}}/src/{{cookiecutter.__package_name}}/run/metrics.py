@@ -2,6 +2,7 @@
 
 import csv
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,24 @@ import lightning as L
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from .trackers import Follower, Row
+Row = dict[str, Any]
+
+
+class Follower:
+    """Gets every row of a run once; what it raises is said once and ends nothing but itself."""
+
+    name, failed = "", False
+
+    def tell(self, step: Literal["start", "log", "finish"], what: Any) -> None:
+        """Call start(rows that are there), log(row) or finish(success), unless it failed before."""
+        if self.failed:
+            return
+        try:
+            getattr(self, step)(what)
+        except Exception as error:
+            self.failed = True
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            print(f"{self.name} stopped, training goes on: {reason}", file=sys.stderr)
 
 
 class MetricsCSV(Logger):
