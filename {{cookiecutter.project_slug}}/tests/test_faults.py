@@ -18,10 +18,7 @@ import {{ cookiecutter.__package_name }}
 from {{ cookiecutter.__package_name }} import nvml
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.monitor.faults import explain, in_one_line
-from {{ cookiecutter.__package_name }}.monitor.memory import (
-    advise,
-    out_of_memory,
-)
+from {{ cookiecutter.__package_name }}.monitor.gpu import advise, out_of_memory
 from {{ cookiecutter.__package_name }}.tools.seeds import main as train_seeds
 
 DIGITS = ("--config", "configs/digits.yaml")

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,7 +17,7 @@ from .data.resident import PADDING_LABEL, Batch
 from .errors import UserError
 from .model import optimizers
 from .model.backbones import freeze_all_but_head, head_of, load_pretrained, recompute_blocks
-from .model.checks import check_checkpoint, check_network, check_same_network
+from .model.checks import check_network
 from .model.metrics import MeanOverImages
 from .model.optimizers import OptimizerName, ScheduleName
 from .model.torchvision_networks import weights_file
@@ -153,28 +155,22 @@ class ImageClassifier(L.LightningModule):
         checkpoint["classes"], checkpoint["built"] = self.classes, str(self.network)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        resuming = self._trainer is not None and self.trainer.state.fn == "fit"
-        check_checkpoint(checkpoint, self.hparams, self.classes, resuming)
-        check_same_network(self.network, self.hparams["network"], checkpoint, resuming)
-        self.classes, self.starts_fresh = checkpoint.get("classes"), False
+        self.classes, self.starts_fresh = checkpoint["classes"], False
 
     def on_fit_start(self) -> None:
         """Compile in place, so that the checkpoint's keys are those of the plain network."""
-        if self.starts_fresh and self.hparams["pretrained"]:
-            wanted = self.hparams["network"], self.hparams["pretrained"]
+        strategy, options = self.trainer.strategy, self.hparams
+        if self.starts_fresh and options["pretrained"]:
             if self.trainer.local_rank == 0:  # which downloads what is not there
-                weights_file(*wanted)
-            self.trainer.strategy.barrier()
-            _say(f"pretrained: {load_pretrained(self.network.body, weights_file(*wanted))}")
+                weights_file(options["network"], options["pretrained"])
+            strategy.barrier()
+            file = weights_file(options["network"], options["pretrained"])
+            _say(f"pretrained: {load_pretrained(self.network.body, file)}")
         self.starts_fresh = False
-        mode, why = hardware.compile_mode(
-            hardware.this_machine(),
-            self.trainer.strategy.root_device.type,
-            self.trainer.world_size,
-            self.trainer.estimated_stepping_batches,
-            self.hparams["compile"],
+        size, steps = self.trainer.world_size, self.trainer.estimated_stepping_batches
+        mode, why = self.compiled_with = hardware.compile_mode(
+            hardware.this_machine(), strategy.root_device.type, size, steps, options["compile"]
         )
-        self.compiled_with = mode, why
         _say(f"torch.compile {mode or 'off'}: {why}")
         if mode is not None:
             _say("The first step compiles the network: up to a minute, once.")
@@ -189,12 +185,15 @@ class ImageClassifier(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        """Clip under fused optimizers too, which Lightning 2.6.6 refuses (its issue 21435)."""
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if gradient_clip_val:
-            optimizers.clip_gradients(optimizer, scaler, gradient_clip_val, gradient_clip_algorithm)
+        """Clip under fused optimizers too, which Lightning 2.6.6 refuses (its issue 21435).
+
+        They undo float16's scaling inside their step; clipping needs it undone before.
+        """
+        plugin = self.trainer.precision_plugin
+        scaler = getattr(plugin, "scaler", None)
+        if gradient_clip_val and scaler and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)
+        algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+        Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)

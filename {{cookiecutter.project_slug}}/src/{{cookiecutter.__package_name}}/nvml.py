@@ -33,20 +33,16 @@ class GpuState:
 
 def gpu_states() -> list[GpuState]:
     """Return the state of every GPU of the machine, in the driver's order."""
-    if not _driver_is_there():
-        return []
-    handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
-    return [_state(handle) for handle in handles]
+    count = pynvml.nvmlDeviceGetCount() if _driver_is_there() else 0
+    return [_state(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(count)]
 
 
 def gpu_state(uuid: str) -> GpuState | None:
     """Return the state of the GPU of that UUID, as torch names it; None if the driver can't say."""
-    if not _driver_is_there():
-        return None
-    try:
-        return _state(pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
-    except pynvml.NVMLError:  # a slice of a GPU (MIG) has a UUID of another kind
-        return None
+    if _driver_is_there():
+        with suppress(pynvml.NVMLError):  # a slice of a GPU (MIG) has a UUID of another kind
+            return _state(pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
+    return None
 
 
 def driver_version() -> str | None:
@@ -64,9 +60,8 @@ def prefer_idle_gpus() -> None:
 
     It has to be called before CUDA is touched.
     """
-    states = gpu_states()
-    chosen = "CUDA_VISIBLE_DEVICES" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
-    if len(states) > 1 and not chosen:
+    chosen = os.environ.keys() & {"CUDA_VISIBLE_DEVICES", "TORCHELASTIC_RUN_ID"}
+    if not chosen and len(states := gpu_states()) > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in idle_first(states))
 
 
@@ -93,19 +88,16 @@ def in_use() -> str:
 
 @cache
 def _driver_is_there() -> bool:
-    try:
+    with suppress(pynvml.NVMLError):
         pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _state(handle: Any) -> GpuState:
     def ask(question: Any, *arguments: Any) -> Any:
-        try:
+        with suppress(pynvml.NVMLError):  # some GPUs, drivers and containers leave some unanswered
             return question(handle, *arguments)
-        except pynvml.NVMLError:  # some GPUs, drivers and containers leave a question unanswered
-            return None
 
     rates, memory = ask(pynvml.nvmlDeviceGetUtilizationRates), ask(pynvml.nvmlDeviceGetMemoryInfo)
     users = ask(pynvml.nvmlDeviceGetComputeRunningProcesses) or []

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import UserError
-from .checks import OURS, read_saved
+from .checks import OURS, differences, first, read_saved
 
 CONTAINERS = (nn.Sequential, nn.ModuleList)
 
@@ -36,16 +36,9 @@ def load_pretrained(body: nn.Module, file: Path) -> str:
     other_classes = any(found[key].shape != own[key].shape for key in of_head.keys() & found.keys())
     if other_classes:
         found |= of_head
-    here, there = ({k: tuple(v.shape) for k, v in some.items()} for some in (own, found))
-    differences = [
-        f"{key} is {there.get(key, 'not')} in it and {here.get(key, 'not')} here"
-        for key in here | there
-        if here.get(key) != there.get(key)
-    ]
-    if differences:
+    if apart := differences(found, own):
         raise UserError(
-            f"model.pretrained: {file} does not fit the network: {'; '.join(differences[:3])}"
-            f"{f' (and {len(differences) - 3} more)' if len(differences) > 3 else ''}. Choose the"
+            f"model.pretrained: {file} does not fit the network: {first(apart)}. Choose the"
             " model.network, and model.small_images, that it was saved from."
         )
     for key, weight in own.items():

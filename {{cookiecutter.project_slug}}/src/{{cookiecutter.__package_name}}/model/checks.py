@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import UserError
 
@@ -44,30 +44,6 @@ def check_network(network: nn.Module, name: str, size: Sequence[int], num_classe
         )
 
 
-def check_checkpoint_file(path: str, settings: Mapping[str, Any], resuming: bool) -> int:
-    """Look into the file that is given as --ckpt_path, before anything is built or recorded.
-
-    Returns the step at which it was saved. Raises UserError if it can't be read, is no checkpoint
-    of this project, has other settings, or has nothing but weights to resume from.
-    """
-    if path in ("best", "last", "hpc") or "://" in path:  # Lightning's own words
-        return 0
-    content = read_saved(path, "--ckpt_path", mmap=True)
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, Mapping) or not any(str(key).startswith(OURS) for key in state):
-        raise UserError(
-            f"--ckpt_path {path} is no checkpoint of this project, as runs/*/*/checkpoints/*.ckpt"
-            " are. To start a new run from the weights in it: --model.pretrained PATH"
-        )
-    if resuming and "optimizer_states" not in content:
-        raise UserError(
-            f"--ckpt_path {path} holds weights only; a run goes on from its last.ckpt, with"
-            " make resume. To start a new run from these weights: --model.pretrained PATH"
-        )
-    check_checkpoint(content, settings, None, resuming)
-    return int(content["global_step"])
-
-
 def read_saved(file: str | Path, setting: str, mmap: bool = False) -> Any:
     """Return what torch.save put into the file of a setting; UserError if it can't be read."""
     try:
@@ -81,61 +57,74 @@ def read_saved(file: str | Path, setting: str, mmap: bool = False) -> Any:
         ) from error
 
 
-def check_checkpoint(
-    checkpoint: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    classes: Sequence[str] | None,
-    resuming: bool,
-) -> None:
-    """Raise UserError if a checkpoint does not fit the ImageClassifier that is to take its weights.
+def read_checkpoint(path: str, resuming: bool) -> dict[str, Any]:
+    """Return what a checkpoint of this project holds.
 
-    `settings` are those of that ImageClassifier, unset ones are passed over, and `classes` the
-    names of its data's classes, if it has data; `resuming` takes over the optimizer's state too.
+    Raises UserError if it is none, or has nothing but weights to resume from.
     """
-    saved = checkpoint.get("hyper_parameters", {})
+    saved = read_saved(path, "--ckpt_path", mmap=True)
+    state = saved.get("state_dict") if isinstance(saved, dict) else None
+    if not isinstance(state, Mapping) or not any(str(key).startswith(OURS) for key in state):
+        raise UserError(
+            f"--ckpt_path {path} is no checkpoint of this project, as runs/*/*/checkpoints/*.ckpt"
+            " are. To start a new run from the weights in it: --model.pretrained PATH"
+        )
+    if resuming and "optimizer_states" not in saved:
+        raise UserError(
+            f"--ckpt_path {path} holds weights only; a run goes on from its last.ckpt, with"
+            " make resume. To start a new run from these weights: --model.pretrained PATH"
+        )
+    return saved
+
+
+def check_checkpoint(
+    saved: Mapping[str, Any], model: Any, classes: Sequence[str], resuming: bool
+) -> None:
+    """Raise UserError if a checkpoint does not fit the ImageClassifier that is to go on from it.
+
+    `classes` are the names of its data's classes; `resuming` takes over the optimizer's state too,
+    so that the network must not even be built otherwise, such as with another activation.
+    """
+    settings, was = model.hparams, saved["hyper_parameters"]
     compared = ["network", "num_classes", "small_images"]
     compared += ["optimizer", "freeze_backbone"] if resuming else []
-    differences = [
-        f"model.{name} is {saved[name]} in it and {settings[name]} here"
+    apart = [
+        f"model.{name} is {was[name]} in it and {settings[name]} here"
         for name in compared
-        if name in saved and settings.get(name) not in (None, saved[name])
+        if was[name] != settings[name]
+    ] or [
+        f"a class is '{before}' in it and '{now}' in these data"
+        for before, now in zip(saved["classes"] or (), classes, strict=False)
+        if before != now
     ]
-    known = checkpoint.get("classes")
-    if known and classes and not differences:
-        differences = [
-            f"a class is '{was}' in it and '{now}' in these data"
-            for was, now in zip(known, classes, strict=True)
-            if was != now
-        ]
-    if differences:
+    if apart:
         raise UserError(
-            f"The checkpoint does not fit: {'; '.join(differences[:3])}. Leave a run's settings as"
+            f"The checkpoint does not fit: {first(apart)}. Leave a run's settings as"
             " they were (--run FOLDER brings them), or start a new run: from the checkpoint's"
             " weights, where the network is the same, with --model.pretrained PATH"
         )
-
-
-def check_same_network(
-    network: nn.Module, name: str, checkpoint: Mapping[str, Any], resuming: bool
-) -> None:
-    """Raise UserError if a checkpoint's weights have other names or shapes than the network's.
-
-    A resume is refused too if the network is built otherwise, such as with another activation.
-    """
-    saved = {key: tuple(t.shape) for key, t in checkpoint["state_dict"].items()}
-    here = {f"{OURS}{key}": tuple(t.shape) for key, t in network.state_dict().items()}
-    apart = [
-        f"{key} is {saved.get(key, 'not')} in it and {here.get(key, 'not')} here"
-        for key in {**saved, **here}
-        if key.startswith(OURS) and saved.get(key) != here.get(key)
-    ]
-    lines = str(checkpoint.get("built", network)).splitlines(), str(network).splitlines()
+    apart = differences(saved["state_dict"], model.state_dict())
     if resuming and not apart:
+        lines = saved["built"].splitlines(), str(model.network).splitlines()
         pairs = zip_longest(*lines, fillvalue="nothing")
         apart = [f"{a.strip()} in it and {b.strip()} here" for a, b in pairs if a != b]
     if apart:
-        more = f" (and {len(apart) - 1} more)" if len(apart) > 1 else ""
         raise UserError(
-            f"The checkpoint is of another '{name}': {apart[0]}{more}. Bring networks.py back as it"
-            " was (the run's source.zip holds it), or start a new run."
+            f"The checkpoint is of another '{settings['network']}': {first(apart)}. Bring"
+            " networks.py back as it was (the run's source.zip holds it), or start a new run."
         )
+
+
+def differences(there: Mapping[str, Tensor], here: Mapping[str, Tensor]) -> list[str]:
+    """Return in which names and shapes the weights of a file differ from those of a network."""
+    was, now = ({key: tuple(t.shape) for key, t in some.items()} for some in (there, here))
+    return [
+        f"{key} is {was.get(key, 'not')} in it and {now.get(key, 'not')} here"
+        for key in now | was
+        if was.get(key) != now.get(key)
+    ]
+
+
+def first(found: list[str]) -> str:
+    """Return the first of some differences, and how many more there are."""
+    return found[0] + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")

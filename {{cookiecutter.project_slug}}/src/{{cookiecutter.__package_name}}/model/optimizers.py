@@ -68,23 +68,3 @@ def learning_rate_factor(schedule: ScheduleName, warmup: float, progress: float)
     if schedule == "cosine":
         return (1 + math.cos(math.pi * rest)) / 2
     return 1.0
-
-
-def clip_gradients(
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler | None,
-    limit: float,
-    algorithm: str | None,
-) -> None:
-    """Clip the gradients of the optimizer's weights by their norm, or each by its "value".
-
-    A fused optimizer would undo the float16 scaling inside its step; clipping needs it undone
-    before, and the scaler remembers that it was.
-    """
-    if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-        scaler.unscale_(optimizer)
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    if algorithm == "value":
-        nn.utils.clip_grad_value_(weights, limit)
-    else:
-        nn.utils.clip_grad_norm_(weights, limit)

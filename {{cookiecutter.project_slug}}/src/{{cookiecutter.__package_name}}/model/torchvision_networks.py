@@ -15,7 +15,6 @@ PRINT_ALL = "python -c 'from torchvision import models; print(*models.list_model
 
 
 def torchvision_names() -> list[str]:
-    """Return the names of torchvision's classification networks."""
     return models.list_models(module=models)
 
 

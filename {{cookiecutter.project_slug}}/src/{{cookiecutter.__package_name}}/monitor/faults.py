@@ -10,7 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ..errors import UserError
-from .memory import out_of_memory
+from .gpu import out_of_memory
 
 # Of Lightning, about a seed and about a strategy.
 OUTSIDE_OUR_CODE = ("is not in bounds", "You selected an invalid")
@@ -18,17 +18,17 @@ OUTSIDE_OUR_CODE = ("is not in bounds", "You selected an invalid")
 UNKNOWN = re.compile(r"(?:unrecognized arguments:|does not accept option) '?-*([\w.]+)")
 WRONG = re.compile(r'Parser key "([^"]+)":?\s*(.*)', re.DOTALL)
 FOUND = re.compile(r"(?:Got value|Given value): (.+?)\s*$", re.MULTILINE)
+IN_WORDS = {"int": "a whole number", "float": "a number", "str": "a text", "list": "a list"}
+IN_WORDS |= {"bool": "true or false", "NoneType": "null", "dict": "a mapping"}
 EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value|$)", re.MULTILINE)
 
 
 def explain(error: BaseException) -> str | None:
     """Return a page on an error that its reader can mend, or None: then it needs its traceback."""
     if cause := out_of_memory(error):
-        notes = getattr(error, "__notes__", None) or [f"out of GPU memory: {cause}"]
-        return "\n".join(notes)
-    if isinstance(error, (MisconfigurationException, UnicodeDecodeError)):
-        return " ".join(str(error).split())
-    if isinstance(error, ValueError) and any(words in str(error) for words in OUTSIDE_OUR_CODE):
+        return "\n".join(getattr(error, "__notes__", [f"out of GPU memory: {cause}"]))
+    known = isinstance(error, ValueError) and any(words in str(error) for words in OUTSIDE_OUR_CODE)
+    if known or isinstance(error, (MisconfigurationException, UnicodeDecodeError)):
         return " ".join(str(error).split())
     if re.search("Connection (closed|reset) by peer", str(error)):  # gloo; NCCL waits for its end
         return "another process of this run has ended; it says why, unless the system ended it."
@@ -38,8 +38,8 @@ def explain(error: BaseException) -> str | None:
             " the promise of the same bits: --trainer.deterministic warn"
         )
     if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        mend = "Make it writable, or work on a copy of the folder."
-        return f"{error.filename}: {error.strerror}. {mend}"
+        reason = f"{error.filename}: {error.strerror}"
+        return f"{reason}. Make it writable, or work on a copy of the folder."
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "the disk is full. Free space, then go on with: make resume"
     if "DataLoader worker" in str(error):
@@ -62,25 +62,18 @@ class Parser(LightningArgumentParser):
 def in_one_line(message: str, known: list[str]) -> str:
     """Return jsonargparse's message in one line, with the `known` key that was meant."""
     if unknown := UNKNOWN.search(message):
-        key = unknown[1]
-        close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+        close = difflib.get_close_matches(unknown[1], known, n=1)
         meant = f" Did you mean {close[0]}?" if close else ""
         package = __name__.split(".")[0]
-        return f"{key} is no setting.{meant} All of them: python -m {package} fit --help"
+        return f"{unknown[1]} is no setting.{meant} All of them: python -m {package} fit --help"
     wrong, found = WRONG.search(message), FOUND.search(message)
     if not wrong or not found:
-        plain = f"{wrong[1]}: {wrong[2]}" if wrong else message
-        return " ".join(plain.split())
+        return " ".join((f"{wrong[1]}: {wrong[2]}" if wrong else message).split())
     kinds = [_in_words(kind) for kind in EXPECTED.findall(wrong[2])]
     return f"{wrong[1]} is {found[1]!r}; expected {' or '.join(dict.fromkeys(kinds))}."
 
 
 def _in_words(kind: str) -> str:
     """Return the name of a type as YAML's reader knows it."""
-    if literal := re.fullmatch(r"typing\.Literal\[(.+)\]", kind):
-        return f"one of {literal[1]}"
-    named = re.fullmatch(r"<class '(?:\w+\.)*(\w+)'>", kind)
-    name = named[1] if named else kind
-    plain = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
-    others = {"NoneType": "null", "list": "a list", "dict": "a mapping"}
-    return (plain | others).get(name, name)
+    kind = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", kind)
+    return IN_WORDS.get(kind, re.sub(r"typing\.Literal\[(.+)\]", r"one of \1", kind))

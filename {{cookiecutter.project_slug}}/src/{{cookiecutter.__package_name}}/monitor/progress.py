@@ -10,47 +10,41 @@ from tqdm.auto import tqdm
 
 SECONDS_BETWEEN_UPDATES = 0.5  # of the bar
 SECONDS_BETWEEN_LINES = 10.0  # where the output is a file
+SHOWN = {
+    "train/loss": "loss {:.3f}",
+    "train/accuracy": "acc {:.1%}",
+    "val/accuracy": "val acc {:.1%}",
+}
 
 
 class Throughput(L.Callback):
-    """Images per second of training over all devices, epoch by epoch, without validation.
+    """Images per second of training over all devices, without validation.
 
-    The clock of an epoch starts after its first step, which waits for the loader and may compile.
+    Each stretch between two validations is measured from the end of its first step, which waits for
+    the loader and may compile.
     """
 
     def __init__(self) -> None:
         self.rates: list[float] = []
-        self.images, self.start, self.paused = 0, 0.0, 0.0
+        self.images, self.start = 0, 0.0
 
     @property
     def images_per_second(self) -> float | None:
-        """The median of the epochs, the first apart if there are more; None before one is over."""
+        """The median of the stretches, the first apart if there are more; None before one ends."""
         return statistics.median(self.rates[1:] or self.rates) if self.rates else None
 
-    def on_train_epoch_start(self, trainer, pl_module) -> None:
-        self.images, self.start, self.paused = 0, 0.0, 0.0
-
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        if not self.start:
+        if self.start:
+            self.images += len(batch.labels) * trainer.world_size
+        else:
             self.start = _now(pl_module.device)
-            return
-        self.images += len(batch.labels) * trainer.world_size
-        if batch_idx + 1 == trainer.num_training_batches:
-            self._end_epoch(pl_module.device)
 
-    def on_validation_start(self, trainer, pl_module) -> None:
-        self.paused -= _now(pl_module.device)
-
-    def on_validation_end(self, trainer, pl_module) -> None:
-        self.paused += _now(pl_module.device)
-
-    def on_train_end(self, trainer, pl_module) -> None:
-        self._end_epoch(pl_module.device)  # one that max_steps cut short
-
-    def _end_epoch(self, device: torch.device) -> None:
+    def _end_stretch(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.images:
-            self.rates.append(self.images / (_now(device) - self.start - self.paused))
-        self.images = 0
+            self.rates.append(self.images / (_now(pl_module.device) - self.start))
+        self.images, self.start = 0, 0.0
+
+    on_validation_start = on_train_epoch_end = on_train_end = _end_stretch
 
 
 def _now(device: torch.device) -> float:
@@ -74,63 +68,51 @@ class Progress(L.Callback):
         an_epoch = max(int(trainer.num_training_batches) // trainer.accumulate_grad_batches, 1)
         trainer.log_every_n_steps = min(trainer.log_every_n_steps, an_epoch)  # or it has no loss
         self.steps = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
-        if (trainer.max_epochs or 0) > 0:
+        self.epochs = f"/{trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
+        if self.epochs:
             self.steps = min(self.steps, int(trainer.num_training_batches) * trainer.max_epochs)
-        self.first_step = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        self.images = self.shown_images = self.begun_images = 0
-        self.shown_at = self.begun_at = 0.0
+        self.progress = trainer.fit_loop.epoch_loop.batch_progress.total
+        self.first_step = self.progress.ready
+        self.images, self.begun_at = 0, 0.0
         if self.live and trainer.is_global_zero:
             layout = "{percentage:3.0f}%|{bar:24}| {desc}"
             self.bar = tqdm(total=self.steps, initial=self.first_step, bar_format=layout)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        self.images += len(batch.labels) * trainer.world_size
+        now = time.perf_counter()
         if not self.begun_at:  # after the first step, which may have compiled
-            self.begun_at = self.shown_at = time.perf_counter()
-            self.shown_images = self.begun_images = self.images
+            self.begun_at = self.shown_at = now
             self.first_step += 1
-        wait = SECONDS_BETWEEN_UPDATES if self.live else SECONDS_BETWEEN_LINES
-        if time.perf_counter() - self.shown_at >= wait:
+            return
+        self.images += len(batch.labels) * trainer.world_size
+        if now - self.shown_at >= (SECONDS_BETWEEN_UPDATES if self.live else SECONDS_BETWEEN_LINES):
             self._show(trainer)
 
     def on_train_end(self, trainer, pl_module) -> None:
-        self.shown_at, self.shown_images = self.begun_at, self.begun_images  # the whole run's speed
         self._show(trainer)
-        if self.bar is not None:
-            self.bar.close()
+        self.on_exception()
 
-    def on_exception(self, trainer, pl_module, exception) -> None:
+    def on_exception(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.close()
 
     def _show(self, trainer: L.Trainer) -> None:
+        """Show loss, accuracies, the run's speed until now and the time that is left."""
         if not trainer.is_global_zero or not self.images:
             return
-        now = time.perf_counter()
-        step = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        rate = (self.images - self.shown_images) / max(now - self.shown_at, 1e-9)
-        left = (now - self.begun_at) / max(step - self.first_step, 1) * (self.steps - step)
+        self.shown_at, step = time.perf_counter(), self.progress.ready
+        seconds = self.shown_at - self.begun_at
+        left = seconds / max(step - self.first_step, 1) * (self.steps - step)
         epoch = -(-step // int(trainer.num_training_batches))
-        where = f"epoch {epoch}" + (
-            f"/{trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
-        )
-        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        text = describe(values, rate, left)
-        self.shown_at, self.shown_images = now, self.images
+        parts = [f"epoch {epoch}{self.epochs}"]
+        for name, words in SHOWN.items():
+            if name in trainer.callback_metrics:
+                parts.append(words.format(float(trainer.callback_metrics[name])))
+        parts.append(f"{self.images / seconds:,.0f} img/s")
+        parts.append("{}:{:02} left".format(*divmod(round(left), 60)))
         if self.bar is not None:
-            self.bar.set_description_str(f"{where}  {text}", refresh=False)
-            self.bar.update(step - self.bar.n)
-            self.bar.refresh()
+            self.bar.n = step
+            self.bar.set_description_str("  ".join(parts))
         else:
-            print(f"{where}  step {step}/{self.steps}  {text}", flush=True)
-
-
-def describe(values: dict[str, float], images_per_second: float, seconds_left: float) -> str:
-    """Return the progress in words: loss, accuracies, speed, time left."""
-    parts = []
-    if "train/loss" in values:
-        parts += [f"loss {values['train/loss']:.3f}", f"acc {values['train/accuracy']:.1%}"]
-    if "val/accuracy" in values:
-        parts.append(f"val acc {values['val/accuracy']:.1%}")
-    minutes, seconds = divmod(round(seconds_left), 60)
-    return "  ".join([*parts, f"{images_per_second:,.0f} img/s", f"{minutes}:{seconds:02} left"])
+            parts.insert(1, f"step {step}/{self.steps}")
+            print("  ".join(parts), flush=True)

@@ -15,7 +15,7 @@ from ..run.checkpoint import RunCheckpoint
 from ..run.folder import shown
 from ..run.metrics import read_metrics
 from ..run.verified import BEST
-from .gpu_usage import GpuUsage
+from .gpu import GpuUsage
 from .pictures import draw_curves, draw_predictions
 from .progress import Throughput
 
@@ -34,19 +34,20 @@ def draw_pictures(folder: Path, model: L.LightningModule, data: ImageData) -> No
 
 
 @torch.inference_mode()
-def predict(model: L.LightningModule, batches: Iterable[Batch]) -> tuple[Tensor, Tensor, Tensor]:
+def predict(model: Any, batches: Iterable[Batch]) -> tuple[Tensor, Tensor, Tensor]:
     """Return, on the CPU, pixels (n, height, width, 3), labels (n,), probabilities (n, classes)."""
     device = model.trainer.strategy.root_device  # the Trainer has left the weights on the CPU
     model.to(device).eval()
     parts = []
     eager = torch.compiler.set_stance("force_eager")  # a few images do not pay for compiling anew
     with eager, model.trainer.precision_plugin.forward_context():
-        for images, labels, *_ in batches:
-            probabilities = model(images.to(device)).float().softmax(1)
-            whole = images.permute(0, 2, 3, 1), labels, probabilities
-            parts.append([part[labels != PADDING_LABEL].cpu() for part in whole])
-    pixels, truth, shares = map(torch.cat, zip(*parts, strict=True))
-    return pixels, truth, shares
+        for batch in batches:
+            batch = Batch(*(part.to(device) for part in batch))
+            _, labels, probabilities = model.predict_step(batch, 0)
+            pixels = batch.images[batch.labels != PADDING_LABEL].permute(0, 2, 3, 1)
+            parts.append([part.cpu() for part in (pixels, labels, probabilities)])
+    pixels, labels, probabilities = map(torch.cat, zip(*parts, strict=True))
+    return pixels, labels, probabilities
 
 
 def results_of(trainer: L.Trainer) -> dict[str, Any]:

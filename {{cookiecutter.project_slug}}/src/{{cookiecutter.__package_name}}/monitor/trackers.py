@@ -57,7 +57,6 @@ class Wandb(Follower):
 
     def __init__(self, folder: Path, mode: str, **identity: Any) -> None:
         self.folder, self.mode, self.identity = folder.resolve(), mode, identity
-        self.run: Any = None
 
     def start(self, rows: list[Row]) -> None:
         import wandb
@@ -85,21 +84,19 @@ class Wandb(Follower):
         import wandb
 
         limits: Any = {"init_timeout": 15, "finish_timeout": 30, "finish_timeout_raises": True}
-        settings = wandb.Settings(silent=True, console="off", base_url=wandb_server(), **limits)
-        resume = "allow" if self.mode == "online" else None
-        where: dict[str, Any] = {"dir": self.folder, "mode": self.mode, "resume": resume}
+        settings = wandb.Settings(silent=True, console="off", base_url=_server(), **limits)
+        resume: Any = "allow" if self.mode == "online" else None
+        where: Any = {"dir": self.folder, "mode": self.mode, "resume": resume}
         return wandb.init(settings=settings, **where, **self.identity)
 
     def _files(self) -> Path:
         return Path(self.run.dir).resolve().parent
 
     def log(self, row: Row) -> None:
-        if self.run and row["step"] >= self.run.starting_step:  # the server has those before
+        if row["step"] >= self.run.starting_step:  # the server has those before
             self.run.log(row, step=row["step"])
 
     def finish(self, success: bool) -> None:
-        if not self.run:
-            return
         upload = f"wandb sync {shlex.quote(shown(self._files()))}"
         try:
             self.run.finish(exit_code=0 if success else 1)
@@ -116,7 +113,6 @@ class TensorBoard(Follower):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "tensorboard"
-        self.writer: Any = None
 
     def start(self, rows: list[Row]) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -128,29 +124,25 @@ class TensorBoard(Follower):
             self.log(row)
 
     def log(self, row: Row) -> None:
-        if self.writer:
-            for name in row.keys() - {"step"}:
-                self.writer.add_scalar(name, row[name], row["step"])
+        for name in row.keys() - {"step"}:
+            self.writer.add_scalar(name, row[name], row["step"])
 
     def finish(self, success: bool) -> None:
-        if self.writer:
-            self.writer.close()
+        self.writer.close()
 
 
-def followers(tracking: Any, mode: str, record: RunRecord, config: Any) -> list[Follower]:
+def followers(tracking: Any, record: RunRecord) -> list[Follower]:
     """Return those that the section asks for; wandb's id is kept in the run's record."""
     folder, found = record.path.parent, list[Follower]()
-    if tracking.wandb and mode != "disabled":
+    start = record.newest_start()
+    mode = start["decisions"].get("wandb", "disabled").split(":")[0]
+    if mode != "disabled":
         identity = {"id": uuid.uuid4().hex[:12], **record.content.get("wandb", {})}
         record.update(wandb={"id": identity["id"]})
         name = os.environ.get("WANDB_NAME") or f"{record.content['recipe']}/{folder.name}"
-        identity |= {"project": tracking.project, "name": name, "config": config}
+        identity |= {"project": tracking.project, "name": name, "config": start["config"]}
         found.append(Wandb(folder, mode, **identity))
     return [*found, TensorBoard(folder)] if tracking.tensorboard else found
-
-
-def wandb_server() -> str:
-    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
 
 
 def wandb_mode() -> tuple[Mode, str]:
@@ -161,15 +153,17 @@ def wandb_mode() -> tuple[Mode, str]:
     wish = os.environ.get("WANDB_MODE")
     if wish in ("offline", "dryrun", "disabled"):
         return ("disabled" if wish == "disabled" else "offline"), f"WANDB_MODE is {wish}"
-    server, problem = wandb_server(), [f"no answer within {PATIENCE:.0f} s"]
+    server, problem = _server(), [f"no answer within {PATIENCE:.0f} s"]
 
     def ask() -> None:
         try:
-            key = _key(server) or (wish and os.environ.get("WANDB_IDENTITY_TOKEN_FILE"))
-            if not key:
-                problem[0] = "no key: set WANDB_API_KEY, or run `wandb login`"
+            key = _key(server)
+            if wish and (key or os.environ.get("WANDB_IDENTITY_TOKEN_FILE")):
+                problem[0] = ""
+            elif key:
+                problem[0] = _refusal(server, key)
             else:
-                problem[0] = "" if wish else _refusal(server, key)
+                problem[0] = "no key: set WANDB_API_KEY, or run `wandb login`"
         except Exception as error:
             problem[0] = f"no usable answer ({type(error).__name__})"
 
@@ -180,6 +174,10 @@ def wandb_mode() -> tuple[Mode, str]:
     if found := problem[0]:
         return "offline", f"{server}, {found}"
     return "online", f"WANDB_MODE is {wish}" if wish else f"{server} accepts the key"
+
+
+def _server() -> str:
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
 
 
 def _key(server: str) -> str | None:

@@ -7,7 +7,6 @@ has to end in between is saved with a mark that makes it validate first.
 
 import signal
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +21,15 @@ SHARE_OF_TIME = 0.02  # that saving may take
 SOONEST, LATEST = 20.0, 600.0  # seconds from one checkpoint to the next
 
 
-@dataclass
-class Checkpoints:
-    """How often a run can be resumed from.
-
-    Args:
-        seconds: from one checkpoint to the next; unset, as few as 20, up to 600, such that saving
-            takes at most 2% of the time. Ctrl-C, SIGTERM and the run's end save in any case.
-    """
-
-    seconds: float | None = None
-
-
 class RunCheckpoint(Checkpoint):
     """Keeps best.ckpt by validation accuracy, last.ckpt and previous.ckpt, and ends a run that is
     interrupted, or has reached step `until`, when it is saved.
 
     The best weights wait in the host's memory and are written with the next checkpoint.
+
+    Args:
+        seconds: from one checkpoint to the next; unset, as few as 20, up to 600, such that saving
+            takes at most 2% of the time. Ctrl-C, SIGTERM and the run's end save in any case.
     """
 
     def __init__(
@@ -85,6 +76,8 @@ class RunCheckpoint(Checkpoint):
         self.interruption.waits = True
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
         self.next_save = time.monotonic() + self._seconds_to_next(0.0)
+        for log in _metrics(trainer):
+            log.go_on_from(trainer.global_step)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if _within_step(trainer):
@@ -148,9 +141,8 @@ class RunCheckpoint(Checkpoint):
 
     def _save(self, trainer: L.Trainer) -> None:
         begun = time.monotonic()
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsCSV):
-                logger.to_disk()  # a run that resumes from here will not log these rows again
+        for log in _metrics(trainer):
+            log.to_disk()  # a run that resumes from here will not log these rows again
         if self.best:
             write_checkpoint(self.best, self.folder / BEST)
             self.best = None
@@ -166,11 +158,15 @@ class RunCheckpoint(Checkpoint):
 
     def _agree(self, trainer: L.Trainer) -> None:
         """Notice if it is time to save, or to end the run."""
-        heard, due = self.interruption.signal or 0, time.monotonic() >= self.next_save
-        heard, due = self.agreement.reach(trainer, heard, due)
+        due = time.monotonic() >= self.next_save
+        heard, due = self.agreement.reach(trainer, self.interruption.signal or 0, due)
         self.due |= due
         if heard:
             self.ends = signal.Signals(heard).name
+
+
+def _metrics(trainer: L.Trainer) -> list[MetricsCSV]:
+    return [logger for logger in trainer.loggers if isinstance(logger, MetricsCSV)]
 
 
 def _training(trainer: L.Trainer) -> bool:

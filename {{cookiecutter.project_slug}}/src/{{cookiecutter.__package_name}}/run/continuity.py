@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import UserError
 
-LAYOUT = ("data.batch_size", "the number of devices", "trainer.accumulate_grad_batches")
+LAYOUT = {"data.batch_size", "the number of devices", "trainer.accumulate_grad_batches"}
 
 
 def check_resume(config: Any, was: Any, elastic: bool) -> None:
@@ -16,33 +16,29 @@ def check_resume(config: Any, was: Any, elastic: bool) -> None:
     otherwise: among more or fewer devices, in larger or smaller parts.
     """
     now, then = _telling(config), _telling(was)
+    changed = {key for key in now if then[key] not in (None, now[key])}
     if elastic:
-        now = {key: value for key, value in now.items() if key not in LAYOUT}
-    changed = [
-        f"{key} was {then[key]}, is {now[key]}" for key in now if then[key] not in (None, now[key])
-    ]
+        changed -= LAYOUT
     if changed:
         mend = "Leave them as they were, or start a new run from its weights: --model.pretrained"
-        if not elastic and all(now[key] == then[key] for key in now if key not in LAYOUT):
+        if changed <= LAYOUT:
             mend = "Leave them, or add --elastic: the same images in each step, not the same bits"
-        raise UserError(f"The run can't go on to the same end: {'; '.join(changed)}. {mend}.")
+        told = (f"{key} was {then[key]}, is {now[key]}" for key in now if key in changed)
+        raise UserError(f"The run can't go on to the same end: {'; '.join(told)}. {mend}.")
 
 
 def _telling(config: Any) -> dict[str, Any]:
     """Return what decides which images a process is given in which step, and what the optimizer
     goes on with from the checkpoint, whatever is configured.
     """
-    data, trainer, model = config["data"], config["trainer"], config["model"]
-    keys = ("learning_rate", "weight_decay", "momentum", "schedule", "warmup")
+    keys = {
+        "model": ("learning_rate", "weight_decay", "momentum", "schedule", "warmup"),
+        "trainer": ("limit_train_batches", "overfit_batches", "accumulate_grad_batches"),
+        "data": ("global_batch_size", "batch_size", "seed"),
+    }
     return {
-        **{f"model.{key}": model[key] for key in keys},
-        "trainer.limit_train_batches": trainer["limit_train_batches"],
-        "trainer.overfit_batches": trainer["overfit_batches"],
-        "data.global_batch_size": data["global_batch_size"],
-        "data.batch_size": data["batch_size"],
-        "the number of devices": int(trainer["devices"]) * trainer["num_nodes"],
-        "trainer.accumulate_grad_batches": trainer["accumulate_grad_batches"],
-        "data.seed": data["seed"],
+        **{f"{part}.{key}": config[part][key] for part, names in keys.items() for key in names},
+        "the number of devices": int(config["trainer"]["devices"]) * config["trainer"]["num_nodes"],
         "seed_everything": config["seed_everything"],
         "a step in one CUDA graph": config["model"]["compile"] == "step-graph",
     }

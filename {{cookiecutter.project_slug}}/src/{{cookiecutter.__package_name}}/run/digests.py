@@ -17,22 +17,19 @@ from .metrics import read_metrics
 Digests = dict[str, dict[str, str]]  # what is digested, then name of the step or tensor -> digest
 
 
-def tensor_digest(tensor: Tensor) -> str:
-    """Return SHA-256 over type, shape and bits of a tensor."""
-    tensor = tensor.detach().cpu().contiguous()
-    content = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    content.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return content.hexdigest()
-
-
-def digests_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the digest of each tensor by its name."""
-    return {name: tensor_digest(tensor) for name, tensor in tensors.items()}
-
-
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """Return one digest of all tensors and their names, in whatever order they come."""
-    return _one(digests_of(tensors))
+    return _one(_digests_of(tensors))
+
+
+def _digests_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return SHA-256 over type, shape and bits of each tensor."""
+    found = {}
+    for name, tensor in tensors.items():
+        content = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        content.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
+        found[name] = content.hexdigest()
+    return found
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -58,8 +55,8 @@ def write_digests(
     """Write digests.json into a run's folder; return one digest of weights, one of optimizer."""
     found: Digests = {
         "losses": losses(folder),
-        "weights": digests_of(model.state_dict()),
-        "optimizer": digests_of(optimizer_tensors(model, optimizer)),
+        "weights": _digests_of(model.state_dict()),
+        "optimizer": _digests_of(optimizer_tensors(model, optimizer)),
     }
     (folder / "digests.json").write_text(json.dumps(found, indent=1) + "\n")
     return {f"{part}_sha256": _one(found[part]) for part in ("weights", "optimizer")}
@@ -73,5 +70,4 @@ def read_digests(folder: Path) -> Digests:
 
 
 def _one(digests: Mapping[str, str]) -> str:
-    lines = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()

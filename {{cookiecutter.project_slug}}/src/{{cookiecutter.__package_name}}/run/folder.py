@@ -27,26 +27,16 @@ def new_run_folder(root: Path, recipe: str) -> Path:
 
     Raises UserError if it can't be made, or torchrun was started without the id that names it.
     """
-    run_id = os.environ.get("TORCHELASTIC_RUN_ID")
-    if os.environ.get(RUN_FOLDER_VARIABLE):
-        return _make(Path(os.environ[RUN_FOLDER_VARIABLE]), exist_ok=True)
-    if run_id == "none":
+    given, run_id = (os.environ.get(name) for name in (RUN_FOLDER_VARIABLE, "TORCHELASTIC_RUN_ID"))
+    if run_id == "none" and not given:
         raise UserError("torchrun has no run id: give it --rdzv-id ID, which names the folder.")
-    if run_id:
-        return _make(root / "runs" / recipe / run_id, exist_ok=True)
-    folder = root / "runs" / recipe / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    folder = root / "runs" / recipe / (run_id or f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    if folder.exists() and not run_id:  # another run started in this second
+        folder = folder.with_name(f"{folder.name}-{os.getpid()}")
+    folder = Path(given) if given else folder
     try:
-        return _make(folder, exist_ok=False)
-    except FileExistsError:  # another run started in this second
-        return _make(folder.with_name(f"{folder.name}-{os.getpid()}"), exist_ok=False)
-
-
-def _make(folder: Path, exist_ok: bool) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=exist_ok)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if isinstance(error, FileExistsError) and not exist_ok:
-            raise
         raise UserError(
             f"The run's folder {folder} can't be made: {error.strerror}. Free space there, make it"
             f" writable, or name another one in the variable {RUN_FOLDER_VARIABLE}."

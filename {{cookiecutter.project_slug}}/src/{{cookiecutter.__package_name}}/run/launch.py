@@ -32,25 +32,18 @@ def launch(processes: int, threads: int, arguments: list[str], run_folder: Path)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     package = (__package__ or "").split(".")[0]
+    flags = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={processes}"]
     try:
-        torchrun(
-            [
-                "--standalone",
-                "--local-addr=127.0.0.1",
-                f"--nproc-per-node={processes}",
-                "-m",
-                package,
-                *arguments,
-            ]
-        )
+        torchrun([*flags, "-m", package, *arguments])
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        signalled = failure.exitcode in (128 + signal.SIGINT, 128 + signal.SIGTERM)
-        known = (run_folder / "run.json").exists() and not signalled
-        if rank and known:  # rank 0 only knows that it was ended
+        status = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+        signalled = status in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+        if rank and not signalled and (run_folder / "run.json").exists():
+            # Rank 0 only knows that it was ended.
             reason = f"rank {rank} ended with exit code {failure.exitcode}"
             RunRecord(run_folder).update(state="failed", reason=reason)
-        return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+        return status
     except SignalException as error:
         return 128 + signal.Signals(error.sigval)
     return 0

@@ -1,15 +1,16 @@
 """metrics.csv: one row a step, every step once, however often the run was interrupted."""
 
 import csv
-import os
+import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from .verified import to_disk, write_whole
 
 Row = dict[str, Any]
 
@@ -42,11 +43,11 @@ class MetricsCSV(Logger):
 
     def __init__(self, folder: Path, followers: Sequence[Follower] = ()) -> None:
         super().__init__()
-        self.followers = followers
+        self.followers, self.started = followers, False
         self.path = folder / "metrics.csv"
         self.columns = ["step", "epoch"]
-        self.row: Row = {}
-        self.written = False  # whether the last line of the file is this row
+        self.row: Row = {}  # of the step that is logged
+        self.in_file: Row = {}  # what of it the file holds
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
@@ -54,21 +55,16 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        step = 0 if step is None else step
         if self.row and self.row["step"] != step:
-            self._append()
+            self._write()
             self._tell("log", self.row)
-            self.row, self.written = {}, False
-        row = {**self.row, "step": step, **metrics}
-        row["epoch"] = int(row["epoch"]) if "epoch" in row else 0
-        if self.written and row != self.row:  # it has more to say than what stands in the file
-            self._add_columns(row)
-            self._rewrite([*read_metrics(self.path)[:-1], row])
-        self.row = row
+            self.row = self.in_file = {}
+        row = {"epoch": 0, **self.row, "step": step, **metrics}
+        self.row = row | {"epoch": int(row["epoch"])}
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        self._append()
+        self._write()
         if self.row and status == "success":
             self._tell("log", self.row)
         self._tell("finish", status == "success")
@@ -76,10 +72,9 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def to_disk(self) -> None:
         """Write what was logged until now so that it survives a power failure."""
-        self._append()
+        self._write()
         if self.path.exists():
-            with self.path.open("rb") as file:
-                os.fsync(file.fileno())
+            to_disk(self.path)
 
     @rank_zero_only
     def go_on_from(self, step: int) -> None:
@@ -88,47 +83,33 @@ class MetricsCSV(Logger):
         self.columns = list(dict.fromkeys([*self.columns, *(name for row in rows for name in row)]))
         if self.path.exists():
             self._rewrite(rows)
-        self.row, self.written = (rows[-1], True) if rows else ({}, False)
+        self.row = self.in_file = rows[-1] if rows else {}
+        self.started = True
         self._tell("start", rows[:-1])  # the last step may not be over
 
     def _tell(self, step: Literal["start", "log", "finish"], what: Any) -> None:
-        for follower in self.followers:
+        for follower in self.followers if self.started else ():
             follower.tell(step, what)
 
-    def _append(self) -> None:
-        if not self.row or self.written:
+    def _write(self) -> None:
+        if self.row == self.in_file:
             return
-        if self._add_columns(self.row) or not self.path.exists():
-            self._rewrite([*read_metrics(self.path), self.row])
+        new = [name for name in self.row if name not in self.columns]
+        if new or self.in_file or not self.path.exists():
+            self.columns += new
+            rows = read_metrics(self.path)
+            self._rewrite([*rows[: len(rows) - bool(self.in_file)], self.row])
         else:
             with self.path.open("a", newline="") as file:
                 csv.DictWriter(file, self.columns).writerow(self.row)
-        self.written = True
-
-    def _add_columns(self, row: Row) -> bool:
-        """Add those that only this row has; return whether there are any."""
-        new = [name for name in row if name not in self.columns]
-        self.columns += new
-        return bool(new)
+        self.in_file = self.row
 
     def _rewrite(self, rows: list[Row]) -> None:
-        draft = self.path.with_name(".metrics.csv.new")
-        with draft.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.path)
-
-
-class ContinueMetrics(L.Callback):
-    """When training starts, cut metrics.csv to the step at which it goes on."""
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsCSV):
-                logger.go_on_from(trainer.global_step)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(self.path, text.getvalue())
 
 
 def read_metrics(path: Path) -> list[Row]:

@@ -10,7 +10,7 @@ from .. import nvml
 
 MATH = ("CUBLAS_", "CUDNN_", "NCCL_", "NVIDIA_TF32", "OMP_", "MKL_", "ATEN_")
 TELLING = (*MATH, "PYTORCH_", "TORCHINDUCTOR_", "TORCH_ALLOW_TF32", "TRITON_")
-NOT_TELLING = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "PYTORCH_ALLOC_CONF")
+NOT_TELLING = {"TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "PYTORCH_ALLOC_CONF"}
 
 
 class StepSeed(L.Callback):
@@ -45,21 +45,15 @@ def prefer_determinism(wanted: bool | str | None) -> None:
 
 def numerics() -> dict[str, Any]:
     """Return torch's switches, the CPU's instructions, driver, environment and container image."""
-    variables = {key: os.environ[key] for key in sorted(os.environ) if key.startswith(TELLING)}
-    on_gpu = torch.cuda.is_available()
+    telling = {key for key in os.environ if key.startswith(TELLING)} - NOT_TELLING
+    name, digest = os.environ.get("BUILT_FROM"), os.environ.get("BUILT_FROM_ID")
     return {
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "driver": nvml.driver_version(),
-        "nccl": ".".join(map(str, torch.cuda.nccl.version())) if on_gpu else None,  # type: ignore[attr-defined]
-        "environment": {key: variables[key] for key in variables if key not in NOT_TELLING},
-        "image": image(),
+        "nccl": torch.cuda.is_available() and torch.cuda.nccl.version(),  # type: ignore[attr-defined]
+        "environment": {key: os.environ[key] for key in sorted(telling)},
+        "image": {"built_from": name, "digest": digest or None} if name else None,
     }
-
-
-def image() -> dict[str, str | None] | None:
-    """Return the universal image that this container's was built from, and its digest if known."""
-    name, digest = os.environ.get("BUILT_FROM"), os.environ.get("BUILT_FROM_ID")
-    return {"built_from": name, "digest": digest or None} if name else None

@@ -1,4 +1,4 @@
-"""run.json and source.zip: what a run was, from its first second on, and all to repeat it."""
+"""run.json: what a run was, from before its first step on, and all to repeat it."""
 
 import fcntl
 import importlib.metadata
@@ -9,7 +9,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -20,22 +19,20 @@ import yaml
 from ..errors import UserError
 from .interruption import Interrupted
 from .source import pack_source
-from .verified import sha256
+from .verified import sha256, write_whole
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn")
 
 
 class RunRecord:
-    """The run's record, rewritten whole and atomically at every change.
+    """What is in run.json; one that says `running` while its process is gone was killed."""
 
-    A record that says `running` while its process is gone belongs to a run that was killed.
-    """
-
-    def __init__(self, folder: Path, content: dict[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.path = folder / "run.json"
         self.lock: IO[str] | None = None
-        self.content = json.loads(self.path.read_text()) if content is None else content
-        self.before: dict[str, Any] | None = None  # the record, until a resume has been accepted
+        self.content: dict[str, Any] = {"resumes": []}
+        if self.path.exists():
+            self.content = json.loads(self.path.read_text())
 
     @classmethod
     def start(
@@ -45,22 +42,19 @@ class RunRecord:
 
         The record comes last: what it names is there, at whatever moment the process is killed.
         """
-        lock = _only_writer(folder)
-        goes_on = (folder / "run.json").exists()
-        record = cls(folder, None if goes_on else {"resumes": []})
-        record.lock, record.before = lock, deepcopy(record.content) if goes_on else None
-        resumes = record.content["resumes"]
+        lock, record = _only_writer(folder), cls(folder)
+        record.lock = lock
+        goes_on, resumes = record.path.exists(), record.content["resumes"]
         resume = f".resume-{len(resumes) + 1}" if goes_on else ""
         archive = f"source{resume}.zip"
         (folder / f"config{resume}.yaml").write_text(config)
         content |= {
             "config": yaml.safe_load(config),
-            "source": pack_source(root, folder / archive) | _commit(root),
+            "source": pack_source(root, folder / archive) | {"commit": _commit(root)},
             "locks": {path.name: sha256(path) for path in root.glob("*.lock")},
             "versions": _versions(),
         }
-        process = {"host": platform.node(), "pid": os.getpid()}
-        record.content |= {"results": {}, "reason": None, "ended": None, "process": process}
+        record.content |= {"results": {}, "reason": None, "ended": None}
         if goes_on:
             record.update(state="running", resumes=[*resumes, {"time": _now(), **content}])
         else:
@@ -72,14 +66,9 @@ class RunRecord:
         for key, value in content.items():
             old = self.content.get(key)
             if isinstance(old, dict) and isinstance(value, dict):
-                value = {**old, **value}
+                value = old | value
             self.content[key] = value
-        draft = self.path.with_name(".run.json.new")
-        with draft.open("w") as file:
-            file.write(json.dumps(self.content, indent=2, default=str) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.path)
+        write_whole(self.path, json.dumps(self.content, indent=2, default=str) + "\n")
 
     def newest_start(self) -> dict[str, Any]:
         """Return what was recorded when the run started, or went on, the last time."""
@@ -92,28 +81,17 @@ class RunRecord:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Record it if the block fails or is interrupted, and why."""
+        """Record it if the block is interrupted or fails, and why."""
         try:
             with self.timed("total"):
                 yield
-        except BaseException as error:
-            if self.before is not None and isinstance(error, UserError):
-                self._forget_resume(self.before)
-            elif isinstance(error, Interrupted):
-                self._end("interrupted", error.reason)
-            else:
-                with suppress(OSError):  # a full disk, which may be why it failed
-                    self._end("failed", f"{type(error).__name__}: {error}")
+        except Interrupted as error:
+            self._end("interrupted", error.reason)
             raise
-
-    def _forget_resume(self, before: dict[str, Any]) -> None:
-        """Leave a run as it was before a resume that was refused: the next one can go on."""
-        self.newest_config().unlink(missing_ok=True)
-        self.path.with_name(f"source.resume-{len(self.content['resumes'])}.zip").unlink()
-        self.content = before
-        self.update()
-        if self.lock:
-            self.lock.close()
+        except BaseException as error:
+            with suppress(OSError):  # a full disk, which may be why it failed
+                self._end("failed", f"{type(error).__name__}: {error}")
+            raise
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -149,27 +127,25 @@ def _only_writer(folder: Path) -> IO[str]:
     return lock
 
 
-def _commit(root: Path) -> dict[str, Any]:
-    """Return git's commit and whether files differ from it: nothing depends on them."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
-        except OSError:
-            return None
-        return result.stdout.strip() if result.returncode == 0 else None
-
-    return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
+def _commit(root: Path) -> str | None:
+    """Return git's commit, -dirty where files differ from it: nothing depends on it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    with suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.check_output(
+            command, cwd=root, stderr=subprocess.DEVNULL, text=True
+        ).strip()
+    return None
 
 
 def _versions() -> dict[str, str | None]:
-    versions: dict[str, str | None] = {
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in PACKAGES},
-        "torch": torch.__version__,  # which names the CUDA build too
-    }
     cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
-    return versions | {"cuda": torch.version.cuda, "cudnn": str(cudnn) if cudnn else None}
+    return {
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "torch": torch.__version__,  # which names the CUDA build too
+        "cuda": torch.version.cuda,
+        "cudnn": str(cudnn) if cudnn else None,
+    }
 
 
 def _now() -> str:

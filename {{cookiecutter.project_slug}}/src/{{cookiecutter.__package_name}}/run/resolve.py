@@ -12,14 +12,6 @@ from .launch import is_launched, is_rank_zero
 from .record import RunRecord
 from .verified import find_checkpoint
 
-# What a run decided for the machine it trained on, asked anew where it is only evaluated.
-FORGET_THE_MACHINE = (
-    "--trainer.accelerator=auto",
-    "--trainer.devices=auto",
-    "--trainer.strategy=auto",
-    "--trainer.precision=null",
-)
-
 
 def decide(trainer: Any, machine: hardware.Machine) -> dict[str, str]:
     """Fill in what the trainer's configuration leaves open; return what was decided, and why."""
@@ -33,26 +25,33 @@ def decide(trainer: Any, machine: hardware.Machine) -> dict[str, str]:
     if is_launched():
         trainer.devices = int(os.environ["LOCAL_WORLD_SIZE"])
         trainer.num_nodes = int(os.environ["GROUP_WORLD_SIZE"])
-    else:
-        trainer.devices = hardware.devices(machine, trainer.devices, trainer.accelerator)
-    if trainer.num_nodes > 1 and not is_launched():
+    elif trainer.num_nodes > 1:
         raise UserError(
             f"trainer.num_nodes is {trainer.num_nodes}: start torchrun on each of them,"
             " torchrun --nnodes N --nproc-per-node GPUS --rdzv-id ID --rdzv-backend c10d"
             " --rdzv-endpoint HOST:29500 -m PACKAGE fit --config ..."
         )
+    else:
+        trainer.devices = hardware.devices(machine, trainer.devices, trainer.accelerator)
     if trainer.strategy == "auto" and trainer.devices * trainer.num_nodes > 1:
         trainer.strategy = "ddp"
     why = "as configured"
     if trainer.precision is None:
         trainer.precision, why = hardware.precision(machine, trainer.accelerator)
-    count, device = trainer.devices, device_name(machine, trainer.accelerator)
+    device = device_name(machine, trainer.accelerator)
     decisions = {
-        "device": f"{count} x {device}" if count > 1 else device,
+        "device": f"{trainer.devices} x {device}" if trainer.devices > 1 else device,
         "precision": f"{trainer.precision}: {why}",
     }
-    in_use = nvml.in_use() if trainer.accelerator == "cuda" and is_rank_zero() else ""
-    return decisions | ({"GPUs in use": in_use} if in_use else {})
+    if trainer.accelerator == "cuda" and is_rank_zero() and (in_use := nvml.in_use()):
+        decisions["GPUs in use"] = in_use
+    return decisions
+
+
+def device_name(machine: hardware.Machine, accelerator: str) -> str:
+    if accelerator == "cuda":
+        return machine.gpus[0].name
+    return "Apple GPU" if accelerator == "mps" else f"CPU ({machine.cores} cores)"
 
 
 def complete_data(config: Any, machine: hardware.Machine, is_new: bool) -> None:
@@ -91,12 +90,6 @@ def _divide_batch(data: Any, trainer: Any, is_new: bool) -> None:
     trainer.accumulate_grad_batches = accumulate
 
 
-def device_name(machine: hardware.Machine, accelerator: str) -> str:
-    if accelerator == "cuda":
-        return machine.gpus[0].name
-    return "Apple GPU" if accelerator == "mps" else f"CPU ({machine.cores} cores)"
-
-
 def recipe_of(config: Any) -> str:
     """Return the recipe's name: that of the last configuration file, or else the data's."""
     files = [Path(str(file)) for file in config.get("config") or []]
@@ -125,8 +118,9 @@ def expand_run(arguments: list[str], root: Path) -> tuple[list[str], Path | None
     inserted = [f"--config={record.newest_config()}"]
     if take(rest, "--ckpt_path")[1] is None:
         inserted.append(f"--ckpt_path={find_checkpoint(run, *names)}")
-    if not fitting:
-        inserted += FORGET_THE_MACHINE
+    if not fitting:  # what it decided for the machine it trained on is asked anew
+        inserted += [f"--trainer.{key}=auto" for key in ("accelerator", "devices", "strategy")]
+        inserted.append("--trainer.precision=null")
     elif "--elastic" in rest:
         inserted.append("--trainer.strategy=auto")
     return [*rest[:1], *inserted, *rest[1:]], run

@@ -23,9 +23,7 @@ DIGESTS_KEPT = 3  # of each name: that of the file to come, of the one there, of
 class VerifiedIO(TorchCheckpointIO):
     """Lightning's way to files, with which a checkpoint replaces another only when it is whole."""
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
         write_checkpoint(checkpoint, Path(path))
 
 
@@ -38,16 +36,22 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(content, draft)
-        _to_disk(draft)
+        to_disk(draft)
         _add_digest(folder, path.name, sha256(draft))
         if path.name == LAST and path.exists():
             path.replace(path.with_name(BEFORE))
         draft.replace(path)
-        _to_disk(folder)
+        to_disk(folder)
     except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
         with suppress(OSError):
             draft.unlink(missing_ok=True)
-        raise UserError(_why_not(folder, error)) from error
+        there = folder if folder.exists() else folder.parent
+        reason = getattr(error, "strerror", None) or "the disk took only a part of it"
+        raise UserError(
+            f"No checkpoint could be written to {folder}: {reason} (free there:"
+            f" {shutil.disk_usage(there).free / 2**20:,.0f} MiB). What was there is kept. Free"
+            " space or make the folder writable, then: make resume"
+        ) from error
 
 
 def is_whole(path: Path) -> bool:
@@ -73,11 +77,10 @@ def find_checkpoint(folder: Path, *names: str) -> Path:
         raise UserError(
             f"{folder} has no checkpoint: it ended before its first one. Start a new run."
         )
-    for place, path in enumerate(found):
-        if is_whole(path):
-            if place:
-                print(f"{found[0].name} is damaged; {path.name} is taken instead.", flush=True)
-            return path
+    for path in filter(is_whole, found):
+        if path != found[0]:
+            print(f"{found[0].name} is damaged; {path.name} is taken instead.", flush=True)
+        return path
     raise UserError(
         f"{' and '.join(map(str, found))}: damaged, the bytes are not those that were written."
         " Bring back a copy, choose another file with --ckpt_path, or start a new run."
@@ -90,24 +93,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _digests(folder: Path) -> list[tuple[str, str]]:
-    """Return (digest, name) of the files that were written, in that order."""
-    table = folder / DIGESTS
-    lines = table.read_text(errors="replace").splitlines() if table.exists() else []
-    return [(digest, name) for digest, _, name in (line.partition("  ") for line in lines) if name]
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file such that at any moment it is whole: as before, or as now."""
+    draft = path.with_name(f".{path.name}.new")
+    draft.write_text(text, newline="")
+    to_disk(draft)
+    draft.replace(path)
 
 
-def _add_digest(folder: Path, name: str, digest: str) -> None:
-    known = _digests(folder)
-    older = [entry for entry in known if entry[1] == name][: -DIGESTS_KEPT + 1]
-    kept = [entry for entry in known if entry not in older]
-    draft = folder / f".{DIGESTS}.new"
-    draft.write_text("".join(f"{digest}  {name}\n" for digest, name in [*kept, (digest, name)]))
-    _to_disk(draft)
-    draft.replace(folder / DIGESTS)
-
-
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
     """Wait until a file's bytes, or a folder's names, would survive a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -116,11 +110,15 @@ def _to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def _why_not(folder: Path, error: Exception) -> str:
-    there = folder if folder.exists() else folder.parent
-    reason = error.strerror if isinstance(error, OSError) else "the disk took only a part of it"
-    return (
-        f"No checkpoint could be written to {folder}: {reason} (free there:"
-        f" {shutil.disk_usage(there).free / 2**20:,.0f} MiB). What was there is kept. Free space"
-        " or make the folder writable, then: make resume"
-    )
+def _digests(folder: Path) -> list[tuple[str, str]]:
+    """Return (digest, name) of the files that were written, in that order."""
+    table = folder / DIGESTS
+    lines = table.read_text(errors="replace").splitlines() if table.exists() else []
+    return [(line[:64], line[66:]) for line in lines]
+
+
+def _add_digest(folder: Path, name: str, digest: str) -> None:
+    known = _digests(folder)
+    older = [entry for entry in known if entry[1] == name][: -DIGESTS_KEPT + 1]
+    kept = [*(entry for entry in known if entry not in older), (digest, name)]
+    write_whole(folder / DIGESTS, "".join(f"{digest}  {name}\n" for digest, name in kept))

@@ -1,16 +1,57 @@
-"""What is said when the GPU's memory does not suffice: who holds it, and what keeps the training.
+"""The GPU of a run: how busy and full it was (gpu.csv), and a page of what helps where its memory
+does not suffice, written while everything still lies on it."""
 
-The page is written while everything still lies on the GPU, and goes with the exception as a note.
-"""
-
+import csv
+import time
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
 
-from ..nvml import gpu_state, other_users
+from ..nvml import GpuState, gpu_state, other_users
 
 GIB = 2**30
+SECONDS_BETWEEN = 1.0
+COLUMNS = ("time", "step", "gpu", "busy_percent", "temperature_celsius", "memory_gib")
+
+
+class GpuUsage(L.Callback):
+    """Ask the driver about this process's GPU once a second; it costs no synchronization."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self.asked_at = folder / "gpu.csv", 0.0
+        self.states: list[GpuState] = []
+        self.uuid: str | None = None
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        if pl_module.device.type == "cuda" and trainer.is_global_zero:
+            self.uuid = str(torch.cuda.get_device_properties(pl_module.device).uuid)
+            if not self.path.exists():
+                self._write(COLUMNS)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if self.uuid is None or time.monotonic() - self.asked_at < SECONDS_BETWEEN:
+            return
+        self.asked_at = time.monotonic()
+        if gpu := gpu_state(self.uuid):
+            self.states.append(gpu)
+            numbers = gpu.busy, gpu.temperature, f"{gpu.used / GIB:.2f}"
+            self._write((f"{time.time():.1f}", trainer.global_step, gpu.index, *numbers))
+
+    def summary(self) -> dict[str, Any] | None:
+        """Return how busy the GPU was in percent (mean), its highest temperature and memory."""
+        if not self.states:
+            return None
+        return {
+            "busy_percent": round(sum(gpu.busy for gpu in self.states) / len(self.states)),
+            "temperature_celsius": max(gpu.temperature for gpu in self.states),
+            "memory_gib": round(max(gpu.used for gpu in self.states) / GIB, 1),
+        }
+
+    def _write(self, row: tuple) -> None:
+        with self.path.open("a", newline="") as file:
+            csv.writer(file).writerow(row)
 
 
 def out_of_memory(error: BaseException | None) -> BaseException | None:
@@ -23,7 +64,7 @@ def out_of_memory(error: BaseException | None) -> BaseException | None:
 
 
 class OutOfMemory(L.Callback):
-    """Adds the page to the exception, and saves the allocator's summary as memory.txt."""
+    """Adds the page to the exception as a note, and saves the allocator's account as memory.txt."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -32,20 +73,25 @@ class OutOfMemory(L.Callback):
         cause = out_of_memory(exception)
         if cause is None:
             return
-        data, world_size = trainer.datamodule, trainer.world_size
+        data, device = trainer.datamodule, trainer.strategy.root_device
         advice = advise(
-            batch_size=data.batch_size,
-            steps_batch_size=data.batch_size * world_size * trainer.accumulate_grad_batches,
-            world_size=world_size,
-            eval_batch_size=data.eval_batch_size if trainer.evaluating else None,
-            precision=str(trainer.precision),
-            checkpointing=bool(pl_module.hparams.get("activation_checkpointing")),
+            data.batch_size,
+            data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
+            trainer.world_size,
+            data.eval_batch_size if trainer.evaluating else None,
+            str(trainer.precision),
+            pl_module.hparams["activation_checkpointing"],
         )
-        rank = trainer.global_rank
-        file = self.folder / (f"memory.rank-{rank}.txt" if rank else "memory.txt")
-        device = trainer.strategy.root_device
-        on_gpu = device.type == "cuda"
-        page = _page(cause, _held(trainer, device) if on_gpu else {}, advice, file)
+        rank = f".rank-{trainer.global_rank}" if trainer.global_rank else ""
+        file, on_gpu = self.folder / f"memory{rank}.txt", device.type == "cuda"
+        sentences = str(cause).split(". ")
+        lines = [f"out of GPU memory: {'. '.join(sentences[1:3] or sentences)}."]
+        for name, gib in (_held(trainer, device) if on_gpu else {}).items():
+            lines.append(f"  {gib:8.2f} GiB  {name}")
+        lines.append('What helps, best first (with make: ARGS="..."):')
+        width = max(map(len, advice))
+        lines += [f"  {flags:<{width}}  {what}" for flags, what in advice.items()]
+        page = "\n".join([*lines, f"The allocator's own account: {file}"])
         summary = torch.cuda.memory_summary(device) if on_gpu else "The device is no GPU.\n"
         file.write_text(f"{page}\n\n{summary}")
         exception.add_note(page)
@@ -108,13 +154,3 @@ def _held(trainer: L.Trainer, device: torch.device) -> dict[str, float]:
         others = other_users(gpu, own_bytes=torch.cuda.memory_reserved(device))
         held |= {name: memory / GIB for name, memory in others.items()}
     return held
-
-
-def _page(cause: BaseException, held: dict[str, float], advice: dict[str, str], file: Path) -> str:
-    sentences = str(cause).split(". ")
-    lines = [f"out of GPU memory: {'. '.join(sentences[1:3] or sentences)}."]
-    lines += [f"  {gib:8.2f} GiB  {name}" for name, gib in held.items()]
-    lines += ['What helps, best first (with make: ARGS="..."):']
-    width = max(map(len, advice))
-    lines += [f"  {flags:<{width}}  {what}" for flags, what in advice.items()]
-    return "\n".join([*lines, f"The allocator's own account: {file}"])
