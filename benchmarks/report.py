@@ -14,9 +14,13 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """A row's rounds in figures; `problem` says why it does not count, if it doesn't."""
+    """A row's rounds in figures; `problem` says why it does not count, if it doesn't.
+
+    `batch` is its own batch size, where that is not the workload's.
+    """
 
     name: str
+    batch: int | None
     inside: float | None
     least: float | None
     most: float | None
@@ -27,7 +31,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        return LABELS[self.name]
+        return LABELS[self.name] + (f", batch {self.batch}" if self.batch else "")
 
 
 def read(file: Path) -> list[Result]:
@@ -36,14 +40,16 @@ def read(file: Path) -> list[Result]:
 
 def summarize(results: list[Result]) -> list[Row]:
     """Return the workload's rows in their order: medians over the rounds of those that count."""
-    names = WORKLOADS[results[0]["workload"]].rows
-    rows = [(name, [r for r in results if r["row"] == name]) for name in names]
-    return [_row(name, rounds) for name, rounds in rows if rounds]
+    work = WORKLOADS[results[0]["workload"]]
+    rows = [(name, [r for r in results if r["row"] == name]) for name in work.rows]
+    own = work.usual_batch if work.usual_batch != work.batch else None
+    batches = {name: own for name in work.rows if name.startswith("usual")}
+    return [_row(name, batches.get(name), rounds) for name, rounds in rows if rounds]
 
 
-def _row(name: str, rounds: list[Result]) -> Row:
+def _row(name: str, batch: int | None, rounds: list[Result]) -> Row:
     if "left_out" in rounds[-1]:
-        return Row(name, None, None, None, None, [], None, rounds[-1]["left_out"])
+        return Row(name, batch, None, None, None, None, [], None, rounds[-1]["left_out"])
     bad = next((r for r in rounds if not falls(r)), None)
     problem = None
     if bad:
@@ -53,6 +59,7 @@ def _row(name: str, rounds: list[Result]) -> Row:
     wholes, peaks = ([r[key] for r in rounds if r[key]] for key in ("whole", "peak_gib"))
     return Row(
         name,
+        batch,
         statistics.median(inside),
         min(inside),
         max(inside),
@@ -126,13 +133,17 @@ def plot(results: list[Result], path: Path) -> None:
     labels = [row.label for row in rows]
     axes.barh(labels, [row.inside for row in rows], color=colours, height=0.7)
     axes.barh(labels, [row.whole or 0 for row in rows], color="#00000030", height=0.25)
-    for place, row in enumerate(rows):
-        of_limit = f"  {share(row.inside, limit)}" if limit else ""
-        axes.text(row.inside, place, f" {number(row.inside)}{of_limit}", va="center")
     if limit:
         axes.axvline(limit, color="#555555", linewidth=0.8, linestyle=":")
-    axes.set_xlim(0, max(row.inside for row in rows) * 1.2 if rows else 1)
-    axes.set_title(WORKLOADS[results[0]["workload"]].title, fontsize=10, loc="left")
+    for place, row in enumerate(rows):
+        of_limit = f"  {share(row.inside, limit)}" if limit else ""
+        text = f"{number(row.inside)}{of_limit}"
+        white = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "bbox": white}
+        axes.annotate(text, (row.inside, place), **beside)
+    axes.set_xlim(0, max(row.inside for row in rows) * 1.25 if rows else 1)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    figure.suptitle(WORKLOADS[results[0]["workload"]].title, fontsize=10, x=0.01, ha="left")
     axes.set_xlabel("images per second inside an epoch (thin bar: of a whole run)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)

@@ -103,6 +103,13 @@ def test_the_table_has_medians_spread_and_shares_of_the_limit(results):
     )
 
 
+def test_a_row_with_a_batch_size_of_its_own_says_so(results):
+    peers = [measured("usual-compiled", 0, 2_000.0), measured("torchvision", 0, 6_000.0)]
+    table = report.table([line | {"workload": "resnet50-jpeg"} for line in (*results, *peers)])
+    assert "| the usual script, torch.compile, batch 128 | 2,000 |" in table
+    assert "| torchvision's loading, fast loop | 6,000 |" in table
+
+
 @pytest.mark.parametrize("last_loss", [2.4, float("nan"), None])
 def test_a_row_whose_loss_does_not_fall_does_not_count(results, last_loss):
     results[1] |= {"last_loss": last_loss}
