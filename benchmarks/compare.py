@@ -24,21 +24,18 @@ def main() -> int:
     work = workload(asked.workload, asked.tiny)
     rows = asked.rows.split(",") if asked.rows else list(work.rows)
     if unknown := set(rows) - set(work.rows):
-        return refuse(
-            f"{', '.join(unknown)}: {asked.workload} has the rows {', '.join(work.rows)}."
-        )
+        known = ", ".join(work.rows)
+        return refuse(f"{asked.workload} has no row {', '.join(unknown)}. Its rows: {known}.")
     if not (asked.project / "configs").is_dir():
         return refuse(f"{asked.project} is no generated project. make bench bakes one.")
     machine = this_machine(work)
     if work.device == "cuda" and "gpu" not in machine and asked.rounds:
-        return refuse(
-            "There is no NVIDIA GPU that torch can use here, and a GPU is what is measured."
-        )
+        return refuse("There is no NVIDIA GPU here (nvidia-smi), and one is what is measured.")
+    end, failed = time.monotonic() + asked.seconds, False
     asked.out.mkdir(parents=True, exist_ok=True)
     file = asked.out / f"{asked.workload}.jsonl"
     if work.folder and asked.rounds:
         jpegs.make(asked.jpegs, work.train, work.val)
-    end, failed = time.monotonic() + asked.seconds, False
     for round_ in range(asked.rounds):
         for row in rows:
             before = report.read(file)

@@ -1,6 +1,7 @@
 """The benchmarks: every kind of row runs, on a CPU and tiny; what the table says is right."""
 
 import os
+import shutil
 import sys
 
 import pytest
@@ -127,7 +128,7 @@ def test_the_table_takes_its_place_in_a_readme(tmp_path):
         assert readme.read_text() == text
 
 
-def test_without_a_gpu_it_says_so(template, compare, tmp_path):
+def test_without_a_gpu_make_says_so(template, tmp_path):
     fails = tmp_path / "nvidia-smi"
     fails.write_text("#!/bin/sh\nexit 9\n")
     fails.chmod(0o755)
@@ -135,3 +136,10 @@ def test_without_a_gpu_it_says_so(template, compare, tmp_path):
     done = execute("make", "bench", "WORKLOAD=resnet18-128", cwd=template, env=settings)
     assert done.returncode == 2
     assert done.stdout.startswith("There is no NVIDIA GPU here: nvidia-smi fails.")
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
+def test_without_a_gpu_nothing_is_compared(compare):
+    done = compare("resnet18-128")
+    assert done.returncode == 2
+    assert done.stdout.startswith("error: There is no NVIDIA GPU here")
