@@ -232,6 +232,28 @@ def draw(result: dict[str, Any]) -> Figure:
     return figure
 
 
+def find_config(given: Path | None) -> Path:
+    """Return the recipe's file; unset, one that needs no data: on a CPU a small one.
+
+    Raises UserError if there is no such file.
+    """
+    name = "synthetic.yaml" if hardware.this_machine().gpus else "digits.yaml"
+    config = (given or project_root() / "configs" / name).resolve()
+    if not config.is_file():
+        raise UserError(f"There is no {given}. Name a recipe: CONFIG=configs/digits.yaml")
+    return config
+
+
+def save(kind: str, folder: Path | None, result: dict[str, Any], figure: Figure) -> Path:
+    """Write a result as JSON and PNG into the folder, or runs/<kind>/<time>/; return the folder."""
+    now = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    folder = folder or project_root() / "runs" / kind / now
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{kind}.json").write_text(json.dumps(result, indent=2) + "\n")
+    figure.savefig(folder / f"{kind}.png", dpi=110)
+    return folder
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument(
@@ -242,23 +264,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--into", type=Path, help="instead of runs/bench/<time>")
     known, flags = parser.parse_known_args(arguments)
     nvml.prefer_idle_gpus()
-    machine, root = hardware.this_machine(), project_root()
-    config = known.config or root / "configs" / (
-        "synthetic.yaml" if machine.gpus else "digits.yaml"
-    )
+    machine = hardware.this_machine()
     rows, left_out = rows_of(machine)
     try:
-        if not config.is_file():
-            raise UserError(f"There is no {config}. Name a recipe: make bench CONFIG=configs/…")
         seconds = known.seconds or (1.5 if machine.gpus else 1.0)
-        result = bench(rows, config.resolve(), flags, seconds, known.rounds)
+        result = bench(rows, find_config(known.config), flags, seconds, known.rounds)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    folder = known.into or root / "runs" / "bench" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bench.json").write_text(json.dumps(result | {"left_out": left_out}, indent=2) + "\n")
-    draw(result).savefig(folder / "bench.png", dpi=110)
+    folder = save("bench", known.into, result | {"left_out": left_out}, draw(result))
     print(f"\n{table(result)}\n")
     for reason in left_out:
         print(f"left out: {reason}")

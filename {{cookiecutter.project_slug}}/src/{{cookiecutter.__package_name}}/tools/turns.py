@@ -27,10 +27,11 @@ from ..run.folder import RUN_FOLDER_VARIABLE
 from .timing import ClockCallback, now
 
 PACKAGE = str(__package__).split(".")[0]
-FEWEST = 3  # batches in a turn: the first is not measured, CUDA graphs are recorded up to the third
-# A run without end or validation, whose loss falls from the first step on, whatever it is.
+FEWEST = 3  # steps that a turn begins with: after so many all is compiled and recorded
+AS_LONG_AS_IT_LASTS = 10**6  # steps: an epoch of the one batch
+# A run without end, validations and checkpoints, whose loss falls from the first step on.
 ENDLESS = {"trainer.max_epochs": 10**6, "trainer.limit_val_batches": 0, "trainer.devices": 1}
-ENDLESS |= {"tracking.wandb": False}
+ENDLESS |= {"checkpoints.seconds": 10**6, "tracking.wandb": False}
 GENTLE = {"model.schedule": "constant", "model.warmup": 0, "model.learning_rate": 0.003}
 
 
@@ -79,6 +80,7 @@ class Turns(ClockCallback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         self._stamp("data")
+        self.woken = self.woken if batch_idx else now(self.clock.device)
 
     def on_before_backward(self, trainer, pl_module, loss) -> None:
         self._stamp("forward")
@@ -88,13 +90,13 @@ class Turns(ClockCallback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         self._stamp("optimizer")
+        if self.slower and (batch_idx % 8 == 7 or batch_idx + 1 == trainer.num_training_batches):
+            time.sleep(self.slower * (now(self.clock.device) - self.woken))
+            self.woken = time.perf_counter()
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self.steps += 1
         if self.steps == FEWEST:
             self.first_seconds = now(self.clock.device) - self.begun
-        if self.slower and self.steps % 8 == 0:
-            time.sleep(self.slower * (now(self.clock.device) - self.woken))
-            self.woken = now(self.clock.device)
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
         self._end_epoch(trainer)
@@ -112,7 +114,7 @@ class Turns(ClockCallback):
         self.clock, self.losses = type(self.clock)(self.clock.device), [[]]
         self.parts = [] if order["parts"] else None
         self.steps, self.first_seconds = 0, 0.0
-        self.begun = self.woken = time.perf_counter()
+        self.begun = time.perf_counter()
         self.until = self.begun + order["seconds"]
 
     def _answer(self) -> None:
@@ -167,7 +169,8 @@ class _UntilTime:
     """A loader that ends when the turn does."""
 
     def __init__(self, loader: Any, turns: Turns) -> None:
-        self.loader, self.turns, self.length = loader, turns, len(loader)
+        self.loader, self.turns = loader, turns
+        self.length = AS_LONG_AS_IT_LASTS if turns.one_batch else len(loader)
         self.batch: Batch | None = None
 
     def __len__(self) -> int:
@@ -246,6 +249,8 @@ class Process:
         busy: list[int] = []
         self.pipe.send({"seconds": seconds, "parts": parts})
         found = self._receive(busy)
+        if found["rate"] is None:
+            raise UserError("An epoch has one step, which has no speed: lower --data.batch_size.")
         return found | {"busy": sum(busy) / len(busy) if busy else None}
 
     def supply(self, seconds: float) -> float:
