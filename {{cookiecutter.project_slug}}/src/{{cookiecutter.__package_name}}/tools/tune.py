@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,15 +31,18 @@ WORKERS = (1, 2, 4, 8, 16)
 
 @dataclass(frozen=True)
 class Loading:
-    """One way to read files: in how many workers, how many batches ahead of each, where decoded."""
+    """One way to read files: how many workers, batches ahead of each, and where it is decoded.
+
+    The decoder is None where ImageData has no such setting.
+    """
 
     workers: int
     prefetch: int
-    decoder: str = "cpu"
+    decoder: str | None = None
 
     def flags(self) -> list[str]:
         flags = [f"--data.workers={self.workers}", f"--data.prefetch={self.prefetch}"]
-        return flags + ([f"--data.decoder={self.decoder}"] if self.decoder != "cpu" else [])
+        return flags + ([f"--data.decoder={self.decoder}"] if self.decoder else [])
 
 
 def batch_sizes(now: int, images: int, whole: int | None) -> list[int]:
@@ -61,7 +64,7 @@ def choose_loading(rates: Mapping[Loading, float], demand: float) -> tuple[Loadi
     enough = [how for how, rate in rates.items() if rate >= MARGIN * demand]
     if not enough:
         return max(rates, key=lambda how: rates[how]), False
-    return min(enough, key=lambda how: (how.decoder != "cpu", how.workers, how.prefetch)), True
+    return min(enough, key=lambda how: (how.decoder == "gpu", how.workers, how.prefetch)), True
 
 
 def workers_to_try(most: int) -> list[int]:
@@ -69,44 +72,53 @@ def workers_to_try(most: int) -> list[int]:
     return sorted({n for n in WORKERS if n <= most} | {max(most, 1)})
 
 
-def feed(config: Path, flags: Sequence[str], sizes: Sequence[int], seconds: float) -> list[Any]:
-    """Train on one batch of each size; return what each found, or the UserError that ended it."""
-    ways = [[f"--data.batch_size={size}", "--data.global_batch_size=null"] for size in sizes]
+def feed(
+    config: Path, flags: Sequence[str], sizes: Sequence[int], seconds: float
+) -> list[dict[str, Any]]:
+    """Train on one batch of each size; return images/s and memory, or why a size failed."""
 
     def train(process: Process) -> dict[str, Any]:
         process.turn(seconds)  # compiles
-        return process.turn(seconds) | process.about
+        found = process.turn(seconds)
+        return {"images_per_second": found["rate"], "peak_gib": found["peak_gib"]}
 
-    return _each(config, [[*flags, *way] for way in ways], train, one_batch=True)
+    ways = [[*flags, *of_batch(size)] for size in sizes]
+    found = _each(config, ways, train, one_batch=True)
+    return [{"batch_size": size} | row for size, row in zip(sizes, found, strict=True)]
 
 
 def supply(
     config: Path, flags: Sequence[str], ways: Sequence[Loading], seconds: float
 ) -> dict[Loading, float]:
     """Return the images/s that the loader alone brings in each of these ways; 0 where it can't."""
-    rates = _each(config, [[*flags, *way.flags()] for way in ways], lambda p: p.supply(seconds))
-    for way, rate in zip(ways, rates, strict=True):
-        if isinstance(rate, UserError):
-            print(f"  {way}: {rate}", file=sys.stderr)
-    return {
-        way: 0.0 if isinstance(rate, UserError) else rate
-        for way, rate in zip(ways, rates, strict=True)
-    }
+    commands = [[*flags, *way.flags()] for way in ways]
+    found = _each(config, commands, lambda process: {"rate": process.supply(seconds)})
+    for way, row in zip(ways, found, strict=True):
+        if "failed" in row:
+            print(f"  {way}: {row['failed']}", file=sys.stderr)
+    return {way: row.get("rate", 0.0) for way, row in zip(ways, found, strict=True)}
+
+
+def of_batch(size: int) -> list[str]:
+    return [f"--data.batch_size={size}", "--data.global_batch_size=null"]
 
 
 def _each(
-    config: Path, flags: list[list[str]], use: Callable[[Process], Any], one_batch: bool = False
-) -> list[Any]:
-    """Start a process for each, and use them one by one; a UserError is that one's result."""
-    results: list[Any] = []
+    config: Path,
+    flags: list[list[str]],
+    use: Callable[[Process], dict[str, Any]],
+    one_batch: bool = False,
+) -> list[dict[str, Any]]:
+    """Start a process for each and use them one by one; why one `failed` is its result."""
+    results = []
     with ExitStack() as stack:
         started = [stack.enter_context(Process(config, some, one_batch)) for some in flags]
         for process in started:
             try:
-                with process:  # when it was measured, it goes
+                with process:  # measured, it goes
                     results.append(use(process.ready()))
             except UserError as error:
-                results.append(error)
+                results.append({"failed": str(error)})
     return results
 
 
@@ -116,58 +128,59 @@ def tune(config: Path, flags: list[str], seconds: float) -> dict[str, Any]:
     Raises UserError if the recipe can't be trained with any of the batch sizes.
     """
     machine = hardware.this_machine()
-    recipe = yaml.safe_load(config.read_text()).get("data", {})
-    first = _each(config, [flags], lambda process: process.about)[0]
-    if isinstance(first, UserError):
-        raise first
-    now, images = first["batch_size"], first["images"]
-    sizes = batch_sizes(now, images, recipe.get("global_batch_size"))
-    fed = dict(zip(sizes, feed(config, flags, sizes, seconds), strict=True))
-    rates = {size: found["rate"] for size, found in fed.items() if isinstance(found, dict)}
+    with Process(config, flags) as process:
+        recipe = process.ready().about
+    whole = yaml.safe_load(config.read_text()).get("data", {}).get("global_batch_size")
+    fed = feed(config, flags, batch_sizes(recipe["batch_size"], recipe["images"], whole), seconds)
+    rates = {row["batch_size"]: row["images_per_second"] for row in fed if "failed" not in row}
     if not rates:
-        raise fed[now]
+        raise UserError(fed[0]["failed"])
     size = choose_batch_size(rates)
-    result: dict[str, Any] = {
+    result = {
         "made": datetime.now().isoformat(timespec="seconds"),
         "config": config.name,
         "arguments": flags,
         "device": device_name(machine, hardware.accelerator(machine)),
         "versions": versions(),
-        "recipe_batch_size": now,
-        "batch_sizes": [
-            {"batch_size": n, "images_per_second": f["rate"], "peak_gib": f["peak_gib"]}
-            if isinstance(f, dict)
-            else {"batch_size": n, "failed": str(f)}
-            for n, f in fed.items()
-        ],
+        "recipe_batch_size": recipe["batch_size"],
+        "batch_sizes": fed,
         "demand": rates[size],
         "loader": [],
         "enough": True,
         "chosen": {"batch_size": size},
     }
-    if first["resident"]:
+    if recipe["resident"]:
         return result
-    settings, most = first["settings"]["data"], hardware.workers(machine, 1)
-    flags = [*flags, f"--data.batch_size={size}", "--data.global_batch_size=null"]
-    decoders = ["cpu", "gpu"] if "decoder" in settings and machine.gpus else ["cpu"]
-    ways = [Loading(n, settings["prefetch"], d) for d in decoders for n in workers_to_try(most)]
-    brought = supply(config, flags, ways, seconds)
-    best, _ = choose_loading(brought, rates[size])
-    others = [Loading(best.workers, n, best.decoder) for n in (2, 8) if n != best.prefetch]
-    brought |= supply(config, flags, others, seconds)
+    settings = recipe["settings"]["data"]
+    brought = load(config, [*flags, *of_batch(size)], settings, machine, rates[size], seconds)
     chosen, enough = choose_loading(brought, rates[size])
-    decoder = {"decoder": chosen.decoder} if "decoder" in settings else {}
+    keys = {name: value for name, value in asdict(chosen).items() if value is not None}
     return result | {
         "loader": [asdict(way) | {"images_per_second": rate} for way, rate in brought.items()],
         "enough": enough,
         "supply": brought[chosen],
-        "chosen": {
-            "batch_size": size,
-            "workers": chosen.workers,
-            "prefetch": chosen.prefetch,
-            **decoder,
-        },
+        "chosen": {"batch_size": size, **keys},
     }
+
+
+def load(
+    config: Path,
+    flags: list[str],
+    settings: dict[str, Any],
+    machine: hardware.Machine,
+    demand: float,
+    seconds: float,
+) -> dict[Loading, float]:
+    """Return images/s over workers and places to decode, and over prefetch for the best of them."""
+    decoders: list[str | None] = [None]
+    if "decoder" in settings:
+        decoders = ["cpu", "gpu"] if machine.gpus else ["cpu"]
+    workers = workers_to_try(hardware.workers(machine, 1))
+    ways = [Loading(n, settings["prefetch"], place) for place in decoders for n in workers]
+    brought = supply(config, flags, ways, seconds)
+    best, _ = choose_loading(brought, demand)
+    others = [replace(best, prefetch=n) for n in (2, 8) if n != best.prefetch]
+    return brought | supply(config, flags, others, seconds)
 
 
 def lines(result: dict[str, Any]) -> str:
@@ -186,8 +199,8 @@ def report(result: dict[str, Any]) -> str:
         said.append(f"  network, batch {row['batch_size']:>5}  {speed}{memory}")
     for row in result["loader"]:
         speed = f"{row['images_per_second']:>10,.0f} images/s"
-        how = f"{row['workers']:>2} workers, prefetch {row['prefetch']}, on the {row['decoder']}"
-        said.append(f"  loader, {how}  {speed}")
+        how = f"{row['workers']:>2} workers, prefetch {row['prefetch']}"
+        said.append(f"  loader, {how}, on the {row['decoder'] or 'cpu'}  {speed}")
     if not result["loader"]:
         said += ["", "The images lie on the device: there are no workers to tune."]
     if not result["enough"]:
@@ -218,19 +231,22 @@ def draw(result: dict[str, Any]) -> Figure:
     parts[0].plot(*chosen, "o", markersize=12, markerfacecolor="none", color="#f58518")
     parts[0].set_xscale("log", base=2)
     parts[0].set_xticks(sizes, [str(size) for size in sizes])
-    parts[0].set(xlabel="batch size", title="what the network eats: images/s", ylim=(0, None))
+    parts[0].set(xlabel="batch size", title="what the network eats: images/s")
     for decoder in dict.fromkeys(row["decoder"] for row in result["loader"]):
         some = [row for row in result["loader"] if row["decoder"] == decoder]
         some = [row for row in some if row["prefetch"] == some[0]["prefetch"]]
+        some = sorted(some, key=lambda row: row["workers"])
         x, y = ([row[key] for row in some] for key in ("workers", "images_per_second"))
-        parts[1].plot(x, y, marker="o", label=f"decoded on the {decoder.upper()}")
+        parts[1].plot(x, y, marker="o", label=f"decoded on the {(decoder or 'cpu').upper()}")
     for axes in parts[1:]:
         demand, enough = result["demand"], MARGIN * result["demand"]
         axes.axhline(demand, color="#888", label="what the network eats")
         axes.axhline(enough, color="#888", linestyle="--", label=f"{MARGIN} times that")
-        axes.set(xlabel="workers", title="what the loader brings: images/s", ylim=(0, None))
+        axes.set_xticks(sorted({row["workers"] for row in result["loader"]}))
+        axes.set(xlabel="workers", title="what the loader brings: images/s")
         axes.legend(frameon=False)
     for axes in figure.axes:
+        axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
         axes.grid(alpha=0.3)
     figure.suptitle(f"{result['config']}, {result['device']}", fontsize=10)
     return figure

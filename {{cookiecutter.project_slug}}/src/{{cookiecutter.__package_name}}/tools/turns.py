@@ -7,6 +7,7 @@ compiled only once. A process that waits has given the GPU memory back that it d
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -79,7 +80,7 @@ class Turns(ClockCallback):
             self._wait(trainer)
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        self._stamp("data")
+        self._stamp("data" if batch_idx else "between epochs")
         self.woken = self.woken if batch_idx else now(self.clock.device)
 
     def on_before_backward(self, trainer, pl_module, loss) -> None:
@@ -157,12 +158,13 @@ class Turns(ClockCallback):
         now(self.clock.device)
         steps = [i for i, (part, _) in enumerate(stamps) if part == "optimizer"]
         kept = stamps[steps[1] :]
-        sums: dict[str, float] = {}
+        spent: dict[str, list[float]] = {}
         for (_, before), (part, after) in pairwise(kept):
             seconds = isinstance(after, float)
             passed = 1e3 * (after - before) if seconds else before.elapsed_time(after)
-            sums[part] = sums.get(part, 0.0) + passed
-        return {part: total / (len(steps) - 2) for part, total in sums.items()}
+            spent.setdefault(part, []).append(passed)
+        spent.pop("between epochs", None)
+        return {part: statistics.mean(some) for part, some in spent.items()}
 
 
 class _UntilTime:
