@@ -15,7 +15,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lock newest image test-image push torch-lock image-name engine clean
+.PHONY: help demo bench test lint lock newest image test-image push torch-lock image-name engine gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -23,6 +23,11 @@ help: ## this list
 demo: $(READY) ## generate a project with the defaults in build/, train it, score it
 	cookiecutter . --no-input --default-config --overwrite-if-exists --output-dir build
 	$(MAKE) -C $(DEMO) train evaluate CONFIG=configs/digits.yaml
+
+bench: gpu $(READY) ## this template, what users do today and the limit, on this GPU   WORKLOAD=resnet18-128 [ARGS="--rounds 1"]
+	cookiecutter . --no-input --default-config --overwrite-if-exists --output-dir build
+	$(MAKE) -C $(DEMO) setup
+	$(or $(UV_PROJECT_ENVIRONMENT),$(DEMO)/.venv)/bin/python benchmarks/compare.py $(WORKLOAD) $(ARGS)
 
 test: $(READY) ## bake every option, run what was baked
 	python -m pytest $(ARGS)
@@ -61,6 +66,9 @@ image-name:
 
 engine:
 	@docker info > /dev/null 2>&1 || { echo "There is no container engine: docker info fails. Install Docker, or start it" >&2; exit 1; }
+
+gpu:
+	@nvidia-smi > /dev/null 2>&1 || { echo "There is no NVIDIA GPU here: nvidia-smi fails. make $(MAKECMDGOALS) measures one" >&2; exit 1; }
 
 clean: ## remove the demo, the environment and the caches
 	rm -rf build .venv .pytest_cache .ruff_cache

@@ -16,6 +16,7 @@ from cookiecutter.main import cookiecutter as cookiecutter_api
 TEMPLATE = Path(__file__).parents[1]
 QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text())
 BIN = Path(sys.executable).parent
+ENVIRONMENT = TEMPLATE / "build" / "test-venv"
 
 
 def execute(*command, cwd: Path, **options) -> subprocess.CompletedProcess:
@@ -118,6 +119,28 @@ def default_project(bake) -> BakedProject:
     project = bake()
     commit_all(project.path, "As baked")
     return project
+
+
+@pytest.fixture(scope="session")
+def make(default_project):
+    """`make(*arguments)` in a project; all of them share one environment, made by `make setup`."""
+
+    def run(*arguments, project=default_project, **variables):
+        settings = os.environ | {"UV_PROJECT_ENVIRONMENT": str(ENVIRONMENT)} | variables
+        return project.run("make", *arguments, env=settings)
+
+    done = run("setup")
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+@pytest.fixture(scope="session")
+def in_environment():
+    """The variables with which a project's tools are found without make."""
+    return os.environ | {
+        "PATH": f"{ENVIRONMENT / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "MYPY_CACHE_DIR": str(ENVIRONMENT / "mypy-cache"),
+    }
 
 
 @pytest.fixture

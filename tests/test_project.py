@@ -13,9 +13,8 @@ import urllib.error
 import urllib.request
 
 import pytest
-from conftest import BIN, QUESTIONS, TEMPLATE, BakedProject, commit_all, execute, git
+from conftest import BIN, ENVIRONMENT, QUESTIONS, BakedProject, commit_all, execute, git
 
-ENVIRONMENT = TEMPLATE / "build" / "test-venv"
 VARIANTS = {
     "defaults": {},
     "BSD": {"license": "BSD-3-Clause"},
@@ -31,28 +30,6 @@ VARIANTS = {
         "description": "{}'\"",
     },
 }
-
-
-@pytest.fixture(scope="session")
-def make(default_project):
-    """`make(*arguments)` in a project; all of them share one environment, made by `make setup`."""
-
-    def run(*arguments, project=default_project, **variables):
-        settings = os.environ | {"UV_PROJECT_ENVIRONMENT": str(ENVIRONMENT)} | variables
-        return project.run("make", *arguments, env=settings)
-
-    done = run("setup")
-    assert done.returncode == 0, done.stderr
-    return run
-
-
-@pytest.fixture(scope="session")
-def in_environment():
-    """The variables with which a project's tools are found without make."""
-    return os.environ | {
-        "PATH": f"{ENVIRONMENT / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "MYPY_CACHE_DIR": str(ENVIRONMENT / "mypy-cache"),
-    }
 
 
 def locked(project: BakedProject) -> set[tuple[str, str]]:

@@ -4,14 +4,12 @@ import pytest
 import torch
 
 from {{ cookiecutter.__package_name }}.data import order, resident, sources, splits
-from {{ cookiecutter.__package_name }}.data.augment import DRAWS, augment
+from {{ cookiecutter.__package_name }}.data.augment import Augmentation, cut_out, mix, shift_and_flip
+from {{ cookiecutter.__package_name }}.data.batch import PADDING_LABEL, Batch
 from {{ cookiecutter.__package_name }}.data.datamodule import ImageData
-from {{ cookiecutter.__package_name }}.data.resident import (
-    PADDING_LABEL,
-    ResidentEvalLoader,
-    ResidentTrainLoader,
-)
+from {{ cookiecutter.__package_name }}.data.resident import ResidentEvalLoader, ResidentTrainLoader
 from {{ cookiecutter.__package_name }}.errors import UserError
+from {{ cookiecutter.__package_name }}.model.metrics import mixed_cross_entropy
 
 CPU = torch.device("cpu")
 
@@ -21,15 +19,23 @@ def some_images(n: int) -> splits.Images:
     return splits.Images(pixels, torch.arange(n))
 
 
-def as_it_is(images, draws):
-    return images
+class Kept(Augmentation):
+    """Leaves images as they are and keeps their draws."""
+
+    def __call__(self, batch, draws, batch_size):
+        seen.append(draws)
+        return batch
+
+
+seen: list[torch.Tensor] = []
 
 
 def train_loader(
-    n=20, batch_size=4, position=(0, 0), rank=0, world_size=1, accumulate=1, augment=as_it_is
+    n=20, batch_size=4, position=(0, 0), rank=0, world_size=1, accumulate=1, augment=None
 ):
     share = order.Share(batch_size, rank, world_size, accumulate)
-    return ResidentTrainLoader(some_images(n), share, 0, augment, DRAWS, lambda: position, CPU)
+    augment = augment or Augmentation()
+    return ResidentTrainLoader(some_images(n), share, 0, augment, lambda: position, CPU)
 
 
 def splitmix64(state: int, n: int) -> list[int]:
@@ -103,16 +109,11 @@ def test_training_drops_the_tail_and_shows_each_image_once():
 
 
 def test_every_epoch_has_its_own_order_and_draws():
-    draws = []
-
-    def keep(images, drawn):
-        draws.append(drawn)
-        return images
-
-    epochs = [train_loader(n=500, position=(epoch, 0), augment=keep) for epoch in (0, 1)]
-    seen = [torch.cat([batch.indices for batch in batches]) for batches in epochs]
-    assert not torch.equal(*seen)
-    per_image = [drawn[indices.argsort()] for drawn, indices in zip(draws, seen, strict=True)]
+    seen.clear()
+    epochs = [train_loader(n=500, position=(epoch, 0), augment=Kept()) for epoch in (0, 1)]
+    shown = [torch.cat([batch.indices for batch in batches]) for batches in epochs]
+    assert not torch.equal(*shown)
+    per_image = [drawn[indices.argsort()] for drawn, indices in zip(seen, shown, strict=True)]
     assert (per_image[0] != per_image[1]).all(1).float().mean() > 0.99
 
 
@@ -126,31 +127,29 @@ def test_a_resumed_epoch_goes_on_with_the_next_batch():
     whole, rest = list(train_loader(position=(3, 0))), list(train_loader(position=(3, 2)))
     assert len(rest) == 3
     for expected, batch in zip(whole[2:], rest, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(expected, batch, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(expected[:3], batch[:3], strict=True))
 
 
 @pytest.mark.parametrize("together", [1, 100, 10_000])
 def test_how_many_batches_are_augmented_together_changes_no_bit(together, monkeypatch):
-    def shift(images, draws):
-        return augment(images, draws, 2, True)
-
+    everything = Augmentation(2, True, cutout=2, mixup=1.0, cutmix=1.0)
     monkeypatch.setattr(resident, "AT_ONCE", together)
-    parts = list(train_loader(n=40, position=(1, 1), augment=shift))
+    parts = list(train_loader(n=40, position=(1, 1), augment=everything))
     alone = order.epoch_order(0, 1, 40)[4:].split(4)
-    draws = order.uniforms(0, 1, torch.arange(40), DRAWS)
+    draws = order.uniforms(0, 1, torch.arange(40), everything.draws)
     pixels = some_images(40).pixels.permute(0, 3, 1, 2)
     assert len(parts) == len(alone) == 9
     for batch, index in zip(parts, alone, strict=True):
-        assert torch.equal(batch.indices, index)
-        assert torch.equal(batch.images, shift(pixels[index], draws[index]))
+        expected = everything(Batch(pixels[index], index, index), draws[index], 4)
+        assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
 
 
 def test_a_step_takes_the_same_images_in_one_batch_or_in_several():
     whole, parts = list(train_loader(22, 8)), list(train_loader(22, 2, accumulate=4))
     assert (len(whole), len(parts)) == (2, 8)
     for i, batch in enumerate(whole):
-        micro_batches = zip(*parts[4 * i : 4 * i + 4], strict=True)
-        for expected, found in zip(batch, map(torch.cat, micro_batches), strict=True):
+        micro_batches = zip(*(part[:3] for part in parts[4 * i : 4 * i + 4]), strict=True)
+        for expected, found in zip(batch[:3], map(torch.cat, micro_batches), strict=True):
             assert torch.equal(expected, found)
 
 
@@ -172,20 +171,70 @@ def test_evaluation_counts_every_image_once_in_batches_of_one_shape(world_size):
 
 def test_augmentation_shifts_by_its_draws_and_fills_with_black():
     image = torch.arange(1, 10, dtype=torch.uint8).view(1, 1, 3, 3).expand(1, 3, 3, 3)
-    down_right = augment(image, torch.tensor([[0.99, 0.99, 0.9]]), crop_padding=1, flip=True)
+    down_right = shift_and_flip(image, torch.tensor([[0.99, 0.99, 0.9]]), crop_padding=1, flip=True)
     expected = torch.tensor([[5, 6, 0], [8, 9, 0], [0, 0, 0]], dtype=torch.uint8)
     assert torch.equal(down_right[0, 0], expected)
-    mirrored = augment(image, torch.tensor([[0.5, 0.5, 0.1]]), crop_padding=1, flip=True)
+    mirrored = shift_and_flip(image, torch.tensor([[0.5, 0.5, 0.1]]), crop_padding=1, flip=True)
     assert torch.equal(mirrored, image.flip(-1))
 
 
 def test_augmentation_of_an_image_does_not_depend_on_its_batch():
     images = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8)
-    draws = order.uniforms(0, 0, torch.arange(64), DRAWS)
-    whole = augment(images, draws, 2, True)
-    assert torch.equal(whole[10:20], augment(images[10:20], draws[10:20], 2, True))
-    unchanged = (augment(images, draws, 0, True) == images).flatten(1).all(1)
+    draws = order.uniforms(0, 0, torch.arange(64), 5)
+    whole = shift_and_flip(images, draws, 2, True)
+    assert torch.equal(whole[10:20], shift_and_flip(images[10:20], draws[10:20], 2, True))
+    unchanged = (shift_and_flip(images, draws, 0, True) == images).flatten(1).all(1)
     assert 16 < unchanged.sum() < 48
+
+
+def test_cutout_blackens_one_square_at_a_place_of_each_image():
+    images = torch.full((200, 3, 12, 12), 9, dtype=torch.uint8)
+    black = cut_out(images, order.uniforms(0, 0, torch.arange(200), 2), 4) == 0
+    assert torch.equal(black[:, 0], black[:, 2])
+    rows, columns = black[:, 0].any(2).sum(1), black[:, 0].any(1).sum(1)
+    assert torch.equal(black[:, 0].sum((1, 2)), rows * columns)  # a rectangle
+    assert rows.max() == 4 and rows.min() >= 2 and (rows == 4).float().mean() > 0.5
+    assert black[:, 0].any(0).all()
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(1.0, 0.0), (0.0, 1.0), (0.4, 1.0)])
+def test_mixed_images_hold_the_shares_that_their_loss_is_told(mixup, cutmix):
+    batch = Batch(torch.arange(0, 240, 2), torch.arange(120), torch.arange(120))
+    flat = batch.images.byte()[:, None, None, None].expand(120, 3, 16, 16)
+    draws = order.uniforms(0, 0, torch.arange(120), 5)
+    mixed = mix(batch._replace(images=flat), draws, 60, mixup, cutmix)
+    assert torch.equal(mixed.labels, batch.labels)
+    assert mixed.others[1:60].tolist() == list(range(59)) and mixed.others[0] == 59
+    own, other = flat.float().mean((1, 2, 3)), flat[mixed.others].float().mean((1, 2, 3))
+    expected = mixed.shares * own + (1 - mixed.shares) * other
+    assert (mixed.images.float().mean((1, 2, 3)) - expected).abs().max() < 0.51  # rounded pixels
+    assert 0.4 < mixed.shares.mean() < 0.7 and mixed.shares.unique().numel() > 40
+    colours = torch.tensor([image.unique().numel() for image in mixed.images])
+    share_cut = (colours == 2).float().mean()
+    assert share_cut == 0 if not cutmix else share_cut > (0.9 if not mixup else 0.3)
+
+
+def test_the_loss_of_mixed_images_is_that_of_both_labels_by_their_shares():
+    logits, labels = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+    alone = mixed_cross_entropy(logits, labels, None, None, 0.1)
+    other = mixed_cross_entropy(logits, labels.flip(0), None, None, 0.1)
+    half = mixed_cross_entropy(logits, labels, labels.flip(0), torch.full((6,), 0.5), 0.1)
+    assert half == pytest.approx(float(alone + other) / 2, rel=1e-5)
+    whole = mixed_cross_entropy(logits, labels, labels.flip(0), torch.ones(6), 0.1)
+    assert whole == pytest.approx(float(alone), rel=1e-5)
+
+
+def test_images_of_the_host_and_of_the_device_give_the_same_bits():
+    options = {"batch_size": 64, "eval_batch_size": 50, "crop_padding": 1, "mixup": 0.2}
+    ours, theirs = (ImageData("digits", loader=name, **options) for name in ("resident", "mapped"))
+    for make in ("train_dataloader", "val_dataloader"):
+        pairs = list(zip(getattr(ours, make)(), getattr(theirs, make)(), strict=True))
+        assert len(pairs) > 5
+        for a, b in pairs:
+            given = [(x, y) for x, y in zip(a, b, strict=True) if x is not None]
+            assert all(torch.equal(x, y) for x, y in given) and len(given) >= 3
+    with pytest.raises(UserError, match="digits has no files"):
+        ImageData("digits", loader="streaming")
 
 
 def test_digits_are_split_by_class_and_never_overlap():

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from PIL import ExifTags, Image
 
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
-from {{ cookiecutter.__package_name }}.data import checked, decode, streaming
+from {{ cookiecutter.__package_name }}.data import checked, decode, reader, streaming
 from {{ cookiecutter.__package_name }}.data.datamodule import ImageData
 from {{ cookiecutter.__package_name }}.data.folder import folder
 from {{ cookiecutter.__package_name }}.data.order import Share
@@ -334,11 +335,11 @@ def test_processes_that_start_together_check_once(tmp_path, monkeypatch):
     assert len(read) == 27
 
 
-def reading(workers: int = 0, **options) -> streaming.Reading:
-    return streaming.Reading(image_size=24, seed=3, workers=workers, **options)
+def reading(workers: int = 0, **options) -> reader.Reading:
+    return reader.Reading(image_size=24, seed=3, workers=workers, **options)
 
 
-def stream(files: Files, share: Share, how: streaming.Reading, position=(0, 0)):
+def stream(files: Files, share: Share, how: reader.Reading, position=(0, 0)):
     return streaming.StreamingTrainLoader(files, share, how, lambda: position)
 
 
@@ -350,7 +351,7 @@ def test_workers_change_no_bit_of_what_the_network_sees(images):
         )
         assert len(alone) == len(shared) == 6
         for a, b in zip(alone, shared, strict=True):
-            assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+            assert all(torch.equal(x, y) for x, y in zip(a[:3], b[:3], strict=True))
 
 
 def test_a_stream_resumes_inside_an_epoch_and_crops_anew_in_each(images):
@@ -427,13 +428,17 @@ def test_large_jpegs_are_decoded_small_and_look_the_same(tmp_path):
     assert np.abs(jpeg.astype(int) - png).mean() < 1.5
 
 
-def test_too_little_shared_memory_is_seen_before_training():
-    how = reading(workers=8, prefetch=4)
+def test_too_little_shared_memory_is_seen_before_training(images):
+    files, how = folder(str(images)).train, reading(workers=8, prefetch=4)
     needed = 8 * 4 * 128 * 24 * 24 * 3
-    streaming.check_shared_memory(how, 128, 2, 2 * needed)
-    streaming.check_shared_memory(how, 128, 1, None)
+    reader.check_shared_memory(files, how, 128, 2, 2 * needed)
+    reader.check_shared_memory(files, how, 128, 1, None)
     with pytest.raises(UserError, match=r"/dev/shm has 6 MiB free.*--shm-size"):
-        streaming.check_shared_memory(how, 128, 1, needed - 2**20)
+        reader.check_shared_memory(files, how, 128, 1, needed - 2**20)
+    encoded = replace(how, decoder="gpu")
+    needed = 8 * 4 * 128 * min(path.stat().st_size for path in images.rglob("*.jpg"))
+    with pytest.raises(UserError, match="/dev/shm"):
+        reader.check_shared_memory(files, encoded, 128, 1, needed)
 
 
 def test_a_file_that_goes_bad_during_training_is_named(images, tmp_path, call, capsys):

@@ -1,6 +1,7 @@
 """What is decided for machines that nobody has to own."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -45,6 +46,22 @@ def test_compile_mode_follows_the_hardware():
     assert hardware.compile_mode(A100, "cuda", 8, 20_000)[0] == "default"
     assert hardware.compile_mode(LAPTOP, "cpu", 1, 20_000)[0] is None
     assert hardware.compile_mode(APPLE, "mps", 1, 20_000)[0] is None
+
+
+def test_jpegs_are_decoded_by_the_gpu_where_it_has_engines_and_few_cores_for_them():
+    few = replace(H200, cores=4)
+    assert hardware.decoder(H200, "cuda", 1) == ("cpu", "16 cores for each GPU keep up")
+    assert hardware.decoder(few, "cuda", 1) == ("gpu", "4 cores for each GPU would not keep up")
+    assert hardware.decoder(A100, "cuda", 8)[0] == "gpu"  # 64 cores for 8
+    assert hardware.decoder(A100, "cuda", 4)[0] == "cpu"
+    assert hardware.decoder(replace(V100, cores=4), "cuda", 1)[0] == "cpu"
+    assert hardware.decoder(few, "cpu", 1)[0] == "cpu"
+
+
+def test_images_stay_on_the_device_if_training_still_fits_beside_them():
+    assert hardware.fits_on_device(LAPTOP, 2**40)
+    assert hardware.fits_on_device(V100, 6 * 2**30)
+    assert not hardware.fits_on_device(V100, 7 * 2**30)
 
 
 def test_a_machine_without_a_compiler_says_what_to_install():

@@ -12,14 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import hardware
+from .data.batch import PADDING_LABEL, Batch
 from .data.datamodule import ImageData
-from .data.resident import PADDING_LABEL, Batch
 from .errors import UserError
-from .model import optimizers
 from .model.backbones import freeze_all_but_head, head_of, load_pretrained, recompute_blocks
 from .model.checks import check_network
-from .model.metrics import MeanOverImages
-from .model.optimizers import OptimizerName, ScheduleName
+from .model.metrics import MeanOverImages, mixed_cross_entropy
+from .model.optimizers import OptimizerName, ScheduleName, build_optimizer, build_schedule
 from .model.torchvision_networks import weights_file
 from .networks import build_network
 
@@ -109,8 +108,8 @@ class ImageClassifier(L.LightningModule):
     def loss_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the loss of a training batch, and its logits (n, num_classes)."""
         logits = self(batch.images)
-        smoothing = self.hparams["label_smoothing"]
-        return F.cross_entropy(logits, batch.labels, label_smoothing=smoothing), logits
+        mixed, smoothing = (batch.others, batch.shares), self.hparams["label_smoothing"]
+        return mixed_cross_entropy(logits, batch.labels, *mixed, smoothing), logits
 
     def log_step(self, loss: Tensor, accuracy: Tensor) -> None:
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
@@ -145,6 +144,8 @@ class ImageClassifier(L.LightningModule):
     def setup(self, stage: str) -> None:
         if self.trainer.strategy.root_device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32 wherever float32 is left
+            # nvJPEG's own streams wait for whatever runs on the default one.
+            torch.cuda.set_stream(torch.cuda.Stream(self.trainer.strategy.root_device))
         data, options = self.trainer.datamodule, self.hparams  # type: ignore[attr-defined]
         if isinstance(data, ImageData):
             self.classes, size = list(data.splits.classes), data.image_shape[:2]
@@ -179,9 +180,9 @@ class ImageClassifier(L.LightningModule):
     def configure_optimizers(self) -> Any:
         options = self.hparams
         chosen = ("optimizer", "learning_rate", "weight_decay", "momentum")
-        optimizer = optimizers.build_optimizer(self.network, *(options[key] for key in chosen))
+        optimizer = build_optimizer(self.network, *(options[key] for key in chosen))
         shape, steps = options["schedule"], self.trainer.estimated_stepping_batches
-        schedule = optimizers.build_schedule(optimizer, shape, options["warmup"], steps)
+        schedule = build_schedule(optimizer, shape, options["warmup"], steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..hardware import this_machine
+from ..hardware import cache_folder, this_machine
 from .decode import inspect
 from .locked import alone_in
 
@@ -28,7 +28,7 @@ def check(paths: list[Path]) -> list[Result]:
 
     Several processes of one machine wait for the first of them, and then remember what it found.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "checked-images"
+    folder = cache_folder() / "checked-images"
     results: list[Result] = []
     with (
         alone_in(folder) as writable,

@@ -1,20 +1,21 @@
 """Chooses and wires source, order, loader and augmentation, and says what it chose."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
-from torch import Tensor
 
 from .. import hardware
 from ..errors import UserError
-from . import augment as augmentation
 from . import sources
+from .augment import Augmentation
 from .order import Share
+from .reader import Reading, check_shared_memory
 from .resident import ResidentEvalLoader, ResidentTrainLoader
 from .splits import Files, Images
-from .streaming import Reading, StreamingEvalLoader, StreamingTrainLoader, check_shared_memory
+from .store import decoded
+from .streaming import StreamingEvalLoader, StreamingTrainLoader
 
 TrainLoader = ResidentTrainLoader | StreamingTrainLoader
 EvalLoader = ResidentEvalLoader | StreamingEvalLoader
@@ -34,8 +35,16 @@ class ImageData(L.LightningDataModule):
         crop_padding: random shift of training images by up to this many pixels, not for folders.
         image_size: height and width to which the images of a folder are brought.
         smallest_crop: least share of an image's area that training on a folder sees at a time.
+        cutout: side in pixels of a square that is blackened in each training image.
+        mixup: alpha of the shares in which training images are blended with another; 0 is off.
+        cutmix: alpha of the shares of another image that training images show; 0 is off.
+        loader: resident keeps uint8 pixels on the device, mapped in the host's memory; a folder is
+            decoded for both once, without random crops, into the user's cache. streaming reads its
+            files at each epoch. Unset: streaming for a folder, resident for what fits.
         workers: processes per device that read a folder; unset, from the cores that are free.
         prefetch: batches that each worker reads ahead.
+        decoder: cpu or gpu, where a folder's JPEG files are decoded; unset, gpu where the cores
+            would not keep up and the GPU has engines for it.
         seed: decides the order of the images and their augmentation; unset means the run's seed.
     """
 
@@ -50,29 +59,41 @@ class ImageData(L.LightningDataModule):
         crop_padding: int = 0,
         image_size: int = 224,
         smallest_crop: float = 0.25,
+        cutout: int = 0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        loader: Literal["resident", "mapped", "streaming"] | None = None,
         workers: int | None = None,
         prefetch: int = 4,
+        decoder: Literal["cpu", "gpu"] | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__()
         self.source, self.options = source, options
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.crop_padding, self.flip = crop_padding, flip
+        self.augment = Augmentation(crop_padding, flip, cutout, mixup, cutmix)
         self.seed = 0 if seed is None else seed
         counts = {"batch_size": batch_size, "eval_batch_size": eval_batch_size}
         counts |= {"image_size": image_size, "prefetch": prefetch}
-        for name, value in counts.items():
-            if value < 1:
-                raise UserError(f"data.{name} is {value}; it counts from 1 on.")
-        if crop_padding < 0 or (workers or 0) < 0:
-            raise UserError(f"data.crop_padding is {crop_padding}, data.workers {workers}; from 0.")
+        amounts: dict[str, float] = {"crop_padding": crop_padding, "workers": workers or 0}
+        amounts |= {"cutout": cutout, "mixup": mixup, "cutmix": cutmix}
+        for least, settings in ((1, counts), (0, amounts)):
+            for name, value in settings.items():  # type: ignore[attr-defined]
+                if value < least:
+                    raise UserError(f"data.{name} is {value}; it counts from {least} on.")
         if not 0 < smallest_crop <= 1:
             raise UserError(f"data.smallest_crop is {smallest_crop}; it is a share, up to 1.")
         if workers is None:
             workers = hardware.workers(hardware.this_machine(), 1)
-        self.reading = Reading(image_size, self.seed, smallest_crop, flip, workers, prefetch)
+        self.reading = Reading(
+            image_size, self.seed, smallest_crop, flip, workers, prefetch, decoder or "cpu"
+        )
         self.splits = sources.load(source, options)
-        self.streams = isinstance(self.splits.train, Files)
+        files, size = isinstance(self.splits.train, Files), self.splits.pixel_bytes
+        fits = hardware.fits_on_device(hardware.this_machine(), size)
+        self.loader = loader or ("streaming" if files else "resident" if fits else "mapped")
+        if self.loader == "streaming" and not files:
+            raise UserError(f"data.loader is streaming, but {source} has no files: leave it unset.")
 
     @property
     def num_classes(self) -> int:
@@ -87,14 +108,19 @@ class ImageData(L.LightningDataModule):
 
     def describe(self) -> dict[str, Any]:
         """Return what a run's record holds about the data: sizes, loader, content fingerprint."""
-        splits, workers = self.splits, self.reading.workers
-        streaming = f"read from files by {workers} workers" if workers else "read from files"
+        splits, reading = self.splits, self.reading
+        place = "the GPU's JPEG engines" if reading.decoder == "gpu" else "the CPU"
+        loaders = {
+            "resident": "resident on the device as uint8",
+            "mapped": "in the host's memory as uint8, copied ahead",
+            "streaming": f"files read by {reading.workers} workers, decoded by {place}",
+        }
         return {
             "source": self.source,
             "images": {name: len(getattr(splits, name)) for name in ("train", "val", "test")},
             "image_shape": list(self.image_shape),
             "classes": len(splits.classes),
-            "loader": streaming if self.streams else "resident on the device as uint8",
+            "loader": loaders[self.loader],
             "remarks": list(splits.remarks),
             "fingerprint": splits.fingerprint,
         }
@@ -109,25 +135,22 @@ class ImageData(L.LightningDataModule):
                 f" ({share.accumulate} x {share.batch_size} on {share.world_size} devices). Set"
                 f" --data.batch_size to {fits} or less."
             )
-        if isinstance(images, Files):
-            how = self._reading(self.batch_size)
-            return StreamingTrainLoader(images, share, how, self._position)
-        return ResidentTrainLoader(
-            images,
-            share,
-            self.seed,
-            self._augment,
-            augmentation.DRAWS,
-            self._position,
-            self._device(),
-        )
+        if self.loader == "streaming" and isinstance(images, Files):
+            how = self._reading(images, self.batch_size)
+            further = replace(self.augment, crop_padding=0, flip=False)  # done in the reading
+            return StreamingTrainLoader(images, share, how, self._position, further)
+        where = self._device(), self.loader == "mapped"
+        pixels, seed = self._pixels(images), self.seed
+        return ResidentTrainLoader(pixels, share, seed, self.augment, self._position, *where)
 
     def eval_dataloader(self, images: Images | Files, alone: bool = False) -> EvalLoader:
         """Return a loader of every one of these images in order: of this process's, or of all."""
         share = Share(self.eval_batch_size) if alone else self._share(self.eval_batch_size)
-        if isinstance(images, Files):
-            return StreamingEvalLoader(images, share, self._reading(self.eval_batch_size))
-        return ResidentEvalLoader(images, share, self._device())
+        if isinstance(images, Files) and (alone or self.loader == "streaming"):
+            how = self._reading(images, self.eval_batch_size)
+            return StreamingEvalLoader(images, share, how)
+        where = self._device(), self.loader == "mapped"
+        return ResidentEvalLoader(self._pixels(images), share, *where)
 
     def val_dataloader(self) -> EvalLoader:
         return self.eval_dataloader(self.splits.val)
@@ -140,16 +163,19 @@ class ImageData(L.LightningDataModule):
     def predict_dataloader(self) -> EvalLoader:
         return self.test_dataloader()
 
-    def _augment(self, images: Tensor, draws: Tensor) -> Tensor:
-        return augmentation.augment(images, draws, self.crop_padding, self.flip)
+    def _pixels(self, images: Images | Files) -> Images:
+        return images if isinstance(images, Images) else decoded(images, self.reading.image_size)
 
     def _device(self) -> torch.device:
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
 
-    def _reading(self, batch_size: int) -> Reading:
+    def _reading(self, files: Files, batch_size: int) -> Reading:
         processes = 1 if self.trainer is None else self.trainer.num_devices  # on this machine
-        check_shared_memory(self.reading, batch_size, processes, hardware.free_shared_memory())
-        return replace(self.reading, pin=self._device().type == "cuda")
+        free = hardware.free_shared_memory()
+        check_shared_memory(files, self.reading, batch_size, processes, free)
+        device = self._device()
+        decoder = self.reading.decoder if device.type == "cuda" else "cpu"
+        return replace(self.reading, device=device, decoder=decoder)
 
     def _share(self, batch_size: int) -> Share:
         """Return this process's place among all; it is alone without a Trainer."""

@@ -1,4 +1,4 @@
-"""The loader of image files: workers read, decode, crop and mirror, and hand over uint8.
+"""The loader of image files: batches from workers, made ready ahead of time.
 
 What is drawn for an image follows from (seed, epoch, index): neither the number of workers nor who
 reads which batch changes a bit of what the network sees.
@@ -10,89 +10,25 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ..errors import UserError
-from .decode import BadImage, middle, random_crop
+from .augment import Augmentation
+from .batch import Batch, Position, ahead
+from .decode import BadImage
 from .order import Share, epoch_order, uniforms
-from .resident import PADDING_LABEL, Batch, Position
+from .reader import DRAWS, Reader, Reading, Request
 from .splits import Files
-
-DRAWS = 5  # uniforms per training image: area, shape, two for the place, mirroring
-
-Request = tuple[int | None, Tensor]  # the epoch, None in evaluation; places in the split, or -1
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How files are read: see ImageData, which has these settings too."""
-
-    image_size: int
-    seed: int = 0
-    smallest_crop: float = 0.25
-    flip: bool = True
-    workers: int = 0
-    prefetch: int = 4
-    pin: bool = False
-
-
-def check_shared_memory(how: Reading, batch_size: int, processes: int, free: int | None) -> None:
-    """Raise UserError if the batches that workers read ahead do not fit into shared memory.
-
-    A worker that finds no room is killed without a word. `free` is in bytes; None where there is
-    no such limit.
-    """
-    needed = processes * how.workers * how.prefetch * batch_size * how.image_size**2 * 3
-    if free is not None and needed > free:
-        raise UserError(
-            f"/dev/shm has {free / 2**20:.0f} MiB free, and {processes * how.workers} workers that"
-            f" read {how.prefetch} batches of {batch_size} images ahead need"
-            f" {needed / 2**20:.0f} MiB. Start the container with --shm-size=8g (or --ipc=host), or"
-            " set --data.workers, --data.prefetch or the batch size lower."
-        )
-
-
-class Reader(Dataset):
-    """Answers a request with its batch, or with the error that the training process is to raise."""
-
-    def __init__(self, files: Files, how: Reading) -> None:
-        self.files, self.how = files, how
-
-    def __getitem__(self, request: Request) -> Batch | UserError:
-        epoch, places = request
-        n, size = len(places), self.how.image_size
-        pixels = torch.zeros(n, size, size, 3, dtype=torch.uint8)
-        labels = torch.full((n,), PADDING_LABEL)
-        draws = None if epoch is None else uniforms(self.how.seed, epoch, places, DRAWS).tolist()
-        for row, place in enumerate(places.tolist()):
-            if place < 0:
-                continue
-            try:
-                pixels.numpy()[row] = self._image(place, draws and draws[row])
-            except BadImage as reason:
-                path = self.files[place]
-                return UserError(f"{path} {reason}, which it was not when it was checked.")
-            labels[row] = self.files.labels[place]
-        return Batch(pixels.permute(0, 3, 1, 2), labels, places.clamp(min=0))
-
-    def _image(self, place: int, draws: list[float] | None) -> np.ndarray:
-        path, how = self.files[place], self.how
-        if draws is None:
-            return middle(path, how.image_size)
-        pixels = random_crop(path, how.image_size, draws[:4], how.smallest_crop)
-        return pixels[:, ::-1] if how.flip and draws[4] < 0.5 else pixels
 
 
 class _Stream(ABC):
     """Batches from workers, in the order in which they are asked for."""
 
     def __init__(self, files: Files, share: Share, how: Reading) -> None:
-        self.files, self.share, self.pin = files, share, how.pin
+        self.files, self.share, self.how = files, share, how
         self.loader: DataLoader = DataLoader(
             Reader(files, how),
             batch_size=None,  # a request is a whole batch
@@ -109,12 +45,27 @@ class _Stream(ABC):
         """Yield what the workers are to read, batch by batch."""
 
     def __iter__(self) -> Iterator[Batch]:
-        for answer in self.loader:
-            if isinstance(answer, UserError):
-                raise answer
+        return ahead(self.loader, self.received, self.how.device)
+
+    def received(self, answer: Any) -> Batch:
+        """Return what a worker has read as a batch on the device, or raise what it met."""
+        how = self.how
+        if isinstance(answer, UserError):
+            raise answer
+        if how.decoder == "gpu":
+            from .gpu_decode import decode
+
+            try:
+                return decode(answer, how.image_size, how.device)
+            except BadImage as reason:
+                names = ", ".join(str(self.files[place]) for place in answer.indices.tolist())
+                raise UserError(f"One of these files {reason}: {names}") from None
+        if how.device.type == "cuda":
             # Not DataLoader's own pinning: with persistent workers its thread holds up the end of
             # the process by 5 s a worker (pytorch issue 81794).
-            yield Batch(*(part.pin_memory() for part in answer)) if self.pin else answer
+            moved = (part.pin_memory().to(how.device, non_blocking=True) for part in answer[:3])
+            return Batch(*moved)
+        return answer
 
 
 def _end_with_parent(worker: int) -> None:
@@ -142,9 +93,16 @@ class _Asked(Iterable[Request]):
 class StreamingTrainLoader(_Stream):
     """One process's batches in the order of the epoch, from a random part of each image."""
 
-    def __init__(self, files: Files, share: Share, how: Reading, position: Position) -> None:
+    def __init__(
+        self,
+        files: Files,
+        share: Share,
+        how: Reading,
+        position: Position,
+        augment: Augmentation | None = None,  # beyond cropping and mirroring
+    ) -> None:
         super().__init__(files, share, how)
-        self.seed, self.position = how.seed, position
+        self.seed, self.position, self.augment = how.seed, position, augment or Augmentation()
 
     def __len__(self) -> int:
         return self.share.batches(len(self.files))
@@ -153,6 +111,16 @@ class StreamingTrainLoader(_Stream):
         epoch, first = self.position()
         order = epoch_order(self.seed, epoch, len(self.files))
         return ((epoch, places) for places in self.share.of(order)[first:])
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, _ = self.position()
+
+        def finish(answer: Any) -> Batch:
+            batch = self.received(answer)
+            draws = uniforms(self.seed, epoch, batch.indices, DRAWS + self.augment.draws)
+            return self.augment(batch, draws[:, DRAWS:], len(batch.labels))
+
+        yield from ahead(self.loader, finish, self.how.device)
 
 
 class StreamingEvalLoader(_Stream):

@@ -2,7 +2,21 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
+
+
+def mixed_cross_entropy(
+    logits: Tensor, labels: Tensor, others: Tensor | None, shares: Tensor | None, smoothing: float
+) -> Tensor:
+    """Return the mean loss of images of which `shares` (n,) are their own, the rest `others`'."""
+    if others is None or shares is None:
+        return cross_entropy(logits, labels, label_smoothing=smoothing)
+    own, theirs = (
+        cross_entropy(logits, target, label_smoothing=smoothing, reduction="none")
+        for target in (labels, others)
+    )
+    return (shares * own + (1 - shares) * theirs).mean()
 
 
 class MeanOverImages(Metric):

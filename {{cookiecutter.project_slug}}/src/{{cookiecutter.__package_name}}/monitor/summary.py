@@ -9,8 +9,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from ..data.batch import PADDING_LABEL, Batch
 from ..data.datamodule import ImageData
-from ..data.resident import PADDING_LABEL, Batch
 from ..run.checkpoint import RunCheckpoint
 from ..run.folder import shown
 from ..run.metrics import read_metrics
@@ -42,7 +42,7 @@ def predict(model: Any, batches: Iterable[Batch]) -> tuple[Tensor, Tensor, Tenso
     eager = torch.compiler.set_stance("force_eager")  # a few images do not pay for compiling anew
     with eager, model.trainer.precision_plugin.forward_context():
         for batch in batches:
-            batch = Batch(*(part.to(device) for part in batch))
+            batch = Batch(*(part.to(device) for part in batch[:3]))
             _, labels, probabilities = model.predict_step(batch, 0)
             pixels = batch.images[batch.labels != PADDING_LABEL].permute(0, 2, 3, 1)
             parts.append([part.cpu() for part in (pixels, labels, probabilities)])

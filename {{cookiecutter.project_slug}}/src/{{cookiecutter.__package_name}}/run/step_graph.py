@@ -4,13 +4,14 @@ The host then asks the device once a step instead of some hundred times. Replayi
 nothing that Lightning sees, so it is told of each step, and the schedule is stepped, here.
 """
 
+import copy
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from ..data.resident import Batch
+from ..data.batch import Batch
 from ..errors import UserError
 
 EAGER_STEPS = 3  # real ones, in which everything compiles and allocates what lasts
@@ -60,8 +61,9 @@ class StepGraph(L.Callback):
         else:
             if self.graph is None:
                 self._capture(batch)
-            self.batch.images.copy_(batch.images)
-            self.batch.labels.copy_(batch.labels)
+            for static, part in zip(self.batch, batch, strict=True):
+                if static is not None and part is not None:
+                    static.copy_(part)
             self.graph.replay()  # type: ignore[union-attr]
             loss, right = self.results
         self.steps += 1
@@ -71,10 +73,11 @@ class StepGraph(L.Callback):
         self.model.lr_schedulers().step()
 
     def _capture(self, batch: Batch) -> None:
-        self.batch = Batch(*(part.clone() for part in batch))
+        self.batch = copy.deepcopy(batch)
         self.graph = torch.cuda.CUDAGraph()
         self.optimizer.optimizer.zero_grad(set_to_none=True)
-        with torch.cuda.graph(self.graph, stream=self.stream):
+        # thread_local: the loader's thread goes on copying
+        with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
             self.results = self._learn(self.batch)
 
     def _learn(self, batch: Batch) -> tuple[Tensor, Tensor]:

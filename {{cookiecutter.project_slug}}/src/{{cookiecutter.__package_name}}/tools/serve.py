@@ -95,8 +95,9 @@ class ServedRun:
     def _largest(self, width: int, height: int) -> decode.Box:
         """Return the largest middle part of an image that has the shape of the run's images."""
         scale = min(width / self.width, height / self.height)
-        left, upper = (width - self.width * scale) / 2, (height - self.height * scale) / 2
-        return left, upper, left + self.width * scale, upper + self.height * scale
+        w, h = max(round(self.width * scale), 1), max(round(self.height * scale), 1)
+        left, upper = (width - w) // 2, (height - h) // 2
+        return left, upper, left + w, upper + h
 
     def who(self) -> dict[str, str]:
         return {"run": self.name, "weights_sha256": self.weights_sha256}

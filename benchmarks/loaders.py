@@ -1,0 +1,90 @@
+"""How torchvision and timm load a folder of JPEG files, each before the same fast loop."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from loop import Loop
+from my_project.networks import build_network
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from torchvision import datasets
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import v2
+from usual import MEAN, STD
+from workloads import CLASSES, Workload
+
+TF32 = "high"  # wherever float32 is left
+
+
+def fast_step(network: nn.Module, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a training step as fast as plain torch has it: bf16, channels last, fused SGD."""
+    torch.set_float32_matmul_precision(TF32)
+    network.to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(
+        network.parameters(), 0.05, 0.9, weight_decay=5e-4, nesterov=True, fused=True
+    )
+
+    def step(images: Tensor, labels: Tensor) -> Tensor:
+        images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+        labels = labels.to(device, non_blocking=True)
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = F.cross_entropy(network(images), labels)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def torchvision_loading(work: Workload, jpegs: Path, loop: Loop) -> None:
+    """decode_image and v2 on uint8 in a worker a core; scaled and normalized on the GPU."""
+    crop = v2.RandomResizedCrop(work.image_size, antialias=True)
+    pictures = datasets.ImageFolder(
+        str(jpegs / "train"),
+        v2.Compose([crop, v2.RandomHorizontalFlip()]),
+        loader=lambda path: decode_image(path, ImageReadMode.RGB),
+    )
+    batches = DataLoader(
+        pictures,
+        work.batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=work.all_workers,
+        pin_memory=work.device == "cuda",
+        persistent_workers=True,
+    )
+    network = build_network(work.network, CLASSES, work.small_images)
+    _compile(network, work)
+    loop.train(batches, fast_step(network, loop.device))
+
+
+def timm_loading(work: Workload, jpegs: Path, loop: Loop) -> None:
+    """timm's create_loader, prefetching: Pillow in a worker a core, normalized on the GPU."""
+    from timm.data import ImageDataset, create_loader
+
+    batches = create_loader(
+        ImageDataset(str(jpegs / "train")),
+        input_size=(3, work.image_size, work.image_size),
+        batch_size=work.batch,
+        is_training=True,
+        use_prefetcher=True,
+        color_jitter=None,  # crop and flip, as everywhere
+        interpolation="bilinear",
+        mean=MEAN,
+        std=STD,
+        num_workers=work.all_workers,
+        persistent_workers=True,
+        pin_memory=work.device == "cuda",
+        device=loop.device,
+    )
+    network = build_network(work.network, CLASSES, work.small_images).body
+    _compile(network, work)
+    loop.train(batches, fast_step(network, loop.device))
+
+
+def _compile(network: nn.Module, work: Workload) -> None:
+    if work.compiles:
+        network.compile(mode="reduce-overhead", dynamic=False)

@@ -1,0 +1,136 @@
+"""One row of a workload, run as a process of its own, and what it was run on."""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from workloads import LABELS, LEFT_OUT, Workload
+
+HERE = Path(__file__).resolve().parent
+PACKAGES = ("torch", "torchvision", "lightning", "triton", "timm", "pillow", "numpy")
+LONGEST_SECONDS = 180  # that a row may take
+
+
+def this_machine(work: Workload) -> dict[str, Any]:
+    """Return what a figure depends on: GPU, driver, cores and the versions that are installed."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    machine = {"versions": versions, "cores": len(os.sched_getaffinity(0)), "pinned": work.cores}
+    if found := nvidia_smi("name,driver_version"):
+        machine["gpu"], machine["driver"] = found[0]
+    return machine
+
+
+def nvidia_smi(query: str, *options: str) -> list[list[str]]:
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits", "--id=0"]
+    try:
+        done = subprocess.run([*command, *options], capture_output=True, text=True)
+    except OSError:
+        return []
+    return [line.split(", ") for line in done.stdout.splitlines()] if not done.returncode else []
+
+
+def run(asked: argparse.Namespace, work: Workload, row: str, round_: int) -> dict[str, Any] | None:
+    """Run a row and return what it found, or why it is left out; None if it failed."""
+    log = asked.out / f"{asked.workload}-{row}-{round_}.log"
+    with tempfile.TemporaryDirectory(dir=asked.out) as folder:
+        out = Path(folder) / "found.json"
+        command = [*(["taskset", "-c", work.cores] if work.cores and row != "limit" else [])]
+        command += [sys.executable, *command_of(asked, work, row, out)]
+        paths = [str(asked.project.resolve() / "src"), str(HERE), os.environ.get("PYTHONPATH", "")]
+        settings = os.environ | {
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "RUN_FOLDER": f"{folder}/run",
+        }
+        settings.setdefault("TORCHINDUCTOR_CACHE_DIR", str(asked.out.resolve() / "inductor"))
+        settings.pop("WANDB_API_KEY", None)
+        begun = time.time()
+        with log.open("w") as output, clocks() as seen:
+            limited = ["timeout", str(LONGEST_SECONDS), *command]
+            done = subprocess.run(limited, env=settings, stdout=output, stderr=output)
+        seconds = time.time() - begun
+        last = log.read_text(errors="replace").splitlines()[-1:] or [""]
+        named = {"workload": asked.workload, "row": row, "round": round_, "seconds": seconds}
+        if done.returncode == LEFT_OUT:
+            print(last[0], flush=True)
+            return named | {"left_out": last[0]}
+        if done.returncode or not out.is_file():
+            print(f"{LABELS[row]} failed ({done.returncode}): {last[0]}, see {log}", flush=True)
+            return None
+        found = json.loads(out.read_text())
+        found["first_step"] -= begun
+        shown = shlex.join(command).replace(sys.executable, "python").replace(folder, "…")
+        print(f"round {round_ + 1}  {LABELS[row]:32} {found['inside']:9,.0f} img/s", flush=True)
+        return {**named, **found, **seen, "command": shown}
+
+
+def command_of(asked: argparse.Namespace, work: Workload, row: str, out: Path) -> list[str]:
+    """Return python's arguments for a row; ours is what a user would type, and a callback."""
+    files = ["--jpegs", str(asked.jpegs)] if work.folder else []
+    if not row.startswith("ours"):
+        tiny = ["--tiny"] if asked.tiny else []
+        return [str(HERE / "rows.py"), asked.workload, row, str(out), *files, *tiny]
+    streams = work.folder and row == "ours"
+    options = {"image_size": work.image_size, "train": work.train, "val": work.val}
+    if work.folder:  # on the GPU: half as many make the same figure
+        options |= {"train": work.train // 2, "val": work.val // 2}
+    flags = {
+        "config": asked.project / "configs" / ("imagefolder.yaml" if streams else "synthetic.yaml"),
+        "data.options": json.dumps({"path": str(asked.jpegs.resolve())} if streams else options),
+        "data.batch_size": work.batch,
+        "model.network": work.network,
+        "model.small_images": json.dumps(work.small_images),
+        # What a run of 30 epochs does by itself, and one of a few hundred steps would not.
+        "model.compile": "step-graph" if row == "ours-step-graph" else json.dumps(work.compiles),
+        "trainer.max_epochs": work.epochs,
+        "trainer.callbacks+": "loop.Timed",
+        "trainer.callbacks.path": out,
+    }
+    if streams:
+        flags |= {"data.image_size": work.image_size}
+    elif work.folder:
+        flags |= {"data.crop_padding": 0}
+    if not work.small_images:
+        flags |= {"model.learning_rate": 0.05}
+    if asked.tiny:
+        flags |= {"trainer.accelerator": "cpu", "data.workers": work.workers}
+    return ["-m", "my_project", "fit", *(f"--{name}={value}" for name, value in flags.items())]
+
+
+@contextmanager
+def clocks() -> Iterator[dict[str, float]]:
+    """Note the GPU's clock and power every second; afterwards, the second half's medians."""
+    seen: dict[str, float] = {}
+    if not shutil.which("nvidia-smi"):
+        yield seen
+        return
+    query = ["--query-gpu=clocks.sm,power.draw", "--format=csv,noheader,nounits", "--id=0"]
+    with tempfile.TemporaryFile("w+") as file:
+        asking = subprocess.Popen(["nvidia-smi", *query, "--loop=1"], stdout=file)
+        try:
+            yield seen
+        finally:
+            asking.terminate()
+            asking.wait()
+            file.seek(0)
+            lines = [line.split(", ") for line in file if line.endswith("\n")]
+            with suppress(ValueError):  # a GPU that does not tell
+                for place, name in enumerate(("sm_mhz", "watts") if lines else ()):
+                    second_half = lines[len(lines) // 2 :]
+                    seen[name] = statistics.median(float(line[place]) for line in second_half)

@@ -1,0 +1,158 @@
+"""From a file of results, a JSON object a line, to the table and the plot of a workload."""
+
+import json
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workloads import LABELS, WORKLOADS
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row's rounds in figures; `problem` says why it does not count, if it doesn't.
+
+    `batch` is its own batch size, where that is not the workload's.
+    """
+
+    name: str
+    batch: int | None
+    inside: float | None
+    least: float | None
+    most: float | None
+    whole: float | None
+    first_steps: list[float]
+    peak_gib: float | None
+    problem: str | None
+
+    @property
+    def label(self) -> str:
+        return LABELS[self.name] + (f", batch {self.batch}" if self.batch else "")
+
+
+def read(file: Path) -> list[Result]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def summarize(results: list[Result]) -> list[Row]:
+    """Return the workload's rows in their order: medians over the rounds of those that count."""
+    work = WORKLOADS[results[0]["workload"]]
+    rows = [(name, [r for r in results if r["row"] == name]) for name in work.rows]
+    own = work.usual_batch if work.usual_batch != work.batch else None
+    batches = {name: own for name in work.rows if name.startswith("usual")}
+    return [_row(name, batches.get(name), rounds) for name, rounds in rows if rounds]
+
+
+def _row(name: str, batch: int | None, rounds: list[Result]) -> Row:
+    if "left_out" in rounds[-1]:
+        return Row(name, batch, None, None, None, None, [], None, rounds[-1]["left_out"])
+    bad = next((r for r in rounds if not falls(r)), None)
+    problem = None
+    if bad:
+        losses = f"{bad['first_loss']} to {bad['last_loss']}"
+        problem = f"{LABELS[name]} does not count: its loss did not fall ({losses})"
+    inside = [r["inside"] for r in rounds]
+    wholes, peaks = ([r[key] for r in rounds if r[key]] for key in ("whole", "peak_gib"))
+    return Row(
+        name,
+        batch,
+        statistics.median(inside),
+        min(inside),
+        max(inside),
+        statistics.median(wholes) if wholes else None,
+        [r["first_step"] for r in sorted(rounds, key=lambda r: r["round"])],
+        statistics.median(peaks) if peaks else None,
+        problem,
+    )
+
+
+def falls(result: Result) -> bool:
+    """Say whether training learned: NaN and a loss that nobody saw are no."""
+    first, last = result["first_loss"], result["last_loss"]
+    return first is not None and last is not None and last < first
+
+
+def limit_of(rows: list[Row]) -> float | None:
+    return next((row.inside for row in rows if row.name == "limit" and not row.problem), None)
+
+
+def table(results: list[Result]) -> str:
+    """Return the workload's table in Markdown, with what it was measured on below."""
+    rows, newest = summarize(results), results[-1]
+    limit = limit_of(rows)
+    lines = [
+        f"**{WORKLOADS[newest['workload']].title}**",
+        "",
+        "| | img/s inside an epoch | least to most | of the limit | img/s of a whole run "
+        "| of the limit | s to the first step, cold / warm | GiB |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        if not row.problem:
+            cold, *warm = row.first_steps
+            begins = f"{cold:.0f} / {statistics.median(warm):.0f}" if warm else f"{cold:.0f}"
+            cells = [
+                number(row.inside),
+                f"{number(row.least)} to {number(row.most)}",
+                share(row.inside, limit),
+                number(row.whole),
+                share(row.whole, limit),
+                begins,
+                f"{row.peak_gib:.1f}" if row.peak_gib else "",
+            ]
+            lines.append(" | ".join([f"| {row.label}", *cells]) + " |")
+    rounds = max(r["round"] for r in results) + 1
+    on = f"{newest.get('gpu', 'CPU')}, {newest['cores']} cores, torch {newest['versions']['torch']}"
+    command = f"make bench WORKLOAD={newest['workload']}"
+    lines += ["", f"Medians of {rounds} interleaved rounds on {on}: `{command}`."]
+    lines += [f"{row.problem}." for row in rows if row.problem]
+    return "\n".join(lines) + "\n"
+
+
+def number(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:,.0f}"
+
+
+def share(value: float | None, limit: float | None) -> str:
+    return f"{value / limit:.0%}" if value and limit else ""
+
+
+def plot(results: list[Result], path: Path) -> None:
+    """Draw a bar a row, the whole run's inside the epoch's, and the limit as a line."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in summarize(results) if not row.problem][::-1]
+    limit = limit_of(rows)
+    figure = Figure(figsize=(8, 0.6 + 0.45 * max(len(rows), 1)), layout="constrained")
+    axes = figure.subplots()
+    colours = ["#2a6fb0" if row.name.startswith("ours") else "#b9c2cc" for row in rows]
+    labels = [row.label for row in rows]
+    axes.barh(labels, [row.inside for row in rows], color=colours, height=0.7)
+    axes.barh(labels, [row.whole or 0 for row in rows], color="#00000030", height=0.25)
+    if limit:
+        axes.axvline(limit, color="#555555", linewidth=0.8, linestyle=":")
+    for place, row in enumerate(rows):
+        of_limit = f"  {share(row.inside, limit)}" if limit else ""
+        text = f"{number(row.inside)}{of_limit}"
+        white = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "bbox": white}
+        axes.annotate(text, (row.inside, place), **beside)
+    axes.set_xlim(0, max(row.inside for row in rows) * 1.25 if rows else 1)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    figure.suptitle(WORKLOADS[results[0]["workload"]].title, fontsize=10, x=0.01, ha="left")
+    axes.set_xlabel("images per second inside an epoch (thin bar: of a whole run)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+def insert(readme: Path, workload: str, table: str) -> None:
+    """Put the table between `<!-- benchmark: NAME -->` and `<!-- end -->`, in place of what is."""
+    start, end = f"<!-- benchmark: {workload} -->\n", "<!-- end -->"
+    before, found, rest = readme.read_text().partition(start)
+    if not found or end not in rest:
+        raise SystemExit(f"error: {readme} has no {start.strip()} … {end}")
+    readme.write_text(before + start + table + rest[rest.index(end) :])

@@ -1,0 +1,145 @@
+"""The benchmarks: every kind of row runs, on a CPU and tiny; what the table says is right."""
+
+import os
+import shutil
+import sys
+
+import pytest
+from conftest import ENVIRONMENT, TEMPLATE, execute
+
+BENCHMARKS = TEMPLATE / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import report  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def compare(make, default_project, tmp_path_factory):
+    """`compare(*arguments)` of the tiny version, in the project's environment, into compare.out."""
+    folder = tmp_path_factory.mktemp("bench")
+
+    def run(*arguments):
+        python = ENVIRONMENT / "bin" / "python"
+        places = ["--project", default_project.path, "--jpegs", folder / "jpegs", "--out", folder]
+        settings = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = [python, BENCHMARKS / "compare.py", *arguments, *places]
+        return execute(*command, cwd=folder, env=settings)
+
+    run.out = folder
+    return run
+
+
+def test_rows_that_read_files_learn_and_are_timed(compare):
+    done = compare("resnet50-jpeg", "--tiny", "--rounds=1", "--rows=torchvision,timm,ours,limit")
+    assert done.returncode == 0, done.stdout
+    assert "timm's loading, fast loop is left out: timm is not installed" in done.stdout
+    results = {row["row"]: row for row in report.read(compare.out / "resnet50-jpeg.jsonl")}
+    for name in ("torchvision", "ours", "limit"):
+        assert results[name]["inside"] > 0 and results[name]["first_step"] > 0
+        assert results[name]["last_loss"] < results[name]["first_loss"]
+    assert results["ours"]["whole"] > 0
+    assert " fit --config=" in results["ours"]["command"]
+    assert (compare.out / "resnet50-jpeg.png").stat().st_size > 5000
+    table = (compare.out / "resnet50-jpeg.md").read_text()
+    assert [line.split(" |")[0] for line in table.splitlines()[4:7]] == [
+        "| torchvision's loading, fast loop",
+        "| ours",
+        "| the limit",
+    ]
+
+
+def test_what_was_measured_is_not_measured_again(compare):
+    names = [row["row"] for row in report.read(compare.out / "resnet50-jpeg.jsonl")]
+    done = compare("resnet50-jpeg", "--tiny", "--rounds=2", "--rows=timm,ours", "--seconds=1")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.startswith("The time is over before ours, round 2")
+    again = [row["row"] for row in report.read(compare.out / "resnet50-jpeg.jsonl")]
+    assert again == names
+
+
+def test_the_made_jpegs_are_as_photographs_are_kept(compare):
+    files = sorted((compare.out / "jpegs").rglob("*.jpg"))
+    assert len(files) == 360 and len({file.read_bytes() for file in files}) == 360
+    assert 40_000 < sum(file.stat().st_size for file in files) / 360 < 60_000
+    look = "import sys; from PIL import Image; i = Image.open(sys.argv[1]); print(i.size, i.layer)"
+    seen = execute(ENVIRONMENT / "bin" / "python", "-c", look, files[0], cwd=compare.out).stdout
+    assert seen.startswith("(500, 375) [(1, 2, 2,"), seen  # 4:2:0
+
+
+def test_the_usual_ways_run_and_a_row_that_fails_stops_no_other(compare):
+    rows = "--rows=ours-step-graph,usual-compiled,usual-lightning"
+    done = compare("resnet18-128", "--tiny", "--rounds=1", rows)
+    assert done.returncode == 1, done.stdout
+    assert "ours, step graph failed (2): error: model.compile is step-graph" in done.stdout
+    results = report.read(compare.out / "resnet18-128.jsonl")
+    assert [row["row"] for row in results] == ["usual-compiled", "usual-lightning"]
+    assert all(row["inside"] > 0 and report.falls(row) for row in results)
+    assert results[1]["whole"] > 0
+
+
+def measured(row: str, round_: int, inside: float, whole: float | None = None, **more) -> dict:
+    """Return a line of results as compare.py writes it."""
+    line = {"workload": "resnet18-512", "row": row, "round": round_, "seconds": 30.0}
+    line |= {"inside": inside, "whole": whole, "first_loss": 2.3, "last_loss": 0.1}
+    line |= {"first_step": 20.0 if round_ == 0 else 9.0, "peak_gib": 1.25, "cores": 16}
+    return line | {"gpu": "NVIDIA H200", "versions": {"torch": "2.11.0"}} | more
+
+
+@pytest.fixture
+def results() -> list[dict]:
+    ours = [measured("ours", i, 70_000.0 + i, 65_000.0) for i in range(3)]
+    limit = [measured("limit", i, rate) for i, rate in enumerate((100e3, 80e3, 90e3))]
+    return [*limit, *ours]
+
+
+def test_the_table_has_medians_spread_and_shares_of_the_limit(results):
+    table = report.table(results).splitlines()
+    assert table[4:6] == [
+        "| ours | 70,001 | 70,000 to 70,002 | 78% | 65,000 | 72% | 20 / 9 | 1.2 |",
+        "| the limit | 90,000 | 80,000 to 100,000 | 100% |  |  | 20 / 9 | 1.2 |",
+    ]
+    assert table[-1] == (
+        "Medians of 3 interleaved rounds on NVIDIA H200, 16 cores, torch 2.11.0:"
+        " `make bench WORKLOAD=resnet18-512`."
+    )
+
+
+def test_a_row_with_a_batch_size_of_its_own_says_so(results):
+    peers = [measured("usual-compiled", 0, 2_000.0), measured("torchvision", 0, 6_000.0)]
+    table = report.table([line | {"workload": "resnet50-jpeg"} for line in (*results, *peers)])
+    assert "| the usual script, torch.compile, batch 128 | 2,000 |" in table
+    assert "| torchvision's loading, fast loop | 6,000 |" in table
+
+
+@pytest.mark.parametrize("last_loss", [2.4, float("nan"), None])
+def test_a_row_whose_loss_does_not_fall_does_not_count(results, last_loss):
+    results[1] |= {"last_loss": last_loss}
+    table = report.table(results)
+    assert "| the limit |" not in table and "78%" not in table
+    assert f"the limit does not count: its loss did not fall (2.3 to {last_loss})." in table
+
+
+def test_the_table_takes_its_place_in_a_readme(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("a\n<!-- benchmark: resnet18-512 -->\nold\n<!-- end -->\nb <!-- end -->\n")
+    for table in ("first\n", "second\n"):
+        report.insert(readme, "resnet18-512", table)
+        text = f"a\n<!-- benchmark: resnet18-512 -->\n{table}<!-- end -->\nb <!-- end -->\n"
+        assert readme.read_text() == text
+
+
+def test_without_a_gpu_make_says_so(template, tmp_path):
+    fails = tmp_path / "nvidia-smi"
+    fails.write_text("#!/bin/sh\nexit 9\n")
+    fails.chmod(0o755)
+    settings = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = execute("make", "bench", "WORKLOAD=resnet18-128", cwd=template, env=settings)
+    assert done.returncode == 2
+    assert done.stdout.startswith("There is no NVIDIA GPU here: nvidia-smi fails.")
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
+def test_without_a_gpu_nothing_is_compared(compare):
+    done = compare("resnet18-128")
+    assert done.returncode == 2
+    assert done.stdout.startswith("error: There is no NVIDIA GPU here")

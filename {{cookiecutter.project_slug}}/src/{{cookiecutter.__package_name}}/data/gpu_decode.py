@@ -1,0 +1,176 @@
+"""JPEG files to batches by the GPU's own decoder (nvJPEG), for machines with few cores for a GPU.
+
+The workers only read the files. What the decoder does not read as libjpeg does (turned by a camera,
+CMYK, PNG …) they decode themselves. Two kernels cut and resize the images, each of another size, as
+decode.py does: linear, reaching as far as the image shrinks, rows first, rounded in between.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from .batch import Batch
+from .decode import BadImage, Jpeg
+
+PIXELS_AT_ONCE = 128 * 2**20  # that are decoded together, each of three bytes
+
+Read = tuple[Jpeg, bool] | np.ndarray  # a JPEG and whether it is mirrored, or a finished image
+
+
+class Encoded(NamedTuple):
+    """A batch whose JPEGs are to be decoded.
+
+    `content` holds their bytes one after another. `jpegs` int64 (m, 9) says of each how many they
+    are, its row in the batch, left, upper, right and lower side of what is seen, the image's width
+    and height, and whether it is mirrored. The other images, uint8 (k, height, width, 3), are
+    `done` and fill the rows `others`.
+    """
+
+    content: Tensor
+    jpegs: Tensor
+    done: Tensor
+    others: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+def pack(read: list[Read], labels: Tensor, indices: Tensor) -> Encoded:
+    """Return a batch as few tensors, for each that a worker hands over takes a file descriptor."""
+    content, jpegs, done, others = bytearray(), [], [], []
+    for row, one in enumerate(read):
+        if isinstance(one, tuple):
+            (file, box, size), mirrored = one
+            content += file
+            jpegs.append([len(file), row, *box, *size, mirrored])
+        else:
+            done.append(one)
+            others.append(row)
+    return Encoded(
+        torch.frombuffer(content or bytearray(1), dtype=torch.uint8),
+        torch.tensor(jpegs, dtype=torch.int64).view(-1, 9),
+        torch.from_numpy(np.stack(done)) if done else torch.empty(0, dtype=torch.uint8),
+        torch.tensor(others, dtype=torch.int64),
+        labels,
+        indices,
+    )
+
+
+def decode(encoded: Encoded, size: int, device: torch.device) -> Batch:
+    """Return the batch on the device, its images `size` pixels wide and high. Raises BadImage."""
+    images = torch.zeros(len(encoded.labels), size, size, 3, dtype=torch.uint8, device=device)
+    if len(encoded.others):
+        images[encoded.others.to(device)] = encoded.done.to(device)
+    jpegs, first = encoded.jpegs, 0
+    files = encoded.content.split(jpegs[:, 0].tolist()) if len(jpegs) else ()
+    while first < len(files):
+        fitting = (jpegs[first:, 6] * jpegs[first:, 7]).cumsum(0) <= PIXELS_AT_ONCE
+        part = slice(first, first + max(int(fitting.sum()), 1))
+        whole = _whole(list(files[part]), device)
+        crop_and_resize(whole, jpegs[part, 1:].int(), images)
+        torch.cuda.current_stream(device).synchronize()  # nvJPEG writes on a stream of its own
+        first = part.stop
+    return Batch(images.permute(0, 3, 1, 2), encoded.labels.to(device), encoded.indices.to(device))
+
+
+def _whole(files: list[Tensor], device: torch.device) -> list[Tensor]:
+    """Return the decoded images, uint8 (3, height, width); the CPU reads what nvJPEG does not."""
+    try:
+        return decode_jpeg(files, ImageReadMode.RGB, device)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if len(files) > 1:
+            return [image for file in files for image in _whole([file], device)]
+        try:
+            return [decode_jpeg(files[0], ImageReadMode.RGB).to(device)]
+        except RuntimeError:
+            raise BadImage(f"can't be decoded: {error}") from None
+
+
+def crop_and_resize(whole: list[Tensor], how: Tensor, images: Tensor) -> None:
+    """Write the boxes of images into rows of a batch.
+
+    Args:
+        whole: m uint8 tensors (3, height, width) on one device, each of another size.
+        how: int32 (m, 8): row in the batch, box, width, height, mirrored, as in Encoded.jpegs.
+        images: uint8 (n, size, size, 3) on that device, contiguous: the batch.
+    """
+    whole = [image.contiguous() for image in whole]
+    device, size, block = images.device, images.shape[1], triton.next_power_of_2(images.shape[1])
+    rows = int((how[:, 4] - how[:, 2]).max())  # of the highest box
+    sources = torch.tensor([image.data_ptr() for image in whole]).to(device)
+    between = torch.empty(len(whole), rows, 3, size, dtype=torch.uint8, device=device)
+    how = how.contiguous().to(device)
+    _resize_rows[(len(whole), rows)](sources, how, between, rows, size, block)
+    _resize_columns[(len(whole), size)](how, between, images, rows, size, block)
+
+
+@triton.jit
+def _taps(position, length, size):
+    """Return middle, reach, first and last (exclusive) of the pixels that make an output pixel."""
+    scale = length.to(tl.float32) / size
+    reach = tl.maximum(scale, 1.0)
+    middle = (position + 0.5) * scale
+    first = tl.maximum((middle - reach + 0.5).to(tl.int32), 0)
+    last = tl.minimum((middle + reach + 0.5).to(tl.int32), length)
+    return middle, reach, first, last
+
+
+@triton.jit
+def _resize_rows(sources, how, between, rows, size, BLOCK: tl.constexpr):
+    image, row = tl.program_id(0), tl.program_id(1)
+    how += image * 8
+    left, upper, right = tl.load(how + 1), tl.load(how + 2), tl.load(how + 3)
+    lower, width, height = tl.load(how + 4), tl.load(how + 5), tl.load(how + 6)
+    if upper + row < lower:
+        x = tl.arange(0, BLOCK)
+        middle, reach, first, last = _taps(x, right - left, size)
+        source = tl.load(sources + image).to(tl.pointer_type(tl.uint8))
+        source += (upper + row).to(tl.int64) * width + left
+        target = between + ((image.to(tl.int64) * rows + row) * 3) * size + x
+        for _channel in tl.static_range(3):
+            total = tl.zeros([BLOCK], tl.float32)
+            weights = tl.zeros([BLOCK], tl.float32)
+            tap = 0  # no range(): Triton's interpreter, which tests it, takes no tensor there
+            while tap < 2 * reach + 1:
+                at = first + tap
+                weight = tl.maximum(1.0 - tl.abs(at + 0.5 - middle) / reach, 0.0)
+                weight = tl.where(at < last, weight, 0.0)
+                total += weight * tl.load(source + at, mask=(at < last) & (x < size), other=0)
+                weights += weight
+                tap += 1
+            tl.store(target, (total / weights + 0.5).to(tl.uint8), mask=x < size)
+            source += height.to(tl.int64) * width
+            target += size
+
+
+@triton.jit
+def _resize_columns(how, between, images, rows, size, BLOCK: tl.constexpr):
+    image, y = tl.program_id(0), tl.program_id(1)
+    how += image * 8
+    row, upper, lower, mirrored = (
+        tl.load(how),
+        tl.load(how + 2),
+        tl.load(how + 4),
+        tl.load(how + 7),
+    )
+    x = tl.arange(0, BLOCK)
+    middle, reach, first, last = _taps(y, lower - upper, size)
+    seen_at = tl.where(mirrored != 0, size - 1 - x, x)
+    target = images + ((row.to(tl.int64) * size + y) * size + seen_at) * 3
+    source = between + (image.to(tl.int64) * rows * 3) * size + x
+    for channel in tl.static_range(3):
+        total = tl.zeros([BLOCK], tl.float32)
+        weights = 0.0
+        at = first
+        while at < last:
+            weight = tl.maximum(1.0 - tl.abs(at + 0.5 - middle) / reach, 0.0)
+            total += weight * tl.load(source + (at * 3 + channel) * size, mask=x < size, other=0)
+            weights += weight
+            at += 1
+        tl.store(target + channel, (total / weights + 0.5).to(tl.uint8), mask=x < size)

@@ -1,0 +1,280 @@
+"""Trains in a process of its own that computes only while it has the turn.
+
+So configurations are measured in rounds, each as `fit` really runs it, and each is loaded and
+compiled only once. A process that waits has given the GPU memory back that it does not use.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from itertools import pairwise, repeat
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data.resident import Batch
+from ..errors import UserError
+from ..nvml import gpu_state
+from ..run.folder import RUN_FOLDER_VARIABLE
+from .timing import ClockCallback, now
+
+PACKAGE = str(__package__).split(".")[0]
+FEWEST = 3  # steps that a turn begins with: after so many all is compiled and recorded
+AS_LONG_AS_IT_LASTS = 10**6  # steps: an epoch of the one batch
+# A run without end, validations and checkpoints, whose loss falls from the first step on.
+ENDLESS = {"trainer.max_epochs": 10**6, "trainer.limit_val_batches": 0, "trainer.devices": 1}
+ENDLESS |= {"checkpoints.seconds": 10**6, "tracking.wandb": False}
+GENTLE = {"model.schedule": "constant", "model.warmup": 0, "model.learning_rate": 0.003}
+
+
+class Turns(ClockCallback):
+    """In the process that trains: waits for its turn at the start of an epoch, and ends it in time.
+
+    Args:
+        fd: the pipe's file descriptor.
+        one_batch: train on the loader's first batch, kept on the device, again and again.
+        slower: sleep this share of the time on top, for tests of what is to find it.
+    """
+
+    def __init__(self, fd: int, one_batch: bool = False, slower: float = 0.0) -> None:
+        super().__init__(os.devnull)
+        self.pipe, self.one_batch, self.slower = Connection(fd), one_batch, slower
+        self.until = self.begun = self.woken = self.first_seconds = 0.0  # times, in seconds
+        self.steps = 0  # of this turn
+        self.parts: list[tuple[str, Any]] | None = None  # of its steps, if they are asked for
+
+    def setup(self, trainer, pl_module, stage) -> None:
+        load = trainer.datamodule.train_dataloader
+        trainer.datamodule.train_dataloader = lambda: _UntilTime(load(), self)
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        super().on_train_start(trainer, pl_module)
+        data, device = trainer.datamodule, trainer.strategy.root_device
+        on_gpu = device.type == "cuda"
+        gpu = torch.cuda.get_device_properties(device) if on_gpu else None
+        self.pipe.send(
+            {
+                "images": len(data.splits.train),
+                "batch_size": data.batch_size,
+                "resident": not data.streams,
+                "compile": pl_module.compiled_with[0],
+                "precision": str(trainer.precision),
+                "gpu": gpu and gpu.name,
+                "uuid": gpu and str(gpu.uuid),
+            }
+        )
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        if time.perf_counter() >= self.until:
+            if self.begun:
+                self._answer()
+            self._wait(trainer)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self._stamp("data" if batch_idx else "between epochs")
+        self.woken = self.woken if batch_idx else now(self.clock.device)
+
+    def on_before_backward(self, trainer, pl_module, loss) -> None:
+        self._stamp("forward")
+
+    def on_after_backward(self, trainer, pl_module) -> None:
+        self._stamp("backward")
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self._stamp("optimizer")
+        if self.slower and (batch_idx % 8 == 7 or batch_idx + 1 == trainer.num_training_batches):
+            time.sleep(self.slower * (now(self.clock.device) - self.woken))
+            self.woken = time.perf_counter()
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self.steps += 1
+        if self.steps == FEWEST:
+            self.first_seconds = now(self.clock.device) - self.begun
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        self._end_epoch(trainer)
+
+    def _wait(self, trainer) -> None:
+        if self.clock.device.type == "cuda":
+            torch.cuda.empty_cache()
+        try:
+            while (order := self.pipe.recv()) is not None and order.get("supply"):
+                self.pipe.send(self._supply(trainer, order["seconds"]))
+        except EOFError:
+            order = None
+        if order is None:
+            os._exit(0)  # nothing of this run is to be kept
+        self.clock, self.losses = type(self.clock)(self.clock.device), [[]]
+        self.parts = [] if order["parts"] else None
+        self.steps, self.first_seconds = 0, 0.0
+        self.begun = time.perf_counter()
+        self.until = self.begun + order["seconds"]
+
+    def _answer(self) -> None:
+        on_gpu = self.clock.device.type == "cuda"
+        losses = [loss for epoch in self.losses for loss in epoch]
+        self.pipe.send(
+            {
+                "rate": self.clock.inside,
+                "loss": float(torch.stack(losses).mean()) if losses else None,
+                "first_loss": float(losses[0]) if losses else None,
+                "first_seconds": self.first_seconds,
+                "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None,
+                "parts": self.parts and self._milliseconds(self.parts),
+            }
+        )
+
+    def _supply(self, trainer, seconds: float) -> dict[str, Any]:
+        """Return images/s that the loader brings to the device if nobody trains on them."""
+        self.until, images, begun = time.perf_counter() + seconds, 0, 0.0
+        while time.perf_counter() < self.until:
+            for batch in trainer.train_dataloader:
+                batch = trainer.strategy.batch_to_device(batch)
+                images += len(batch.labels) if begun else 0
+                begun = begun or now(self.clock.device)  # the first waits for the workers
+        return {"rate": images / (now(self.clock.device) - begun)}
+
+    def _stamp(self, part: str) -> None:
+        """Note that a part of a step has been asked for; the GPU itself says when it was done."""
+        if self.parts is None:
+            return
+        if self.clock.device.type == "cuda":
+            done = torch.cuda.Event(enable_timing=True)
+            done.record()
+            self.parts.append((part, done))
+        else:
+            self.parts.append((part, time.perf_counter()))
+
+    def _milliseconds(self, stamps: list) -> dict[str, float]:
+        """Return the mean of each part over the turn's steps, the first two apart."""
+        now(self.clock.device)
+        steps = [i for i, (part, _) in enumerate(stamps) if part == "optimizer"]
+        kept = stamps[steps[1] :]
+        spent: dict[str, list[float]] = {}
+        for (_, before), (part, after) in pairwise(kept):
+            seconds = isinstance(after, float)
+            passed = 1e3 * (after - before) if seconds else before.elapsed_time(after)
+            spent.setdefault(part, []).append(passed)
+        spent.pop("between epochs", None)
+        return {part: statistics.mean(some) for part, some in spent.items()}
+
+
+class _UntilTime:
+    """A loader that ends when the turn does."""
+
+    def __init__(self, loader: Any, turns: Turns) -> None:
+        self.loader, self.turns = loader, turns
+        self.length = AS_LONG_AS_IT_LASTS if turns.one_batch else len(loader)
+        self.batch: Batch | None = None
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.turns.one_batch and self.batch is None:
+            first = next(iter(self.loader))
+            self.batch = Batch(*(part.to(self.turns.clock.device).clone() for part in first))
+            self.loader = None  # and its workers
+        batches = self.loader if self.batch is None else repeat(self.batch, self.length)
+        for count, batch in enumerate(batches, 1):
+            yield batch
+            if count >= FEWEST + 1 and time.perf_counter() >= self.turns.until:
+                return
+
+
+class Process:
+    """A process that trains a recipe with these flags, and what it said of itself: `about`.
+
+    With `cold`, it finds nothing that was compiled before. Use it in a `with`; the first thing to
+    do is `ready()`, so that several start at once.
+    """
+
+    def __init__(
+        self,
+        config: Path,
+        flags: Sequence[str],
+        one_batch: bool = False,
+        slower: float = 0.0,
+        cold: bool = False,
+    ) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="turns-"))
+        self.pipe, theirs = Pipe()
+        callback = {"fd": theirs.fileno(), "one_batch": one_batch, "slower": slower}
+        last = [f"--trainer.callbacks+={Turns.__module__}.Turns"]
+        last += [f"--trainer.callbacks.{name}={value}" for name, value in callback.items()]
+        last += [f"--{name}={value}" for name, value in ENDLESS.items()]
+        gentle = [f"--{name}={value}" for name, value in GENTLE.items()]
+        command = ["fit", "--config", str(config), *gentle, *flags, *last]
+        environment = os.environ | {RUN_FOLDER_VARIABLE: str(self.folder / "run")}
+        if cold:
+            environment["TORCHINDUCTOR_CACHE_DIR"] = str(self.folder / "inductor")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", PACKAGE, *command],
+            env=environment,
+            pass_fds=[theirs.fileno()],
+            stdout=(self.folder / "log").open("w"),
+            stderr=subprocess.STDOUT,
+        )
+        theirs.close()
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.pipe.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def ready(self) -> "Process":
+        """Wait until it could train. Raises UserError with what it said if it ended instead."""
+        self.about = self._receive([])
+        record = json.loads((self.folder / "run" / "run.json").read_text())
+        self.about["settings"] = {part: record["config"][part] for part in ("data", "model")}
+        self.about["settings"]["trainer"] = {"precision": self.about["precision"]}
+        return self
+
+    def turn(self, seconds: float, parts: bool = False) -> dict[str, Any]:
+        """Train for so long. Returns rate (images/s), loss (mean), peak_gib, busy (percent).
+
+        With `parts` also the milliseconds of a step's parts: data, forward, backward, optimizer.
+        Raises UserError if it ended instead.
+        """
+        busy: list[int] = []
+        self.pipe.send({"seconds": seconds, "parts": parts})
+        found = self._receive(busy)
+        if found["rate"] is None:
+            raise UserError("An epoch has one step, which has no speed: lower --data.batch_size.")
+        return found | {"busy": sum(busy) / len(busy) if busy else None}
+
+    def supply(self, seconds: float) -> float:
+        """Return how many images/s the loader alone brings. Raises UserError as turn does."""
+        self.pipe.send({"seconds": seconds, "supply": True})
+        return self._receive([])["rate"]
+
+    def _receive(self, busy: list[int]) -> dict[str, Any]:
+        """Wait for the answer; meanwhile ask the driver how busy the GPU is."""
+        while not self.pipe.poll(0.1):
+            if self.process.poll() is not None and not self.pipe.poll():
+                raise UserError(self._last_words())
+            uuid = getattr(self, "about", {}).get("uuid")
+            state = gpu_state(uuid) if uuid else None
+            busy += [state.busy] if state else []
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            self.process.wait()
+            raise UserError(self._last_words()) from None
+
+    def _last_words(self) -> str:
+        lines = (self.folder / "log").read_text().strip().splitlines() or ["it ended silently"]
+        errors = [line for line in lines if line.startswith("error: ")] or lines[-1:]
+        return errors[-1].removeprefix("error: ")
