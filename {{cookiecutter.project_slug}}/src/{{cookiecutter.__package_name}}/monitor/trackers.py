@@ -191,7 +191,8 @@ def _refusal(server: str, key: str) -> str:
     import requests
 
     question = {"query": "query { viewer { id } }"}
-    reply = requests.post(f"{server}/graphql", json=question, auth=("api", key), timeout=PATIENCE)
+    address, unheard = f"{server}/graphql", 2 * PATIENCE  # seconds: nobody waits that long
+    reply = requests.post(address, json=question, auth=("api", key), timeout=unheard)
     if reply.status_code in (401, 403):
         return "the key is refused"
     reply.raise_for_status()
