@@ -8,6 +8,8 @@ import lightning as L
 import torch
 from tqdm.auto import tqdm
 
+from .tracking import MetricsCSV
+
 SECONDS_BETWEEN_UPDATES = 0.5  # of the bar
 SECONDS_BETWEEN_LINES = 10.0  # where the output is a file
 
@@ -39,6 +41,10 @@ class Throughput(L.Callback):
     def __init__(self) -> None:
         self.rates: list[float] = []
         self.images, self.start, self.paused = 0, 0.0, 0.0
+        self.seconds_to_first_step: float | None = None  # from fit's start to that step's end
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.begun = time.perf_counter()
 
     @property
     def images_per_second(self) -> float | None:
@@ -51,6 +57,8 @@ class Throughput(L.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if not self.start:
             self.start = _now(pl_module.device)
+            if self.seconds_to_first_step is None:
+                self.seconds_to_first_step = round(self.start - self.begun, 2)
             return
         self.images += len(batch.labels) * trainer.world_size
         if batch_idx + 1 == trainer.num_training_batches:
@@ -81,7 +89,7 @@ def _now(device: torch.device) -> float:
 class Progress(L.Callback):
     """One bar for the whole run; where the output is a file, a line now and then.
 
-    The loss is read from the device only when something is shown.
+    It shows what was logged last, which is on its way to the host since then: nothing waits.
     """
 
     def __init__(self) -> None:
@@ -132,7 +140,9 @@ class Progress(L.Callback):
         where = f"epoch {epoch}" + (
             f"/{trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
         )
-        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        latest = [log.latest for log in trainer.loggers if isinstance(log, MetricsCSV)]
+        metrics = latest[0] if latest else trainer.callback_metrics
+        values = {name: float(value) for name, value in metrics.items()}
         text = describe(values, rate, left)
         self.shown_at, self.shown_images = now, self.images
         if self.bar is not None:

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import LambdaCallback
 
 from .callbacks import Progress, StepSeed, Throughput
 from .checkpoint import RunCheckpoint
+from .compiling import Compiling
 from .gpu_usage import GpuUsage
 from .memory import OutOfMemory
 from .step_graph import StepGraph
@@ -27,6 +28,7 @@ def essential_callbacks(
         StepSeed(config.seed_everything),
         ContinueMetrics(),
         LambdaCallback(on_train_start=lambda *_: begins()),
+        *([Compiling()] if config.model.compile is not False else []),
         *([StepGraph()] if config.model.compile == "step-graph" else []),
         checkpoint,
     ]

@@ -3,12 +3,15 @@
 import csv
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
 
 from .trackers import Follower, Row
 
@@ -28,6 +31,7 @@ class MetricsCSV(Logger):
         self.path = folder / "metrics.csv"
         self.columns = ["step", "epoch"]
         self.row: Row = {}
+        self.latest: Row = {}  # of each value, on rank 0
         self.written = False  # whether the last line of the file is this row
 
     @rank_zero_only
@@ -35,7 +39,8 @@ class MetricsCSV(Logger):
         """Nothing: they stand in config.yaml."""
 
     @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Take the values of a step; those that are OnItsWay are waited for at the next step's."""
         step = 0 if step is None else step
         if self.row and self.row["step"] != step:
             self._append()
@@ -43,6 +48,9 @@ class MetricsCSV(Logger):
             self.row, self.written = {}, False
         row = {**self.row, "step": step, **metrics}
         row["epoch"] = int(row["epoch"]) if "epoch" in row else 0
+        self.latest |= metrics
+        if self.written:
+            row = _arrived(row)
         if self.written and row != self.row:  # it has more to say than what stands in the file
             self._add_columns(row)
             self._rewrite([*read_metrics(self.path)[:-1], row])
@@ -80,6 +88,7 @@ class MetricsCSV(Logger):
     def _append(self) -> None:
         if not self.row or self.written:
             return
+        self.row = _arrived(self.row)
         if self._add_columns(self.row) or not self.path.exists():
             self._rewrite([*read_metrics(self.path), self.row])
         else:
@@ -105,12 +114,47 @@ class MetricsCSV(Logger):
 
 
 class ContinueMetrics(L.Callback):
-    """When training starts, cut metrics.csv to the step at which it goes on."""
+    """When training starts, cut metrics.csv to the step at which it goes on.
+
+    From then on Lightning hands over what is logged without waiting for the GPU, if all loggers
+    are ours: it would read each value at once, and leave the GPU without work meanwhile.
+    """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV):
                 logger.go_on_from(trainer.global_step)
+        connector: Any = trainer._logger_connector
+        if all(isinstance(logger, MetricsCSV) for logger in trainer.loggers):
+            log = type(connector).log_metrics
+            connector.log_metrics = lambda metrics, step=None: log(connector, sent(metrics), step)
+
+
+@dataclass
+class OnItsWay:
+    """A number that is being copied from the GPU; float() waits until it is here."""
+
+    copy: Tensor
+    copied: torch.cuda.Event
+
+    def __float__(self) -> float:
+        self.copied.synchronize()
+        return float(self.copy)
+
+
+def sent(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics, with those that lie on a GPU on their way to the host, in one copy."""
+    there = {k: v for k, v in metrics.items() if isinstance(v, Tensor) and v.is_cuda}
+    if not there:
+        return dict(metrics)
+    copies = torch.stack([value.detach().double().reshape(()) for value in there.values()])
+    copies, copied = copies.to("cpu", non_blocking=True), torch.cuda.Event()
+    copied.record()
+    return {**metrics, **{name: OnItsWay(copies[i], copied) for i, name in enumerate(there)}}
+
+
+def _arrived(row: Row) -> Row:
+    return {name: float(v) if isinstance(v, OnItsWay) else v for name, v in row.items()}
 
 
 def read_metrics(path: Path) -> list[Row]:
