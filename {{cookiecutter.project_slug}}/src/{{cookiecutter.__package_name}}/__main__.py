@@ -26,7 +26,6 @@ from .model.checks import check_checkpoint_file
 from .nvml import prefer_idle_gpus
 from .run import continuity, quiet_lightning, resolve, summary
 from .run.checkpoint import Checkpoints, RunCheckpoint
-from .run.compiling import keep_cache
 from .run.digests import write_digests
 from .run.essential import essential_callbacks
 from .run.faults import explain
@@ -77,7 +76,6 @@ class Training(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         machine = hardware.this_machine()
-        keep_cache(machine.cpu)
         self.decisions = resolve.decide(config.trainer, machine)
         folder = resolve.choose_folder(str(self.subcommand), config, self.root, self.resumed)
         resolve.complete_data(config, machine, is_new=not (self.resumed or self.elastic))

@@ -18,6 +18,7 @@ import lightning as L
 import torch
 from tqdm.auto import tqdm
 
+from ..hardware import this_machine
 from .folder import shown
 
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
@@ -63,12 +64,18 @@ def keep_cache(cpu: str) -> None:
 
 
 class Compiling(L.Callback):
-    """Listens to torch's logs while a compiled network trains; only rank 0 speaks."""
+    """Listens to torch's logs while a compiled network trains; only rank 0 speaks.
+
+    The first step with gradients and the first without compile what they need: no news.
+    """
 
     def __init__(self) -> None:
         self.loggers: list[logging.Logger] = []
         self.known: set[tuple[str, int]] = set()  # places that were named, or lead to one
-        self.warm: set[bool] = set()  # with and without gradients: such a step has been
+        self.warm: set[bool] = set()  # whether with gradients, once such a step is over
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        keep_cache(this_machine().cpu)
 
     def on_train_start(self, trainer, pl_module) -> None:
         if pl_module.compiled_with[0] is None or "TORCH_LOGS" in os.environ:
@@ -91,11 +98,9 @@ class Compiling(L.Callback):
         self.warm.add(False)
 
     def on_train_end(self, *_) -> None:
-        for logger in self.loggers:
-            logger.removeFilter(self._hear)
-        if self.loggers:
+        while self.loggers:
+            self.loggers.pop().removeFilter(self._hear)
             torch._logging.set_logs()  # as by default
-        self.loggers = []
 
     def on_exception(self, *_) -> None:
         self.on_train_end()
@@ -106,7 +111,7 @@ class Compiling(L.Callback):
         kind = next((kind for kind in KINDS if record.name.endswith(kind)), None)
         if kind is None:
             return "raph break" not in page and not self.known
-        if kind == "__recompiles":  # the first steps compile what they need
+        if kind == "__recompiles":
             if torch.is_grad_enabled() not in self.warm:
                 return False
             page = _newest_guard(page)
