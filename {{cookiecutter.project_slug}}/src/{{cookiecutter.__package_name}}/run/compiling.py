@@ -16,6 +16,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from tqdm.auto import tqdm
 
 from ..hardware import this_machine
@@ -53,14 +54,16 @@ REASONS = {
 def keep_cache(cpu: str) -> None:
     """Let what is compiled survive a reboot: in the user's cache folder and not below /tmp.
 
-    An explicit TORCHINDUCTOR_CACHE_DIR wins. Home folders are shared between machines and torch's
-    keys don't name the CPU that code is made for, so each kind of CPU has its own.
+    Any other TORCHINDUCTOR_CACHE_DIR than torch's own, which it sets when imported, wins. Homes are
+    shared between machines and torch's keys don't name the CPU, so each kind of CPU has its own.
     """
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", default_cache_dir()) != default_cache_dir():
+        return
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = caches / "torchinductor" / re.sub(r"\W+", "-", cpu)
     with suppress(OSError):  # no home to write to: torch's own choice
         folder.mkdir(parents=True, exist_ok=True)
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 class Compiling(L.Callback):
