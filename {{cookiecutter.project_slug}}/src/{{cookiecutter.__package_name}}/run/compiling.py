@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sysconfig
+import tempfile
 import traceback
 import warnings
 from contextlib import suppress
@@ -16,7 +17,6 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from tqdm.auto import tqdm
 
 from ..hardware import this_machine
@@ -57,7 +57,8 @@ def keep_cache(cpu: str) -> None:
     Any other TORCHINDUCTOR_CACHE_DIR than torch's own, which it sets when imported, wins. Homes are
     shared between machines and torch's keys don't name the CPU, so each kind of CPU has its own.
     """
-    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", default_cache_dir()) != default_cache_dir():
+    torchs_own = str(Path(tempfile.gettempdir()) / "torchinductor_")  # and the user's name
+    if not os.environ.get("TORCHINDUCTOR_CACHE_DIR", torchs_own).startswith(torchs_own):
         return
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = caches / "torchinductor" / re.sub(r"\W+", "-", cpu)
