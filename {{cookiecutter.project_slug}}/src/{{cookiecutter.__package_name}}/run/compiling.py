@@ -114,7 +114,7 @@ class Compiling(L.Callback):
         page = record.getMessage()
         kind = next((kind for kind in KINDS if record.name.endswith(kind)), None)
         if kind is None:
-            return "raph break" not in page and not self.known
+            return not ("raph break" in page or (self.known and "hit config." in page))
         if kind == "__recompiles":
             if torch.is_grad_enabled() not in self.warm:
                 return False
@@ -144,7 +144,8 @@ def _frames(page: str) -> list[tuple[str, int]]:
     """Return file and line of each frame outside of libraries, outermost first: live, then told."""
     frames = [(frame.filename, frame.lineno or 0) for frame in traceback.extract_stack()]
     frames += [(file, int(line)) for file, line in re.findall(r'File "(.+?)", line (\d+)', page)]
-    return [frame for frame in frames if not frame[0].startswith((*LIBRARIES, "<", __file__))]
+    ours = [frame for frame in frames if not frame[0].startswith((*LIBRARIES, "<", __file__))]
+    return ours or frames[-1:]
 
 
 def _reason(page: str) -> str:
