@@ -26,6 +26,7 @@ def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         patch.setenv("NETRC", str(empty / "netrc"))
         patch.setenv("WANDB_CONFIG_DIR", str(empty))
         patch.setenv("XDG_CACHE_HOME", str(empty))
+        patch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
         patch.setenv("OMP_NUM_THREADS", "1")
         for name in ("NO_PROXY", "no_proxy"):
             patch.setenv(name, "127.0.0.1")

@@ -52,6 +52,7 @@ def test_the_record_holds_what_repeating_needs(trained):
     assert record["seed"] == record["config"]["seed_everything"] == 0
     assert record["config"]["trainer"]["max_epochs"] == 4
     assert 0 < record["seconds"]["fit"] <= record["seconds"]["total"]
+    assert 0 < record["results"]["seconds_to_first_step"] <= record["seconds"]["fit"] + 0.1
     assert record["versions"]["torch"] == torch.__version__
     assert set(record["locks"]) == {path.name for path in root.glob("*.lock")}
     assert len(record["data"]["fingerprint"]) == 64

@@ -24,6 +24,7 @@ from .data.datamodule import ImageData
 from .errors import UserError
 from .model.checks import check_checkpoint, read_checkpoint
 from .monitor import quiet_lightning, summary
+from .monitor.compiling import Compiling
 from .monitor.faults import Parser, explain
 from .monitor.gpu import GpuUsage, OutOfMemory
 from .monitor.progress import Progress, Throughput
@@ -96,6 +97,7 @@ class Training(LightningCLI):
             GpuUsage(folder),
             OutOfMemory(folder),
             StepSeed(config.seed_everything),
+            Compiling(),
             *([StepGraph()] if config.model.compile == "step-graph" else []),
             RunCheckpoint(folder, self.interruption, config.checkpoints.seconds, self.until),
         ]
@@ -150,10 +152,10 @@ class Training(LightningCLI):
             summary.say_start(record.content, self.decisions)
             with record.timed("fit"):
                 self.trainer.fit(model, **kwargs)
-            mode, why = model.compiled_with
             results = summary.results_of(self.trainer)
             results |= write_digests(self.run_folder, model, self.trainer.optimizers[0])
-            record.update(compile={"mode": mode, "why": why}, results=results)
+            compiled = dict(zip(("mode", "why"), model.compiled_with, strict=True))
+            record.update(compile=compiled, results=results)
             summary.draw_pictures(self.run_folder, model, self.datamodule)
         record.finish()
         summary.say_fit(self.run_folder, record.content)

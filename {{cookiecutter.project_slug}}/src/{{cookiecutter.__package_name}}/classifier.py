@@ -112,7 +112,7 @@ class ImageClassifier(L.LightningModule):
         return mixed_cross_entropy(logits, batch.labels, *mixed, smoothing), logits
 
     def log_step(self, loss: Tensor, accuracy: Tensor) -> None:
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        rate = torch.as_tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log_dict({"train/loss": loss, "train/accuracy": accuracy, "lr": rate})
 
     def logs(self, step: int) -> bool:

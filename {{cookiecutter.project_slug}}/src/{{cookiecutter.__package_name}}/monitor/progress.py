@@ -8,6 +8,8 @@ import lightning as L
 import torch
 from tqdm.auto import tqdm
 
+from ..run.metrics import MetricsCSV
+
 SECONDS_BETWEEN_UPDATES = 0.5  # of the bar
 SECONDS_BETWEEN_LINES = 10.0  # where the output is a file
 SHOWN = {
@@ -27,6 +29,10 @@ class Throughput(L.Callback):
     def __init__(self) -> None:
         self.rates: list[float] = []
         self.images, self.start = 0, 0.0
+        self.seconds_to_first_step: float | None = None  # from fit's start to that step's end
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.begun = time.perf_counter()
 
     @property
     def images_per_second(self) -> float | None:
@@ -38,6 +44,8 @@ class Throughput(L.Callback):
             self.images += len(batch.labels) * trainer.world_size
         else:
             self.start = _now(pl_module.device)
+            if self.seconds_to_first_step is None:
+                self.seconds_to_first_step = round(self.start - self.begun, 2)
 
     def _end_stretch(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.images:
@@ -57,7 +65,7 @@ def _now(device: torch.device) -> float:
 class Progress(L.Callback):
     """One bar for the whole run; where the output is a file, a line now and then.
 
-    The loss is read from the device only when something is shown.
+    It shows what was logged last, which is on its way to the host since then: nothing waits.
     """
 
     def __init__(self) -> None:
@@ -105,9 +113,9 @@ class Progress(L.Callback):
         left = seconds / max(step - self.first_step, 1) * (self.steps - step)
         epoch = -(-step // int(trainer.num_training_batches))
         parts = [f"epoch {epoch}{self.epochs}"]
-        for name, words in SHOWN.items():
-            if name in trainer.callback_metrics:
-                parts.append(words.format(float(trainer.callback_metrics[name])))
+        logged = [logger.latest for logger in trainer.loggers if isinstance(logger, MetricsCSV)]
+        known = logged[0] if logged else trainer.callback_metrics
+        parts += [words.format(float(known[k])) for k, words in SHOWN.items() if k in known]
         parts.append(f"{self.images / seconds:,.0f} img/s")
         parts.append("{}:{:02} left".format(*divmod(round(left), 60)))
         if self.bar is not None:

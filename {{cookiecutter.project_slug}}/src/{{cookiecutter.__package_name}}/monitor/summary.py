@@ -58,6 +58,7 @@ def results_of(trainer: L.Trainer) -> dict[str, Any]:
     return {
         "steps": trainer.global_step,
         "images_per_second": found[Throughput].images_per_second,
+        "seconds_to_first_step": found[Throughput].seconds_to_first_step,
         "gpu": found[GpuUsage].summary(),
         "seconds_saving": round(found[RunCheckpoint].seconds_saving, 2),
         "best val/accuracy": found[RunCheckpoint].best_score,

@@ -14,7 +14,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from .interruption import Agreement, Interrupted, Interruption
-from .metrics import MetricsCSV
+from .metrics import MetricsCSV, log_without_waiting
 from .verified import BEST, LAST, VerifiedIO, write_checkpoint
 
 SHARE_OF_TIME = 0.02  # that saving may take
@@ -76,6 +76,7 @@ class RunCheckpoint(Checkpoint):
         self.interruption.waits = True
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
         self.next_save = time.monotonic() + self._seconds_to_next(0.0)
+        log_without_waiting(trainer)
         for log in _metrics(trainer):
             log.go_on_from(trainer.global_step)
 
@@ -188,7 +189,8 @@ def _validation_follows(trainer: L.Trainer) -> bool:
 def _weights(trainer: L.Trainer) -> dict[str, Any]:
     """Return the weights, in the host's memory, as a checkpoint to evaluate or to start from."""
     model = trainer.lightning_module
-    weights = {name: t.detach().to("cpu", copy=True) for name, t in model.state_dict().items()}
+    weights = model.state_dict()  # and its layers' versions, which some need to load it
+    weights.update((name, t.detach().to("cpu", copy=True)) for name, t in weights.items())
     progress = {"epoch": trainer.current_epoch, "global_step": trainer.global_step}
     content = {"state_dict": weights, "hyper_parameters": dict(model.hparams), **progress}
     model.on_save_checkpoint(content)

@@ -4,11 +4,15 @@ import csv
 import io
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import lightning as L
+import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
 
 from .verified import to_disk, write_whole
 
@@ -48,19 +52,22 @@ class MetricsCSV(Logger):
         self.columns = ["step", "epoch"]
         self.row: Row = {}  # of the step that is logged
         self.in_file: Row = {}  # what of it the file holds
+        self.latest: Row = {}  # of each value, on rank 0
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """Nothing: they stand in config.yaml."""
 
     @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Take the values of a step; those that are OnItsWay are waited for at the next step's."""
         if self.row and self.row["step"] != step:
             self._write()
             self._tell("log", self.row)
             self.row = self.in_file = {}
         row = {"epoch": 0, **self.row, "step": step, **metrics}
         self.row = row | {"epoch": int(row["epoch"])}
+        self.latest |= metrics
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -92,6 +99,7 @@ class MetricsCSV(Logger):
             follower.tell(step, what)
 
     def _write(self) -> None:
+        self.row = {k: float(v) if isinstance(v, OnItsWay) else v for k, v in self.row.items()}
         if self.row == self.in_file:
             return
         new = [name for name in self.row if name not in self.columns]
@@ -110,6 +118,41 @@ class MetricsCSV(Logger):
         writer.writeheader()
         writer.writerows(rows)
         write_whole(self.path, text.getvalue())
+
+
+@dataclass
+class OnItsWay:
+    """A number that is being copied from the GPU; float() waits until it is here."""
+
+    copy: Tensor
+    copied: torch.cuda.Event
+
+    def __float__(self) -> float:
+        self.copied.synchronize()
+        return float(self.copy)
+
+
+def log_without_waiting(trainer: L.Trainer) -> None:
+    """Let Lightning hand over what is logged while it is still copied from the GPU.
+
+    It would read each value at once and leave the GPU without work meanwhile, and still does so
+    where a logger is not ours.
+    """
+    connector: Any = trainer._logger_connector
+    if all(isinstance(logger, MetricsCSV) for logger in trainer.loggers):
+        log = type(connector).log_metrics
+        connector.log_metrics = lambda metrics, step=None: log(connector, _sent(metrics), step)
+
+
+def _sent(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics, those that lie on a GPU on their way to the host, in one copy."""
+    there = {k: v for k, v in metrics.items() if isinstance(v, Tensor) and v.is_cuda}
+    if not there:
+        return dict(metrics)
+    values = torch.stack([value.detach().double().reshape(()) for value in there.values()])
+    copies, copied = values.to("cpu", non_blocking=True), torch.cuda.Event()
+    copied.record()
+    return {**metrics, **{name: OnItsWay(copies[i], copied) for i, name in enumerate(there)}}
 
 
 def read_metrics(path: Path) -> list[Row]:

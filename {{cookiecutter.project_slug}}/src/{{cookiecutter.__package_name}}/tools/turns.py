@@ -65,7 +65,7 @@ class Turns(ClockCallback):
             {
                 "images": len(data.splits.train),
                 "batch_size": data.batch_size,
-                "resident": not data.streams,
+                "resident": data.loader != "streaming",
                 "compile": pl_module.compiled_with[0],
                 "precision": str(trainer.precision),
                 "gpu": gpu and gpu.name,

@@ -1,0 +1,210 @@
+"""torch.compile: nothing is compiled twice, and a network that can't be compiled whole is named."""
+
+import inspect
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+from {{ cookiecutter.__package_name }} import hardware, networks
+from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
+from {{ cookiecutter.__package_name }}.monitor import progress
+from {{ cookiecutter.__package_name }}.monitor.compiling import keep_cache
+
+pytestmark = pytest.mark.skipif(
+    not hardware._has_compiler(), reason="needs a C compiler and Python's headers"
+)
+
+SMALL = ("fit", "--config", "configs/digits.yaml", "--model.network", "mine")
+COMPILED = (*SMALL, "--model.compile", "true", "--trainer.max_epochs", "2")
+
+
+class Mine(nn.Module):
+    """Two layers, and what a subclass does between them."""
+
+    def __init__(self, num_classes: int, small_images: bool) -> None:
+        super().__init__()
+        self.features, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, num_classes)
+        self.calls, self.seen, self.limit = 0, [], 0.0
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.between(self.features(images).relu().mean((2, 3))))
+
+    def between(self, features: Tensor) -> Tensor:
+        return features
+
+
+class Plain(Mine):
+    pass
+
+
+class Prints(Mine):
+    def between(self, features: Tensor) -> Tensor:
+        print("features", features.shape)  # here
+        return features
+
+
+class Reads(Mine):
+    def between(self, features: Tensor) -> Tensor:
+        self.limit = features.mean().item()  # here
+        return features
+
+
+class Branches(Mine):
+    def between(self, features: Tensor) -> Tensor:
+        if features.mean() > 0:  # here
+            return features * 2
+        return features
+
+
+class Picks(Mine):
+    def between(self, features: Tensor) -> Tensor:
+        return features * features[features > 0].mean()  # here
+
+
+class Counts(Mine):
+    def between(self, features: Tensor) -> Tensor:
+        self.calls += 1  # here
+        return features
+
+
+class Appends(Mine):
+    def between(self, features: Tensor) -> Tensor:
+        self.seen.append(features.detach())  # here
+        return features
+
+
+@pytest.fixture
+def mine(monkeypatch, tmp_path_factory):
+    """Let --model.network mine be a class of this file."""
+    torch._dynamo.reset()
+
+    def choose(kind: type[nn.Module]) -> None:
+        monkeypatch.setitem(networks.NETWORKS, "mine", kind)
+
+    yield choose
+    torch.compiler.set_stance("default")
+    torch._dynamo.reset()
+
+
+def line_of(kind: type) -> str:
+    """Return where the comment `here` stands in a class, as it is reported."""
+    lines, first = inspect.getsourcelines(kind)
+    place = next(first + i for i, line in enumerate(lines) if line.endswith("# here\n"))
+    return f"{Path(__file__).relative_to(Path.cwd())}:{place} "
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (Prints, "it prints"),
+        (Reads, "it reads a tensor's value"),
+        (Branches, "looks at a tensor's values"),
+        (Picks, "depends on a tensor's values"),
+        (Counts, "self.body.calls is a number in Python that changes"),
+        (Appends, "has another length than before"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_what_keeps_a_network_from_being_compiled_whole_is_said_once(kind, why, mine, call, capfd):
+    mine(kind)
+    torch.compiler.set_stance(force_backend="eager")  # traced as always, and not made faster
+    assert call(*COMPILED, "--trainer.limit_train_batches", "4") == 0
+    out, err = capfd.readouterr()
+    assert out.count("what helps") == 1
+    assert line_of(kind) in out and why in out
+    assert "raph break" not in out + err and "Recompiling" not in out + err
+
+
+@pytest.mark.parametrize("network", ["small_cnn", "resnet18"])
+def test_nothing_is_said_of_networks_that_compile_whole(network, mine, call, capfd):
+    torch.compiler.set_stance(force_backend="eager")
+    flags = (*COMPILED, "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "2")
+    assert call(*flags, "--model.network", network) == 0
+    assert "what helps" not in capfd.readouterr().out
+
+
+def test_nothing_is_compiled_after_the_first_epoch(mine, call, monkeypatch):
+    mine(Plain)
+
+    def compile_no_more(_) -> None:
+        torch.compiler.set_stance("fail_on_recompile")
+
+    monkeypatch.setattr(ImageClassifier, "on_train_epoch_end", compile_no_more, raising=False)
+    assert call(*COMPILED) == 0
+    mine(Counts)
+    torch.compiler.set_stance("default")
+    with pytest.raises(RuntimeError, match="recompile"):
+        call(*COMPILED, "--trainer.limit_train_batches", "2")
+
+
+def test_a_second_start_takes_what_the_first_compiled_from_the_cache(mine, call):
+    mine(Plain)
+    flags = (*COMPILED, "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "2")
+    assert call(*flags) == 0
+    torch._dynamo.reset()
+    counters.clear()
+    assert call(*flags) == 0
+    found = {**counters["aot_autograd"], **counters["inductor"]}
+    assert found["autograd_cache_hit"] > 0 and found["fxgraph_cache_hit"] > 0
+    assert "autograd_cache_miss" not in found and "fxgraph_cache_miss" not in found
+    assert list(Path(os.environ["XDG_CACHE_HOME"]).glob("torchinductor/*/fxgraph"))
+
+
+def test_the_cache_is_kept_in_the_users_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "mine"))
+    keep_cache("CPU (R) 9000 @ 2 GHz")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "mine")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())  # as an import of torch does
+    keep_cache("CPU (R) 9000 @ 2 GHz")
+    folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert folder.is_dir() and folder.parent == tmp_path / "cache" / "torchinductor"
+
+
+def test_without_a_home_to_write_to_torch_chooses_the_cache(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    keep_cache("CPU")
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    """Let whatever makes the host wait for the GPU within an epoch raise, from its 10th step on."""
+
+    def start(model, batch, batch_idx) -> None:
+        within = 10 <= batch_idx < model.trainer.num_training_batches - 1
+        torch.cuda.set_sync_debug_mode("error" if within else "default")
+
+    monkeypatch.setattr(ImageClassifier, "on_train_batch_start", start, raising=False)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)  # so that each step shows its loss
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+ON_GPU = ("fit", "--config", "configs/synthetic.yaml", "--data.batch_size", "128")
+ON_GPU = (*ON_GPU, "--data.options={image_size: 32, train: 8960, val: 512}")
+ON_GPU = (*ON_GPU, "--trainer.max_epochs=2", "--trainer.max_steps=-1")
+ON_GPU = (*ON_GPU, "--trainer.log_every_n_steps=5", "--checkpoints.seconds=600")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mode", ["false", "default", "reduce-overhead", "step-graph"])
+def test_no_step_waits_for_the_gpu_even_if_it_logs_or_shows_its_loss(mode, no_waiting, call):
+    assert call(*ON_GPU, "--model.network", "resnet18", f"--model.compile={mode}") == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_network_that_waits_for_the_gpu_is_noticed(mine, no_waiting, call):
+    mine(Reads)
+    flags = ("--model.network=mine", "--model.small_images=false", "--model.compile=false")
+    with pytest.raises(RuntimeError, match="synchroniz"):
+        call(*ON_GPU, *flags)
