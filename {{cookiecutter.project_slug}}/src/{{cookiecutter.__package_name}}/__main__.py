@@ -77,15 +77,13 @@ class Training(LightningCLI):
         machine = hardware.this_machine()
         self.decisions, self.hardware = resolve.decide(config.trainer, machine), asdict(machine)
         folder = resolve.choose_folder(str(self.subcommand), config, self.root, self.resumed)
-        self.run_folder = folder
         resolve.complete_data(config, machine, is_new=not (self.resumed or self.elastic))
         if self.resumed and resuming:
             before = RunRecord(self.resumed).newest_start()["config"]
             continuity.check_resume(config, before, self.elastic)
-        devices = config.trainer.devices
-        threads = hardware.threads_per_process(machine, devices)
-        if devices > 1 and not is_launched():
-            sys.exit(launch(devices, threads, self.arguments, folder))
+        threads = hardware.threads_per_process(machine, config.trainer.devices)
+        if config.trainer.devices > 1 and not is_launched():
+            sys.exit(launch(config.trainer.devices, threads, self.arguments, folder))
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(threads)
         config.trainer.default_root_dir = str(folder)
@@ -101,7 +99,7 @@ class Training(LightningCLI):
             *([StepGraph()] if config.model.compile == "step-graph" else []),
             RunCheckpoint(folder, self.interruption, config.checkpoints.seconds, self.until),
         ]
-        self.record: RunRecord | None = None
+        self.run_folder, self.record = folder, None
         if resuming and is_rank_zero() and not (folder / "run.json").exists():
             self.record = self._start_record()
 
