@@ -101,12 +101,12 @@ def line_of(kind: type) -> str:
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        (Prints, "it prints"),
-        (Reads, "it reads a tensor's value"),
-        (Branches, "looks at a tensor's values"),
-        (Picks, "depends on a tensor's values"),
-        (Counts, "self.body.calls is a number in Python that changes"),
-        (Appends, "has another length than before"),
+        (Prints, "builtin operator `print`"),
+        (Reads, "tracing `Tensor.item()`"),
+        (Branches, "data-dependent branching (e.g. `if my_tensor.sum() > 0:`)"),
+        (Picks, "depends on input Tensor data"),
+        (Counts, ".calls == 1"),
+        (Appends, ".seen) == 1"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )

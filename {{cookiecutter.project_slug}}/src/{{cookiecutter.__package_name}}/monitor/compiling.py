@@ -1,7 +1,7 @@
 """What torch.compile says of the network, in plain words, and where what it makes is kept.
 
-torch writes a page into its log for a graph break and for a recompile; here each place in the code
-is named once. TORCH_LOGS=graph_breaks,recompiles shows torch's own pages instead.
+Each place in the code is named once, with what torch's log says of it on a page or two, which
+TORCH_LOGS=graph_breaks,recompiles shows instead.
 """
 
 import linecache
@@ -24,31 +24,24 @@ from ..run.folder import shown
 
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
-# How a log's name ends, and what its pages mean for the run.
+# How a log's name ends: what its pages mean for the run, and what helps where they do not say.
 KINDS = {
-    "__graph_breaks": "The compiled network is cut in two",
-    "__recompiles": "The network is compiled again (after 8 times it runs uncompiled)",
-    "__cudagraphs": "The network runs without CUDA graphs",
+    "__graph_breaks": ("The compiled network is cut in two", "compute it outside of the network"),
+    "__recompiles": (
+        "The network is compiled again (after 8 times it runs uncompiled)",
+        "change nothing in forward but tensors, which keep their shape and type",
+    ),
+    "__cudagraphs": (
+        "The network runs without CUDA graphs",
+        "keep every tensor on the GPU, and change none in place that comes from outside",
+    ),
 }
-# What stands in a page -> the reason, and what helps. The first that is found holds.
-REASONS = {
-    "builtin operator `print`": "it prints -> show values in a callback",
-    r"\.item\(\)|_local_scalar|tolist|Data.dependent op": "it reads a tensor's value, as .item(),"
-    " float(), if and numpy do -> leave it a tensor, which spares the wait for the device too",
-    "(?i)data.dependent (branching|jump|assert)": "an if, while or assert looks at a tensor's"
-    " values -> torch.where(condition, a, b), which computes both",
-    "(?i)dynamic shape op|dynamic slicing|one_hot": "how large a result is depends on a tensor's"
-    " values -> torch.where, or a product with the mask",
-    "Explanation: (?P<told>.+)": "{} -> compute it otherwise, or outside of the network",
-    "skipping cudagraphs due to (?P<told>.+)": "{} -> keep every tensor on the GPU, and change none"
-    " in place that comes from outside",
-    "(?P<told>tensor .+ mismatch.+)": "{} -> bring all tensors to one shape and type",
-    r"(len\(|not |in )(?P<told>self\.[\w.]+)": "{} has another length than before -> collect"
-    " nothing in forward",
-    r"(?P<told>\S+) == ": "{} is a number in Python that changes -> make it a tensor, with"
-    " self.register_buffer(name, torch.tensor(0))",
-    "(?P<told>.+)": "no longer so: {} -> change nothing in forward but tensors",
-}
+# In a page: the reason (of a recompile, why the newest that might have fitted does not) and a hint.
+REASON = re.compile(
+    r"Explanation: (.+)|\d+/\d+: (?!GLOBAL_STATE)(.+?) *(?:#|$)|(skipping .+)", re.M
+)
+HINT = re.compile(r"Hint: (?!This graph|It may be|Please)(.+)|HINT: .*, or (.+?)\)")
+PLACE = re.compile(r'(?:File "| in )(/.+?)(?:", line |:)(\d+)')
 
 
 def keep_cache(cpu: str) -> None:
@@ -100,13 +93,12 @@ class Compiling(L.Callback):
     def on_validation_batch_end(self, *_) -> None:
         self.warm.add(False)
 
-    def on_train_end(self, *_) -> None:
+    def on_train_end(self, trainer, pl_module, exception=None) -> None:
         while self.loggers:
             self.loggers.pop().removeFilter(self._hear)
             torch._logging.set_logs()  # as by default
 
-    def on_exception(self, *_) -> None:
-        self.on_train_end()
+    on_exception = on_train_end
 
     def _hear(self, record: logging.LogRecord) -> bool:
         """Say what a page means, if it is news, and keep it from the screen."""
@@ -114,42 +106,29 @@ class Compiling(L.Callback):
         kind = next((kind for kind in KINDS if record.name.endswith(kind)), None)
         if kind is None:
             return not ("raph break" in page or (self.known and "hit config." in page))
-        if kind == "__recompiles":
-            if torch.is_grad_enabled() not in self.warm:
-                return False
-            page = _newest_guard(page)
+        if kind == "__recompiles" and torch.is_grad_enabled() not in self.warm:
+            return False
         frames = _frames(page)
         if self.speaks and frames[-1] not in self.known:
-            file, line = frames[-1]
-            why, _, helps = _reason(page).partition(" -> ")
+            (file, line), (meaning, helps) = frames[-1], KINDS[kind]
             tqdm.write(
-                f"\n{KINDS[kind]}: {shown(Path(file))}:{line}"
-                f"  {linecache.getline(file, line).strip()}\n  why         {why}\n"
-                f"  what helps  {helps}\n"
+                f"\n{meaning}: {shown(Path(file))}:{line}"
+                f"  {linecache.getline(file, line).strip()}\n"
+                f"  why         {_first(REASON, page) or page}\n"
+                f"  what helps  {_first(HINT, page) or helps}\n"
             )
         self.known.update(frames)  # the functions around are cut for the same reason
         return False
 
 
-def _newest_guard(page: str) -> str:
-    """Return the function, and why the newest compilation that might have fitted does not."""
-    function, *guards = re.split(r"\n\s+- \d+/\d+: ", page)
-    place = re.sub(r"(?s).* in (.+):(\d+)\n.*", r'File "\1", line \2', function)
-    guard = next((guard for guard in guards if not guard.startswith("GLOBAL_STATE")), page)
-    return guard if "File" in guard else f"{guard}\n{place}"
-
-
 def _frames(page: str) -> list[tuple[str, int]]:
     """Return file and line of each frame outside of libraries, outermost first: live, then told."""
     frames = [(frame.filename, frame.lineno or 0) for frame in traceback.extract_stack()]
-    frames += [(file, int(line)) for file, line in re.findall(r'File "(.+?)", line (\d+)', page)]
+    frames += [(file, int(line)) for file, line in PLACE.findall(page)]
     ours = [frame for frame in frames if not frame[0].startswith((*LIBRARIES, "<", __file__))]
     return ours or frames[-1:]
 
 
-def _reason(page: str) -> str:
-    for pattern, reason in REASONS.items():
-        if found := re.search(pattern, page):
-            told = found.groupdict().get("told", "").partition("  #")[0].strip()
-            return reason.format(re.sub(r"\._modules\['(\w+)'\]", r".\1", told))
-    return page
+def _first(pattern: re.Pattern, page: str) -> str | None:
+    found = pattern.search(page)
+    return found[found.lastindex or 0] if found else None
