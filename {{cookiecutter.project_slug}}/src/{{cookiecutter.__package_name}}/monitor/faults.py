@@ -1,6 +1,7 @@
 """What went wrong and what to do about it, in a line: a mistake in the configuration, or a fault
 outside of the code."""
 
+import csv
 import difflib
 import errno
 import re
@@ -11,9 +12,6 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from ..errors import UserError
 from .gpu import out_of_memory
-
-# Of Lightning, about a seed and about a strategy.
-OUTSIDE_OUR_CODE = ("is not in bounds", "You selected an invalid")
 
 UNKNOWN = re.compile(r"(?:unrecognized arguments:|does not accept option) '?-*([\w.]+)")
 WRONG = re.compile(r'Parser key "([^"]+)":?\s*(.*)', re.DOTALL)
@@ -27,26 +25,22 @@ def explain(error: BaseException) -> str | None:
     """Return a page on an error that its reader can mend, or None: then it needs its traceback."""
     if cause := out_of_memory(error):
         return "\n".join(getattr(error, "__notes__", [f"out of GPU memory: {cause}"]))
-    known = isinstance(error, ValueError) and any(words in str(error) for words in OUTSIDE_OUR_CODE)
-    if known or isinstance(error, (MisconfigurationException, UnicodeDecodeError)):
+    lightnings = re.search("is not in bounds|You selected an invalid", str(error))
+    if lightnings or isinstance(error, (MisconfigurationException, UnicodeDecodeError, csv.Error)):
         return " ".join(str(error).split())
     if re.search("Connection (closed|reset) by peer", str(error)):  # gloo; NCCL waits for its end
         return "another process of this run has ended; it says why, unless the system ended it."
     if "does not have a deterministic implementation" in str(error):
-        return (
-            f"{str(error).split(' ')[0]} adds up in another order each time on a GPU. Train without"
-            " the promise of the same bits: --trainer.deterministic warn"
-        )
+        operation = str(error).split(" ")[0]
+        return f"{operation} differs in its last bits each time: --trainer.deterministic warn"
     if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        reason = f"{error.filename}: {error.strerror}"
-        return f"{reason}. Make it writable, or work on a copy of the folder."
+        return f"{error.filename}: {error.strerror}. Make it usable, or work on a copy."
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "the disk is full. Free space, then go on with: make resume"
     if "DataLoader worker" in str(error):
-        return (
-            f"{str(error).splitlines()[0]} It was ended by the system, mostly for want of memory:"
-            " take fewer workers with --data.workers, or --data.prefetch 2, then: make resume"
-        )
+        why = "It was ended by the system, mostly for want of memory"
+        helps = "set --data.workers lower, or --data.prefetch 2, then: make resume"
+        return f"{str(error).splitlines()[0]} {why}: {helps}"
     return None
 
 

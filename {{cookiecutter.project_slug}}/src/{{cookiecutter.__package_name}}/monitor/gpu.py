@@ -58,9 +58,9 @@ def out_of_memory(error: BaseException | None) -> BaseException | None:
     """Return the lack of GPU memory that is at the bottom of an exception, if it is one."""
     while error is not None:
         if isinstance(error, torch.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error):
-            return error
+            break
         error = error.__cause__ or error.__context__
-    return None
+    return error
 
 
 class OutOfMemory(L.Callback):
@@ -85,13 +85,15 @@ class OutOfMemory(L.Callback):
         rank = f".rank-{trainer.global_rank}" if trainer.global_rank else ""
         file, on_gpu = self.folder / f"memory{rank}.txt", device.type == "cuda"
         sentences = str(cause).split(". ")
-        lines = [f"out of GPU memory: {'. '.join(sentences[1:3] or sentences)}."]
-        for name, gib in (_held(trainer, device) if on_gpu else {}).items():
-            lines.append(f"  {gib:8.2f} GiB  {name}")
-        lines.append('What helps, best first (with make: ARGS="..."):')
-        width = max(map(len, advice))
-        lines += [f"  {flags:<{width}}  {what}" for flags, what in advice.items()]
-        page = "\n".join([*lines, f"The allocator's own account: {file}"])
+        width, held = max(map(len, advice)), _held(trainer, device) if on_gpu else {}
+        lines = [
+            f"out of GPU memory: {'. '.join(sentences[1:3] or sentences)}.",
+            *(f"  {gib:8.2f} GiB  {name}" for name, gib in held.items()),
+            'What helps, best first (with make: ARGS="..."):',
+            *(f"  {flags:<{width}}  {what}" for flags, what in advice.items()),
+            f"The allocator's own account: {file}",
+        ]
+        page = "\n".join(lines)
         summary = torch.cuda.memory_summary(device) if on_gpu else "The device is no GPU.\n"
         file.write_text(f"{page}\n\n{summary}")
         exception.add_note(page)
@@ -107,28 +109,24 @@ def advise(
 ) -> dict[str, str]:
     """Return the flags that make a run take less memory, each with what it does, the best first.
 
-    `steps_batch_size`, the images of an optimizer step over all `world_size` processes, is kept.
-    `eval_batch_size` is given if evaluation is what did not fit, and `checkpointing` says whether
-    activations are already recomputed.
+    The images of an optimizer step stay as many; `eval_batch_size` is given if evaluation failed.
     """
-    advice = {}
+    advice, per_device = {}, steps_batch_size // world_size
+    fitting = [size for size in range(1, batch_size // 2 + 1) if per_device % size == 0]
     if eval_batch_size is not None:
         advice[f"--data.eval_batch_size {max(eval_batch_size // 2, 1)}"] = "evaluate fewer at once"
-    per_device = steps_batch_size // world_size
-    fitting = [size for size in range(1, batch_size // 2 + 1) if per_device % size == 0]
-    if eval_batch_size is None and fitting:
+    elif fitting:
+        flags = f"--data.batch_size {fitting[-1]} --data.global_batch_size {steps_batch_size}"
         parts = per_device // fitting[-1]
-        advice[f"--data.batch_size {fitting[-1]} --data.global_batch_size {steps_batch_size}"] = (
+        advice[flags] = (
             f"the same step from {parts} smaller parts per device; halve again if need be"
         )
     if precision.startswith("32"):
         advice["--trainer.precision bf16-mixed"] = "activations take half as much"
     if eval_batch_size is None and not checkpointing:
         advice["--model.activation_checkpointing true"] = "recomputes activations: a quarter slower"
-    advice["PYTORCH_ALLOC_CONF=expandable_segments:True"] = (
-        "a variable, set before the command: helps where much is reserved and not used"
-    )
-    return advice
+    variable = "PYTORCH_ALLOC_CONF=expandable_segments:True"
+    return advice | {variable: "set before the command: helps where much is reserved and not used"}
 
 
 def _held(trainer: L.Trainer, device: torch.device) -> dict[str, float]:
@@ -143,14 +141,12 @@ def _held(trainer: L.Trainer, device: torch.device) -> dict[str, float]:
         "images kept on the GPU": [getattr(loader, "pixels", None) for loader in loaders],
     }
     held = {
-        name: sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor) and t.is_cuda) / GIB
+        name: sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor) and t.is_cuda)
         for name, tensors in kinds.items()
     }
-    allocated = torch.cuda.memory_allocated(device) / GIB
+    allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
     held["activations and the rest"] = allocated - sum(held.values())
-    held["reserved, not used"] = torch.cuda.memory_reserved(device) / GIB - allocated
-    gpu = gpu_state(str(torch.cuda.get_device_properties(device).uuid))
-    if gpu is not None:
-        others = other_users(gpu, own_bytes=torch.cuda.memory_reserved(device))
-        held |= {name: memory / GIB for name, memory in others.items()}
-    return held
+    held["reserved, not used"] = reserved - allocated
+    if gpu := gpu_state(str(torch.cuda.get_device_properties(device).uuid)):
+        held |= other_users(gpu, own_bytes=reserved)
+    return {name: size / GIB for name, size in held.items()}

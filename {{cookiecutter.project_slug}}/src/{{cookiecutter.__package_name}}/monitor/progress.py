@@ -22,8 +22,7 @@ SHOWN = {
 class Throughput(L.Callback):
     """Images per second of training over all devices, without validation.
 
-    Each stretch between two validations is measured from the end of its first step, which waits for
-    the loader and may compile.
+    Each stretch between two validations is measured from the end of its first step, which may wait.
     """
 
     def __init__(self) -> None:
@@ -113,8 +112,7 @@ class Progress(L.Callback):
         left = seconds / max(step - self.first_step, 1) * (self.steps - step)
         epoch = -(-step // int(trainer.num_training_batches))
         parts = [f"epoch {epoch}{self.epochs}"]
-        logged = [logger.latest for logger in trainer.loggers if isinstance(logger, MetricsCSV)]
-        known = logged[0] if logged else trainer.callback_metrics
+        known = next(log.latest for log in trainer.loggers if isinstance(log, MetricsCSV))
         parts += [words.format(float(known[k])) for k, words in SHOWN.items() if k in known]
         parts.append(f"{self.images / seconds:,.0f} img/s")
         parts.append("{}:{:02} left".format(*divmod(round(left), 60)))

@@ -71,13 +71,11 @@ def say_start(record: dict[str, Any], decisions: dict[str, str]) -> None:
     data = record["data"]
     counts = ", ".join(f"{n:,} {name}" for name, n in data["images"].items() if n)
     batch, whole = (record["config"]["data"][key] for key in ("batch_size", "global_batch_size"))
-    parts = whole // batch
-    rows: dict[str, str] = {
-        "device": decisions["device"],
-        "precision": decisions["precision"],
+    parts = f": {whole // batch} x {batch}" if whole > batch else ""
+    rows = {
         "data": f"{counts} images, {data['loader']}",
-        "batch": f"{whole} images a step" + (f": {parts} x {batch}" if parts > 1 else ""),
-        **{name: decisions[name] for name in ("wandb", "GPUs in use") if name in decisions},
+        "batch": f"{whole} images a step{parts}",
+        **decisions,
     }
     if record["resumes"]:
         rows["goes on"] = f"after step {record['resumes'][-1]['from_step']}"
@@ -91,19 +89,18 @@ def say_fit(folder: Path, record: dict[str, Any]) -> None:
     results, compiled = record["results"], record["compile"]
     best, speed, gpu = (results[k] for k in ("best val/accuracy", "images_per_second", "gpu"))
     heat = "{busy_percent}% busy, up to {temperature_celsius} °C and {memory_gib} GiB"
-    _block(
-        f"{record['recipe']}: {results['steps']} steps in {record['seconds']['total']:.0f} s",
-        {
-            "validation accuracy": "not measured" if best is None else f"{best:.2%}",
-            "speed": "too short to tell" if speed is None else f"{speed:,.0f} images/s",
-            **({"GPU": heat.format(**gpu)} if gpu else {}),
-            "torch.compile": f"{compiled['mode'] or 'off'}: {compiled['why']}",
-            "run folder": shown(folder),
-            "how it learned": shown(folder / "curves.png"),
-            "its mistakes": shown(folder / "predictions.png"),
-            "next": "make evaluate (the test images, once) · change networks.py · make train again",
-        },
-    )
+    rows = {
+        "validation accuracy": "not measured" if best is None else f"{best:.2%}",
+        "speed": "too short to tell" if speed is None else f"{speed:,.0f} images/s",
+        **({"GPU": heat.format(**gpu)} if gpu else {}),
+        "torch.compile": f"{compiled['mode'] or 'off'}: {compiled['why']}",
+        "run folder": shown(folder),
+        "how it learned": shown(folder / "curves.png"),
+        "its mistakes": shown(folder / "predictions.png"),
+        "next": "make evaluate (the test images, once) · change networks.py · make train again",
+    }
+    took = f"{results['steps']} steps in {record['seconds']['total']:.0f} s"
+    _block(f"{record['recipe']}: {took}", rows)
 
 
 def say_scores(folder: Path, scores: dict[str, float]) -> None:

@@ -3,7 +3,6 @@
 Neither asks, waits long for a network or ends training.
 """
 
-import netrc
 import os
 import shlex
 import sys
@@ -12,7 +11,6 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from ..run.folder import shown
 from ..run.metrics import Follower, Row
@@ -55,7 +53,7 @@ class Wandb(Follower):
 
     name = "wandb"
 
-    def __init__(self, folder: Path, mode: str, **identity: Any) -> None:
+    def __init__(self, folder: Path, mode: Mode, **identity: Any) -> None:
         self.folder, self.mode, self.identity = folder.resolve(), mode, identity
 
     def start(self, rows: list[Row]) -> None:
@@ -64,40 +62,31 @@ class Wandb(Follower):
         # Its telemetry holds up the process's end for half a minute if the server is silent.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         wandb.setup(wandb.Settings(silent=True))
+        limits: Any = {"init_timeout": 15, "finish_timeout": 30, "finish_timeout_raises": True}
+        settings = wandb.Settings(silent=True, console="off", base_url=_server(), **limits)
+        where: Any = {"dir": self.folder, "resume": "allow" if self.mode == "online" else None}
         try:
-            self.run = self._begin()
+            self.run = wandb.init(mode=self.mode, settings=settings, **where, **self.identity)
         except Exception as error:
             if self.mode == "offline":
                 raise
             print(f"wandb is offline after all: {str(error).splitlines()[0]}", file=sys.stderr)
             wandb.teardown()  # which frees the id
             self.mode = "offline"
-            self.run = self._begin()
+            return self.start(rows)
         for row in rows:
             self.log(row)
-        older = self.folder / "wandb" / "older"
+        self.files, older = Path(self.run.dir).resolve().parent, self.folder / "wandb" / "older"
         older.mkdir(exist_ok=True)
-        for path in {*self.folder.glob("wandb/*run-*")} - {self._files()}:
+        for path in {*self.folder.glob("wandb/*run-*")} - {self.files}:
             path.rename(older / path.name)
-
-    def _begin(self) -> Any:
-        import wandb
-
-        limits: Any = {"init_timeout": 15, "finish_timeout": 30, "finish_timeout_raises": True}
-        settings = wandb.Settings(silent=True, console="off", base_url=_server(), **limits)
-        resume: Any = "allow" if self.mode == "online" else None
-        where: Any = {"dir": self.folder, "mode": self.mode, "resume": resume}
-        return wandb.init(settings=settings, **where, **self.identity)
-
-    def _files(self) -> Path:
-        return Path(self.run.dir).resolve().parent
 
     def log(self, row: Row) -> None:
         if row["step"] >= self.run.starting_step:  # the server has those before
             self.run.log(row, step=row["step"])
 
     def finish(self, success: bool) -> None:
-        upload = f"wandb sync {shlex.quote(shown(self._files()))}"
+        upload = f"wandb sync {shlex.quote(shown(self.files))}"
         try:
             self.run.finish(exit_code=0 if success else 1)
         except Exception as error:
@@ -157,13 +146,7 @@ def wandb_mode() -> tuple[Mode, str]:
 
     def ask() -> None:
         try:
-            key = _key(server)
-            if wish and (key or os.environ.get("WANDB_IDENTITY_TOKEN_FILE")):
-                problem[0] = ""
-            elif key:
-                problem[0] = _refusal(server, key)
-            else:
-                problem[0] = "no key: set WANDB_API_KEY, or run `wandb login`"
+            problem[0] = _refusal(server, asked=not wish)
         except Exception as error:
             problem[0] = f"no usable answer ({type(error).__name__})"
 
@@ -180,16 +163,16 @@ def _server() -> str:
     return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
 
 
-def _key(server: str) -> str | None:
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    login = netrc.netrc(path).authenticators(urlsplit(server).netloc) if path.exists() else None
-    return os.environ.get("WANDB_API_KEY") or (login[2] if login else None)
-
-
-def _refusal(server: str, key: str) -> str:
-    """Ask the server whose key this is, and return why it does not accept it, or nothing."""
+def _refusal(server: str, asked: bool) -> str:
+    """Return why the server would not take a run, or nothing; it is `asked` whose key this is."""
     import requests
+    from wandb.sdk.lib.wbauth import read_netrc_auth
 
+    key = os.environ.get("WANDB_API_KEY") or read_netrc_auth(host=server)
+    if not asked and (key or os.environ.get("WANDB_IDENTITY_TOKEN_FILE")):
+        return ""
+    if not key:
+        return "no key: set WANDB_API_KEY, or run `wandb login`"
     question = {"query": "query { viewer { id } }"}
     address, unheard = f"{server}/graphql", 2 * PATIENCE  # seconds: nobody waits that long
     reply = requests.post(address, json=question, auth=("api", key), timeout=unheard)
