@@ -1,7 +1,7 @@
 """What is known about image files: each is read and decoded once, and remembered until it changes.
 
-The memory is a small database in the user's cache folder; a file that has the same size and time of
-change as before is not read again. Deleting it costs nothing but the next check.
+The memory is a small database in the user's cache folder, by a file's size and time of change;
+deleting it costs nothing but the next check.
 """
 
 import os

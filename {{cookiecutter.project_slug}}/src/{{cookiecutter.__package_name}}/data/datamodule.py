@@ -73,14 +73,12 @@ class ImageData(L.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.augment = Augmentation(crop_padding, flip, cutout, mixup, cutmix)
         self.seed = 0 if seed is None else seed
-        counts = {"batch_size": batch_size, "eval_batch_size": eval_batch_size}
-        counts |= {"image_size": image_size, "prefetch": prefetch}
-        amounts: dict[str, float] = {"crop_padding": crop_padding, "workers": workers or 0}
-        amounts |= {"cutout": cutout, "mixup": mixup, "cutmix": cutmix}
-        for least, settings in ((1, counts), (0, amounts)):
-            for name, value in settings.items():  # type: ignore[attr-defined]
-                if value < least:
-                    raise UserError(f"data.{name} is {value}; it counts from {least} on.")
+        given = locals()
+        counts = dict.fromkeys(("batch_size", "eval_batch_size", "image_size", "prefetch"), 1)
+        amounts = dict.fromkeys(("crop_padding", "cutout", "mixup", "cutmix", "workers"), 0)
+        for name, least in (counts | amounts).items():
+            if given[name] is not None and given[name] < least:
+                raise UserError(f"data.{name} is {given[name]}; it counts from {least} on.")
         if not 0 < smallest_crop <= 1:
             raise UserError(f"data.smallest_crop is {smallest_crop}; it is a share, up to 1.")
         if workers is None:
@@ -89,7 +87,9 @@ class ImageData(L.LightningDataModule):
             image_size, self.seed, smallest_crop, flip, workers, prefetch, decoder or "cpu"
         )
         self.splits = sources.load(source, options)
-        files, size = isinstance(self.splits.train, Files), self.splits.pixel_bytes
+        parts = self.splits.train, self.splits.val, self.splits.test
+        files = any(isinstance(part, Files) for part in parts)
+        size = sum(part.pixels.nbytes for part in parts if isinstance(part, Images))
         fits = hardware.fits_on_device(hardware.this_machine(), size)
         self.loader = loader or ("streaming" if files else "resident" if fits else "mapped")
         if self.loader == "streaming" and not files:
@@ -108,12 +108,11 @@ class ImageData(L.LightningDataModule):
 
     def describe(self) -> dict[str, Any]:
         """Return what a run's record holds about the data: sizes, loader, content fingerprint."""
-        splits, reading = self.splits, self.reading
-        place = "the GPU's JPEG engines" if reading.decoder == "gpu" else "the CPU"
+        splits, place = self.splits, self.reading.decoder.upper()
         loaders = {
             "resident": "resident on the device as uint8",
             "mapped": "in the host's memory as uint8, copied ahead",
-            "streaming": f"files read by {reading.workers} workers, decoded by {place}",
+            "streaming": f"files read by {self.reading.workers} workers, decoded by the {place}",
         }
         return {
             "source": self.source,
@@ -131,26 +130,24 @@ class ImageData(L.LightningDataModule):
         if len(images) < share.step:
             fits = max(len(images) // (share.step // share.batch_size), 1)
             raise UserError(
-                f"The training split has {len(images)} images, fewer than one step of {share.step}"
-                f" ({share.accumulate} x {share.batch_size} on {share.world_size} devices). Set"
-                f" --data.batch_size to {fits} or less."
+                f"The training split has {len(images)} images, fewer than one step of {share.step}."
+                f" Set --data.batch_size to {fits} or less."
             )
         if self.loader == "streaming" and isinstance(images, Files):
             how = self._reading(images, self.batch_size)
             further = replace(self.augment, crop_padding=0, flip=False)  # done in the reading
             return StreamingTrainLoader(images, share, how, self._position, further)
-        where = self._device(), self.loader == "mapped"
-        pixels, seed = self._pixels(images), self.seed
-        return ResidentTrainLoader(pixels, share, seed, self.augment, self._position, *where)
+        pixels, where = self._pixels(images), (self._device(), self.loader == "mapped")
+        return ResidentTrainLoader(pixels, share, self.seed, self.augment, self._position, *where)
 
     def eval_dataloader(self, images: Images | Files, alone: bool = False) -> EvalLoader:
         """Return a loader of every one of these images in order: of this process's, or of all."""
         share = Share(self.eval_batch_size) if alone else self._share(self.eval_batch_size)
         if isinstance(images, Files) and (alone or self.loader == "streaming"):
-            how = self._reading(images, self.eval_batch_size)
-            return StreamingEvalLoader(images, share, how)
-        where = self._device(), self.loader == "mapped"
-        return ResidentEvalLoader(self._pixels(images), share, *where)
+            return StreamingEvalLoader(images, share, self._reading(images, self.eval_batch_size))
+        return ResidentEvalLoader(
+            self._pixels(images), share, self._device(), self.loader == "mapped"
+        )
 
     def val_dataloader(self) -> EvalLoader:
         return self.eval_dataloader(self.splits.val)
@@ -160,8 +157,7 @@ class ImageData(L.LightningDataModule):
             raise UserError(f"The source '{self.source}' has no test images: add a folder test/.")
         return self.eval_dataloader(self.splits.test)
 
-    def predict_dataloader(self) -> EvalLoader:
-        return self.test_dataloader()
+    predict_dataloader = test_dataloader
 
     def _pixels(self, images: Images | Files) -> Images:
         return images if isinstance(images, Images) else decoded(images, self.reading.image_size)
@@ -178,19 +174,13 @@ class ImageData(L.LightningDataModule):
         return replace(self.reading, device=device, decoder=decoder)
 
     def _share(self, batch_size: int) -> Share:
-        """Return this process's place among all; it is alone without a Trainer."""
         if self.trainer is None:
             return Share(batch_size)
-        trainer = self.trainer
-        return Share(
-            batch_size, trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches
-        )
+        rank, processes = self.trainer.global_rank, self.trainer.world_size
+        return Share(batch_size, rank, processes, self.trainer.accumulate_grad_batches)
 
     def _position(self) -> tuple[int, int]:
-        """Return the epoch and the batch in it that come next, from the Trainer's own progress.
-
-        Lightning restores that progress from a checkpoint, so the loader has nothing to save.
-        """
+        """Return the next epoch and batch, from the Trainer's progress, which it saves itself."""
         if self.trainer is None:
             return 0, 0
         loop = self.trainer.fit_loop

@@ -22,19 +22,18 @@ def folder(
     A folder holds one folder a class, or train/ (and val/, test/) that do. Without val the given
     share of every class is taken from the training images, and without any split a share for the
     test too: by content, so that it depends neither on names nor on a seed, and copies of an image
-    stay together. The path leads from the working directory, or from the project's folder.
+    stay together.
 
-    Raises UserError if there are no images, or a class has none to train on, and, unless `skip_bad`
-    leaves them out, for files that can't be used and images in two splits or in two classes.
+    Raises UserError for a set that can't be learned from, and, unless `skip_bad` leaves them out,
+    for files that can't be used and images in two splits or in two classes.
     """
     place = located(path)
     remarks: list[str] = []
     found = list(from_csv(place)) if place.is_file() else from_folders(place, remarks)
     if not found:
-        names = " ".join(sorted(EXTENSIONS))
         raise UserError(
-            f"{place} holds no images. Expected a folder a class, with files in them ({names}), or"
-            " train/, val/ and test/ that hold such folders."
+            f"{place} holds no images. Expected a folder a class with files in it"
+            f" ({' '.join(sorted(EXTENSIONS))}), or train/, val/ and test/ that hold such folders."
         )
     if not 0 <= val_share < 1 or not 0 <= test_share < 1 or val_share + test_share >= 1:
         raise UserError(f"val_share {val_share} and test_share {test_share}: shares, below 1.")
@@ -52,10 +51,7 @@ def folder(
     if not parts[1]:
         raise UserError(f"{place} leaves no validation images: add val/, or set val_share.")
     if untrained:
-        raise UserError(
-            f"{place} has no training images of {named(untrained)}. Add some, or remove"
-            f" {'this class' if len(untrained) == 1 else 'these classes'}."
-        )
+        raise UserError(f"{place} has no training images of {named(untrained)}: add, or remove it.")
     if unmeasured:
         remarks.append(f"no validation images of {named(unmeasured)}: not measured on them")
     return Splits(classes, *(_files(part, classes) for part in parts), remarks=tuple(remarks))

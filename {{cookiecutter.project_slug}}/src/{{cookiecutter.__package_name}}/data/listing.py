@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from ..errors import UserError
 
@@ -36,11 +35,9 @@ def from_folders(root: Path, remarks: list[str]) -> list[Found]:
     if roots and "train" not in roots:
         raise UserError(f"{root} holds {named(roots.values())}, but no folder train.")
     tops: list[tuple[str | None, Path]] = [*roots.items()] or [(None, root)]
-    beside = [path for _, top in tops for path in top.iterdir() if path.is_file()]
-    beside += [top for top in _folders(root) if top not in roots.values()] if roots else []
-    found: list[Found] = []
-    others = [path for path in beside if not path.name.startswith(".")]
-    empty: list[Path] = []
+    others = [path for _, top in tops for path in top.glob("[!.]*") if path.is_file()]
+    others += [top for top in _folders(root) if top not in roots.values()] if roots else []
+    found, empty = list[Found](), list[Path]()
     for given, top in tops:
         for label in _folders(top):
             files = list(_files_below(label))
@@ -50,7 +47,7 @@ def from_folders(root: Path, remarks: list[str]) -> list[Found]:
             empty += [] if images else [label]
     if empty:
         raise UserError(
-            f"{named(empty)}: a class's folder without an image. Add images, or remove it."
+            f"{named(empty)}: a class's folder without an image. Add some, or remove it."
         )
     if others:
         remarks.append(f"{len(others)} passed over, by their place or extension: {named(others)}")
@@ -63,39 +60,33 @@ def from_csv(table: Path) -> Iterator[Found]:
         raise UserError(f"{table} is neither a folder nor a .csv file with path,label[,split].")
     with table.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         rows = csv.reader(file)
-        try:
-            columns = [name.strip().lower() for name in next(rows, [])]
-            if not {"path", "label"} <= set(columns) or {"set", "subset"} & set(columns):
-                raise UserError(f"{table} begins with {columns}; expected path,label[,split].")
-            for cells in filter(None, rows):
-                row = dict(zip(columns, map(str.strip, cells), strict=False))
-                where, split = f"{table}, line {rows.line_num}", row.get("split", "").lower()
-                split = ALSO_CALLED.get(split, split)
-                if not row.get("path") or not row.get("label"):
-                    raise UserError(f"{where}: expected a path and a label.")
-                if split not in (*SPLITS, ""):
-                    raise UserError(f"{where}: the split is '{split}'; expected train, val, test.")
-                yield Found(table.parent / row["path"], row["label"], split or None)
-        except csv.Error as error:
-            raise UserError(f"{table}, line {rows.line_num}: {error}.") from None
+        columns = [name.strip().lower() for name in next(rows, [])]
+        if not {"path", "label"} <= set(columns) or {"set", "subset"} & set(columns):
+            raise UserError(f"{table} begins with {columns}; expected path,label[,split].")
+        for cells in filter(None, rows):
+            row = dict(zip(columns, map(str.strip, cells), strict=False))
+            where, split = f"{table}, line {rows.line_num}", row.get("split", "").lower()
+            split = ALSO_CALLED.get(split, split)
+            if not row.get("path") or not row.get("label"):
+                raise UserError(f"{where}: expected a path and a label.")
+            if split not in (*SPLITS, ""):
+                raise UserError(f"{where}: the split is '{split}'; expected train, val, test.")
+            yield Found(table.parent / row["path"], row["label"], split or None)
 
 
 def _folders(root: Path) -> list[Path]:
-    try:
-        return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    except OSError as error:
-        _refuse(error)
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def _files_below(root: Path) -> Iterator[Path]:
     """Find the files that are not hidden, in the order of their paths."""
-    for place, folders, names in os.walk(root, onerror=_refuse):
+    for place, folders, names in os.walk(root, onerror=_fail):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
 
 
-def _refuse(error: OSError) -> NoReturn:
-    raise UserError(f"{error.filename} can't be read: {error.strerror}.") from error
+def _fail(error: OSError) -> None:
+    raise error
 
 
 def printable(path: Path) -> str:

@@ -1,8 +1,7 @@
 """Which sample comes when, and every random number about it, from (seed, epoch, index) alone.
 
-Nothing here has a state, so nothing has to be saved: a run that resumes in the middle of an epoch,
-or on another number of workers, draws the same numbers as the run that was never interrupted. The
-hash is integer arithmetic on 64 bits: the same bits on CPU and GPU, eager and compiled.
+Nothing here has a state, so nothing has to be saved: a run that resumes anywhere draws the same
+numbers. The hash is integer arithmetic: the same bits on CPU and GPU, eager and compiled.
 """
 
 from dataclasses import dataclass
@@ -54,8 +53,7 @@ class Share:
     """One process's part of every step.
 
     A step of all processes together covers the next batch_size * world_size * accumulate samples
-    of the order, so which samples they are does not depend on how many processes share them, nor
-    on how many micro-batches they come in.
+    of the order, however many processes and micro-batches share them.
     """
 
     batch_size: int
@@ -65,7 +63,7 @@ class Share:
 
     @property
     def step(self) -> int:
-        """How many samples a step of all processes takes: the global batch size."""
+        """The global batch size: how many samples a step of all processes takes."""
         return self.batch_size * self.world_size * self.accumulate
 
     def batches(self, n: int) -> int:

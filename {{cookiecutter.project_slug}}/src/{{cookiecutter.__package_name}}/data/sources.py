@@ -29,9 +29,8 @@ SPLIT_SEED = 0
 def digits() -> Splits:
     """Return scikit-learn's handwritten digits: 1,797 real images of 8 by 8 pixels in 10 classes.
 
-    A fifth of each class is the test split, another fifth the validation split. They are the test
-    set of E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits" (UCI, 1998), and
-    come inside the scikit-learn package: nothing is downloaded.
+    A fifth of each class is the test split, another fifth the validation split. (E. Alpaydin and
+    C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998.)
     """
     data = load_digits()
     grey = np.round(data.images * (255 / 16)).astype(np.uint8)
@@ -50,17 +49,24 @@ def synthetic(
 
     They are `image_size` pixels high and wide: `train` of them, and `val` in each other split.
     """
-    ranges = (0, train), (train, val), (train + val, val)
-    parts = [_noise(start, count, image_size, num_classes) for start, count in ranges]
+    colours = (uniforms(SPLIT_SEED, 0, torch.arange(num_classes), 3) * 95).byte()
+
+    def noise(start: int, n: int) -> Images:
+        labels = torch.arange(start, start + n) % num_classes
+        generator = torch.Generator().manual_seed(SPLIT_SEED + start)
+        shape = (n, image_size, image_size, 3)
+        pixels = torch.randint(0, 160, shape, generator=generator, dtype=torch.uint8)
+        return Images(pixels + colours[labels][:, None, None, :], labels)
+
+    parts = noise(0, train), noise(train, val), noise(train + val, val)
     return Splits(tuple(f"class {i}" for i in range(num_classes)), *parts)
 
 
 def published(name: str, root: str = "data") -> Splits:
     """Return one of torchvision's data sets, downloaded and verified the first time.
 
-    A tenth of each training class is the validation split; the test split is the published one.
-    The files lie below `root` as torchvision lays them out; a relative path leads from the
-    project's folder. Raises UserError if they are damaged, or not there and can't be downloaded.
+    A tenth of each training class is the validation split. The files lie below `root`, as
+    torchvision lays them out; UserError if they are damaged, or can't be downloaded.
     """
     kind, place = getattr(datasets, name), located(root, must_exist=False)
     with alone_in(place):
@@ -91,19 +97,17 @@ def load(name: str, options: dict[str, Any] | None = None) -> Splits:
     if name not in SOURCES:
         raise UserError(f"data.source is '{name}', which is unknown. Known: {', '.join(SOURCES)}.")
     source, options = SOURCES[name], options or {}
+    takes = inspect.signature(source)
     try:
-        inspect.signature(source).bind(**options)
-    except TypeError as error:
-        known = ", ".join(inspect.signature(source).parameters) or "none"
-        raise UserError(
-            f"data.options do not fit the source '{name}': {error}. It takes: {known}."
-        ) from None
-    try:
+        takes.bind(**options)
         return source(**options)
     except (TypeError, ValueError) as error:
         if not options:
             raise
-        raise UserError(f"data.options of '{name}' have a wrong value: {error}.") from error
+        raise UserError(
+            f"data.options do not fit the source '{name}': {error}."
+            f" It takes: {', '.join(takes.parameters) or 'none'}."
+        ) from error
 
 
 def _both(kind: Any, root: Path) -> list[Any]:
@@ -126,10 +130,7 @@ def _by_hand(kind: Any, root: Path) -> str:
     else:
         files = ", ".join(name for name, _ in kind.resources)
         address, place = kind.mirrors[0], root / kind.__name__ / "raw"
-    return (
-        f"Without a network, put {files} (from {address}) into {place}; first remove what is"
-        " damaged there."
-    )
+    return f"Without a network, put {files} (from {address}) into {place}; first remove bad ones."
 
 
 def _images(data: Any) -> Images:
@@ -144,12 +145,3 @@ def _stratified(index: np.ndarray, labels: np.ndarray, share: float) -> list[np.
     """Split an index in two, the second with that share of every class; both stay in order."""
     parts = train_test_split(index, test_size=share, stratify=labels, random_state=SPLIT_SEED)
     return [np.sort(part) for part in parts]
-
-
-def _noise(start: int, n: int, size: int, num_classes: int) -> Images:
-    index = torch.arange(start, start + n)
-    labels = index % num_classes
-    colours = uniforms(SPLIT_SEED, 0, torch.arange(num_classes), 3)
-    generator = torch.Generator().manual_seed(SPLIT_SEED + start)
-    noise = torch.randint(0, 160, (n, size, size, 3), generator=generator, dtype=torch.uint8)
-    return Images(noise + (colours[labels] * 95).byte()[:, None, None, :], labels)

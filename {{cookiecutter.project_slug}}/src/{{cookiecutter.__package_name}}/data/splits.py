@@ -66,12 +66,6 @@ class Splits:
     remarks: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
-    def pixel_bytes(self) -> int:
-        """How much memory the images take that are no files."""
-        parts = (self.train, self.val, self.test)
-        return sum(part.pixels.nbytes for part in parts if isinstance(part, Images))
-
-    @property
     def fingerprint(self) -> str:
         """SHA-256 over the classes and the content of all three splits."""
         contents = (part.content() for part in (self.train, self.val, self.test))
