@@ -29,11 +29,7 @@ class Normalize(nn.Module):
 
 
 class Network(nn.Module):
-    """A body behind its normalization.
-
-    Not an nn.Sequential: torch.compile takes code from inside torch, and so a Sequential's own
-    forward, in pieces.
-    """
+    """A body behind its normalization; torch.compile would take an nn.Sequential in pieces."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -85,9 +81,8 @@ NETWORKS: dict[str, Callable[[int, bool], nn.Module]] = {
 def build_network(name: str, num_classes: int, small_images: bool = False) -> Network:
     """Return the network of that name, ready to be given uint8 images.
 
-    The name is one of NETWORKS, or of torchvision's classification networks. With small_images it
-    has the stem for images of about 32 by 32 pixels and less. Raises UserError if the name is
-    unknown, or what was built is no plain nn.Module.
+    The name is one of NETWORKS, or of torchvision's classification networks; `small_images` have
+    about 32 by 32 pixels. Raises UserError for unknown names, and what is no plain nn.Module.
     """
     if name in NETWORKS:
         body = NETWORKS[name](num_classes, small_images)
@@ -97,8 +92,7 @@ def build_network(name: str, num_classes: int, small_images: bool = False) -> Ne
         raise unknown_network(name, NETWORKS)
     if not isinstance(body, nn.Module) or isinstance(body, torch.jit.ScriptModule):
         raise UserError(
-            f"'{name}' in networks.py returns a {type(body).__name__}: return the plain nn.Module."
-            " torch.compile can't take a ScriptModule; a finished network is handed over with"
-            " torch.export."
+            f"'{name}' in networks.py returns a {type(body).__name__}: return the plain nn.Module,"
+            " which torch.compile needs."
         )
     return Network(body)

@@ -17,10 +17,7 @@ import pynvml
 
 @dataclass(frozen=True)
 class GpuState:
-    """A GPU at this moment: memory in bytes, `busy` in percent, `temperature` in °C.
-
-    `users` are (process id, bytes of memory) of whoever computes on it.
-    """
+    """A GPU now: memory in bytes, `busy` in percent, °C, and (process id, bytes) of its `users`."""
 
     index: int
     uuid: str
@@ -56,10 +53,7 @@ def idle_first(states: Sequence[GpuState]) -> list[GpuState]:
 
 
 def prefer_idle_gpus() -> None:
-    """Let CUDA count this machine's GPUs idle ones first, unless somebody has chosen some.
-
-    It has to be called before CUDA is touched.
-    """
+    """Before CUDA is touched: let it count idle GPUs first, unless somebody has chosen some."""
     chosen = os.environ.keys() & {"CUDA_VISIBLE_DEVICES", "TORCHELASTIC_RUN_ID"}
     if not chosen and len(states := gpu_states()) > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in idle_first(states))

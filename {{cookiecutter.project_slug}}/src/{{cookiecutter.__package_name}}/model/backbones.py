@@ -21,11 +21,10 @@ CONTAINERS = (nn.Sequential, nn.ModuleList)
 
 
 def load_pretrained(body: nn.Module, file: Path) -> str:
-    """Copy the weights in a file into a network; a head for other classes stays fresh.
+    """Copy a state dict's or a run's checkpoint's weights; a head for other classes stays fresh.
 
-    The file holds a state dict of such a network (without its normalization), or a checkpoint of a
-    run. Returns what was done, in a few words. Raises UserError if the file can't be read, or
-    differs in more than the shape of the head.
+    Returns what was done, in a few words. Raises UserError if the file can't be read, or differs in
+    more than the shape of the head.
     """
     own = body.state_dict()
     # Files from before torch 0.4.1 do not have this count, which only an unset momentum reads.
@@ -51,7 +50,7 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     content = read_saved(file, "model.pretrained")
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"model.pretrained: {file} holds no state dict, but {type(content)}.")
+        raise UserError(f"model.pretrained: {file} holds no state dict.")
     body = f"{OURS}body."
     if any(key.startswith(body) for key in state):  # a checkpoint of ImageClassifier
         state = {key[len(body) :]: state[key] for key in state if key.startswith(body)}
@@ -63,8 +62,7 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
 
 def head_of(body: nn.Module) -> tuple[str, nn.Module]:
     """Return name and module of a network's last layer with weights: what tells classes apart."""
-    layers = [each for each in body.named_modules() if list(each[1].parameters(recurse=False))]
-    return layers[-1]
+    return [each for each in body.named_modules() if list(each[1].parameters(recurse=False))][-1]
 
 
 def freeze_all_but_head(body: nn.Module, num_classes: int) -> None:
@@ -81,16 +79,15 @@ def freeze_all_but_head(body: nn.Module, num_classes: int) -> None:
 
 
 def recompute_blocks(body: nn.Module, name: str) -> None:
-    """Keep of each residual block only its input for the backward pass, which computes it anew.
+    """Keep of each block only its input for the backward pass, which computes it anew.
 
-    A block is a composite module that stands in a Sequential or ModuleList. Raises UserError if the
-    network has none.
+    A block is a composite module in a Sequential or ModuleList; UserError if there is none.
     """
     blocks = list(_blocks(body))
     if not blocks:
         raise UserError(
-            f"model.activation_checkpointing recomputes blocks, and '{name}' has none (composite"
-            " modules in an nn.Sequential): leave it out, or choose a network such as resnet50."
+            f"model.activation_checkpointing recomputes composite modules in an nn.Sequential, and"
+            f" '{name}' has none: leave it out, or choose a network such as resnet50."
         )
     for block in blocks:
         block.forward = MethodType(_forward_recomputed, block)  # type: ignore[method-assign]

@@ -14,11 +14,10 @@ OURS = "network."  # the keys of ImageClassifier's weights start with it
 
 
 def check_network(network: nn.Module, name: str, size: Sequence[int], num_classes: int) -> None:
-    """Send one black image through the network, in eval mode, where its weights are.
+    """Send one black image through the network; its modes and the random numbers stay as they are.
 
-    Leaves its weights, its modes and the random numbers as they are. Raises UserError, which calls
-    the network `name`, if it can't take a uint8 image (1, 3, *size) or returns anything else than
-    logits (1, num_classes).
+    Raises UserError, which calls the network `name`, if it can't take a uint8 image (1, 3, *size)
+    or returns anything else than logits (1, num_classes).
     """
     modes = [(module, module.training) for module in network.modules()]
     device = next(network.parameters()).device
@@ -27,11 +26,10 @@ def check_network(network: nn.Module, name: str, size: Sequence[int], num_classe
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             logits = network.eval().forward(image)  # not network(image), which may be compiled
     except (RuntimeError, AssertionError, ValueError) as error:  # how torch's layers refuse a shape
-        why = str(error).strip().partition("\n")[0]
+        why = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(
             f"The network '{name}' can't take the data's images of {size[0]} x {size[1]} pixels:"
-            f" {why or type(error).__name__}. Make the data's images larger, choose another"
-            " model.network, or mend this one in networks.py."
+            f" {why}. Make them larger, or choose or write another network (model.network)."
         ) from error
     finally:
         for module, training in modes:
@@ -52,22 +50,18 @@ def read_saved(file: str | Path, setting: str, mmap: bool = False) -> Any:
         raise UserError(f"{setting}: {file} can't be read: {error.strerror}.") from error
     except Exception as error:  # whatever the unpickler stumbles over
         raise UserError(
-            f"{setting}: {file} is damaged, or holds more than weights. Those of a network are"
-            " saved with torch.save(network.state_dict(), file)."
+            f"{setting}: {file} is damaged, or more than torch.save(network.state_dict(), file)."
         ) from error
 
 
 def read_checkpoint(path: str, resuming: bool) -> dict[str, Any]:
-    """Return what a checkpoint of this project holds.
-
-    Raises UserError if it is none, or has nothing but weights to resume from.
-    """
+    """Return what is in a checkpoint; UserError if it is none of ours, or none to resume from."""
     saved = read_saved(path, "--ckpt_path", mmap=True)
     state = saved.get("state_dict") if isinstance(saved, dict) else None
     if not isinstance(state, Mapping) or not any(str(key).startswith(OURS) for key in state):
         raise UserError(
-            f"--ckpt_path {path} is no checkpoint of this project, as runs/*/*/checkpoints/*.ckpt"
-            " are. To start a new run from the weights in it: --model.pretrained PATH"
+            f"--ckpt_path {path} is no checkpoint of this project. To start a new run from the"
+            " weights in it: --model.pretrained PATH"
         )
     if resuming and "optimizer_states" not in saved:
         raise UserError(
@@ -99,9 +93,8 @@ def check_checkpoint(
     ]
     if apart:
         raise UserError(
-            f"The checkpoint does not fit: {first(apart)}. Leave a run's settings as"
-            " they were (--run FOLDER brings them), or start a new run: from the checkpoint's"
-            " weights, where the network is the same, with --model.pretrained PATH"
+            f"The checkpoint does not fit: {first(apart)}. Leave a run's settings as they were"
+            " (--run FOLDER brings them), or start a new run: --model.pretrained PATH"
         )
     apart = differences(saved["state_dict"], model.state_dict())
     if resuming and not apart:

@@ -14,11 +14,7 @@ ScheduleName = Literal["one_cycle", "cosine", "constant"]
 
 
 def build_optimizer(
-    network: nn.Module,
-    name: OptimizerName,
-    learning_rate: float,
-    weight_decay: float,
-    momentum: float,
+    network: nn.Module, name: OptimizerName, rate: float, weight_decay: float, momentum: float
 ) -> torch.optim.Optimizer:
     """Return the fused optimizer of that name for the network's trainable weights.
 
@@ -31,19 +27,15 @@ def build_optimizer(
         {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
-    return torch.optim.SGD(
-        groups, lr=learning_rate, momentum=momentum, nesterov=momentum > 0, fused=True
-    )
+        return torch.optim.AdamW(groups, lr=rate, fused=True)
+    nesterov = momentum > 0
+    return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=nesterov, fused=True)
 
 
 def build_schedule(
     optimizer: torch.optim.Optimizer, name: ScheduleName, warmup: float, steps: float
 ) -> LambdaLR:
-    """Return the schedule that sets the learning rate of each of a run's `steps` optimizer steps.
-
-    Raises UserError if warmup is not a share, or the run has no end to plan for.
-    """
+    """Return the schedule that sets the learning rate of each of a run's `steps` steps."""
     if not 0 <= warmup < 1:
         raise UserError(f"model.warmup is {warmup}; it is a share of the steps, from 0 to below 1.")
     if not math.isfinite(steps):

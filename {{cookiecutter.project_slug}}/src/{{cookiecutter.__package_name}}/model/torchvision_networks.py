@@ -33,8 +33,7 @@ def torchvision_network(name: str, num_classes: int, small_images: bool) -> nn.M
     """Return torchvision's network of that name with fresh weights.
 
     With small_images the stem of a ResNet is one 3 by 3 convolution of stride 1 without pooling,
-    as is usual for images of 32 by 32 pixels: the original stem would leave 8 by 8 of them. Raises
-    UserError if it is asked of a network that is no ResNet.
+    as is usual for 32 by 32 pixels; UserError if it is no ResNet.
     """
     options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):  # auxiliary heads would make the output a tuple
@@ -44,26 +43,20 @@ def torchvision_network(name: str, num_classes: int, small_images: bool) -> nn.M
         return network
     stem = getattr(network, "conv1", None)
     if not isinstance(stem, nn.Conv2d) or not hasattr(network, "maxpool"):
-        raise UserError(
-            f"model.small_images changes the stem of a ResNet, and '{name}' has another one: set"
-            " model.small_images to false, or choose a resnet, resnext or wide_resnet."
-        )
+        raise UserError(f"'{name}' has not the stem of a ResNet: set model.small_images to false.")
     network.conv1 = nn.Conv2d(3, stem.out_channels, 3, stride=1, padding=1, bias=False)
     network.maxpool = nn.Identity()
     return network
 
 
 def weights_file(name: str, pretrained: bool | str) -> Path:
-    """Return the file of pretrained weights: the one named, or torchvision's, downloaded once.
-
-    Raises UserError if torchvision has none for this network, or they can't be downloaded.
-    """
+    """Return the file of pretrained weights: the one named, or torchvision's, downloaded once."""
     if pretrained is not True:
         return Path(str(pretrained)).expanduser()
     if name not in torchvision_names():
         raise UserError(
             f"model.pretrained is true, and torchvision has no weights for '{name}': name a file"
-            " with --model.pretrained path/to/file.pth, or choose one of torchvision's networks."
+            " with --model.pretrained path/to/file.pth"
         )
     url = models.get_model_weights(name).DEFAULT.url  # type: ignore[attr-defined]
     folder = Path(torch.hub.get_dir(), "checkpoints")
@@ -74,7 +67,7 @@ def weights_file(name: str, pretrained: bool | str) -> Path:
             torch.hub.download_url_to_file(url, str(file), file.stem.rpartition("-")[2])
         except (OSError, RuntimeError) as error:  # no network, no space; not the expected hash
             raise UserError(
-                f"The weights {file.name} of '{name}' could not be downloaded ({error}). Put that"
-                f" file into {folder}, or name it with --model.pretrained path/to/{file.name}"
+                f"{url} could not be downloaded ({error}). Put that file into {folder}, or name it"
+                f" with --model.pretrained path/to/{file.name}"
             ) from error
     return file
