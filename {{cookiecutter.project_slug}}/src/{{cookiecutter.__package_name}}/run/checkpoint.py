@@ -23,9 +23,8 @@ SOONEST, LATEST = 20.0, 600.0  # seconds from one checkpoint to the next
 
 class RunCheckpoint(Checkpoint):
     """Keeps best.ckpt by validation accuracy, last.ckpt and previous.ckpt, and ends a run that is
-    interrupted, or has reached step `until`, when it is saved.
-
-    The best weights wait in the host's memory and are written with the next checkpoint.
+    interrupted, or has reached step `until`, when it is saved. The best weights wait in the host's
+    memory until then.
 
     Args:
         seconds: from one checkpoint to the next; unset, as few as 20, up to 600, such that saving
@@ -188,10 +187,7 @@ def _validation_follows(trainer: L.Trainer) -> bool:
 
 def _weights(trainer: L.Trainer) -> dict[str, Any]:
     """Return the weights, in the host's memory, as a checkpoint to evaluate or to start from."""
-    model = trainer.lightning_module
-    weights = model.state_dict()  # and its layers' versions, which some need to load it
+    content = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
+    weights = content["state_dict"]  # and its layers' versions, which some need to load it
     weights.update((name, t.detach().to("cpu", copy=True)) for name, t in weights.items())
-    progress = {"epoch": trainer.current_epoch, "global_step": trainer.global_step}
-    content = {"state_dict": weights, "hyper_parameters": dict(model.hparams), **progress}
-    model.on_save_checkpoint(content)
-    return content | {"pytorch-lightning_version": L.__version__}
+    return content

@@ -45,27 +45,21 @@ def _telling(config: Any) -> dict[str, Any]:
 
 
 def check_data(record: dict[str, Any], found: dict[str, Any], resuming: bool) -> None:
-    """Compare the data with those that a run was trained on.
-
-    Raises UserError if a resume would go on with others; an evaluation is only warned.
-    """
+    """Raise UserError if a resume would go on with other data; an evaluation is only warned."""
     if record.get("data", found)["fingerprint"] == found["fingerprint"]:
         return
     if resuming:
         raise UserError(
-            "The data are not those that the run began with (images were added, removed or"
-            " changed). Bring them back, or start a new run."
+            "The data are not those that the run began with: images were added, removed or changed."
+            " Bring them back, or start a new run."
         )
-    print(
-        "warning: these are not the data that the run was trained on; where files came or went,"
-        " the test images may be some that it has learned."
-    )
+    print("warning: these are not the data that the run was trained on: it may know test images.")
 
 
 def warn_of_changed_source(record: Any) -> None:
     """Say which files of a run that goes on are no longer those that it began with."""
-    starts = [record.content, *record.content["resumes"]]
-    first, newest = (record.path.with_name(starts[i]["source"]["zip"]) for i in (0, -1))
+    starts = record.content, record.newest_start()
+    first, newest = (record.path.with_name(start["source"]["zip"]) for start in starts)
     if first.is_file() and (files := changed_source(first, newest)):
         print(f"warning: changed since the run began: {', '.join(files)}. It goes on with them.")
 

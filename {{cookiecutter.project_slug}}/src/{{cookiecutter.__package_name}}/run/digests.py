@@ -32,17 +32,6 @@ def _digests_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     return found
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimizer's state, each tensor named after the weight that it belongs to."""
-    names = {id(weight): name for name, weight in model.named_parameters()}
-    return {
-        f"{names[id(weight)]} {key}": value
-        for weight, state in optimizer.state.items()
-        for key, value in state.items()
-        if isinstance(value, Tensor)
-    }
-
-
 def losses(folder: Path) -> dict[str, str]:
     """Return the training loss of each logged step as hexadecimal digits, which lose no bit."""
     rows = read_metrics(folder / "metrics.csv")
@@ -53,10 +42,16 @@ def write_digests(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, str]:
     """Write digests.json into a run's folder; return one digest of weights, one of optimizer."""
+    state = {
+        f"{name} {key}": value
+        for name, weight in model.named_parameters()
+        for key, value in optimizer.state.get(weight, {}).items()
+        if isinstance(value, Tensor)
+    }
     found: Digests = {
         "losses": losses(folder),
         "weights": _digests_of(model.state_dict()),
-        "optimizer": _digests_of(optimizer_tensors(model, optimizer)),
+        "optimizer": _digests_of(state),
     }
     (folder / "digests.json").write_text(json.dumps(found, indent=1) + "\n")
     return {f"{part}_sha256": _one(found[part]) for part in ("weights", "optimizer")}

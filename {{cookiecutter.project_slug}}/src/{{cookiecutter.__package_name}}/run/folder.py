@@ -13,20 +13,14 @@ RUN_FOLDER_VARIABLE = "RUN_FOLDER"
 
 def project_root() -> Path:
     """Return the project's folder: the one above src/, or else the working directory's."""
-    candidates = [Path(__file__).resolve().parents[3], Path.cwd(), *Path.cwd().parents]
-    for folder in candidates:
+    for folder in (Path(__file__).resolve().parents[3], Path.cwd(), *Path.cwd().parents):
         if (folder / "configs" / "base.yaml").is_file():
             return folder
-    raise UserError(
-        f"No configs/base.yaml in {Path.cwd()} or above it. Start in the project's folder."
-    )
+    raise UserError(f"No configs/base.yaml above {Path.cwd()}: start in the project's folder.")
 
 
 def new_run_folder(root: Path, recipe: str) -> Path:
-    """Make and return the folder of a run that starts; processes of one launch get the same one.
-
-    Raises UserError if it can't be made, or torchrun was started without the id that names it.
-    """
+    """Make and return the folder of a run that starts; processes of one launch get the same one."""
     given, run_id = (os.environ.get(name) for name in (RUN_FOLDER_VARIABLE, "TORCHELASTIC_RUN_ID"))
     if run_id == "none" and not given:
         raise UserError("torchrun has no run id: give it --rdzv-id ID, which names the folder.")
@@ -38,22 +32,19 @@ def new_run_folder(root: Path, recipe: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"The run's folder {folder} can't be made: {error.strerror}. Free space there, make it"
-            f" writable, or name another one in the variable {RUN_FOLDER_VARIABLE}."
+            f"The run's folder {folder} can't be made: {error.strerror}. Name another one in the"
+            f" variable {RUN_FOLDER_VARIABLE}."
         ) from error
     return folder
 
 
 def find_run(root: Path, name: str, recipe: str | None = None) -> Path:
-    """Return the folder of a run: as named, or of the newest with a checkpoint if it is 'latest'.
-
-    Raises UserError if there is no such run.
-    """
+    """Return the folder of a run: as named, or if 'latest' the newest with a checkpoint."""
     if name != "latest":
         for folder in (Path(name), root / name, root / "runs" / name):
             if (folder / "run.json").is_file():
                 return folder.resolve()
-        raise UserError(f"{name} is no run: it has no run.json. Runs are the folders runs/*/*.")
+        raise UserError(f"'{name}' is no run: it has no run.json. Runs are the folders runs/*/*.")
     records = root.glob(f"runs/{recipe or '*'}/*/run.json")
     usable = [path for path in records if any(path.parent.glob("checkpoints/*.ckpt"))]
     if not usable:

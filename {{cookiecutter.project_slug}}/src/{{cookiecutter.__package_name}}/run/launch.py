@@ -19,10 +19,8 @@ def is_rank_zero() -> bool:
 
 
 def launch(processes: int, threads: int, arguments: list[str], run_folder: Path) -> int:
-    """Run `python -m <this package> ARGUMENTS` in several processes and return their exit status.
-
-    They share `run_folder`, and each uses that many CPU threads. The status is that of the first
-    process that failed, or 128 plus the signal that ended this one.
+    """Run `python -m <this package> ARGUMENTS` in several processes and return their exit status:
+    that of the first that failed, or 128 plus the signal that ended this one.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -39,8 +39,8 @@ class Follower:
 class MetricsCSV(Logger):
     """Write what is logged to `folder`/metrics.csv; values of the same step share a row.
 
-    Rows are appended as steps pass; only a column that was never seen before rewrites the file.
-    Each follower is told the rows whose step is over; the last of an interrupted run may be not.
+    Rows are appended; only a column that was never seen before rewrites the file. Followers are
+    told the rows whose step is over; the last of an interrupted run may be not.
     """
 
     name, version = "csv", ""
@@ -54,7 +54,6 @@ class MetricsCSV(Logger):
         self.in_file: Row = {}  # what of it the file holds
         self.latest: Row = {}  # of each value, on rank 0
 
-    @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """Nothing: they stand in config.yaml."""
 
@@ -135,8 +134,7 @@ class OnItsWay:
 def log_without_waiting(trainer: L.Trainer) -> None:
     """Let Lightning hand over what is logged while it is still copied from the GPU.
 
-    It would read each value at once and leave the GPU without work meanwhile, and still does so
-    where a logger is not ours.
+    It would wait for each value, and still does so where a logger is not ours.
     """
     connector: Any = trainer._logger_connector
     if all(isinstance(logger, MetricsCSV) for logger in trainer.loggers):
@@ -156,14 +154,9 @@ def _sent(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """Return the rows of a metrics.csv as numbers, without the cells that are empty.
-
-    A last line that a killed process left half written is passed over.
-    """
+    """Return the rows of a metrics.csv as numbers, but for empty cells and lines cut short."""
     rows: list[Row] = []
-    if not path.exists():
-        return rows
-    with path.open(newline="") as file:
+    with path.open(newline="") if path.exists() else io.StringIO() as file:
         for cells in csv.DictReader(file):
             try:
                 row: Row = {name: float(value) for name, value in cells.items() if value}

@@ -38,10 +38,7 @@ class RunRecord:
     def start(
         cls, folder: Path, root: Path, recipe: str, config: str, **content: Any
     ) -> "RunRecord":
-        """Write source, configuration and record of a run that starts, or add those of a resume.
-
-        The record comes last: what it names is there, at whatever moment the process is killed.
-        """
+        """Write source and configuration of a run that starts or goes on, then what names them."""
         lock, record = _only_writer(folder), cls(folder)
         record.lock = lock
         goes_on, resumes = record.path.exists(), record.content["resumes"]
@@ -105,9 +102,9 @@ class RunRecord:
                 self.update(seconds={name: round(before + time.monotonic() - begun, 1)})
 
     def finish(self) -> None:
-        self._end("finished", None)
+        self._end("finished")
 
-    def _end(self, state: str, reason: str | None) -> None:
+    def _end(self, state: str, reason: str | None = None) -> None:
         self.update(state=state, reason=reason, ended=_now())
         if self.lock:
             self.lock.close()
@@ -130,10 +127,9 @@ def _only_writer(folder: Path) -> IO[str]:
 def _commit(root: Path) -> str | None:
     """Return git's commit, -dirty where files differ from it: nothing depends on it."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    with suppress(OSError, subprocess.CalledProcessError):
-        return subprocess.check_output(
-            command, cwd=root, stderr=subprocess.DEVNULL, text=True
-        ).strip()
+    with suppress(OSError):
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+        return done.stdout.strip() or None
     return None
 
 

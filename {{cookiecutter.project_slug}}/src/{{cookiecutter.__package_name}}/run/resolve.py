@@ -18,10 +18,7 @@ def decide(trainer: Any, machine: hardware.Machine) -> dict[str, str]:
     if trainer.accelerator in ("auto", "gpu"):
         trainer.accelerator = hardware.accelerator(machine)
     if trainer.accelerator == "cuda" and not machine.gpus:
-        raise UserError(
-            "trainer.accelerator is cuda, but torch sees no GPU here. Train on the CPU with"
-            " --trainer.accelerator cpu, or see what `nvidia-smi` says."
-        )
+        raise UserError("trainer.accelerator is cuda, but torch sees no GPU: try `nvidia-smi`.")
     if is_launched():
         trainer.devices = int(os.environ["LOCAL_WORLD_SIZE"])
         trainer.num_nodes = int(os.environ["GROUP_WORLD_SIZE"])
@@ -70,11 +67,9 @@ def complete_data(config: Any, machine: hardware.Machine, is_new: bool) -> None:
 
 
 def _divide_batch(data: Any, trainer: Any, is_new: bool) -> None:
-    """Fill in the global batch size, or from it the micro-batches that are accumulated.
-
-    Raises UserError if the global batch is no multiple of what the devices compute at once.
-    """
-    at_once = data.batch_size * trainer.devices * trainer.num_nodes
+    """Fill in the global batch size, or from it the micro-batches that are accumulated."""
+    devices = trainer.devices * trainer.num_nodes
+    at_once = data.batch_size * devices
     if data.global_batch_size is None:
         data.global_batch_size = at_once * trainer.accumulate_grad_batches
         return
@@ -82,8 +77,7 @@ def _divide_batch(data: Any, trainer: Any, is_new: bool) -> None:
     if rest or accumulate < 1:
         raise UserError(
             f"data.global_batch_size is {data.global_batch_size}, no multiple of {at_once}"
-            f" ({data.batch_size} on {trainer.devices * trainer.num_nodes} devices). Set"
-            " --data.batch_size to what divides it, or --data.global_batch_size null."
+            f" ({data.batch_size} on {devices} devices). Set --data.batch_size to what divides it."
         )
     if is_new and trainer.accumulate_grad_batches not in (1, accumulate):
         raise UserError(
@@ -106,12 +100,9 @@ def expand_run(arguments: list[str], root: Path) -> tuple[list[str], Path | None
     rest, name = take(arguments, "--run")
     if name is None:
         return rest, None
-    if not name:
-        raise UserError("--run needs a run's folder, such as --run runs/digits/…, or latest.")
     run = find_run(root, name)
-    fitting = rest[:1] == ["fit"]
+    fitting, record = rest[:1] == ["fit"], RunRecord(run)
     longer = any(flag.startswith("--trainer.max_") for flag in rest)
-    record = RunRecord(run)
     if fitting and not longer and record.content["state"] == "finished":
         raise UserError(
             f"{shown(run)} has finished. Train it for longer with --trainer.max_epochs N"
@@ -141,10 +132,7 @@ def take_end_and_elastic(arguments: list[str]) -> tuple[list[str], int | None, b
 
 
 def take(arguments: list[str], *flags: str) -> tuple[list[str], str | None]:
-    """Take a flag and its value out of the arguments.
-
-    Returns the rest, and the value: None without the flag, "" if nothing follows it.
-    """
+    """Return the arguments without a flag, and its value: None without it, "" if none follows."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(*flags, dest="value", nargs="?", const="")
     found, rest = parser.parse_known_args(arguments)
@@ -154,9 +142,7 @@ def take(arguments: list[str], *flags: str) -> tuple[list[str], str | None]:
 def choose_folder(stage: str, config: Any, root: Path, resumed: Path | None) -> Path:
     """Return the folder of the run that starts or goes on, or of the one that is evaluated.
 
-    Evaluation without --run takes the run of its checkpoint, or else the recipe's newest and its
-    best checkpoint. Raises UserError if another run has that folder, or if evaluation is asked for
-    on several devices.
+    Evaluation without --run takes the run of its checkpoint, or else the recipe's newest and best.
     """
     if stage != "fit" and config.trainer.devices * config.trainer.num_nodes > 1:
         raise UserError(f"{stage} runs on one device: leave out --trainer.devices, and torchrun.")
@@ -166,7 +152,7 @@ def choose_folder(stage: str, config: Any, root: Path, resumed: Path | None) -> 
         folder = new_run_folder(root, recipe_of(config))
         if is_rank_zero() and (folder / "run.json").exists() and not config.ckpt_path:
             raise UserError(
-                f"{shown(folder)} holds a run already. Go on with it by --run {shown(folder)}, or"
+                f"{shown(folder)} holds a run already: go on with it by --run {shown(folder)}, or"
                 " name another RUN_FOLDER (torchrun: another --rdzv-id)."
             )
         return folder

@@ -1,12 +1,14 @@
 """source.zip: the project's text as it was when a run started, committed or not."""
 
-import hashlib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .verified import sha256
+
 NOT_SOURCE = {"runs", "data", "build", "dist"}  # at the top of the project
+NOT_OURS = ("pyvenv.cfg", "run.json")  # mark the folder of an environment, of a run
 LARGEST_SOURCE_FILE = 1_000_000  # bytes
 
 
@@ -25,12 +27,7 @@ def pack_source(root: Path, archive: Path) -> dict[str, Any]:
                 entry = zipfile.ZipInfo(name)  # dated 1980, whenever the file was written
                 entry.external_attr = path.stat().st_mode << 16
                 pack.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
-    names = [*left_out[:20], f"and {len(left_out) - 20} more"] if len(left_out) > 20 else left_out
-    return {
-        "zip": archive.name,
-        "sha256": hashlib.sha256(archive.read_bytes()).hexdigest(),
-        "left_out": names,
-    }
+    return {"zip": archive.name, "sha256": sha256(archive), "left_out": left_out[:20]}
 
 
 def _source_files(folder: Path, leave_out: set[str]) -> Iterator[Path]:
@@ -40,7 +37,5 @@ def _source_files(folder: Path, leave_out: set[str]) -> Iterator[Path]:
             continue
         if path.is_file():
             yield path
-        elif not path.name.startswith(".") and not any(
-            (path / mark).exists() for mark in ("pyvenv.cfg", "run.json")
-        ):
+        elif path.name[0] != "." and not any((path / mark).exists() for mark in NOT_OURS):
             yield from _source_files(path, leave_out=set())

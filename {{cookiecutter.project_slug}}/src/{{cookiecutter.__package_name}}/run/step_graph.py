@@ -29,13 +29,12 @@ class StepGraph(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Raises UserError where a step can't be one graph."""
-        precision, clipped = str(trainer.precision), trainer.gradient_clip_val
         reasons = {
             "it needs an NVIDIA GPU": trainer.strategy.root_device.type != "cuda",
             "it is for one GPU": trainer.world_size > 1,
             "it accumulates no gradients": trainer.accumulate_grad_batches > 1,
-            "float16's scaling looks at each step": precision.startswith("16"),
-            "it clips no gradients": bool(clipped),
+            "float16's scaling looks at each step": str(trainer.precision).startswith("16"),
+            "it clips no gradients": bool(trainer.gradient_clip_val),
         }
         for reason, holds in reasons.items():
             if stage == "fit" and holds:

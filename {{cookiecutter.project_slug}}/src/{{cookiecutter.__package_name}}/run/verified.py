@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from ..errors import UserError
 
-LAST, BEFORE = "last.ckpt", "previous.ckpt"  # the newest state to resume from, and the one before
-BEST = "best.ckpt"
-# A line a digest. It is written before the file takes its place, so at whatever moment a process is
-# killed, whatever stands under a checkpoint's name has its digest in it.
+LAST, BEFORE, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+# A line a digest, written before its file takes its place: so whenever a process is killed,
+# whatever stands under a checkpoint's name has its digest in it.
 DIGESTS = "digests.txt"
 DIGESTS_KEPT = 3  # of each name: that of the file to come, of the one there, of the one before it
 
@@ -45,11 +43,9 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
     except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
         with suppress(OSError):
             draft.unlink(missing_ok=True)
-        there = folder if folder.exists() else folder.parent
         reason = getattr(error, "strerror", None) or "the disk took only a part of it"
         raise UserError(
-            f"No checkpoint could be written to {folder}: {reason} (free there:"
-            f" {shutil.disk_usage(there).free / 2**20:,.0f} MiB). What was there is kept. Free"
+            f"No checkpoint could be written to {folder}: {reason}. What was there is kept. Free"
             " space or make the folder writable, then: make resume"
         ) from error
 
@@ -67,16 +63,11 @@ def is_whole(path: Path) -> bool:
 
 
 def find_checkpoint(folder: Path, *names: str) -> Path:
-    """Return the first of a run's checkpoints `best`, `last` and `previous` that is whole.
-
-    Says so if it is not the first that is there. Raises UserError if there is none.
-    """
+    """Return the first of a run's checkpoints `best`, `last` and `previous` that is whole."""
     paths = [folder / "checkpoints" / f"{name}.ckpt" for name in names]
     found = [path for path in paths if path.is_file()]
     if not found:
-        raise UserError(
-            f"{folder} has no checkpoint: it ended before its first one. Start a new run."
-        )
+        raise UserError(f"{folder} has no checkpoint: it ended before its first. Start a new run.")
     for path in filter(is_whole, found):
         if path != found[0]:
             print(f"{found[0].name} is damaged; {path.name} is taken instead.", flush=True)
