@@ -76,6 +76,12 @@ def falls(result: Result) -> bool:
     return first is not None and last is not None and last < first
 
 
+def apart(one: list[float], other: list[float]) -> tuple[float, float]:
+    """Return how much the second mean is higher, and twice that difference's standard error."""
+    squares = [statistics.stdev(values) ** 2 / len(values) for values in (one, other)]
+    return statistics.mean(other) - statistics.mean(one), 2 * sum(squares) ** 0.5
+
+
 def limit_of(rows: list[Row]) -> float | None:
     return next((row.inside for row in rows if row.name == "limit" and not row.problem), None)
 

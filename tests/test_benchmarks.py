@@ -119,6 +119,25 @@ def test_a_row_whose_loss_does_not_fall_does_not_count(results, last_loss):
     assert f"the limit does not count: its loss did not fall (2.3 to {last_loss})." in table
 
 
+def test_what_chance_explains_is_not_called_a_difference():
+    difference, chance = report.apart([0.90, 0.92, 0.94], [0.91, 0.92, 0.96])
+    assert 0 < difference < chance
+    difference, chance = report.apart([0.90, 0.91, 0.92], [0.86, 0.87, 0.88])
+    assert difference == pytest.approx(-0.04) and abs(difference) > chance
+
+
+def test_accuracies_are_compared_after_the_same_epochs(compare, default_project):
+    told = ["--tasks", "digits", "--seeds=2", "--epochs=1", "--project", default_project.path]
+    python = ENVIRONMENT / "bin" / "python"
+    paths = {"PYTHONPATH": str(default_project.path / "src"), "OMP_NUM_THREADS": "1"}
+    command = [python, BENCHMARKS / "accuracy.py", *told]
+    done = execute(*command, cwd=compare.out, env=os.environ | paths)
+    row = done.stdout.splitlines()[-1]
+    plain, ours = (float(cell.split("%")[0]) for cell in row.split(" | ")[1:3])
+    assert row.startswith("| digits | ") and 30 < plain < 100 and 30 < ours < 100
+    assert done.returncode in (0, 1)
+
+
 def test_the_table_takes_its_place_in_a_readme(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("a\n<!-- benchmark: resnet18-512 -->\nold\n<!-- end -->\nb <!-- end -->\n")

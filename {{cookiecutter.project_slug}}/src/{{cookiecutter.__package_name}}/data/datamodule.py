@@ -64,7 +64,7 @@ class ImageData(L.LightningDataModule):
         cutmix: float = 0.0,
         loader: Literal["resident", "mapped", "streaming"] | None = None,
         workers: int | None = None,
-        prefetch: int = 4,
+        prefetch: int = 2,
         decoder: Literal["cpu", "gpu"] | None = None,
         seed: int | None = None,
     ) -> None:
@@ -167,11 +167,11 @@ class ImageData(L.LightningDataModule):
 
     def _reading(self, files: Files, batch_size: int) -> Reading:
         processes = 1 if self.trainer is None else self.trainer.num_devices  # on this machine
-        free = hardware.free_shared_memory()
-        check_shared_memory(files, self.reading, batch_size, processes, free)
-        device = self._device()
+        device, free = self._device(), hardware.free_shared_memory()
         decoder = self.reading.decoder if device.type == "cuda" else "cpu"
-        return replace(self.reading, device=device, decoder=decoder)
+        how = replace(self.reading, device=device, decoder=decoder)
+        check_shared_memory(how, how.slot_size(files, batch_size), processes, free)
+        return how
 
     def _share(self, batch_size: int) -> Share:
         if self.trainer is None:

@@ -5,7 +5,7 @@ CMYK, PNG …) they decode themselves. Two kernels cut and resize the images, ea
 decode.py does: linear, reaching as far as the image shrinks, rows first, rounded in between.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -14,67 +14,43 @@ import triton.language as tl
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from .batch import Batch
 from .decode import BadImage, Jpeg
 
 PIXELS_AT_ONCE = 128 * 2**20  # that are decoded together, each of three bytes
 
-Read = tuple[Jpeg, bool] | np.ndarray  # a JPEG and whether it is mirrored, or a finished image
+# For each of m JPEGs, int64 (m, 8): how many bytes it has, its row in the batch, left, upper, right
+# and lower side of what is seen of it, its width and height. The finished images of other rows.
+Packed = tuple[np.ndarray, dict[int, np.ndarray]]
 
 
-class Encoded(NamedTuple):
-    """A batch whose JPEGs are to be decoded.
-
-    `content` holds their bytes one after another. `jpegs` int64 (m, 9) says of each how many they
-    are, its row in the batch, left, upper, right and lower side of what is seen, the image's width
-    and height, and whether it is mirrored. The other images, uint8 (k, height, width, 3), are
-    `done` and fill the rows `others`.
-    """
-
-    content: Tensor
-    jpegs: Tensor
-    done: Tensor
-    others: Tensor
-    labels: Tensor
-    indices: Tensor
+def pack(images: Iterable[Jpeg | np.ndarray], room: np.ndarray) -> Packed:
+    """Lay the JPEGs among the images of a batch one after another into `room`, uint8 (bytes,)."""
+    jpegs, done, used = [], {}, 0
+    for row, image in enumerate(images):
+        if not isinstance(image, tuple):
+            done[row] = image
+            continue
+        content, box, size = image
+        room[used : used + len(content)] = np.frombuffer(content, np.uint8)
+        used += len(content)
+        jpegs.append([len(content), row, *box, *size])
+    return np.array(jpegs, np.int64).reshape(-1, 8), done
 
 
-def pack(read: list[Read], labels: Tensor, indices: Tensor) -> Encoded:
-    """Return a batch as few tensors, for each that a worker hands over takes a file descriptor."""
-    content, jpegs, done, others = bytearray(), [], [], []
-    for row, one in enumerate(read):
-        if isinstance(one, tuple):
-            (file, box, size), mirrored = one
-            content += file
-            jpegs.append([len(file), row, *box, *size, mirrored])
-        else:
-            done.append(one)
-            others.append(row)
-    return Encoded(
-        torch.frombuffer(content or bytearray(1), dtype=torch.uint8),
-        torch.tensor(jpegs, dtype=torch.int64).view(-1, 9),
-        torch.from_numpy(np.stack(done)) if done else torch.empty(0, dtype=torch.uint8),
-        torch.tensor(others, dtype=torch.int64),
-        labels,
-        indices,
-    )
-
-
-def decode(encoded: Encoded, size: int, device: torch.device) -> Batch:
-    """Return the batch on the device, its images `size` pixels wide and high. Raises BadImage."""
-    images = torch.zeros(len(encoded.labels), size, size, 3, dtype=torch.uint8, device=device)
-    if len(encoded.others):
-        images[encoded.others.to(device)] = encoded.done.to(device)
-    jpegs, first = encoded.jpegs, 0
-    files = encoded.content.split(jpegs[:, 0].tolist()) if len(jpegs) else ()
+def decode(room: Tensor, packed: Packed, images: Tensor) -> None:
+    """Write a batch's images into uint8 (n, size, size, 3) on a GPU. Raises BadImage."""
+    jpegs, first = torch.from_numpy(packed[0]), 0
+    for row, image in packed[1].items():
+        images[row] = torch.from_numpy(image).to(images.device)
+    lengths = jpegs[:, 0].tolist()
+    files = room[: sum(lengths)].split(lengths) if lengths else ()
     while first < len(files):
         fitting = (jpegs[first:, 6] * jpegs[first:, 7]).cumsum(0) <= PIXELS_AT_ONCE
         part = slice(first, first + max(int(fitting.sum()), 1))
-        whole = _whole(list(files[part]), device)
+        whole = _whole(list(files[part]), images.device)
         crop_and_resize(whole, jpegs[part, 1:].int(), images)
-        torch.cuda.current_stream(device).synchronize()  # nvJPEG writes on a stream of its own
+        torch.cuda.current_stream(images.device).synchronize()  # nvJPEG's own stream writes anew
         first = part.stop
-    return Batch(images.permute(0, 3, 1, 2), encoded.labels.to(device), encoded.indices.to(device))
 
 
 def _whole(files: list[Tensor], device: torch.device) -> list[Tensor]:
@@ -97,7 +73,7 @@ def crop_and_resize(whole: list[Tensor], how: Tensor, images: Tensor) -> None:
 
     Args:
         whole: m uint8 tensors (3, height, width) on one device, each of another size.
-        how: int32 (m, 8): row in the batch, box, width, height, mirrored, as in Encoded.jpegs.
+        how: int32 (m, 7): row in the batch, box, width, height, as Packed has them.
         images: uint8 (n, size, size, 3) on that device, contiguous: the batch.
     """
     whole = [image.contiguous() for image in whole]
@@ -124,7 +100,7 @@ def _taps(position, length, size):
 @triton.jit
 def _resize_rows(sources, how, between, rows, size, BLOCK: tl.constexpr):
     image, row = tl.program_id(0), tl.program_id(1)
-    how += image * 8
+    how += image * 7
     left, upper, right = tl.load(how + 1), tl.load(how + 2), tl.load(how + 3)
     lower, width, height = tl.load(how + 4), tl.load(how + 5), tl.load(how + 6)
     if upper + row < lower:
@@ -152,17 +128,11 @@ def _resize_rows(sources, how, between, rows, size, BLOCK: tl.constexpr):
 @triton.jit
 def _resize_columns(how, between, images, rows, size, BLOCK: tl.constexpr):
     image, y = tl.program_id(0), tl.program_id(1)
-    how += image * 8
-    row, upper, lower, mirrored = (
-        tl.load(how),
-        tl.load(how + 2),
-        tl.load(how + 4),
-        tl.load(how + 7),
-    )
+    how += image * 7
+    row, upper, lower = tl.load(how), tl.load(how + 2), tl.load(how + 4)
     x = tl.arange(0, BLOCK)
     middle, reach, first, last = _taps(y, lower - upper, size)
-    seen_at = tl.where(mirrored != 0, size - 1 - x, x)
-    target = images + ((row.to(tl.int64) * size + y) * size + seen_at) * 3
+    target = images + ((row.to(tl.int64) * size + y) * size + x) * 3
     source = between + (image.to(tl.int64) * rows * 3) * size + x
     for channel in tl.static_range(3):
         total = tl.zeros([BLOCK], tl.float32)

@@ -1,8 +1,11 @@
-"""What a worker does: read the files of a batch, decode, crop and mirror them, hand over uint8.
+"""What a worker does: read the files of a batch, decode and crop them, hand over uint8.
 
-Where the GPU decodes (gpu_decode.py), it hands over the files as they are.
+It writes into memory that it shares with the training process for as long as the loader lives. In
+memory of its own, as DataLoader hands a batch over, each 4 KiB would cost a page fault on both
+sides: more time than the copy. Where the GPU decodes (gpu_decode.py), it hands over the files.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,19 +14,19 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from ..errors import UserError
-from .batch import PADDING_LABEL, Batch
 from .decode import BadImage, Choose, cropped, cropped_or_jpeg, middle_box, random_box
 from .order import uniforms
 from .splits import Files
 
 DRAWS = 5  # uniforms per training image: area, shape, two for the place, mirroring
-
 CPU = torch.device("cpu")
+PAGE = 4096
 
-Request = tuple[int | None, Tensor]  # the epoch, None in evaluation; places in the split, or -1
+# A slot of the shared memory; the epoch, None in evaluation; places in the split, or -1.
+Request = tuple[int, int | None, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -35,75 +38,82 @@ class Reading:
     smallest_crop: float = 0.25
     flip: bool = True
     workers: int = 0
-    prefetch: int = 4
+    prefetch: int = 2
     decoder: Literal["cpu", "gpu"] = "cpu"
     device: torch.device = CPU
 
+    @property
+    def slots(self) -> int:
+        """How many batches lie between workers and training; each worker has its own."""
+        return self.workers * (self.prefetch + 1) or 1
 
-def check_shared_memory(
-    files: Files, how: Reading, batch_size: int, processes: int, free: int | None
-) -> None:
+    def slot_size(self, files: Files, batch_size: int) -> int:
+        """Return the bytes of a batch: of the pixels, or of files with some room to spare."""
+        image = self.image_size**2 * 3
+        if self.decoder == "gpu":
+            some = range(0, len(files), max(len(files) // 100, 1))
+            image = int(1.5 * np.mean([files[i].stat().st_size for i in some]))
+        return -(-image * batch_size // PAGE) * PAGE
+
+
+def check_shared_memory(how: Reading, slot_size: int, processes: int, free: int | None) -> None:
     """Raise UserError if the batches that workers read ahead do not fit into shared memory.
 
     A worker that finds no room is killed without a word. `free` is in bytes; None where there is
     no such limit.
     """
-    image = how.image_size**2 * 3
-    if how.decoder == "gpu":  # the files themselves
-        first = [files[i].stat().st_size for i in range(min(len(files), 100))]
-        image = sum(first) // len(first)
-    needed = processes * how.workers * how.prefetch * batch_size * image
-    if free is not None and needed > free:
+    needed = processes * how.slots * slot_size
+    if how.workers and free is not None and needed > free:
         raise UserError(
             f"/dev/shm has {free / 2**20:.0f} MiB free, and {processes * how.workers} workers that"
-            f" read {how.prefetch} batches of {batch_size} images ahead need"
-            f" {needed / 2**20:.0f} MiB. Start the container with --shm-size=8g (or --ipc=host), or"
-            " set --data.workers, --data.prefetch or the batch size lower."
+            f" read {how.prefetch} batches ahead need {needed / 2**20:.0f} MiB. Start the container"
+            " with --shm-size=8g (or --ipc=host), or set --data.workers, --data.prefetch or the"
+            " batch size lower."
         )
 
 
 class Reader(Dataset):
-    """Answers a request with its batch, or with the error that the training process is to raise."""
+    """Answers a request with its slot, its places and what does not stand in the slot.
 
-    def __init__(self, files: Files, how: Reading) -> None:
-        self.files, self.how = files, how
+    That is how many JPEG files stand there and what is to be cut out of them, or an error that the
+    training process is to raise. `memory` is uint8 (slots, bytes).
+    """
 
-    def __getitem__(self, request: Request) -> Any:
-        epoch, places = request
-        real = places[places >= 0]  # padding comes last
-        draws: list[Any] = [None] * len(real)
+    def __init__(self, files: Files, how: Reading, memory: Tensor) -> None:
+        self.files, self.how, self.memory = files, how, memory
+
+    def __getitem__(self, request: Request) -> tuple[int, np.ndarray, Any]:
+        slot, epoch, places = request
+        images, room = self._images(epoch, places), self.memory[slot].numpy()
+        rest: Any = None
+        try:
+            if self.how.decoder == "gpu":
+                from .gpu_decode import pack
+
+                rest = pack(images, room)
+            else:
+                pixels = room[: len(places) * self.how.image_size**2 * 3].reshape(len(places), -1)
+                pixels[places < 0] = 0
+                for row, image in enumerate(images):
+                    pixels[row] = image.reshape(-1)
+        except UserError as error:
+            rest = error
+        return slot, places, rest
+
+    def _images(self, epoch: int | None, places: np.ndarray) -> Iterator[Any]:
+        """Yield each image, uint8 (size, size, 3), or the JPEG that is to be decoded."""
+        how, places = self.how, places[places >= 0]  # padding comes last
+        read = cropped_or_jpeg if how.decoder == "gpu" else cropped
+        draws: list[Any] = [None] * len(places)
         if epoch is not None:
-            draws = uniforms(self.how.seed, epoch, real, DRAWS).tolist()
-        read: list[Any] = []
-        for place, drawn in zip(real.tolist(), draws, strict=True):
+            draws = uniforms(how.seed, epoch, torch.from_numpy(places), DRAWS).tolist()
+        for place, drawn in zip(places.tolist(), draws, strict=True):
+            choose: Choose = middle_box
+            if drawn is not None:
+                choose = partial(random_box, draws=drawn[:4], smallest=how.smallest_crop)
+            path: Path = self.files[place]
             try:
-                read.append(self._read(self.files[place], drawn))
+                yield read(path, (how.image_size, how.image_size), choose)
             except BadImage as reason:
-                path = self.files[place]
-                return UserError(f"{path} {reason}, which it was not when it was checked.")
-        indices = places.clamp(min=0)
-        labels = self.files.labels[indices].where(places >= 0, PADDING_LABEL)
-        if self.how.decoder == "gpu":
-            from .gpu_decode import pack
-
-            return pack(read, labels, indices)
-        black = np.zeros((self.how.image_size, self.how.image_size, 3), np.uint8)
-        read += [black] * (len(places) - len(real))
-        pixels = default_collate([torch.from_numpy(image) for image in read])  # in shared memory
-        return Batch(pixels.permute(0, 3, 1, 2), labels, indices)
-
-    def _read(self, path: Path, draws: list[float] | None) -> Any:
-        """Return an image uint8 (size, size, 3), or a JPEG to decode and whether it is mirrored."""
-        how, mirrored = self.how, False
-        size = how.image_size, how.image_size
-        choose: Choose = middle_box
-        if draws is not None:
-            choose = partial(random_box, draws=draws[:4], smallest=how.smallest_crop)
-            mirrored = how.flip and draws[4] < 0.5
-        if how.decoder == "gpu":
-            image = cropped_or_jpeg(path, size, choose)
-            if isinstance(image, tuple):
-                return image, mirrored
-        else:
-            image = cropped(path, size, choose)
-        return np.ascontiguousarray(image[:, ::-1]) if mirrored else image
+                changed = "which it was not when it was checked"
+                raise UserError(f"{path} {reason}, {changed}.") from None

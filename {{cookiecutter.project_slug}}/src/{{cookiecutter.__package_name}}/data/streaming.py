@@ -8,16 +8,19 @@ import os
 import signal
 import sys
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..errors import UserError
 from .augment import Augmentation
-from .batch import Batch, Position, ahead
+from .batch import PADDING_LABEL, Batch, Position, ahead
 from .decode import BadImage
 from .order import Share, epoch_order, uniforms
 from .reader import DRAWS, Reader, Reading, Request
@@ -29,10 +32,13 @@ class _Stream(ABC):
 
     def __init__(self, files: Files, share: Share, how: Reading) -> None:
         self.files, self.share, self.how = files, share, how
+        self.memory = self._room(how.slot_size(files, share.batch_size))
+        self.pinned: set[int] = set()
         self.loader: DataLoader = DataLoader(
-            Reader(files, how),
+            Reader(files, how, self.memory),
             batch_size=None,  # a request is a whole batch
-            sampler=_Asked(self.requests),
+            sampler=_Asked(self._numbered),
+            collate_fn=_as_it_is,
             num_workers=how.workers,
             prefetch_factor=how.prefetch if how.workers else None,
             persistent_workers=how.workers > 0,
@@ -41,31 +47,63 @@ class _Stream(ABC):
         )
 
     @abstractmethod
-    def requests(self) -> Iterator[Request]:
-        """Yield what the workers are to read, batch by batch."""
+    def requests(self) -> Iterator[tuple[int | None, Tensor]]:
+        """Yield what the workers are to read, batch by batch: epoch, or None, and places."""
 
     def __iter__(self) -> Iterator[Batch]:
-        return ahead(self.loader, self.received, self.how.device)
+        yield from ahead(self.loader, self.received, self.how.device)
 
     def received(self, answer: Any) -> Batch:
         """Return what a worker has read as a batch on the device, or raise what it met."""
-        how = self.how
-        if isinstance(answer, UserError):
-            raise answer
-        if how.decoder == "gpu":
+        slot, asked, rest = answer
+        if isinstance(rest, UserError):
+            raise rest
+        device, n, size = self.how.device, len(asked), self.how.image_size
+        places, room = torch.from_numpy(asked).to(device), self.memory[slot]
+        if self.how.decoder == "gpu":
             from .gpu_decode import decode
 
+            images = torch.zeros(n, size, size, 3, dtype=torch.uint8, device=device)
             try:
-                return decode(answer, how.image_size, how.device)
+                decode(room, rest, images)
             except BadImage as reason:
-                names = ", ".join(str(self.files[place]) for place in answer.indices.tolist())
+                names = ", ".join(str(self.files[place]) for place in asked)
                 raise UserError(f"One of these files {reason}: {names}") from None
-        if how.device.type == "cuda":
-            # Not DataLoader's own pinning: with persistent workers its thread holds up the end of
-            # the process by 5 s a worker (pytorch issue 81794).
-            moved = (part.pin_memory().to(how.device, non_blocking=True) for part in answer[:3])
-            return Batch(*moved)
-        return answer
+        else:
+            if device.type == "cuda" and slot not in self.pinned:
+                self._pin(slot)
+            pixels = room[: n * size**2 * 3].view(n, size, size, 3)
+            images = pixels.to(device, non_blocking=True, copy=True)
+        indices = places.clamp(min=0)
+        labels = self.labels[indices].where(places >= 0, PADDING_LABEL)
+        return Batch(images.permute(0, 3, 1, 2), labels, indices)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        return self.files.labels.to(self.how.device)
+
+    def _numbered(self) -> Iterator[Request]:
+        """A slot is written again when the batch that it held is on the device."""
+        for i, (epoch, places) in enumerate(self.requests()):
+            yield i % self.how.slots, epoch, places.numpy()
+
+    def _room(self, slot_size: int) -> Tensor:
+        if not self.how.workers:
+            return torch.empty(1, slot_size, dtype=torch.uint8)
+        memory = torch.UntypedStorage._new_shared(self.how.slots * slot_size)
+        return torch.tensor([], dtype=torch.uint8).set_(memory).view(-1, slot_size)
+
+    def _pin(self, slot: int) -> None:
+        """Let the GPU copy from a slot by itself, without the host."""
+        room, cuda = self.memory[slot], torch.cuda.cudart()
+        if int(cuda.cudaHostRegister(room.data_ptr(), room.nbytes, 0)) == 0:
+            release = weakref.finalize(self.memory, cuda.cudaHostUnregister, room.data_ptr())
+            release.atexit = False
+        self.pinned.add(slot)
+
+
+def _as_it_is(answer: Any) -> Any:
+    return answer
 
 
 def _end_with_parent(worker: int) -> None:
@@ -102,14 +140,14 @@ class StreamingTrainLoader(_Stream):
         augment: Augmentation | None = None,  # beyond cropping and mirroring
     ) -> None:
         super().__init__(files, share, how)
-        self.seed, self.position, self.augment = how.seed, position, augment or Augmentation()
+        self.position, self.augment = position, augment or Augmentation()
 
     def __len__(self) -> int:
         return self.share.batches(len(self.files))
 
-    def requests(self) -> Iterator[Request]:
+    def requests(self) -> Iterator[tuple[int | None, Tensor]]:
         epoch, first = self.position()
-        order = epoch_order(self.seed, epoch, len(self.files))
+        order = epoch_order(self.how.seed, epoch, len(self.files))
         return ((epoch, places) for places in self.share.of(order)[first:])
 
     def __iter__(self) -> Iterator[Batch]:
@@ -117,7 +155,10 @@ class StreamingTrainLoader(_Stream):
 
         def finish(answer: Any) -> Batch:
             batch = self.received(answer)
-            draws = uniforms(self.seed, epoch, batch.indices, DRAWS + self.augment.draws)
+            draws = uniforms(self.how.seed, epoch, batch.indices, DRAWS + self.augment.draws)
+            if self.how.flip:
+                mirrored = (draws[:, 4] < 0.5).view(-1, 1, 1, 1)
+                batch = batch._replace(images=batch.images.flip(3).where(mirrored, batch.images))
             return self.augment(batch, draws[:, DRAWS:], len(batch.labels))
 
         yield from ahead(self.loader, finish, self.how.device)
@@ -129,5 +170,5 @@ class StreamingEvalLoader(_Stream):
     def __len__(self) -> int:
         return len(self.share.padded(len(self.files)))
 
-    def requests(self) -> Iterator[Request]:
+    def requests(self) -> Iterator[tuple[int | None, Tensor]]:
         return ((None, places) for places in self.share.padded(len(self.files)))

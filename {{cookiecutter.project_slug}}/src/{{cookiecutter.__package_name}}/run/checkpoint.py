@@ -23,8 +23,8 @@ SOONEST, LATEST = 20.0, 600.0  # seconds from one checkpoint to the next
 
 class RunCheckpoint(Checkpoint):
     """Keeps best.ckpt by validation accuracy, last.ckpt and previous.ckpt, and ends a run that is
-    interrupted, or has reached step `until`, when it is saved. The best weights wait in the host's
-    memory until then.
+    interrupted, or has reached step `until`, when it is saved. The best weights wait as a copy on
+    the device until then.
 
     Args:
         seconds: from one checkpoint to the next; unset, as few as 20, up to 600, such that saving
@@ -144,6 +144,8 @@ class RunCheckpoint(Checkpoint):
         for log in _metrics(trainer):
             log.to_disk()  # a run that resumes from here will not log these rows again
         if self.best:
+            weights = self.best["state_dict"]
+            weights.update((name, tensor.cpu()) for name, tensor in weights.items())
             write_checkpoint(self.best, self.folder / BEST)
             self.best = None
         trainer.save_checkpoint(self.folder / LAST)
@@ -186,8 +188,8 @@ def _validation_follows(trainer: L.Trainer) -> bool:
 
 
 def _weights(trainer: L.Trainer) -> dict[str, Any]:
-    """Return the weights, in the host's memory, as a checkpoint to evaluate or to start from."""
+    """Return a copy of the weights as a checkpoint to evaluate or to start from."""
     content = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
     weights = content["state_dict"]  # and its layers' versions, which some need to load it
-    weights.update((name, t.detach().to("cpu", copy=True)) for name, t in weights.items())
+    weights.update((name, t.detach().clone()) for name, t in weights.items())
     return content

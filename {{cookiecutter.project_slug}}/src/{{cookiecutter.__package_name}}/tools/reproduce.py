@@ -125,7 +125,9 @@ def not_as_locked(source: Path) -> list[str]:
     locked: dict[str, set[str]] = {}
     for name, version in re.findall(r"^([\w.-]+)==([^\s;\\]+)", text, re.MULTILINE):
         locked.setdefault(_normal(name), set()).add(version)
-    installed = {_normal(d.metadata["Name"]): d.version for d in importlib.metadata.distributions()}
+    installed: dict[str, str] = {}
+    for package in importlib.metadata.distributions():  # the first is what an import finds
+        installed.setdefault(_normal(package.metadata["Name"]), package.version)
     return [
         f"{name} was locked as {' or '.join(sorted(locked[name]))}, is {installed[name]}"
         for name in sorted(locked.keys() & installed.keys())

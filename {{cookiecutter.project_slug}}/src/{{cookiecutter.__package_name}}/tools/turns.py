@@ -181,7 +181,9 @@ class _UntilTime:
     def __iter__(self) -> Iterator[Batch]:
         if self.turns.one_batch and self.batch is None:
             first = next(iter(self.loader))
-            self.batch = Batch(*(part.to(self.turns.clock.device).clone() for part in first))
+            device, parts = self.turns.clock.device, first._asdict()
+            kept = {k: part.to(device).clone() for k, part in parts.items() if part is not None}
+            self.batch = Batch(**kept)
             self.loader = None  # and its workers
         batches = self.loader if self.batch is None else repeat(self.batch, self.length)
         for count, batch in enumerate(batches, 1):
