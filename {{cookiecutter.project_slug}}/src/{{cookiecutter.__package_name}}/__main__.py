@@ -93,7 +93,7 @@ class Training(LightningCLI):
             *([Progress()] if config.trainer.enable_progress_bar is not False else []),
             Throughput(),
             GpuUsage(folder),
-            OutOfMemory(folder),
+            OutOfMemory(),
             StepSeed(config.seed_everything),
             Compiling(),
             *([StepGraph()] if config.model.compile == "step-graph" else []),
@@ -155,7 +155,7 @@ class Training(LightningCLI):
             compiled = dict(zip(("mode", "why"), model.compiled_with, strict=True))
             record.update(compile=compiled, results=results)
             summary.draw_pictures(self.run_folder, model, self.datamodule)
-        record.finish()
+        record.end("finished")
         summary.say_fit(self.run_folder, record.content)
 
     def predict(self, **kwargs: Any) -> None:

@@ -82,15 +82,13 @@ def check_checkpoint(
     settings, was = model.hparams, saved["hyper_parameters"]
     compared = ["network", "num_classes", "small_images"]
     compared += ["optimizer", "freeze_backbone"] if resuming else []
+    names = zip(saved["classes"] or (), classes, strict=False)
     apart = [
         f"model.{name} is {was[name]} in it and {settings[name]} here"
         for name in compared
         if was[name] != settings[name]
-    ] or [
-        f"a class is '{before}' in it and '{now}' in these data"
-        for before, now in zip(saved["classes"] or (), classes, strict=False)
-        if before != now
     ]
+    apart += [f"a class is '{a}' in it and '{b}' in these data" for a, b in names if a != b]
     if apart:
         raise UserError(
             f"The checkpoint does not fit: {first(apart)}. Leave a run's settings as they were"

@@ -37,10 +37,8 @@ KINDS = {
     ),
 }
 # In a page: the reason (of a recompile, why the newest that might have fitted does not) and a hint.
-REASON = re.compile(
-    r"Explanation: (.+)|\d+/\d+: (?!GLOBAL_STATE)(.+?) *(?:#|$)|(skipping .+)", re.M
-)
-HINT = re.compile(r"Hint: (?!This graph|It may be|Please)(.+)|HINT: .*, or (.+?)\)")
+REASON = re.compile(r"(?:Explanation: |\d+/\d+: (?!GLOBAL_STATE)|due to )(.+?) *(?:  #|$)", re.M)
+HINT = re.compile(r"(?:Hint: (?!This graph|It may be|Please)|HINT: .*, or )(.+?)\)?$", re.M)
 PLACE = re.compile(r'(?:File "| in )(/.+?)(?:", line |:)(\d+)')
 
 
@@ -111,11 +109,12 @@ class Compiling(L.Callback):
         frames = _frames(page)
         if self.speaks and frames[-1] not in self.known:
             (file, line), (meaning, helps) = frames[-1], KINDS[kind]
+            why, hint = REASON.search(page), HINT.search(page)
             tqdm.write(
                 f"\n{meaning}: {shown(Path(file))}:{line}"
                 f"  {linecache.getline(file, line).strip()}\n"
-                f"  why         {_first(REASON, page) or page}\n"
-                f"  what helps  {_first(HINT, page) or helps}\n"
+                f"  why         {why[1] if why else page}\n"
+                f"  what helps  {hint[1] if hint else helps}\n"
             )
         self.known.update(frames)  # the functions around are cut for the same reason
         return False
@@ -127,8 +126,3 @@ def _frames(page: str) -> list[tuple[str, int]]:
     frames += [(file, int(line)) for file, line in PLACE.findall(page)]
     ours = [frame for frame in frames if not frame[0].startswith((*LIBRARIES, "<", __file__))]
     return ours or frames[-1:]
-
-
-def _first(pattern: re.Pattern, page: str) -> str | None:
-    found = pattern.search(page)
-    return found[found.lastindex or 0] if found else None

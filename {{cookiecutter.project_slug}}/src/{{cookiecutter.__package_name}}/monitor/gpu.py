@@ -66,9 +66,6 @@ def out_of_memory(error: BaseException | None) -> BaseException | None:
 class OutOfMemory(L.Callback):
     """Adds the page to the exception as a note, and saves the allocator's account as memory.txt."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
     def on_exception(self, trainer, pl_module, exception) -> None:
         cause = out_of_memory(exception)
         if cause is None:
@@ -83,7 +80,7 @@ class OutOfMemory(L.Callback):
             pl_module.hparams["activation_checkpointing"],
         )
         rank = f".rank-{trainer.global_rank}" if trainer.global_rank else ""
-        file, on_gpu = self.folder / f"memory{rank}.txt", device.type == "cuda"
+        file, on_gpu = Path(trainer.default_root_dir, f"memory{rank}.txt"), device.type == "cuda"
         sentences = str(cause).split(". ")
         width, held = max(map(len, advice)), _held(trainer, device) if on_gpu else {}
         lines = [
@@ -100,30 +97,26 @@ class OutOfMemory(L.Callback):
 
 
 def advise(
-    batch_size: int,
-    steps_batch_size: int,
-    world_size: int,
-    eval_batch_size: int | None,
-    precision: str,
-    checkpointing: bool,
+    batch: int, step: int, devices: int, eval_batch: int | None, precision: str, checkpointing: bool
 ) -> dict[str, str]:
     """Return the flags that make a run take less memory, each with what it does, the best first.
 
-    The images of an optimizer step stay as many; `eval_batch_size` is given if evaluation failed.
+    `batch` images at once and `step` images in a step of all devices, which stay as many;
+    `eval_batch` is given if evaluation failed, `checkpointing` if activations are recomputed.
     """
-    advice, per_device = {}, steps_batch_size // world_size
-    fitting = [size for size in range(1, batch_size // 2 + 1) if per_device % size == 0]
-    if eval_batch_size is not None:
-        advice[f"--data.eval_batch_size {max(eval_batch_size // 2, 1)}"] = "evaluate fewer at once"
+    advice, per_device = {}, step // devices
+    fitting = [size for size in range(1, batch // 2 + 1) if per_device % size == 0]
+    if eval_batch is not None:
+        advice[f"--data.eval_batch_size {max(eval_batch // 2, 1)}"] = "evaluate fewer at once"
     elif fitting:
-        flags = f"--data.batch_size {fitting[-1]} --data.global_batch_size {steps_batch_size}"
+        flags = f"--data.batch_size {fitting[-1]} --data.global_batch_size {step}"
         parts = per_device // fitting[-1]
         advice[flags] = (
             f"the same step from {parts} smaller parts per device; halve again if need be"
         )
     if precision.startswith("32"):
         advice["--trainer.precision bf16-mixed"] = "activations take half as much"
-    if eval_batch_size is None and not checkpointing:
+    if eval_batch is None and not checkpointing:
         advice["--model.activation_checkpointing true"] = "recomputes activations: a quarter slower"
     variable = "PYTORCH_ALLOC_CONF=expandable_segments:True"
     return advice | {variable: "set before the command: helps where much is reserved and not used"}

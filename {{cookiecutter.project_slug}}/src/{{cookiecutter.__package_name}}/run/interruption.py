@@ -44,18 +44,16 @@ class Interruption:
     @contextmanager
     def heard(self) -> Iterator[None]:
         """Take both signals for as long as the block lasts."""
-        before = {number: signal.getsignal(number) for number in SIGNALS}
-        self.listen()
+        before = self.listen()
         try:
             yield
         finally:
-            for number in SIGNALS:
-                signal.signal(number, before[number])
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-    def listen(self) -> None:
-        """Take both signals, also from others that took them since."""
-        for number in SIGNALS:
-            signal.signal(number, self._hear)
+    def listen(self) -> dict[signal.Signals, Any]:
+        """Take both signals, also from others that took them since; return who had them."""
+        return {number: signal.signal(number, self._hear) for number in SIGNALS}
 
     def _hear(self, number: int, frame: Any) -> None:
         if os.getpid() != self.process:

@@ -83,11 +83,11 @@ class RunRecord:
             with self.timed("total"):
                 yield
         except Interrupted as error:
-            self._end("interrupted", error.reason)
+            self.end("interrupted", error.reason)
             raise
         except BaseException as error:
             with suppress(OSError):  # a full disk, which may be why it failed
-                self._end("failed", f"{type(error).__name__}: {error}")
+                self.end("failed", f"{type(error).__name__}: {error}")
             raise
 
     @contextmanager
@@ -101,10 +101,8 @@ class RunRecord:
             with suppress(OSError):
                 self.update(seconds={name: round(before + time.monotonic() - begun, 1)})
 
-    def finish(self) -> None:
-        self._end("finished")
-
-    def _end(self, state: str, reason: str | None = None) -> None:
+    def end(self, state: str, reason: str | None = None) -> None:
+        """Record how the run ended, and let others write into its folder."""
         self.update(state=state, reason=reason, ended=_now())
         if self.lock:
             self.lock.close()
