@@ -5,36 +5,16 @@ CMYK, PNG …) they decode themselves. Two kernels cut and resize the images, ea
 decode.py does: linear, reaching as far as the image shrinks, rows first, rounded in between.
 """
 
-from collections.abc import Iterable
-
-import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from .decode import BadImage, Jpeg
+from .decode import BadImage
+from .reader import Packed
 
 PIXELS_AT_ONCE = 128 * 2**20  # that are decoded together, each of three bytes
-
-# For each of m JPEGs, int64 (m, 8): how many bytes it has, its row in the batch, left, upper, right
-# and lower side of what is seen of it, its width and height. The finished images of other rows.
-Packed = tuple[np.ndarray, dict[int, np.ndarray]]
-
-
-def pack(images: Iterable[Jpeg | np.ndarray], room: np.ndarray) -> Packed:
-    """Lay the JPEGs among the images of a batch one after another into `room`, uint8 (bytes,)."""
-    jpegs, done, used = [], {}, 0
-    for row, image in enumerate(images):
-        if not isinstance(image, tuple):
-            done[row] = image
-            continue
-        content, box, size = image
-        room[used : used + len(content)] = np.frombuffer(content, np.uint8)
-        used += len(content)
-        jpegs.append([len(content), row, *box, *size])
-    return np.array(jpegs, np.int64).reshape(-1, 8), done
 
 
 def decode(room: Tensor, packed: Packed, images: Tensor) -> None:

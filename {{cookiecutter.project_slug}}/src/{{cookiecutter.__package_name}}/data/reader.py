@@ -5,7 +5,7 @@ memory of its own, as DataLoader hands a batch over, each 4 KiB would cost a pag
 sides: more time than the copy. Where the GPU decodes (gpu_decode.py), it hands over the files.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import UserError
-from .decode import BadImage, Choose, cropped, cropped_or_jpeg, middle_box, random_box
+from .decode import (
+    BadImage,
+    Box,
+    Choose,
+    Jpeg,
+    Size,
+    cropped,
+    cropped_or_jpeg,
+    middle_box,
+    random_box,
+)
 from .order import uniforms
 from .splits import Files
 
@@ -27,6 +37,10 @@ PAGE = 4096
 
 # A slot of the shared memory; the epoch, None in evaluation; places in the split, or -1.
 Request = tuple[int, int | None, np.ndarray]
+
+# For each of m JPEGs, int64 (m, 8): how many bytes it has, its row in the batch, left, upper, right
+# and lower side of what is seen of it, its width and height. The finished images of other rows.
+Packed = tuple[np.ndarray, dict[int, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -72,6 +86,31 @@ def check_shared_memory(how: Reading, slot_size: int, processes: int, free: int 
         )
 
 
+def pack(images: Iterable[Jpeg | np.ndarray], room: np.ndarray, size: Size) -> Packed:
+    """Lay the JPEGs among the images of a batch one after another into `room`, uint8 (bytes,).
+
+    One that finds no room any more is decoded here, to `size`.
+    """
+    jpegs, done, used = [], {}, 0
+    for row, image in enumerate(images):
+        if not isinstance(image, tuple):
+            done[row] = image
+            continue
+        content, box, whole = image
+        end = used + len(content)
+        if end > len(room):
+            done[row] = cropped(content, size, partial(_always, box))
+            continue
+        room[used:end] = np.frombuffer(content, np.uint8)
+        jpegs.append([len(content), row, *box, *whole])
+        used = end
+    return np.array(jpegs, np.int64).reshape(-1, 8), done
+
+
+def _always(box: Box, width: int, height: int) -> Box:
+    return box
+
+
 class Reader(Dataset):
     """Answers a request with its slot, its places and what does not stand in the slot.
 
@@ -88,9 +127,7 @@ class Reader(Dataset):
         rest: Any = None
         try:
             if self.how.decoder == "gpu":
-                from .gpu_decode import pack
-
-                rest = pack(images, room)
+                rest = pack(images, room, (self.how.image_size, self.how.image_size))
             else:
                 pixels = room[: len(places) * self.how.image_size**2 * 3].reshape(len(places), -1)
                 pixels[places < 0] = 0
