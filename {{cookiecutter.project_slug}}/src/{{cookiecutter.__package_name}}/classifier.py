@@ -188,13 +188,10 @@ class ImageClassifier(L.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        """Clip under fused optimizers too, which Lightning 2.6.6 refuses (its issue 21435).
-
-        They undo float16's scaling inside their step; clipping needs it undone before.
-        """
+        """Clip under fused optimizers too, which Lightning 2.6.6 refuses (its issue 21435)."""
         plugin = self.trainer.precision_plugin
         scaler = getattr(plugin, "scaler", None)
         if gradient_clip_val and scaler and getattr(optimizer, "_step_supports_amp_scaling", False):
-            scaler.unscale_(optimizer)
+            scaler.unscale_(optimizer)  # which they do inside their step: too late
         algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
         Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)

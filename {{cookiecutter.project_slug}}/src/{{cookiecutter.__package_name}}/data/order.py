@@ -33,10 +33,7 @@ def uniforms(seed: int, epoch: int, index: Tensor, k: int) -> Tensor:
 
 
 def draws_from(states: Tensor, k: int) -> Tensor:
-    """Return the first k outputs of SplitMix64 from each int64 state (n,), scaled to [0, 1).
-
-    They are float32 (n, k), made of the upper 24 bits of each output.
-    """
+    """Return k outputs of SplitMix64 from each int64 state (n,): their upper 24 bits in [0, 1)."""
     # One constant a draw: Inductor would fold `arange * GOLDEN` into literals that Triton refuses.
     outputs = [_scramble(states + _signed(i * GOLDEN & MASK)) for i in range(1, k + 1)]
     return _shift_right(torch.stack(outputs, dim=1), 40).float() * 2.0**-24

@@ -77,15 +77,10 @@ def located(path: str, must_exist: bool = True) -> Path:
 
     Raises UserError if there is nothing, and there must be.
     """
-    from_here, from_project = Path(path).expanduser(), Path(__file__).parents[3] / path
-    if from_here.exists():
-        return from_here.absolute()
-    if must_exist and not from_project.exists():
-        raise UserError(
-            f"{from_here.absolute()} does not exist. Put the images there, or name another place"
-            " with --data.options.path."
-        )
-    return from_project
+    here, from_project = Path(path).expanduser().absolute(), Path(__file__).parents[3] / path
+    if must_exist and not here.exists() and not from_project.exists():
+        raise UserError(f"{here} does not exist. Put it there, or set --data.options.path.")
+    return here if here.exists() else from_project
 
 
 def _sha256(*parts: bytes) -> str:

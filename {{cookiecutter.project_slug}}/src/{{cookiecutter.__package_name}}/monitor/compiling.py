@@ -43,10 +43,9 @@ PLACE = re.compile(r'(?:File "| in )(/.+?)(?:", line |:)(\d+)')
 
 
 def keep_cache(cpu: str) -> None:
-    """Let what is compiled survive a reboot: in the user's cache folder and not below /tmp.
+    """Keep what is compiled in the user's cache folder, by the CPU, which torch's keys don't name.
 
-    Any other TORCHINDUCTOR_CACHE_DIR than torch's own, which it sets when imported, wins. Homes are
-    shared between machines and torch's keys don't name the CPU, so each kind of CPU has its own.
+    Any other TORCHINDUCTOR_CACHE_DIR than torch's own, which it sets when imported, wins.
     """
     torchs_own = str(Path(tempfile.gettempdir()) / "torchinductor_")  # and the user's name
     if not os.environ.get("TORCHINDUCTOR_CACHE_DIR", torchs_own).startswith(torchs_own):
@@ -58,10 +57,7 @@ def keep_cache(cpu: str) -> None:
 
 
 class Compiling(L.Callback):
-    """Listens to torch's logs while a compiled network trains; only rank 0 speaks.
-
-    The first step with gradients and the first without compile what they need: no news.
-    """
+    """Listens to torch's logs; what a first step compiles is no news."""
 
     def __init__(self) -> None:
         self.loggers: list[logging.Logger] = []

@@ -1,7 +1,4 @@
-"""wandb and TensorBoard follow metrics.csv: they get each row once, when its step is over.
-
-Neither asks, waits long for a network or ends training.
-"""
+"""wandb and TensorBoard get each row of metrics.csv once; neither asks, waits or ends training."""
 
 import os
 import shlex

@@ -28,9 +28,7 @@ def check_resume(config: Any, was: Any, elastic: bool) -> None:
 
 
 def _telling(config: Any) -> dict[str, Any]:
-    """Return what decides which images a process is given in which step, and what the optimizer
-    goes on with from the checkpoint, whatever is configured.
-    """
+    """Return what decides the images of each step, and what a checkpoint's optimizer holds."""
     keys = {
         "model": ("learning_rate", "weight_decay", "momentum", "schedule", "warmup"),
         "trainer": ("limit_train_batches", "overfit_batches", "accumulate_grad_batches"),

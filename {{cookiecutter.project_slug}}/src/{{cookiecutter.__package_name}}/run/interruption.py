@@ -17,10 +17,7 @@ SECONDS_BETWEEN = 0.5  # agreements of the processes
 
 
 class Interrupted(BaseException):
-    """The program is to end: `reason` is SIGINT, SIGTERM, or the flag that asked for it.
-
-    `saved` says whether the run was saved for that.
-    """
+    """The program is to end, for SIGINT, SIGTERM or the flag in `reason`; perhaps it is `saved`."""
 
     def __init__(self, reason: str, saved: bool = False) -> None:
         super().__init__(reason)

@@ -14,10 +14,7 @@ NOT_TELLING = {"TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "PYTORCH_ALLOC_CON
 
 
 class StepSeed(L.Callback):
-    """Seed what is random inside the network (dropout) from the run's seed, the step and the rank.
-
-    So a step draws the same numbers whether the run came to it without a break or was resumed.
-    """
+    """Seed what is random inside the network (dropout) from the run's seed, step and rank."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed

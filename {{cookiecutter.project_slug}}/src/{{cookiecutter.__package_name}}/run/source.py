@@ -15,7 +15,7 @@ LARGEST_SOURCE_FILE = 1_000_000  # bytes
 def pack_source(root: Path, archive: Path) -> dict[str, Any]:
     """Pack the project's text into a zip whose bytes depend on nothing but the files.
 
-    Large and binary files are left out and named, and so is whatever may hold a secret (.env).
+    Large and binary files are left out and named; what may hold a secret (.env) is left out.
     """
     left_out = []
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as pack:

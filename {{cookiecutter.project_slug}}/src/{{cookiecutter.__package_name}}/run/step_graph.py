@@ -18,10 +18,7 @@ EAGER_STEPS = 3  # real ones, in which everything compiles and allocates what la
 
 
 class StepGraph(L.Callback):
-    """Takes over ImageClassifier's training step, on one GPU and without accumulation.
-
-    The first steps run as they stand, on a stream of their own; the next is captured.
-    """
+    """Takes over ImageClassifier's training step: the first run as they stand, one is captured."""
 
     def __init__(self) -> None:
         self.graph: torch.cuda.CUDAGraph | None = None

@@ -26,10 +26,7 @@ class VerifiedIO(TorchCheckpointIO):
 
 
 def write_checkpoint(content: dict[str, Any], path: Path) -> None:
-    """Save the content to a file, whole or not at all; last.ckpt first becomes previous.ckpt.
-
-    Raises UserError if the disk is full or the folder can't be written to; what was there is kept.
-    """
+    """Save the content to a file, whole or not at all; last.ckpt first becomes previous.ckpt."""
     folder, draft = path.parent, path.with_name(f".{path.name}.new")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,10 +48,7 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """Return whether a checkpoint's bytes are those that were written.
-
-    A folder without digests holds files that were brought from elsewhere: these are believed.
-    """
+    """Return whether a file's bytes are those that were written; without digests it is believed."""
     try:
         known = _digests(path.parent)
         return not known or sha256(path) in {digest for digest, _ in known}
