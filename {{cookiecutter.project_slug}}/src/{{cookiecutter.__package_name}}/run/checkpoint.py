@@ -7,11 +7,13 @@ has to end in between is saved with a mark that makes it validate first.
 
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.profilers import PassThroughProfiler
 
 from .interruption import Agreement, Interrupted, Interruption
 from .metrics import MetricsCSV, log_without_waiting
@@ -19,6 +21,7 @@ from .verified import BEST, LAST, VerifiedIO, write_checkpoint
 
 SHARE_OF_TIME = 0.02  # that saving may take
 SOONEST, LATEST = 20.0, 600.0  # seconds from one checkpoint to the next
+NOTHING = nullcontext()
 
 
 class RunCheckpoint(Checkpoint):
@@ -74,6 +77,8 @@ class RunCheckpoint(Checkpoint):
         self.interruption.listen()
         self.interruption.waits = True
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+        if type(trainer.profiler) is PassThroughProfiler:  # some 120 contexts a step, for nothing
+            vars(trainer.profiler)["profile"] = lambda action: NOTHING
         self.next_save = time.monotonic() + self._seconds_to_next(0.0)
         log_without_waiting(trainer)
         for log in _metrics(trainer):
