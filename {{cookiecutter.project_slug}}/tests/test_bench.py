@@ -51,6 +51,7 @@ def read(folder: Path, name: str = "bench") -> dict:
     return json.loads((folder / f"{name}.json").read_text())
 
 
+@pytest.mark.speed
 def test_a_bench_is_a_table_a_json_and_a_picture_of_the_same_rows(measured, capsys):
     result = read(measured)
     names = ["CPU, eager", "+ channels_last", "loader, as shipped"]
@@ -101,6 +102,7 @@ def test_a_row_is_the_median_of_its_turns():
     assert row["saved"] == 0.75 and row["compile_seconds"] == pytest.approx(8.0)
 
 
+@pytest.mark.speed
 @pytest.mark.parametrize("loss", [2.5, 2.0, math.nan])
 def test_a_row_whose_loss_does_not_fall_does_not_count(measured, loss):
     last = {**FOUND["turns"][-1], "loss": loss}
@@ -110,6 +112,7 @@ def test_a_row_whose_loss_does_not_fall_does_not_count(measured, loss):
     assert "does not count" in table and "100" not in table.splitlines()[-1].split("its loss")[0]
 
 
+@pytest.mark.speed
 def test_training_that_diverges_does_not_count_but_the_others_do(tmp_path):
     wild = bench.Row("wild", ("--model.learning_rate=1000",))
     tame = bench.Row("tame", shipped=True)
@@ -123,6 +126,7 @@ def test_a_mistake_in_a_flag_is_one_line(capsys):
     assert bench.main(["--config", "configs/none.yaml"]) == 2
 
 
+@pytest.mark.speed
 def test_what_takes_longer_is_found_and_what_does_not_is_not(measured, capsys):
     baseline = str(measured / "bench.json")
     assert bench_check.main([baseline, *SHORT, "--slower", "5"]) == 1
@@ -148,6 +152,7 @@ def test_slower_is_what_noise_does_not_explain(before, after, is_slower):
     assert (bench_check.slower_by(before, after) > bench_check.allowed(before)) is is_slower
 
 
+@pytest.mark.speed
 def test_only_the_same_device_and_settings_are_compared(measured, tmp_path, capsys):
     other = read(measured) | {"device": "NVIDIA H200"}
     (tmp_path / "bench.json").write_text(json.dumps(other))
@@ -179,6 +184,7 @@ def test_the_fewest_workers_that_bring_enough_are_chosen():
     assert tune.choose_loading(on_gpu, demand=510) == (Loading(1, 4, "gpu"), True)
 
 
+@pytest.mark.speed
 def test_tune_says_that_resident_images_have_no_workers(tmp_path, capsys, call):
     flags = ["--into", str(tmp_path), "--data.batch_size", "300"]
     assert tune.main([*SHORT, "--config", str(DIGITS), *flags]) == 0
@@ -188,6 +194,7 @@ def test_tune_says_that_resident_images_have_no_workers(tmp_path, capsys, call):
     assert read(tmp_path, "tune")["chosen"].keys() == {"batch_size"}
 
 
+@pytest.mark.speed
 def test_the_lines_of_tune_are_accepted_as_a_recipe(folder_of_images, tmp_path, call, capsys):
     result = tune.tune(Path("configs/imagefolder.yaml").resolve(), folder_of_images, seconds=0.3)
     assert {"batch_size", "workers", "prefetch"} <= result["chosen"].keys()

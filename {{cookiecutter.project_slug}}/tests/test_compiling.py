@@ -98,6 +98,7 @@ def line_of(kind: type) -> str:
     return f"{Path(__file__).relative_to(Path.cwd())}:{place} "
 
 
+@pytest.mark.speed
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
@@ -120,6 +121,7 @@ def test_what_keeps_a_network_from_being_compiled_whole_is_said_once(kind, why, 
     assert "raph break" not in out + err and "Recompiling" not in out + err
 
 
+@pytest.mark.speed
 @pytest.mark.parametrize("network", ["small_cnn", "resnet18"])
 def test_nothing_is_said_of_networks_that_compile_whole(network, mine, call, capfd):
     torch.compiler.set_stance(force_backend="eager")
@@ -128,6 +130,7 @@ def test_nothing_is_said_of_networks_that_compile_whole(network, mine, call, cap
     assert "what helps" not in capfd.readouterr().out
 
 
+@pytest.mark.speed
 def test_nothing_is_compiled_after_the_first_epoch(mine, call, monkeypatch):
     mine(Plain)
 
@@ -142,6 +145,7 @@ def test_nothing_is_compiled_after_the_first_epoch(mine, call, monkeypatch):
         call(*COMPILED, "--trainer.limit_train_batches", "2")
 
 
+@pytest.mark.speed
 def test_a_second_start_takes_what_the_first_compiled_from_the_cache(mine, call):
     mine(Plain)
     flags = (*COMPILED, "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "2")

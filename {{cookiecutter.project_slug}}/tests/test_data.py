@@ -4,10 +4,18 @@ import pytest
 import torch
 
 from {{ cookiecutter.__package_name }}.data import order, resident, sources, splits
-from {{ cookiecutter.__package_name }}.data.augment import Augmentation, cut_out, mix, shift_and_flip
+from {{ cookiecutter.__package_name }}.data.augment import (
+    Augmentation,
+    cut_out,
+    mix,
+    shift_and_flip,
+)
 from {{ cookiecutter.__package_name }}.data.batch import PADDING_LABEL, Batch
 from {{ cookiecutter.__package_name }}.data.datamodule import ImageData
-from {{ cookiecutter.__package_name }}.data.resident import ResidentEvalLoader, ResidentTrainLoader
+from {{ cookiecutter.__package_name }}.data.resident import (
+    ResidentEvalLoader,
+    ResidentTrainLoader,
+)
 from {{ cookiecutter.__package_name }}.errors import UserError
 from {{ cookiecutter.__package_name }}.model.metrics import mixed_cross_entropy
 

@@ -17,7 +17,12 @@ import torch
 from PIL import ExifTags, Image
 
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
-from {{ cookiecutter.__package_name }}.data import checked, decode, reader, streaming
+from {{ cookiecutter.__package_name }}.data import (
+    checked,
+    decode,
+    reader,
+    streaming,
+)
 from {{ cookiecutter.__package_name }}.data.datamodule import ImageData
 from {{ cookiecutter.__package_name }}.data.folder import folder
 from {{ cookiecutter.__package_name }}.data.order import Share

@@ -166,11 +166,13 @@ class ImageData(L.LightningDataModule):
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
 
     def _reading(self, files: Files, batch_size: int) -> Reading:
-        processes = 1 if self.trainer is None else self.trainer.num_devices  # on this machine
+        loaders = 1
+        if self.trainer is not None:  # each process of this machine has one, or one to validate too
+            loaders = self.trainer.num_devices * (2 if self.trainer.state.fn == "fit" else 1)
         device, free = self._device(), hardware.free_shared_memory()
         decoder = self.reading.decoder if device.type == "cuda" else "cpu"
         how = replace(self.reading, device=device, decoder=decoder)
-        check_shared_memory(how, how.slot_size(files, batch_size), processes, free)
+        check_shared_memory(how, how.slot_size(files, batch_size), loaders, free)
         return how
 
     def _share(self, batch_size: int) -> Share:

@@ -134,7 +134,8 @@ def _opened(file: File) -> Iterator[tuple[Image.Image, bytes]]:
     except UnidentifiedImageError:
         raise BadImage("is no image in a format that Pillow reads") from None
     except Image.DecompressionBombError:
-        raise BadImage("has over 179 megapixels: make it smaller") from None
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise BadImage(f"has over {most / 1e6:.0f} megapixels: make it smaller") from None
     except Exception as error:  # whatever a decoder stumbles over
         raise BadImage(f"can't be decoded: {error or type(error).__name__}") from None
 

@@ -70,16 +70,16 @@ class Reading:
         return -(-image * batch_size // PAGE) * PAGE
 
 
-def check_shared_memory(how: Reading, slot_size: int, processes: int, free: int | None) -> None:
+def check_shared_memory(how: Reading, slot_size: int, loaders: int, free: int | None) -> None:
     """Raise UserError if the batches that workers read ahead do not fit into shared memory.
 
     A worker that finds no room is killed without a word. `free` is in bytes; None where there is
     no such limit.
     """
-    needed = processes * how.slots * slot_size
+    needed = loaders * how.slots * slot_size
     if how.workers and free is not None and needed > free:
         raise UserError(
-            f"/dev/shm has {free / 2**20:.0f} MiB free, and {processes * how.workers} workers that"
+            f"/dev/shm has {free / 2**20:.0f} MiB free, and {loaders * how.workers} workers that"
             f" read {how.prefetch} batches ahead need {needed / 2**20:.0f} MiB. Start the container"
             " with --shm-size=8g (or --ipc=host), or set --data.workers, --data.prefetch or the"
             " batch size lower."

@@ -112,7 +112,8 @@ class Progress(L.Callback):
         left = seconds / max(step - self.first_step, 1) * (self.steps - step)
         epoch = -(-step // int(trainer.num_training_batches))
         parts = [f"epoch {epoch}{self.epochs}"]
-        known = next(log.latest for log in trainer.loggers if isinstance(log, MetricsCSV))
+        logged = [log.latest for log in trainer.loggers if isinstance(log, MetricsCSV)]
+        known = logged[0] if logged else trainer.callback_metrics
         parts += [words.format(float(known[k])) for k, words in SHOWN.items() if k in known]
         parts.append(f"{self.images / seconds:,.0f} img/s")
         parts.append("{}:{:02} left".format(*divmod(round(left), 60)))
