@@ -69,6 +69,23 @@ def test_libjpeg_turbo_shows_what_pillow_shows(photographs, monkeypatch):
     assert max(differences) < 0.6 and 0 < np.mean(differences) < 0.2
 
 
+def test_a_jpeg_that_is_cut_short_is_not_shown_in_part(photographs):
+    content = (photographs / "class 0/00.jpg").read_bytes()
+    with pytest.raises(decode.BadImage, match="can't be decoded"):
+        decode.middle(content[: len(content) * 3 // 4], 32)
+
+
+def test_half_of_the_training_images_are_mirrored(photographs):
+    files, shown = files_of(photographs), []
+    for flip in (False, True):
+        how = reader.Reading(24, seed=5, flip=flip)
+        (batch,) = StreamingTrainLoader(files, Share(len(files)), how, lambda: (0, 0))
+        shown.append(batch.images)
+    same = (shown[0] == shown[1]).flatten(1).all(1)
+    mirrored = (shown[0].flip(3) == shown[1]).flatten(1).all(1)
+    assert torch.all(same ^ mirrored) and 8 <= mirrored.sum() <= len(files) - 8
+
+
 def test_only_what_every_decoder_reads_alike_is_left_to_the_gpu(photographs):
     def read(name: str):
         return decode.cropped_or_jpeg(photographs / name, (32, 32), decode.middle_box)
