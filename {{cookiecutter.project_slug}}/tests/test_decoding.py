@@ -71,8 +71,11 @@ def test_libjpeg_turbo_shows_what_pillow_shows(photographs, monkeypatch):
 
 def test_a_jpeg_that_is_cut_short_is_not_shown_in_part(photographs):
     content = (photographs / "class 0/00.jpg").read_bytes()
+    cut = content[: len(content) * 3 // 4]
     with pytest.raises(decode.BadImage, match="can't be decoded"):
-        decode.middle(content[: len(content) * 3 // 4], 32)
+        decode.middle(cut, 32)
+    with pytest.raises(decode.BadImage, match="can't be decoded"):
+        decode.cropped_or_jpeg(cut, (32, 32), decode.middle_box)  # nor left to the GPU
 
 
 def test_half_of_the_training_images_are_mirrored(photographs):
