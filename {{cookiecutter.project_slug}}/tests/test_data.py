@@ -205,6 +205,17 @@ def test_cutout_blackens_one_square_at_a_place_of_each_image():
     assert black[:, 0].any(0).all()
 
 
+def test_every_kind_of_augmentation_has_draws_of_its_own():
+    images = torch.randint(1, 256, (1, 3, 16, 16), dtype=torch.uint8).expand(50, 3, 16, 16)
+    draws = torch.full((50, 10), 0.5)
+    draws[:, 3:5] = order.uniforms(0, 0, torch.arange(50), 2)  # those of cutout alone
+    batch = Batch(images, torch.arange(50), torch.arange(50))
+    shown = Augmentation(crop_padding=2, cutout=4)(batch, draws, 50).images
+    kept = shown != 0
+    assert torch.equal(shown[kept], images[kept])  # nothing is shifted
+    assert (~kept).flatten(1).any(1).all() and kept.flatten(1).all(0).float().mean() < 0.3
+
+
 @pytest.mark.parametrize(("mixup", "cutmix"), [(1.0, 0.0), (0.0, 1.0), (0.4, 1.0)])
 def test_mixed_images_hold_the_shares_that_their_loss_is_told(mixup, cutmix):
     batch = Batch(torch.arange(0, 240, 2), torch.arange(120), torch.arange(120))
