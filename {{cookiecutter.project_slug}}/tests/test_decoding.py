@@ -1,5 +1,6 @@
 """Decoding once, at each epoch or on the GPU: the network sees the same, as fast as can be."""
 
+import json
 import os
 import subprocess
 import sys
@@ -100,6 +101,16 @@ def test_only_what_every_decoder_reads_alike_is_left_to_the_gpu(photographs):
         assert np.array_equal(read(name), decode.middle(photographs / name, 32))
 
 
+def test_what_a_gpu_decoded_is_decoded_by_the_cpu_where_there_is_none(photographs, call, tmp_path):
+    flags = ["--config", "configs/imagefolder.yaml", f"--data.options.path={photographs}"]
+    flags += ["--model.network=small_cnn", "--data.image_size=32", "--data.batch_size=8"]
+    flags += ["--trainer.accelerator=cpu", "--trainer.max_steps=1", "--data.decoder=gpu"]
+    assert call("fit", *flags, folder=tmp_path / "run") == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["config"]["data"]["decoder"] == "cpu"
+    assert record["data"]["loader"].endswith("decoded by the CPU")
+
+
 def test_a_worker_hands_over_files_that_the_gpu_reads_and_images_of_the_others(photographs):
     files = files_of(photographs)
     how = reader.Reading(32, decoder="gpu")
@@ -166,9 +177,19 @@ def test_a_folder_is_decoded_once_and_then_read_from_one_file(photographs, tmp_p
         assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
 
 
+def test_a_store_that_is_cut_short_is_written_again(photographs, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    files = files_of(photographs)
+    before = store.decoded(files, 24).pixels.clone()
+    (path,) = (tmp_path / "decoded-images").glob("*.npy")
+    for length in (0, 50, 1000):
+        path.write_bytes(path.read_bytes()[:length])
+        assert torch.equal(store.decoded(files, 24).pixels, before)
+
+
 def test_a_store_that_does_not_fit_on_the_disk_is_refused(photographs, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(UserError, match=r"take \d+\.\d GB, and .* free.*--data\.loader streaming"):
+    with pytest.raises(UserError, match=r"take [\d,]+ MB, and .* free.*--data\.loader streaming"):
         store.decoded(files_of(photographs), 2_000_000)
 
 

@@ -17,17 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import UserError
-from .decode import (
-    BadImage,
-    Box,
-    Choose,
-    Jpeg,
-    Size,
-    cropped,
-    cropped_or_jpeg,
-    middle_box,
-    random_box,
-)
+from .decode import BadImage, Choose, Jpeg, Size, cropped, cropped_or_jpeg, middle_box, random_box
 from .order import uniforms
 from .splits import Files
 
@@ -99,16 +89,12 @@ def pack(images: Iterable[Jpeg | np.ndarray], room: np.ndarray, size: Size) -> P
         content, box, whole = image
         end = used + len(content)
         if end > len(room):
-            done[row] = cropped(content, size, partial(_always, box))
+            done[row] = cropped(content, size, lambda *_, box=box: box)
             continue
         room[used:end] = np.frombuffer(content, np.uint8)
         jpegs.append([len(content), row, *box, *whole])
         used = end
     return np.array(jpegs, np.int64).reshape(-1, 8), done
-
-
-def _always(box: Box, width: int, height: int) -> Box:
-    return box
 
 
 class Reader(Dataset):

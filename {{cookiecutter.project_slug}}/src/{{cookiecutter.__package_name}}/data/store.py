@@ -30,16 +30,24 @@ def decoded(files: Files, size: int) -> Images:
     folder = cache_folder() / "decoded-images"
     path, needed = folder / f"{files.content()}-{size}.npy", len(files) * size**2 * 3
     with alone_in(folder) as writable:
-        free = shutil.disk_usage(folder).free if writable else 0
-        if not path.exists() and needed > free:
-            raise UserError(
-                f"The decoded images take {needed / 1e9:.1f} GB, and {folder} has"
-                f" {free / 1e9:.1f} GB free. Name another place with XDG_CACHE_HOME, or read the"
-                " files at each epoch: --data.loader streaming."
-            )
-        if not path.exists():
+        if (pixels := _mapped(path)) is None:
+            free = shutil.disk_usage(folder).free if writable else 0
+            if needed > free:
+                raise UserError(
+                    f"The decoded images take {needed / 1e6:,.0f} MB, and {folder} has"
+                    f" {free / 1e6:,.0f} MB free. Name another place with XDG_CACHE_HOME, or read"
+                    " the files at each epoch: --data.loader streaming."
+                )
             _write(files, size, path)
-    return Images(torch.from_numpy(np.load(path, mmap_mode="c")), files.labels)
+            pixels = np.load(path, mmap_mode="c")
+    return Images(torch.from_numpy(pixels), files.labels)
+
+
+def _mapped(path: Path) -> np.ndarray | None:
+    try:
+        return np.load(path, mmap_mode="c")
+    except (OSError, ValueError, EOFError):  # not there, or cut short
+        return None
 
 
 def _write(files: Files, size: int, path: Path) -> None:

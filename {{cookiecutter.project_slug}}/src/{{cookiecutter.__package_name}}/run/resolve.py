@@ -58,8 +58,8 @@ def complete_data(config: Any, machine: hardware.Machine, is_new: bool) -> None:
             raise UserError(f"The section '{section}:' of the configuration is empty.")
     if config.data.workers is None:
         config.data.workers = hardware.workers(machine, config.trainer.devices)
-    if config.data.decoder is None:
-        kind, devices = config.trainer.accelerator, config.trainer.devices
+    kind, devices = config.trainer.accelerator, config.trainer.devices
+    if config.data.decoder is None or kind != "cuda":  # as where a GPU's run is evaluated on a CPU
         config.data.decoder, _ = hardware.decoder(machine, kind, devices)
     if config.data.seed is None:
         config.data.seed = config.seed_everything
