@@ -116,7 +116,7 @@ def test_a_worker_hands_over_files_that_the_gpu_reads_and_images_of_the_others(p
     how = reader.Reading(32, decoder="gpu")
     memory = torch.empty(1, how.slot_size(files, len(files)), dtype=torch.uint8)
     places = np.array([0, 2, 1, -1])
-    slot, asked, (jpegs, done) = reader.Reader(files, how, memory)[0, None, places]
+    (slot, _, asked), (jpegs, done) = reader.Reader(files, how, memory)[0, None, places]
     assert slot == 0 and asked is places
     whole = [files[place].read_bytes() for place in (0, 1)]
     held = memory.numpy().tobytes()[: sum(map(len, whole))]
@@ -125,7 +125,7 @@ def test_a_worker_hands_over_files_that_the_gpu_reads_and_images_of_the_others(p
     assert jpegs[0, 2:].tolist() == [*decode.middle_box(120, 90), 120, 90]
     assert np.array_equal(done[1], decode.middle(files[2], 32))  # turned
     little = torch.empty(1, len(whole[0]), dtype=torch.uint8)
-    _, _, (jpegs, done) = reader.Reader(files, how, little)[0, None, places]
+    _, (jpegs, done) = reader.Reader(files, how, little)[0, None, places]
     assert len(jpegs) == 1 and np.array_equal(done[2], decode.middle(files[1], 32))
 
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -393,6 +394,23 @@ def test_persistent_workers_read_every_epoch_asked_for(images):
     for epoch[0] in (0, 1):
         expected = list(stream(files, Share(8), reading(), (epoch[0], 0)))
         assert torch.equal(next(iter(loader)).images, expected[0].images)  # and is left unfinished
+
+
+def test_the_next_epoch_is_read_while_something_else_is_done(images):
+    files, how, epoch = folder(str(images)).train, reading(1, flip=False, endless=True), 0
+    loader = streaming.StreamingTrainLoader(files, Share(8), how, lambda: (epoch, 0))
+    assert len(list(loader)) == 6
+    epoch, running = 1, loader.running
+    expected = list(stream(files, Share(8), reading(flip=False), (1, 0)))
+    pixels = expected[0].images.permute(0, 2, 3, 1).flatten()
+    slot = loader.memory[6 % how.slots][: len(pixels)]
+    end = time.monotonic() + 10
+    while not torch.equal(slot, pixels) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert torch.equal(slot, pixels)  # and nobody has asked for it
+    for batch, same in zip(loader, expected, strict=True):
+        assert torch.equal(batch.images, same.images)
+    assert loader.running is running
 
 
 def test_evaluation_reads_the_middle_of_every_image_once(images):

@@ -88,8 +88,7 @@ class Training(LightningCLI):
             torch.set_num_threads(threads)
         config.trainer.default_root_dir = str(folder)
         prefer_determinism(config.trainer.deterministic)
-        # A recipe's list would replace those that stand in a file.
-        self.trainer_defaults["callbacks"] = [
+        self.trainer_defaults["callbacks"] = [  # a recipe's list would replace a file's
             *([Progress()] if config.trainer.enable_progress_bar is not False else []),
             Throughput(),
             GpuUsage(folder),
@@ -175,6 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, 2 for a mistake in it, 130, 143."""
     quiet_lightning()
     prefer_idle_gpus()
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # see gpu_decode.py
     interruption = Interruption()
     try:
         with interruption.heard():

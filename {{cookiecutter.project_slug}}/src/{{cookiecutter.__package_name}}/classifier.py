@@ -1,6 +1,7 @@
 """The Lightning module: a network, how it learns, how it is measured, and how it is made fast."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import lightning as L
@@ -17,7 +18,7 @@ from .data.datamodule import ImageData
 from .errors import UserError
 from .model.backbones import freeze_all_but_head, head_of, load_pretrained, recompute_blocks
 from .model.checks import check_network
-from .model.metrics import MeanOverImages, mixed_cross_entropy
+from .model.metrics import MeanOverImages, loss_and_logits
 from .model.optimizers import OptimizerName, ScheduleName, build_optimizer, build_schedule
 from .model.torchvision_networks import weights_file
 from .networks import build_network
@@ -47,7 +48,7 @@ class ImageClassifier(L.LightningModule):
         label_smoothing: share of the target that is spread over all classes.
         compile: true, false, a mode of torch.compile, or step-graph for the whole step in one CUDA
             graph; unset, decided by the hardware and by the length of the run.
-        channels_last: keep weights and images channels last in memory, as GPUs and CPUs prefer.
+        channels_last: keep weights channels last in memory, as images are and GPUs and CPUs prefer.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class ImageClassifier(L.LightningModule):
             freeze_all_but_head(self.network.body, num_classes)
         if channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.learn: Callable[..., tuple[Tensor, Tensor]] = loss_and_logits
         self.compiled_with: tuple[str | None, str] = (None, "not trained")
         self.eval_loss, self.eval_accuracy = MeanOverImages(), MeanOverImages()
         self.starts_fresh = True  # until it has trained, or has taken a checkpoint's weights
@@ -95,8 +97,6 @@ class ImageClassifier(L.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (n, num_classes) for uint8 images (n, 3, height, width)."""
-        if self.hparams["channels_last"]:
-            images = images.contiguous(memory_format=torch.channels_last)
         return self.network(images)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -107,9 +107,8 @@ class ImageClassifier(L.LightningModule):
 
     def loss_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the loss of a training batch, and its logits (n, num_classes)."""
-        logits = self(batch.images)
-        mixed, smoothing = (batch.others, batch.shares), self.hparams["label_smoothing"]
-        return mixed_cross_entropy(logits, batch.labels, *mixed, smoothing), logits
+        given = self.network, batch.images, batch.labels, batch.others, batch.shares
+        return self.learn(*given, self.hparams["label_smoothing"])
 
     def log_step(self, loss: Tensor, accuracy: Tensor) -> None:
         rate = torch.as_tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -175,7 +174,9 @@ class ImageClassifier(L.LightningModule):
         _say(f"torch.compile {mode or 'off'}: {why}")
         if mode is not None:
             _say("The first step compiles the network: up to a minute, once.")
-            self.network.compile(mode=mode.replace("step-graph", "default"), dynamic=False)
+            how: dict[str, Any] = {"mode": mode.replace("step-graph", "default"), "dynamic": False}
+            self.learn = torch.compile(loss_and_logits, **how)
+            self.network.compile(**how)  # for evaluation
 
     def configure_optimizers(self) -> Any:
         options = self.hparams

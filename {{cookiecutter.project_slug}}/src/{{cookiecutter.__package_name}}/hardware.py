@@ -22,7 +22,7 @@ STEPS_THAT_PAY_FOR_COMPILING = 3000
 
 # A100, H100 and H200, and the data centre's Blackwell decode JPEG beside computing.
 JPEG_ENGINES = {(8, 0), (9, 0), (10, 0), (10, 3)}
-CORES_THAT_KEEP_UP = 24  # with ResNet-50 on an H200; 16 feed it nine tenths
+CORES_THAT_KEEP_UP = 24  # with ResNet-50 on an H200; 16 do in some epochs, 12 by seven tenths
 
 
 @dataclass(frozen=True)

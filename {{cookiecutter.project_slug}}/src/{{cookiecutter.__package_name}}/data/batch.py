@@ -44,7 +44,7 @@ def ahead(
     if device.type != "cuda":
         yield from map(finish, items)
         return
-    iterator, stream = iter(items), torch.cuda.Stream(device)
+    iterator, stream = iter(items), torch.cuda.Stream(device, priority=-1)  # before training
 
     def next_one() -> Batch | None:
         with torch.cuda.stream(stream):

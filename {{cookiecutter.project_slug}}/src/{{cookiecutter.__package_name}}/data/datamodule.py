@@ -144,7 +144,8 @@ class ImageData(L.LightningDataModule):
         """Return a loader of every one of these images in order: of this process's, or of all."""
         share = Share(self.eval_batch_size) if alone else self._share(self.eval_batch_size)
         if isinstance(images, Files) and (alone or self.loader == "streaming"):
-            return StreamingEvalLoader(images, share, self._reading(images, self.eval_batch_size))
+            how = self._reading(images, self.eval_batch_size, again=not alone)
+            return StreamingEvalLoader(images, share, how)
         return ResidentEvalLoader(
             self._pixels(images), share, self._device(), self.loader == "mapped"
         )
@@ -165,13 +166,14 @@ class ImageData(L.LightningDataModule):
     def _device(self) -> torch.device:
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
 
-    def _reading(self, files: Files, batch_size: int) -> Reading:
+    def _reading(self, files: Files, batch_size: int, again: bool = True) -> Reading:
+        fits = self.trainer is not None and self.trainer.state.fn == "fit"
         loaders = 1
         if self.trainer is not None:  # each process of this machine has one, or one to validate too
-            loaders = self.trainer.num_devices * (2 if self.trainer.state.fn == "fit" else 1)
+            loaders = self.trainer.num_devices * (2 if fits else 1)
         device, free = self._device(), hardware.free_shared_memory()
         decoder = self.reading.decoder if device.type == "cuda" else "cpu"
-        how = replace(self.reading, device=device, decoder=decoder)
+        how = replace(self.reading, device=device, decoder=decoder, endless=fits and again)
         check_shared_memory(how, how.slot_size(files, batch_size), loaders, free)
         return how
 

@@ -1,5 +1,9 @@
 """JPEG files to batches by the GPU's own decoder (nvJPEG), for machines with few cores for a GPU.
 
+By default all streams share 8 queues of CUDA. nvJPEG has 14 of its own: one shares training's queue
+and waits there for a whole step, the others wait for it. A batch of 256 beside ResNet-50 on an H200
+takes 51 ms then, and 38 with the 32 queues that __main__ asks for.
+
 The workers only read the files. What the decoder does not read as libjpeg does (turned by a camera,
 CMYK, PNG …) they decode themselves. Two kernels cut and resize the images, each of another size, as
 decode.py does: linear, reaching as far as the image shrinks, rows first, rounded in between.

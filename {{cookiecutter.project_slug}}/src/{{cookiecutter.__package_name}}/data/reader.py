@@ -5,6 +5,10 @@ memory of its own, as DataLoader hands a batch over, each 4 KiB would cost a pag
 sides: more time than the copy. Where the GPU decodes (gpu_decode.py), it hands over the files.
 """
 
+import os
+import signal
+import sys
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +49,7 @@ class Reading:
     prefetch: int = 2
     decoder: Literal["cpu", "gpu"] = "cpu"
     device: torch.device = CPU
+    endless: bool = False  # whether the first batches of the next epoch are read at an epoch's end
 
     @property
     def slots(self) -> int:
@@ -98,7 +103,7 @@ def pack(images: Iterable[Jpeg | np.ndarray], room: np.ndarray, size: Size) -> P
 
 
 class Reader(Dataset):
-    """Answers a request with its slot, its places and what does not stand in the slot.
+    """Answers a request with itself and what does not stand in its slot.
 
     That is how many JPEG files stand there and what is to be cut out of them, or an error that the
     training process is to raise. `memory` is uint8 (slots, bytes).
@@ -107,7 +112,7 @@ class Reader(Dataset):
     def __init__(self, files: Files, how: Reading, memory: Tensor) -> None:
         self.files, self.how, self.memory = files, how, memory
 
-    def __getitem__(self, request: Request) -> tuple[int, np.ndarray, Any]:
+    def __getitem__(self, request: Request) -> tuple[Request, Any]:
         slot, epoch, places = request
         images, room = self._images(epoch, places), self.memory[slot].numpy()
         rest: Any = None
@@ -121,7 +126,7 @@ class Reader(Dataset):
                     pixels[row] = image.reshape(-1)
         except UserError as error:
             rest = error
-        return slot, places, rest
+        return request, rest
 
     def _images(self, epoch: int | None, places: np.ndarray) -> Iterator[Any]:
         """Yield each image, uint8 (size, size, 3), or the JPEG that is to be decoded."""
@@ -140,3 +145,17 @@ class Reader(Dataset):
             except BadImage as reason:
                 changed = "which it was not when it was checked"
                 raise UserError(f"{path} {reason}, {changed}.") from None
+
+
+def end_with_parent(worker: int) -> None:
+    """Let SIGTERM end a worker only if its parent, which has a step to finish, sends it."""
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(0)
+
+    parent = os.getppid()
+    if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=wait, daemon=True).start()

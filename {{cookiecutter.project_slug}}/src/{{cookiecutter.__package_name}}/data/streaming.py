@@ -4,14 +4,10 @@ What is drawn for an image follows from (seed, epoch, index): neither the number
 reads which batch changes a bit of what the network sees.
 """
 
-import os
-import signal
-import sys
-import threading
+import itertools
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,39 +19,64 @@ from .augment import Augmentation
 from .batch import PADDING_LABEL, Batch, Position, ahead
 from .decode import BadImage
 from .order import Share, epoch_order, uniforms
-from .reader import DRAWS, Reader, Reading, Request
+from .reader import DRAWS, Reader, Reading, Request, end_with_parent
 from .splits import Files
 
 
 class _Stream(ABC):
-    """Batches from workers, in the order in which they are asked for."""
+    """Batches from workers, in the order in which they are asked for.
+
+    Where it is endless, one epoch follows on another: while the network is validated, the workers
+    read what is trained on next.
+    """
+
+    draws = True  # whether there is chance in how an image is seen
 
     def __init__(self, files: Files, share: Share, how: Reading) -> None:
         self.files, self.share, self.how = files, share, how
+        self.labels = files.labels.to(how.device)
+        self.first = self.next = (0, 0)  # epoch and batch: where reading began, what comes next
+        self.running: Iterator[Batch] | None = None
         self.memory = self._room(how.slot_size(files, share.batch_size))
         self.pinned: set[int] = set()
         self.loader: DataLoader = DataLoader(
             Reader(files, how, self.memory),
             batch_size=None,  # a request is a whole batch
             sampler=_Asked(self._numbered),
-            collate_fn=_as_it_is,
+            collate_fn=tuple,  # which it is
             num_workers=how.workers,
             prefetch_factor=how.prefetch if how.workers else None,
             persistent_workers=how.workers > 0,
-            worker_init_fn=_end_with_parent,
+            worker_init_fn=end_with_parent,
             generator=torch.Generator(),  # or else each epoch would draw from the network's
         )
 
     @abstractmethod
-    def requests(self) -> Iterator[tuple[int | None, Tensor]]:
-        """Yield what the workers are to read, batch by batch: epoch, or None, and places."""
+    def __len__(self) -> int:
+        """Return how many batches an epoch has."""
+
+    @abstractmethod
+    def places(self, epoch: int) -> Tensor:
+        """Return the images of an epoch, int64 (batches, n): places in the split, or -1."""
+
+    @abstractmethod
+    def now(self) -> tuple[int, int]:
+        """Return the epoch and batch at which an iteration begins."""
 
     def __iter__(self) -> Iterator[Batch]:
-        yield from ahead(self.loader, self.received, self.how.device)
+        epoch, first = self.now()
+        if self.running is None or self.next != (epoch, first):
+            self.first = epoch, first
+            self.running = ahead(self.loader, self.finished, self.how.device)
+        for batch in range(first, len(self)):
+            self.next = (epoch, batch + 1) if batch + 1 < len(self) else (epoch + 1, 0)
+            yield next(self.running)
+        if not self.how.endless:
+            self.running = None
 
-    def received(self, answer: Any) -> Batch:
+    def finished(self, answer: Any) -> Batch:
         """Return what a worker has read as a batch on the device, or raise what it met."""
-        slot, asked, rest = answer
+        (slot, _, asked), rest = answer
         if isinstance(rest, UserError):
             raise rest
         device, n, size = self.how.device, len(asked), self.how.image_size
@@ -78,14 +99,16 @@ class _Stream(ABC):
         labels = self.labels[indices].where(places >= 0, PADDING_LABEL)
         return Batch(images.permute(0, 3, 1, 2), labels, indices)
 
-    @cached_property
-    def labels(self) -> Tensor:
-        return self.files.labels.to(self.how.device)
-
     def _numbered(self) -> Iterator[Request]:
         """A slot is written again when the batch that it held is on the device."""
-        for i, (epoch, places) in enumerate(self.requests()):
-            yield i % self.how.slots, epoch, places.numpy()
+        epoch, first = self.first
+        slots = itertools.cycle(range(self.how.slots))
+        while True:
+            for places in self.places(epoch)[first:]:
+                yield next(slots), epoch if self.draws else None, places.numpy()
+            if not self.how.endless:
+                return
+            epoch, first = epoch + 1, 0
 
     def _room(self, slot_size: int) -> Tensor:
         if not self.how.workers:
@@ -100,24 +123,6 @@ class _Stream(ABC):
             release = weakref.finalize(self.memory, cuda.cudaHostUnregister, room.data_ptr())
             release.atexit = False
         self.pinned.add(slot)
-
-
-def _as_it_is(answer: Any) -> Any:
-    return answer
-
-
-def _end_with_parent(worker: int) -> None:
-    """Let SIGTERM end a worker only if its parent, which has a step to finish, sends it."""
-
-    def wait() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-            pass
-        os._exit(0)
-
-    parent = os.getppid()
-    if sys.platform == "linux":
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=wait, daemon=True).start()
 
 
 class _Asked(Iterable[Request]):
@@ -145,30 +150,31 @@ class StreamingTrainLoader(_Stream):
     def __len__(self) -> int:
         return self.share.batches(len(self.files))
 
-    def requests(self) -> Iterator[tuple[int | None, Tensor]]:
-        epoch, first = self.position()
-        order = epoch_order(self.how.seed, epoch, len(self.files))
-        return ((epoch, places) for places in self.share.of(order)[first:])
+    def places(self, epoch: int) -> Tensor:
+        return self.share.of(epoch_order(self.how.seed, epoch, len(self.files)))
 
-    def __iter__(self) -> Iterator[Batch]:
-        epoch, _ = self.position()
+    def now(self) -> tuple[int, int]:
+        return self.position()
 
-        def finish(answer: Any) -> Batch:
-            batch = self.received(answer)
-            draws = uniforms(self.how.seed, epoch, batch.indices, DRAWS + self.augment.draws)
-            if self.how.flip:
-                mirrored = (draws[:, 4] < 0.5).view(-1, 1, 1, 1)
-                batch = batch._replace(images=batch.images.flip(3).where(mirrored, batch.images))
-            return self.augment(batch, draws[:, DRAWS:], len(batch.labels))
-
-        yield from ahead(self.loader, finish, self.how.device)
+    def finished(self, answer: Any) -> Batch:
+        batch, (_, epoch, _) = super().finished(answer), answer[0]
+        draws = uniforms(self.how.seed, epoch, batch.indices, DRAWS + self.augment.draws)
+        if self.how.flip:
+            mirrored = (draws[:, 4] < 0.5).view(-1, 1, 1, 1)
+            batch = batch._replace(images=batch.images.flip(3).where(mirrored, batch.images))
+        return self.augment(batch, draws[:, DRAWS:], len(batch.labels))
 
 
 class StreamingEvalLoader(_Stream):
     """The middle of every image of a split, once and in order; the last batch is filled up."""
 
+    draws = False
+
     def __len__(self) -> int:
         return len(self.share.padded(len(self.files)))
 
-    def requests(self) -> Iterator[tuple[int | None, Tensor]]:
-        return ((None, places) for places in self.share.padded(len(self.files)))
+    def places(self, epoch: int) -> Tensor:
+        return self.share.padded(len(self.files))
+
+    def now(self) -> tuple[int, int]:
+        return self.next[0], 0

@@ -17,9 +17,9 @@ from lightning.pytorch.profilers import PassThroughProfiler
 
 from .interruption import Agreement, Interrupted, Interruption
 from .metrics import MetricsCSV, log_without_waiting
-from .verified import BEST, LAST, VerifiedIO, write_checkpoint
+from .verified import BEST, LAST, VerifiedIO
 
-SHARE_OF_TIME = 0.02  # that saving may take
+SHARE_OF_TIME = 0.02  # that writing may take
 SOONEST, LATEST = 20.0, 600.0  # seconds from one checkpoint to the next
 NOTHING = nullcontext()
 
@@ -30,7 +30,7 @@ class RunCheckpoint(Checkpoint):
     the device until then.
 
     Args:
-        seconds: from one checkpoint to the next; unset, as few as 20, up to 600, such that saving
+        seconds: from one checkpoint to the next; unset, as few as 20, up to 600, such that writing
             takes at most 2% of the time. Ctrl-C, SIGTERM and the run's end save in any case.
     """
 
@@ -47,7 +47,7 @@ class RunCheckpoint(Checkpoint):
         self.best: dict[str, Any] | None = None  # waits to be written
         self.due = self.validation_due = False
         self.ends: str | None = None  # why, once all processes know
-        self.saved_step, self.next_save, self.seconds_saving = -1, 0.0, 0.0
+        self.io, self.saved_step, self.saved_at, self.seconds_saving = VerifiedIO(), -1, 0.0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score, "accumulate": self.accumulate}
@@ -68,7 +68,7 @@ class RunCheckpoint(Checkpoint):
             counts["completed"] = batches - open_
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        trainer.strategy.checkpoint_io = VerifiedIO()
+        trainer.strategy.checkpoint_io = self.io
         self.accumulate = trainer.accumulate_grad_batches
 
     def on_train_start(self, trainer, pl_module) -> None:
@@ -79,7 +79,7 @@ class RunCheckpoint(Checkpoint):
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
         if type(trainer.profiler) is PassThroughProfiler:  # some 120 contexts a step, for nothing
             vars(trainer.profiler)["profile"] = lambda action: NOTHING
-        self.next_save = time.monotonic() + self._seconds_to_next(0.0)
+        self.saved_at = time.monotonic()
         log_without_waiting(trainer)
         for log in _metrics(trainer):
             log.go_on_from(trainer.global_step)
@@ -119,9 +119,10 @@ class RunCheckpoint(Checkpoint):
     def on_train_end(self, trainer, pl_module) -> None:
         if self.saved_step != trainer.global_step:
             self._save(trainer)
+        self.io.wait()
         self.interruption.waits = False
 
-    def on_exception(self, trainer, pl_module, exception) -> None:
+    def on_exception(self, *_: Any) -> None:
         self.interruption.waits = False
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
@@ -137,35 +138,34 @@ class RunCheckpoint(Checkpoint):
             self._save_if_due(trainer)
 
     def _save_if_due(self, trainer: L.Trainer, logged: bool = True) -> None:
-        if (self.due or self.ends) and not logged:  # Lightning logs a step after this hook
-            trainer._logger_connector.update_train_step_metrics()
         if self.due or self.ends:
+            if not logged:  # Lightning logs a step after this hook
+                trainer._logger_connector.update_train_step_metrics()
             self._save(trainer)
         if self.ends:
+            self.io.wait()
             raise Interrupted(self.ends, saved=True)
 
     def _save(self, trainer: L.Trainer) -> None:
-        begun = time.monotonic()
+        """Let a copy be written; what the run's files had to hold before it, they hold."""
+        begun, best, self.best = time.monotonic(), self.best, None
+        self.io.wait()
         for log in _metrics(trainer):
             log.to_disk()  # a run that resumes from here will not log these rows again
-        if self.best:
-            weights = self.best["state_dict"]
-            weights.update((name, tensor.cpu()) for name, tensor in weights.items())
-            write_checkpoint(self.best, self.folder / BEST)
-            self.best = None
+        if best:
+            self.io.write(best, self.folder / BEST)
         trainer.save_checkpoint(self.folder / LAST)
-        took = time.monotonic() - begun
-        self.saved_step, self.due = trainer.global_step, False
-        self.seconds_saving += took
-        self.next_save = begun + took + self._seconds_to_next(took)
+        self.saved_step, self.due, self.saved_at = trainer.global_step, False, time.monotonic()
+        self.seconds_saving += self.saved_at - begun
 
-    def _seconds_to_next(self, took: float) -> float:
-        few = min(max(took / SHARE_OF_TIME, SOONEST), LATEST)
-        return few if self.seconds is None else self.seconds
+    def _seconds_between(self) -> float:
+        few = max(self.io.took / SHARE_OF_TIME, SOONEST)
+        return min(few, LATEST) if self.seconds is None else self.seconds
 
     def _agree(self, trainer: L.Trainer) -> None:
         """Notice if it is time to save, or to end the run."""
-        due = time.monotonic() >= self.next_save
+        self.io.wait(for_all=False)
+        due = not self.io.writing and time.monotonic() >= self.saved_at + self._seconds_between()
         heard, due = self.agreement.reach(trainer, self.interruption.signal or 0, due)
         self.due |= due
         if heard:
