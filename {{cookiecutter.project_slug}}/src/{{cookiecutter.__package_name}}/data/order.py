@@ -34,9 +34,8 @@ def uniforms(seed: int, epoch: int, index: Tensor, k: int) -> Tensor:
 
 def draws_from(states: Tensor, k: int) -> Tensor:
     """Return k outputs of SplitMix64 from each int64 state (n,): their upper 24 bits in [0, 1)."""
-    # One constant a draw: Inductor would fold `arange * GOLDEN` into literals that Triton refuses.
-    outputs = [_scramble(states + _signed(i * GOLDEN & MASK)) for i in range(1, k + 1)]
-    return _shift_right(torch.stack(outputs, dim=1), 40).float() * 2.0**-24
+    counters = torch.arange(1, k + 1, device=states.device) * _signed(GOLDEN)
+    return _shift_right(_scramble(states[:, None] + counters), 40).float() * 2.0**-24
 
 
 def epoch_order(seed: int, epoch: int, n: int, device: torch.device | str = "cpu") -> Tensor:

@@ -148,8 +148,8 @@ class RunCheckpoint(Checkpoint):
 
     def _save(self, trainer: L.Trainer) -> None:
         """Let a copy be written; what the run's files had to hold before it, they hold."""
-        begun, best, self.best = time.monotonic(), self.best, None
         self.io.wait()
+        begun, best, self.best, self.io.took = time.monotonic(), self.best, None, 0.0
         for log in _metrics(trainer):
             log.to_disk()  # a run that resumes from here will not log these rows again
         if best:
@@ -159,13 +159,13 @@ class RunCheckpoint(Checkpoint):
         self.seconds_saving += self.saved_at - begun
 
     def _seconds_between(self) -> float:
-        few = max(self.io.took / SHARE_OF_TIME, SOONEST)
+        few = LATEST if self.io.writing else max(self.io.took / SHARE_OF_TIME, SOONEST)
         return min(few, LATEST) if self.seconds is None else self.seconds
 
     def _agree(self, trainer: L.Trainer) -> None:
         """Notice if it is time to save, or to end the run."""
         self.io.wait(for_all=False)
-        due = not self.io.writing and time.monotonic() >= self.saved_at + self._seconds_between()
+        due = time.monotonic() >= self.saved_at + self._seconds_between()
         heard, due = self.agreement.reach(trainer, self.interruption.signal or 0, due)
         self.due |= due
         if heard:

@@ -30,7 +30,7 @@ class VerifiedIO(TorchCheckpointIO):
     def __init__(self) -> None:
         self.thread = ThreadPoolExecutor(1)
         self.writing: list[Future] = []
-        self.took = 0.0  # seconds, for the newest file
+        self.took = 0.0  # seconds, for all files of the newest save
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
         try:
@@ -51,7 +51,7 @@ class VerifiedIO(TorchCheckpointIO):
             if ready:
                 ready.synchronize()
             write_checkpoint(content, path)
-        self.took = time.monotonic() - begun
+        self.took += time.monotonic() - begun
 
     def wait(self, for_all: bool = True) -> None:
         """Wait for what is being written, or only look what is; raises what the writing met."""
