@@ -411,6 +411,8 @@ def test_the_next_epoch_is_read_while_something_else_is_done(images):
     for batch, same in zip(loader, expected, strict=True):
         assert torch.equal(batch.images, same.images)
     assert loader.running is running
+    for worker in multiprocessing.active_children():
+        worker.terminate()  # or torch waits for it, seconds (its issue 81794)
 
 
 def test_evaluation_reads_the_middle_of_every_image_once(images):
