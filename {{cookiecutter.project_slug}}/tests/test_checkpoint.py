@@ -23,6 +23,7 @@ from {{ cookiecutter.__package_name }}.run.digests import digest, read_digests
 from {{ cookiecutter.__package_name }}.run.interruption import Interruption
 from {{ cookiecutter.__package_name }}.run.metrics import read_metrics
 from {{ cookiecutter.__package_name }}.run.verified import (
+    VerifiedIO,
     find_checkpoint,
     is_whole,
     write_checkpoint,
@@ -214,6 +215,16 @@ def test_training_goes_on_while_a_checkpoint_is_written(whole, call, tmp_path, m
     assert content(tmp_path, "previous")["global_step"] == 25
     assert call("fit", "--run", str(tmp_path)) == 0
     assert read_digests(tmp_path) == read_digests(whole(()))
+
+
+def test_what_could_not_be_written_is_raised_but_not_over_what_ends_the_run(tmp_path):
+    (tmp_path / "file").touch()
+    writer = VerifiedIO()
+    writer.save_checkpoint({}, tmp_path / "file" / "last.ckpt")
+    with pytest.raises(UserError, match="No checkpoint could be written"):
+        writer.wait()
+    writer.save_checkpoint({}, tmp_path / "file" / "last.ckpt")
+    writer.teardown()
 
 
 def test_a_folder_that_can_not_be_written_to_is_said(tmp_path):

@@ -1,6 +1,7 @@
 """Image folders: every odd file is shown as it was meant or refused by name, and read but once."""
 
 import csv
+import itertools
 import json
 import multiprocessing
 import os
@@ -413,6 +414,23 @@ def test_the_next_epoch_is_read_while_something_else_is_done(images):
     assert loader.running is running
     for worker in multiprocessing.active_children():
         worker.terminate()  # or torch waits for it, seconds (its issue 81794)
+
+
+def test_an_epoch_that_is_cut_is_followed_by_what_is_asked_for(images):
+    files, at = folder(str(images)).train, [(0, 0)]
+    loader = streaming.StreamingTrainLoader(
+        files, Share(8), reading(1, endless=True), lambda: at[0]
+    )
+    for at[0], count in (((0, 0), 4), ((1, 0), 2), ((1, 2), 4), ((5, 3), 3), ((5, 3), 1)):
+        expected = list(stream(files, Share(8), reading(), at[0]))[:count]
+        for batch, same in zip(itertools.islice(loader, count), expected, strict=True):
+            assert torch.equal(batch.images, same.images)
+
+
+def test_a_loader_gives_its_last_batch_to_whoever_stops_there_again_and_again(images):
+    loader = streaming.StreamingEvalLoader(folder(str(images)).train, Share(24), reading())
+    once, again = (list(itertools.islice(loader, len(loader))) for _ in range(2))
+    assert len(once) == 2 and torch.equal(once[1].images, again[1].images)
 
 
 def test_evaluation_reads_the_middle_of_every_image_once(images):

@@ -107,8 +107,7 @@ class ImageClassifier(L.LightningModule):
 
     def loss_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the loss of a training batch, and its logits (n, num_classes)."""
-        given = self.network, batch.images, batch.labels, batch.others, batch.shares
-        return self.learn(*given, self.hparams["label_smoothing"])
+        return self.learn(self.network, batch, self.hparams["label_smoothing"])
 
     def log_step(self, loss: Tensor, accuracy: Tensor) -> None:
         rate = torch.as_tensor(self.trainer.optimizers[0].param_groups[0]["lr"])

@@ -167,13 +167,12 @@ class ImageData(L.LightningDataModule):
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
 
     def _reading(self, files: Files, batch_size: int, again: bool = True) -> Reading:
-        fits = self.trainer is not None and self.trainer.state.fn == "fit"
-        loaders = 1
-        if self.trainer is not None:  # each process of this machine has one, or one to validate too
-            loaders = self.trainer.num_devices * (2 if fits else 1)
+        fits = again and self.trainer is not None and self.trainer.state.fn == "fit"
+        devices = self.trainer.num_devices if self.trainer is not None and again else 1
+        loaders = devices * (2 if fits else 1)  # each process here has one, or one to validate too
         device, free = self._device(), hardware.free_shared_memory()
         decoder = self.reading.decoder if device.type == "cuda" else "cpu"
-        how = replace(self.reading, device=device, decoder=decoder, endless=fits and again)
+        how = replace(self.reading, device=device, decoder=decoder, endless=fits)
         check_shared_memory(how, how.slot_size(files, batch_size), loaders, free)
         return how
 

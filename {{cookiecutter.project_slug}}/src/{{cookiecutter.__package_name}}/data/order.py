@@ -1,7 +1,7 @@
 """Which sample comes when, and every random number about it, from (seed, epoch, index) alone.
 
 Nothing here has a state, so nothing has to be saved: a run that resumes anywhere draws the same
-numbers. The hash is integer arithmetic: the same bits on CPU and GPU, eager and compiled.
+numbers. The hash is integer arithmetic: the same bits on CPU and GPU.
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ reads which batch changes a bit of what the network sees.
 import itertools
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -30,10 +30,10 @@ class _Stream(ABC):
     read what is trained on next.
     """
 
-    draws = True  # whether there is chance in how an image is seen
-
-    def __init__(self, files: Files, share: Share, how: Reading) -> None:
-        self.files, self.share, self.how = files, share, how
+    def __init__(
+        self, files: Files, share: Share, how: Reading, position: Position | None = None
+    ) -> None:
+        self.files, self.share, self.how, self.position = files, share, how, position
         self.labels = files.labels.to(how.device)
         self.first = self.next = (0, 0)  # epoch and batch: where reading began, what comes next
         self.running: Iterator[Batch] | None = None
@@ -42,7 +42,7 @@ class _Stream(ABC):
         self.loader: DataLoader = DataLoader(
             Reader(files, how, self.memory),
             batch_size=None,  # a request is a whole batch
-            sampler=_Asked(self._numbered),
+            sampler=_Requests(self),
             collate_fn=tuple,  # which it is
             num_workers=how.workers,
             prefetch_factor=how.prefetch if how.workers else None,
@@ -59,20 +59,14 @@ class _Stream(ABC):
     def places(self, epoch: int) -> Tensor:
         """Return the images of an epoch, int64 (batches, n): places in the split, or -1."""
 
-    @abstractmethod
-    def now(self) -> tuple[int, int]:
-        """Return the epoch and batch at which an iteration begins."""
-
     def __iter__(self) -> Iterator[Batch]:
-        epoch, first = self.now()
-        if self.running is None or self.next != (epoch, first):
+        epoch, first = self.position() if self.position else (self.next[0], 0)
+        if not self.how.endless or self.running is None or self.next != (epoch, first):
             self.first = epoch, first
             self.running = ahead(self.loader, self.finished, self.how.device)
         for batch in range(first, len(self)):
             self.next = (epoch, batch + 1) if batch + 1 < len(self) else (epoch + 1, 0)
             yield next(self.running)
-        if not self.how.endless:
-            self.running = None
 
     def finished(self, answer: Any) -> Batch:
         """Return what a worker has read as a batch on the device, or raise what it met."""
@@ -99,17 +93,6 @@ class _Stream(ABC):
         labels = self.labels[indices].where(places >= 0, PADDING_LABEL)
         return Batch(images.permute(0, 3, 1, 2), labels, indices)
 
-    def _numbered(self) -> Iterator[Request]:
-        """A slot is written again when the batch that it held is on the device."""
-        epoch, first = self.first
-        slots = itertools.cycle(range(self.how.slots))
-        while True:
-            for places in self.places(epoch)[first:]:
-                yield next(slots), epoch if self.draws else None, places.numpy()
-            if not self.how.endless:
-                return
-            epoch, first = epoch + 1, 0
-
     def _room(self, slot_size: int) -> Tensor:
         if not self.how.workers:
             return torch.empty(1, slot_size, dtype=torch.uint8)
@@ -125,12 +108,18 @@ class _Stream(ABC):
         self.pinned.add(slot)
 
 
-class _Asked(Iterable[Request]):
-    def __init__(self, requests: Callable[[], Iterator[Request]]) -> None:
-        self.requests = requests
+class _Requests(Iterable[Request]):
+    def __init__(self, stream: _Stream) -> None:
+        self.stream = stream
 
     def __iter__(self) -> Iterator[Request]:
-        return self.requests()
+        """A slot is written again when the batch that it held is on the device."""
+        stream, (begin, first) = self.stream, self.stream.first
+        slots = itertools.cycle(range(stream.how.slots))
+        for epoch in itertools.count(begin) if stream.how.endless else [begin]:
+            for places in stream.places(epoch)[first:]:
+                yield next(slots), epoch if stream.position else None, places.numpy()
+            first = 0
 
 
 class StreamingTrainLoader(_Stream):
@@ -144,17 +133,14 @@ class StreamingTrainLoader(_Stream):
         position: Position,
         augment: Augmentation | None = None,  # beyond cropping and mirroring
     ) -> None:
-        super().__init__(files, share, how)
-        self.position, self.augment = position, augment or Augmentation()
+        super().__init__(files, share, how, position)
+        self.augment = augment or Augmentation()
 
     def __len__(self) -> int:
         return self.share.batches(len(self.files))
 
     def places(self, epoch: int) -> Tensor:
         return self.share.of(epoch_order(self.how.seed, epoch, len(self.files)))
-
-    def now(self) -> tuple[int, int]:
-        return self.position()
 
     def finished(self, answer: Any) -> Batch:
         batch, (_, epoch, _) = super().finished(answer), answer[0]
@@ -168,13 +154,8 @@ class StreamingTrainLoader(_Stream):
 class StreamingEvalLoader(_Stream):
     """The middle of every image of a split, once and in order; the last batch is filled up."""
 
-    draws = False
-
     def __len__(self) -> int:
         return len(self.share.padded(len(self.files)))
 
     def places(self, epoch: int) -> Tensor:
         return self.share.padded(len(self.files))
-
-    def now(self) -> tuple[int, int]:
-        return self.next[0], 0

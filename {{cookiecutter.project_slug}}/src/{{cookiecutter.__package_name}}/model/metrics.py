@@ -1,22 +1,17 @@
 """How well a network does, counted over images and never over batches."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
 
 
-def loss_and_logits(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    others: Tensor | None,
-    shares: Tensor | None,
-    smoothing: float,
-) -> tuple[Tensor, Tensor]:
+def loss_and_logits(network: nn.Module, batch: Any, smoothing: float) -> tuple[Tensor, Tensor]:
     """Return a training batch's loss, and its logits (n, num_classes): what is compiled as one."""
-    logits = network(images)
-    return mixed_cross_entropy(logits, labels, others, shares, smoothing), logits
+    logits, mixed = network(batch.images), (batch.others, batch.shares)
+    return mixed_cross_entropy(logits, batch.labels, *mixed, smoothing), logits
 
 
 def mixed_cross_entropy(

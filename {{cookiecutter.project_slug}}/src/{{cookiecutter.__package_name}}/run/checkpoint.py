@@ -69,6 +69,7 @@ class RunCheckpoint(Checkpoint):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         trainer.strategy.checkpoint_io = self.io
+        self.io.on_gpu = trainer.strategy.root_device.type == "cuda"
         self.accumulate = trainer.accumulate_grad_batches
 
     def on_train_start(self, trainer, pl_module) -> None:
@@ -97,13 +98,15 @@ class RunCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer, pl_module) -> None:
         self._save_if_due(trainer)  # if no validation did
 
-    def on_validation_start(self, trainer, pl_module) -> None:
-        self._end_before_validation(trainer)
+    def on_validation_start(self, trainer, *_: Any) -> None:
+        if self.ends and _training(trainer) and not _within_step(trainer):
+            self.validation_due = True
+            self._save_if_due(trainer)
 
     def on_validation_batch_end(self, trainer, *_: Any) -> None:
         if _training(trainer):
             self._agree(trainer)
-            self._end_before_validation(trainer)
+            self.on_validation_start(trainer)
 
     def on_validation_end(self, trainer, pl_module) -> None:
         if not _training(trainer):
@@ -132,11 +135,6 @@ class RunCheckpoint(Checkpoint):
         begun = nothing | {"ready": 1, "started": 1}
         progress |= {"total": begun if self.validation_due else nothing, "current": nothing}
 
-    def _end_before_validation(self, trainer: L.Trainer) -> None:
-        if self.ends and _training(trainer) and not _within_step(trainer):
-            self.validation_due = True
-            self._save_if_due(trainer)
-
     def _save_if_due(self, trainer: L.Trainer, logged: bool = True) -> None:
         if self.due or self.ends:
             if not logged:  # Lightning logs a step after this hook
@@ -144,12 +142,14 @@ class RunCheckpoint(Checkpoint):
             self._save(trainer)
         if self.ends:
             self.io.wait()
+            trainer.strategy.barrier()  # or torchrun would end the first, which writes
             raise Interrupted(self.ends, saved=True)
 
     def _save(self, trainer: L.Trainer) -> None:
         """Let a copy be written; what the run's files had to hold before it, they hold."""
+        begun, best, self.best = time.monotonic(), self.best, None
         self.io.wait()
-        begun, best, self.best, self.io.took = time.monotonic(), self.best, None, 0.0
+        self.io.took = 0.0
         for log in _metrics(trainer):
             log.to_disk()  # a run that resumes from here will not log these rows again
         if best:

@@ -28,28 +28,28 @@ class VerifiedIO(TorchCheckpointIO):
     """
 
     def __init__(self) -> None:
-        self.thread = ThreadPoolExecutor(1)
+        self.thread, self.on_gpu = ThreadPoolExecutor(1), False
         self.writing: list[Future] = []
+        self.stream: torch.cuda.Stream | None = None  # one for good: torch hands out 32 in turn
         self.took = 0.0  # seconds, for all files of the newest save
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
-        try:
-            self.write(copy.deepcopy(checkpoint), Path(path))
-        except torch.OutOfMemoryError:  # no room for a copy on the GPU
+        full = self.on_gpu and torch.cuda.mem_get_info()[0] < torch.cuda.memory_allocated()
+        self.write(checkpoint if full else copy.deepcopy(checkpoint), Path(path))
+        if full:  # there may be no room for a copy beside a step
             self.wait()
-            write_checkpoint(checkpoint, Path(path))
 
     def write(self, content: dict[str, Any], path: Path) -> None:
         """Write what nobody else changes any more, when what was to be written before is."""
-        on_gpu = torch.cuda.is_initialized()
-        ready = torch.cuda.current_stream().record_event() if on_gpu else None
-        self.writing.append(self.thread.submit(self._write, content, path, ready))
+        if self.on_gpu:
+            self.stream = self.stream or torch.cuda.Stream()
+            self.stream.wait_stream(torch.cuda.current_stream())
+        self.writing.append(self.thread.submit(self._write, content, path))
 
-    def _write(self, content: dict[str, Any], path: Path, ready: torch.cuda.Event | None) -> None:
-        begun = time.monotonic()
-        with torch.cuda.stream(torch.cuda.Stream() if ready else None):
-            if ready:
-                ready.synchronize()
+    def _write(self, content: dict[str, Any], path: Path) -> None:
+        begun, weights = time.monotonic(), content.get("state_dict", {})
+        with torch.cuda.stream(self.stream):
+            weights.update((name, tensor.cpu()) for name, tensor in weights.items())
             write_checkpoint(content, path)
         self.took += time.monotonic() - begun
 
@@ -59,7 +59,8 @@ class VerifiedIO(TorchCheckpointIO):
             self.writing.pop(0).result()
 
     def teardown(self) -> None:
-        self.wait()
+        with suppress(UserError):  # what ended the run is said instead
+            self.wait()
 
 
 def write_checkpoint(content: dict[str, Any], path: Path) -> None:

@@ -112,6 +112,7 @@ class Turns(ClockCallback):
             order = None
         if order is None:
             os._exit(0)  # nothing of this run is to be kept
+        trainer.train_dataloader.forget()
         self.clock, self.losses = type(self.clock)(self.clock.device), [[]]
         self.parts = [] if order["parts"] else None
         self.steps, self.first_seconds = 0, 0.0
@@ -177,6 +178,11 @@ class _UntilTime:
 
     def __len__(self) -> int:
         return self.length
+
+    def forget(self) -> None:
+        """Throw away what was read ahead in the turns of others."""
+        if hasattr(self.loader, "running"):
+            self.loader.running = None
 
     def __iter__(self) -> Iterator[Batch]:
         if self.turns.one_batch and self.batch is None:
