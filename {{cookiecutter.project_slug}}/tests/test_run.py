@@ -188,6 +188,7 @@ def test_resuming_a_finished_run_says_how_to_train_longer(trained, call, capsys)
     assert "--trainer.max_epochs" in capsys.readouterr().err
 
 
+@pytest.mark.speed
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs g++")
 def test_compiling_changes_neither_the_keys_nor_the_loss(call, tmp_path, capsys, monkeypatch):
     # Compiled dropout draws numbers of its own, so this network has none.
@@ -212,10 +213,13 @@ def test_compiling_changes_neither_the_keys_nor_the_loss(call, tmp_path, capsys,
     assert losses["true"] == pytest.approx(losses["false"], rel=tolerance)
 
 
-@pytest.mark.parametrize("recipe", ["digits", "synthetic"])
-def test_a_recipe_trains_two_steps(recipe, call, tmp_path):
-    two_steps = ("--trainer.max_steps", "2", "--data.eval_batch_size", "100")
-    assert call("fit", "--config", f"configs/{recipe}.yaml", *two_steps, folder=tmp_path) == 0
+FEW_IMAGES = ("--data.options.val=32", "--data.eval_batch_size=32", "--data.batch_size=32")
+
+
+@pytest.mark.parametrize(("recipe", "flags"), [("digits", ()), ("synthetic", FEW_IMAGES)])
+def test_a_recipe_trains_two_steps(recipe, flags, call, tmp_path):
+    flags = ("--config", f"configs/{recipe}.yaml", "--trainer.max_steps", "2", *flags)
+    assert call("fit", *flags, folder=tmp_path) == 0
     assert read(tmp_path)["results"]["steps"] == 2
 
 
