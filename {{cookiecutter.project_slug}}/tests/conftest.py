@@ -1,6 +1,7 @@
 """What the tests share: the command line, called in this process, and one finished run."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,11 +37,19 @@ def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 @pytest.fixture(scope="session")
 def call(tmp_path_factory: pytest.TempPathFactory) -> Command:
     """Call the command line with `folder` as the run's folder and return its exit status."""
+    stops = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
     def command(*arguments: str, folder: Path | None = None) -> int:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("RUN_FOLDER", str(folder or tmp_path_factory.mktemp("run")))
-            return main([*arguments])
+            before = [signal.getsignal(stop) for stop in stops]
+            try:
+                return main([*arguments])
+            except SystemExit as end:  # of several processes
+                return int(end.code or 0)
+            finally:  # torchrun leaves its own
+                for stop, handler in zip(stops, before, strict=True):
+                    signal.signal(stop, handler)
 
     return command
 

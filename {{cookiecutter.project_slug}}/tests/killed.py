@@ -59,15 +59,18 @@ def start(job: Killing) -> list[BaseProcess]:
 
 
 def wait(started: list[BaseProcess], seconds: float = 300.0) -> int:
-    """Return the status of the process that ended first, and kill the others if it was killed."""
-    multiprocessing.connection.wait([process.sentinel for process in started], seconds)
-    first = [process.exitcode for process in started if process.exitcode is not None]
-    if not first or first[0] == -signal.SIGKILL:
+    """Return 0 if all end well, or the status of the first that does not: if killed, as the others
+    are then, or 124 if none ends for so long."""
+    status = 0
+    while not status and (running := [p.sentinel for p in started if p.exitcode is None]):
+        ended = multiprocessing.connection.wait(running, seconds)
+        status = next((p.exitcode for p in started if p.exitcode), 0) if ended else 124
+    if status in (124, -signal.SIGKILL):
         for process in started:
             process.kill()
     for process in started:
         process.join()
-    return first[0] if first else 124
+    return status
 
 
 def _train(job: Killing, rank: int, port: int) -> None:

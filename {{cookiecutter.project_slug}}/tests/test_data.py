@@ -5,6 +5,7 @@ import torch
 
 from {{ cookiecutter.__package_name }}.data import order, resident, sources, splits
 from {{ cookiecutter.__package_name }}.data.augment import (
+    UNCHANGED,
     Augmentation,
     cut_out,
     mix,
@@ -12,10 +13,7 @@ from {{ cookiecutter.__package_name }}.data.augment import (
 )
 from {{ cookiecutter.__package_name }}.data.batch import PADDING_LABEL, Batch
 from {{ cookiecutter.__package_name }}.data.datamodule import ImageData
-from {{ cookiecutter.__package_name }}.data.resident import (
-    ResidentEvalLoader,
-    ResidentTrainLoader,
-)
+from {{ cookiecutter.__package_name }}.data.resident import ResidentLoader
 from {{ cookiecutter.__package_name }}.errors import UserError
 from {{ cookiecutter.__package_name }}.model.metrics import mixed_cross_entropy
 
@@ -39,11 +37,11 @@ seen: list[torch.Tensor] = []
 
 
 def train_loader(
-    n=20, batch_size=4, position=(0, 0), rank=0, world_size=1, accumulate=1, augment=None
+    n=20, batch_size=4, position=(0, 0), rank=0, world_size=1, accumulate=1, augment=UNCHANGED
 ):
     share = order.Share(batch_size, rank, world_size, accumulate)
-    augment = augment or Augmentation()
-    return ResidentTrainLoader(some_images(n), share, 0, augment, lambda: position, CPU)
+    plan = order.Plan(n, share, position=lambda: position)
+    return ResidentLoader(some_images(n), plan, CPU, augment=augment)
 
 
 def splitmix64(state: int, n: int) -> list[int]:
@@ -59,9 +57,10 @@ def splitmix64(state: int, n: int) -> list[int]:
 
 def test_draws_are_the_outputs_of_splitmix64():
     assert splitmix64(1234567, 2) == [6457827717110365317, 3203168211198807973]  # Vigna's own
-    states = torch.tensor([1234567, -5])
-    drawn = order.draws_from(states, 3)
-    for row, state in zip(drawn.tolist(), states.tolist(), strict=True):
+    key = splitmix64(splitmix64(11, 1)[-1], 4 + 1)[-1]  # of seed and epoch
+    drawn = order.uniforms(11, 4, torch.tensor([0, 99]), 3)
+    for row, index in zip(drawn.tolist(), (0, 99), strict=True):
+        (state,) = splitmix64((index ^ key) - 0x9E3779B97F4A7C15, 1)
         assert row == [output / 2**64 // 2**-24 * 2**-24 for output in splitmix64(state, 3)]
 
 
@@ -169,7 +168,8 @@ def test_a_set_smaller_than_one_step_is_refused():
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_evaluation_counts_every_image_once_in_batches_of_one_shape(world_size):
     images, ranks = some_images(10), range(world_size)
-    loaders = [ResidentEvalLoader(images, order.Share(4, rank, world_size), CPU) for rank in ranks]
+    plans = [order.Plan(10, order.Share(4, rank, world_size)) for rank in ranks]
+    loaders = [ResidentLoader(images, plan, CPU) for plan in plans]
     batches = [batch for loader in loaders for batch in loader]
     assert {tuple(batch.images.shape) for batch in batches} == {(4, 3, 4, 4)}
     assert len({len(list(loader)) for loader in loaders}) == 1

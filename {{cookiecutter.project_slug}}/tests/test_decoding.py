@@ -14,12 +14,9 @@ from PIL import ExifTags, Image
 
 from {{ cookiecutter.__package_name }}.data import decode, reader, store
 from {{ cookiecutter.__package_name }}.data.datamodule import ImageData
-from {{ cookiecutter.__package_name }}.data.order import Share
+from {{ cookiecutter.__package_name }}.data.order import Plan, Share
 from {{ cookiecutter.__package_name }}.data.splits import Files
-from {{ cookiecutter.__package_name }}.data.streaming import (
-    StreamingEvalLoader,
-    StreamingTrainLoader,
-)
+from {{ cookiecutter.__package_name }}.data.streaming import StreamingLoader
 from {{ cookiecutter.__package_name }}.errors import UserError
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -83,7 +80,8 @@ def test_half_of_the_training_images_are_mirrored(photographs):
     files, shown = files_of(photographs), []
     for flip in (False, True):
         how = reader.Reading(24, seed=5, flip=flip)
-        (batch,) = StreamingTrainLoader(files, Share(len(files)), how, lambda: (0, 0))
+        plan = Plan(len(files), Share(len(files)), how.seed, lambda: (0, 0))
+        (batch,) = StreamingLoader(files, plan, how)
         shown.append(batch.images)
     same = (shown[0] == shown[1]).flatten(1).all(1)
     mirrored = (shown[0].flip(3) == shown[1]).flatten(1).all(1)
@@ -200,9 +198,10 @@ def test_both_decoders_show_the_same_pictures(photographs):
     files, shown = files_of(photographs), {}
     for decoder in ("cpu", "gpu"):
         how = reader.Reading(96, seed=1, flip=True, workers=1, decoder=decoder, device=device)
+        train = Plan(len(files), Share(8), how.seed, lambda: (2, 0))
         loaders = (
-            StreamingTrainLoader(files, Share(8), how, lambda: (2, 0)),
-            StreamingEvalLoader(files, Share(8), replace(how, flip=False)),
+            StreamingLoader(files, train, how),
+            StreamingLoader(files, Plan(len(files), Share(8)), replace(how, flip=False)),
         )
         batches = [batch for loader in loaders for batch in loader]
         shown[decoder] = torch.cat([batch.images for batch in batches]).cpu().float()

@@ -7,14 +7,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-import {{ cookiecutter.__package_name }}
 from {{ cookiecutter.__package_name }} import nvml
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.monitor.faults import explain, in_one_line
@@ -189,14 +187,12 @@ def test_a_worker_that_is_killed_is_explained(call, capsys, monkeypatch, tmp_pat
     assert "worker (pid 7) is killed" in error and "--data.workers" in error
 
 
-def test_several_seeds_end_with_their_mean_and_spread(tmp_path):
-    package = {{ cookiecutter.__package_name }}.__name__
+def test_several_seeds_end_with_their_mean_and_spread(tmp_path, capsys):
     recipe = Path(shutil.copy("configs/digits.yaml", tmp_path / f"{tmp_path.name}.yaml"))
     flags = (f"--config={recipe}", "--trainer.max_epochs", "1")
-    command = [sys.executable, "-m", f"{package}.tools.seeds", "3,4", *flags]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    table = Path(done.stdout.split("table: ")[1].strip())
+    assert train_seeds(["3,4", *flags]) == 0
+    said = capsys.readouterr().out
+    table = Path(said.split("table: ")[1].strip())
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     runs = [table.parent / row["run"] for row in rows]
@@ -204,7 +200,7 @@ def test_several_seeds_end_with_their_mean_and_spread(tmp_path):
     assert [record["seed"] for record in records] == [3, 4]
     values = [record["results"]["best val/accuracy"] for record in records]
     assert [float(row["best val/accuracy"]) for row in rows] == values
-    assert f"validation accuracy {sum(values) / 2:.2%} ± " in done.stdout
+    assert f"validation accuracy {sum(values) / 2:.2%} ± " in said
     assert table.parent.name == recipe.stem
     shutil.rmtree(table.parent)
 

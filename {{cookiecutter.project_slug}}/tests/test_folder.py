@@ -23,12 +23,12 @@ from {{ cookiecutter.__package_name }}.data import (
     checked,
     decode,
     reader,
-    streaming,
 )
 from {{ cookiecutter.__package_name }}.data.datamodule import ImageData
 from {{ cookiecutter.__package_name }}.data.folder import folder
-from {{ cookiecutter.__package_name }}.data.order import Share
+from {{ cookiecutter.__package_name }}.data.order import Plan, Share
 from {{ cookiecutter.__package_name }}.data.splits import Files
+from {{ cookiecutter.__package_name }}.data.streaming import StreamingLoader
 from {{ cookiecutter.__package_name }}.errors import UserError
 
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
@@ -346,16 +346,28 @@ def reading(workers: int = 0, **options) -> reader.Reading:
     return reader.Reading(image_size=24, seed=3, workers=workers, **options)
 
 
-def stream(files: Files, share: Share, how: reader.Reading, position=(0, 0)):
-    return streaming.StreamingTrainLoader(files, share, how, lambda: position)
+def trained_on(files: Files, how: reader.Reading, position) -> StreamingLoader:
+    return StreamingLoader(files, Plan(len(files), Share(8), how.seed, position), how)
+
+
+def stream(files: Files, how: reader.Reading, position=(0, 0)) -> StreamingLoader:
+    return trained_on(files, how, lambda: position)
+
+
+def evaluated(files: Files, share: Share) -> StreamingLoader:
+    return StreamingLoader(files, Plan(len(files), share), reading())
+
+
+def end_workers() -> None:
+    """Where Python collects them, torch waits 5 s for each (its issue 81794)."""
+    for worker in multiprocessing.active_children():
+        worker.terminate()
 
 
 def test_workers_change_no_bit_of_what_the_network_sees(images):
     files = folder(str(images)).train
     for epoch in (0, 1):
-        alone, shared = (
-            list(stream(files, Share(8), reading(workers), (epoch, 0))) for workers in (0, 2)
-        )
+        alone, shared = (list(stream(files, reading(workers), (epoch, 0))) for workers in (0, 2))
         assert len(alone) == len(shared) == 6
         for a, b in zip(alone, shared, strict=True):
             assert all(torch.equal(x, y) for x, y in zip(a[:3], b[:3], strict=True))
@@ -363,9 +375,9 @@ def test_workers_change_no_bit_of_what_the_network_sees(images):
 
 def test_a_stream_resumes_inside_an_epoch_and_crops_anew_in_each(images):
     files = folder(str(images)).train
-    whole, rest = (list(stream(files, Share(8), reading(), (2, first))) for first in (0, 4))
+    whole, rest = (list(stream(files, reading(), (2, first))) for first in (0, 4))
     assert torch.equal(whole[4].images, rest[0].images) and len(rest) == 2
-    other = list(stream(files, Share(8), reading(), (3, 0)))
+    other = list(stream(files, reading(), (3, 0)))
     first, second = (
         torch.cat([batch.images for batch in part])[
             torch.cat([batch.indices for batch in part]).argsort()
@@ -377,7 +389,7 @@ def test_a_stream_resumes_inside_an_epoch_and_crops_anew_in_each(images):
 
 def test_a_sigterm_that_comes_to_the_workers_too_ends_none(images):
     others = set(multiprocessing.active_children())
-    batches = iter(stream(folder(str(images)).train, Share(8), reading(1)))
+    batches = iter(stream(folder(str(images)).train, reading(1)))
     next(batches)
     (worker,) = set(multiprocessing.active_children()) - others
     subprocess.run(["kill", str(worker.pid)], check=True)  # as anyone but its parent does
@@ -389,20 +401,19 @@ def test_a_sigterm_that_comes_to_the_workers_too_ends_none(images):
 
 def test_persistent_workers_read_every_epoch_asked_for(images):
     files, epoch = folder(str(images)).train, [0]
-    loader = streaming.StreamingTrainLoader(
-        files, Share(8), reading(workers=1), lambda: (epoch[0], 0)
-    )
+    loader = trained_on(files, reading(workers=1), lambda: (epoch[0], 0))
     for epoch[0] in (0, 1):
-        expected = list(stream(files, Share(8), reading(), (epoch[0], 0)))
+        expected = list(stream(files, reading(), (epoch[0], 0)))
         assert torch.equal(next(iter(loader)).images, expected[0].images)  # and is left unfinished
+    end_workers()
 
 
 def test_the_next_epoch_is_read_while_something_else_is_done(images):
     files, how, epoch = folder(str(images)).train, reading(1, flip=False, endless=True), 0
-    loader = streaming.StreamingTrainLoader(files, Share(8), how, lambda: (epoch, 0))
+    loader = trained_on(files, how, lambda: (epoch, 0))
     assert len(list(loader)) == 6
     epoch, running = 1, loader.running
-    expected = list(stream(files, Share(8), reading(flip=False), (1, 0)))
+    expected = list(stream(files, reading(flip=False), (1, 0)))
     pixels = expected[0].images.permute(0, 2, 3, 1).flatten()
     slot = loader.memory[6 % how.slots][: len(pixels)]
     end = time.monotonic() + 10
@@ -412,23 +423,21 @@ def test_the_next_epoch_is_read_while_something_else_is_done(images):
     for batch, same in zip(loader, expected, strict=True):
         assert torch.equal(batch.images, same.images)
     assert loader.running is running
-    for worker in multiprocessing.active_children():
-        worker.terminate()  # or torch waits for it, seconds (its issue 81794)
+    end_workers()
 
 
 def test_an_epoch_that_is_cut_is_followed_by_what_is_asked_for(images):
     files, at = folder(str(images)).train, [(0, 0)]
-    loader = streaming.StreamingTrainLoader(
-        files, Share(8), reading(1, endless=True), lambda: at[0]
-    )
+    loader = trained_on(files, reading(1, endless=True), lambda: at[0])
     for at[0], count in (((0, 0), 4), ((1, 0), 2), ((1, 2), 4), ((5, 3), 3), ((5, 3), 1)):
-        expected = list(stream(files, Share(8), reading(), at[0]))[:count]
+        expected = list(stream(files, reading(), at[0]))[:count]
         for batch, same in zip(itertools.islice(loader, count), expected, strict=True):
             assert torch.equal(batch.images, same.images)
+    end_workers()
 
 
 def test_a_loader_gives_its_last_batch_to_whoever_stops_there_again_and_again(images):
-    loader = streaming.StreamingEvalLoader(folder(str(images)).train, Share(24), reading())
+    loader = evaluated(folder(str(images)).train, Share(24))
     once, again = (list(itertools.islice(loader, len(loader))) for _ in range(2))
     assert len(once) == 2 and torch.equal(once[1].images, again[1].images)
 
@@ -436,11 +445,7 @@ def test_a_loader_gives_its_last_batch_to_whoever_stops_there_again_and_again(im
 def test_evaluation_reads_the_middle_of_every_image_once(images):
     files = folder(str(images)).train
     shares = [Share(10, rank, 2) for rank in (0, 1)]
-    batches = [
-        batch
-        for share in shares
-        for batch in streaming.StreamingEvalLoader(files, share, reading())
-    ]
+    batches = [batch for share in shares for batch in evaluated(files, share)]
     assert {tuple(batch.images.shape) for batch in batches} == {(10, 3, 24, 24)}
     real = torch.cat([batch.labels for batch in batches]) >= 0
     seen = torch.cat([batch.indices for batch in batches])[real]
@@ -491,6 +496,7 @@ def test_a_file_that_goes_bad_during_training_is_named(images, tmp_path, call, c
         path.write_bytes(path.read_bytes()[:400])
     with pytest.raises(UserError, match=r"\.jpg can't be decoded.*when it was checked"):
         list(data.train_dataloader())
+    end_workers()
 
 
 def test_the_folder_recipe_trains_resumes_and_is_scored(images, call, tmp_path, monkeypatch):

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -16,7 +14,6 @@ from {{ cookiecutter.__package_name }}.run.digests import read_digests
 from {{ cookiecutter.__package_name }}.run.folder import project_root
 from {{ cookiecutter.__package_name }}.run.verified import sha256
 from {{ cookiecutter.__package_name }}.tools.reproduce import (
-    PACKAGE,
     check_one_run,
     compare,
     differences,
@@ -72,9 +69,7 @@ def test_another_source_shows_the_first_step_and_tensor_that_differ(short, tmp_p
 
 
 def test_a_quick_check_ends_at_a_step(short, tmp_path, capfd):
-    command = [sys.executable, "-m", f"{PACKAGE}.tools.reproduce", "--run", str(short)]
-    command += ["--until", "10", "--into", str(tmp_path / "quick")]
-    assert subprocess.run(command).returncode == 0
+    assert main(["--run", str(short), "--until", "10", "--into", str(tmp_path / "quick")]) == 0
     assert "identical: 2 losses, up to step 10" in capfd.readouterr().out
     assert json.loads((tmp_path / "quick/run/run.json").read_text())["reason"] == "--until 10"
 

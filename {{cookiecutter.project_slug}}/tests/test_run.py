@@ -1,11 +1,8 @@
 """Whole runs through the command line: their record, their metrics, their end."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -188,7 +185,6 @@ def test_resuming_a_finished_run_says_how_to_train_longer(trained, call, capsys)
     assert "--trainer.max_epochs" in capsys.readouterr().err
 
 
-@pytest.mark.speed
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs g++")
 def test_compiling_changes_neither_the_keys_nor_the_loss(call, tmp_path, capsys, monkeypatch):
     # Compiled dropout draws numbers of its own, so this network has none.
@@ -223,19 +219,15 @@ def test_a_recipe_trains_two_steps(recipe, flags, call, tmp_path):
     assert read(tmp_path)["results"]["steps"] == 2
 
 
-def test_two_processes_train_one_network_and_score_it_as_one_would(call, tmp_path):
-    arguments = ["fit", *SHORT, "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
-    environment = {**os.environ, "RUN_FOLDER": str(tmp_path)}
-    command = [sys.executable, "-m", PACKAGE, *arguments]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+def test_two_processes_train_one_network_and_score_it_as_one_would(call, tmp_path, capfd):
+    cpu = ("--trainer.accelerator", "cpu")
+    assert call("fit", *SHORT, "--trainer.devices", "2", *cpu, folder=tmp_path) == 0
     record = read(tmp_path)
     assert record["decisions"]["device"].startswith("2 x CPU")
     assert record["results"]["steps"] == 16  # half of one process's: each step takes two batches
-    assert result.stdout.count("run folder") == 1
+    assert capfd.readouterr().out.count("run folder") == 1
     together = record["results"]["val/accuracy"], record["results"]["val/loss"]
     last = str(tmp_path / "checkpoints" / "last.ckpt")
-    cpu = ("--trainer.accelerator", "cpu")
     assert call("validate", "--run", str(tmp_path), "--ckpt_path", last, *cpu) == 0
     alone = read(tmp_path)["results"]
     assert (alone["val/accuracy"], alone["val/loss"]) == pytest.approx(together, rel=1e-5)

@@ -33,7 +33,7 @@ def write_pickled(path: Path, count: int, classes: int, key: str) -> str:
     return md5(path)
 
 
-SHAPES = {"CIFAR10": (300, 10, "labels"), "CIFAR100": (1500, 100, "fine_labels")}
+SHAPES = {"CIFAR10": (60, 10, "labels"), "CIFAR100": (1500, 100, "fine_labels")}
 
 
 @pytest.fixture
@@ -75,11 +75,11 @@ def test_cifar_is_read_from_files_as_they_are_published(name, cifar):
 
 def test_the_cifar_recipe_trains(cifar, call, tmp_path):
     flags = ("--config", "configs/cifar10.yaml", f"--data.options.root={cifar('CIFAR10')}")
-    flags += ("--model.network", "small_cnn", "--trainer.max_epochs", "2")
+    flags += ("--model.network=small_cnn", "--data.batch_size=16", "--trainer.max_epochs=2")
     assert call("fit", *flags, folder=tmp_path / "run") == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["results"]["best val/accuracy"] > 0.3
-    assert record["results"]["steps"] == 2 * (1350 // 128)
+    assert record["results"]["steps"] == 2 * (270 // 16)
 
 
 def test_an_archive_put_by_hand_is_unpacked_and_a_damaged_one_is_not(cifar, tmp_path, monkeypatch):

@@ -157,14 +157,11 @@ def free_shared_memory() -> int | None:
     return shutil.disk_usage(shared).free if shared.is_dir() else None
 
 
-def decoder(machine: Machine, accelerator: str, processes: int) -> tuple[str, str]:
-    """Return where a folder's JPEG files are decoded, 'cpu' or 'gpu', and the reason for it."""
-    cores = threads_per_process(machine, processes)
-    if accelerator != "cuda" or any(gpu.capability not in JPEG_ENGINES for gpu in machine.gpus):
-        return "cpu", "no GPU with JPEG engines"
-    if cores >= CORES_THAT_KEEP_UP:
-        return "cpu", f"{cores} cores for each GPU keep up"
-    return "gpu", f"{cores} cores for each GPU would not keep up"
+def decoder(machine: Machine, accelerator: str, processes: int) -> str:
+    """Return where a folder's JPEG files are decoded: on the 'gpu' where it can and cores lack."""
+    able = accelerator == "cuda" and all(gpu.capability in JPEG_ENGINES for gpu in machine.gpus)
+    few = threads_per_process(machine, processes) < CORES_THAT_KEEP_UP
+    return "gpu" if able and few else "cpu"
 
 
 def fits_on_device(machine: Machine, size: int) -> bool:

@@ -40,19 +40,16 @@ class Augmentation:
         return batch
 
 
+UNCHANGED = Augmentation()
+
+
 def shift_and_flip(
     images: Tensor, draws: Tensor, crop_padding: int = 0, flip: bool = False
 ) -> Tensor:
-    """Shift each image by up to `crop_padding` pixels, filling with black, and mirror half of them.
+    """Shift each image by up to `crop_padding` pixels, filling with black; `flip` mirrors half.
 
-    Args:
-        images: uint8 tensor (n, 3, height, width).
-        draws: float32 tensor (n, 3 or more) in [0, 1), one row per image.
-        crop_padding: the largest shift in pixels, as in a random crop of the padded image.
-        flip: whether an image is mirrored left to right with probability one half.
-
-    Returns:
-        uint8 tensor of the same shape, channels last in memory.
+    `images` are uint8 (n, 3, height, width), `draws` (n, 3 or more) in [0, 1): down, right, and
+    whether it is mirrored. What is returned lies channels last in memory.
     """
     if not crop_padding and not flip:
         return images

@@ -3,19 +3,13 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 AHEAD = 2  # batches that lie ready on the device
 PADDING_LABEL = -100  # cross_entropy's ignore_index: an image with this label counts for nothing
-
-# Asked when an epoch starts: the epoch and its first batch, so that a resumed run goes on with the
-# very next one.
-Position = Callable[[], tuple[int, int]]
-
-T = TypeVar("T")
 
 
 class Batch(NamedTuple):
@@ -33,9 +27,7 @@ class Batch(NamedTuple):
     shares: Tensor | None = None
 
 
-def ahead(
-    items: Iterable[T], finish: Callable[[T], Batch], device: torch.device
-) -> Iterator[Batch]:
+def ahead(items: Iterable, finish: Callable[[Any], Batch], device: torch.device) -> Iterator[Batch]:
     """Yield finish(item) of every item, in order.
 
     For a GPU a thread does it ahead of time, on a stream of its own, so that neither reading nor

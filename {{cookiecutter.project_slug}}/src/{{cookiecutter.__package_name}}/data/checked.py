@@ -20,16 +20,14 @@ from .locked import alone_in
 TABLE = "files (path BLOB PRIMARY KEY, size INT, changed INT, sha256 TEXT, problem TEXT)"
 AT_ONCE = 1000  # files between two writes: what a killed check has to do again
 
-Result = tuple[str, str | None]
 
-
-def check(paths: list[Path]) -> list[Result]:
+def check(paths: list[Path]) -> list[tuple[str, str | None]]:
     """Return each file's SHA-256 and, if it can't be used as an image, why not.
 
     Several processes of one machine wait for the first of them, and then remember what it found.
     """
     folder = cache_folder() / "checked-images"
-    results: list[Result] = []
+    results: list[Any] = []
     with (
         alone_in(folder) as writable,
         closing(sqlite3.connect(folder / "files.sqlite" if writable else ":memory:")) as memory,

@@ -9,16 +9,18 @@ import torch
 from .. import hardware
 from ..errors import UserError
 from . import sources
-from .augment import Augmentation
-from .order import Share
+from .augment import UNCHANGED, Augmentation
+from .order import Plan, Share
 from .reader import Reading, check_shared_memory
-from .resident import ResidentEvalLoader, ResidentTrainLoader
+from .resident import ResidentLoader
 from .splits import Files, Images
 from .store import decoded
-from .streaming import StreamingEvalLoader, StreamingTrainLoader
+from .streaming import StreamingLoader
 
-TrainLoader = ResidentTrainLoader | StreamingTrainLoader
-EvalLoader = ResidentEvalLoader | StreamingEvalLoader
+Loader = ResidentLoader | StreamingLoader
+
+LEAST = dict.fromkeys(("batch_size", "eval_batch_size", "image_size", "prefetch"), 1)
+LEAST |= dict.fromkeys(("crop_padding", "cutout", "mixup", "cutmix", "workers"), 0)
 
 
 class ImageData(L.LightningDataModule):
@@ -73,12 +75,9 @@ class ImageData(L.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.augment = Augmentation(crop_padding, flip, cutout, mixup, cutmix)
         self.seed = 0 if seed is None else seed
-        given = locals()
-        counts = dict.fromkeys(("batch_size", "eval_batch_size", "image_size", "prefetch"), 1)
-        amounts = dict.fromkeys(("crop_padding", "cutout", "mixup", "cutmix", "workers"), 0)
-        for name, least in (counts | amounts).items():
-            if given[name] is not None and given[name] < least:
-                raise UserError(f"data.{name} is {given[name]}; it counts from {least} on.")
+        for name, least in LEAST.items():
+            if (given := locals()[name]) is not None and given < least:
+                raise UserError(f"data.{name} is {given}; it counts from {least} on.")
         if not 0 < smallest_crop <= 1:
             raise UserError(f"data.smallest_crop is {smallest_crop}; it is a share, up to 1.")
         if workers is None:
@@ -124,7 +123,7 @@ class ImageData(L.LightningDataModule):
             "fingerprint": splits.fingerprint,
         }
 
-    def train_dataloader(self) -> TrainLoader:
+    def train_dataloader(self) -> Loader:
         """Raises UserError if the images do not fill one step."""
         share, images = self._share(self.batch_size), self.splits.train
         if len(images) < share.step:
@@ -133,35 +132,45 @@ class ImageData(L.LightningDataModule):
                 f"The training split has {len(images)} images, fewer than one step of {share.step}."
                 f" Set --data.batch_size to {fits} or less."
             )
+        plan = Plan(len(images), share, self.seed, self._position)
         if self.loader == "streaming" and isinstance(images, Files):
-            how = self._reading(images, self.batch_size)
             further = replace(self.augment, crop_padding=0, flip=False)  # done in the reading
-            return StreamingTrainLoader(images, share, how, self._position, further)
-        pixels, where = self._pixels(images), (self._device(), self.loader == "mapped")
-        return ResidentTrainLoader(pixels, share, self.seed, self.augment, self._position, *where)
+            how = self._reading(images, self.batch_size)
+            return StreamingLoader(images, plan, how, further)
+        return self._resident(images, plan, self.augment)
 
-    def eval_dataloader(self, images: Images | Files, alone: bool = False) -> EvalLoader:
-        """Return a loader of every one of these images in order: of this process's, or of all."""
+    def eval_dataloader(self, images: Images | Files, first: int | None = None) -> Loader:
+        """Return a loader of this process's part of all images in order, or of the `first` ones."""
+        alone, n = first is not None, min(len(images), first or len(images))
         share = Share(self.eval_batch_size) if alone else self._share(self.eval_batch_size)
+        plan = Plan(n, share)
         if isinstance(images, Files) and (alone or self.loader == "streaming"):
             how = self._reading(images, self.eval_batch_size, again=not alone)
-            return StreamingEvalLoader(images, share, how)
-        return ResidentEvalLoader(
-            self._pixels(images), share, self._device(), self.loader == "mapped"
-        )
+            return StreamingLoader(images, plan, how)
+        return self._resident(images, plan, UNCHANGED)
 
-    def val_dataloader(self) -> EvalLoader:
+    def val_dataloader(self) -> Loader:
         return self.eval_dataloader(self.splits.val)
 
-    def test_dataloader(self) -> EvalLoader:
+    def test_dataloader(self) -> Loader:
         if not len(self.splits.test):
             raise UserError(f"The source '{self.source}' has no test images: add a folder test/.")
         return self.eval_dataloader(self.splits.test)
 
     predict_dataloader = test_dataloader
 
-    def _pixels(self, images: Images | Files) -> Images:
-        return images if isinstance(images, Images) else decoded(images, self.reading.image_size)
+    def teardown(self, *_: Any, **__: Any) -> None:
+        """End the workers: where Python collects them, torch waits 5 s for each (issue 81794)."""
+        for kind in ("train_dataloader", *map("{}_dataloaders".format, ("val", "test", "predict"))):
+            if isinstance(loader := getattr(self.trainer, kind), StreamingLoader):
+                loader.running = loader.loader._iterator = None
+
+    on_exception = teardown
+
+    def _resident(self, images: Images | Files, plan: Plan, augment: Augmentation) -> Loader:
+        if isinstance(images, Files):
+            images = decoded(images, self.reading.image_size)
+        return ResidentLoader(images, plan, self._device(), self.loader == "mapped", augment)
 
     def _device(self) -> torch.device:
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device

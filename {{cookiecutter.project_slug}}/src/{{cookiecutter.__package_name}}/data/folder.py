@@ -38,10 +38,8 @@ def folder(
     if not 0 <= val_share < 1 or not 0 <= test_share < 1 or val_share + test_share >= 1:
         raise UserError(f"val_share {val_share} and test_share {test_share}: shares, below 1.")
     given = {image.split for image in found}
-    shares = {
-        "test": 0.0 if given - {None} else test_share,
-        "val": 0.0 if "val" in given else val_share,
-    }
+    divided = bool(given - {None})
+    shares = {"test": (not divided) * test_share, "val": ("val" not in given) * val_share}
     found = list(_divided(_checked(found, skip_bad, remarks), shares))
     classes = tuple(sorted({image.label for image in found}))
     parts = [[image for image in found if image.split == split] for split in SPLITS]

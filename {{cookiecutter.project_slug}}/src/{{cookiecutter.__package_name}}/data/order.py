@@ -4,6 +4,7 @@ Nothing here has a state, so nothing has to be saved: a run that resumes anywher
 numbers. The hash is integer arithmetic: the same bits on CPU and GPU.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,9 @@ GOLDEN = 0x9E3779B97F4A7C15
 ROUND_1 = 0xBF58476D1CE4E5B9
 ROUND_2 = 0x94D049BB133111EB
 MASK = (1 << 64) - 1
+
+# Asked when an epoch starts: which it is, and its first batch, which a resume may begin with.
+Position = Callable[[], tuple[int, int]]
 
 
 def uniforms(seed: int, epoch: int, index: Tensor, k: int) -> Tensor:
@@ -29,12 +33,8 @@ def uniforms(seed: int, epoch: int, index: Tensor, k: int) -> Tensor:
     Returns:
         float32 tensor (n, k) in [0, 1), each a multiple of 2**-24, on the device of `index`.
     """
-    return draws_from(_scramble(index ^ _key(seed, epoch)), k)
-
-
-def draws_from(states: Tensor, k: int) -> Tensor:
-    """Return k outputs of SplitMix64 from each int64 state (n,): their upper 24 bits in [0, 1)."""
-    counters = torch.arange(1, k + 1, device=states.device) * _signed(GOLDEN)
+    states = _scramble(index ^ _key(seed, epoch))
+    counters = torch.arange(1, k + 1, device=index.device) * _signed(GOLDEN)
     return _shift_right(_scramble(states[:, None] + counters), 40).float() * 2.0**-24
 
 
@@ -77,6 +77,30 @@ class Share:
         every = torch.arange(-(-n // step) * step, device=device)
         places = torch.where(every < n, every, -1)
         return places.view(-1, self.batch_size, self.world_size)[:, :, self.rank]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which of n images each batch of an epoch has.
+
+    With a `position` they are trained on: in an order of each epoch's own, by the seed. Without,
+    they are evaluated: each once, in order. All batches have the same shape, so that nothing
+    recompiles, and every process has as many.
+    """
+
+    n: int
+    share: Share
+    seed: int = 0
+    position: Position | None = None
+
+    def __len__(self) -> int:
+        return self.share.batches(self.n) if self.position else len(self.share.padded(self.n))
+
+    def places(self, epoch: int, device: torch.device | str = "cpu") -> Tensor:
+        """Return the images of an epoch, int64 (batches, n): places in the split, or -1."""
+        if self.position is None:
+            return self.share.padded(self.n, device)
+        return self.share.of(epoch_order(self.seed, epoch, self.n, device))
 
 
 def _key(seed: int, epoch: int) -> int:

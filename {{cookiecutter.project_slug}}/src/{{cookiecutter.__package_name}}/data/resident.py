@@ -5,28 +5,59 @@ pixels, 50,000 images take 154 MB. What is too large for that stays in the host'
 file mapped into it, and is copied ahead of time. Both give the same bits.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from .augment import Augmentation
-from .batch import PADDING_LABEL, Batch, Position, ahead
-from .order import Share, epoch_order, uniforms
+from .augment import UNCHANGED, Augmentation
+from .batch import PADDING_LABEL, Batch, ahead
+from .order import Plan, uniforms
 from .splits import Images
 
 AT_ONCE = 32 * 2**20  # bytes of images that are gathered and augmented together: few launches
 
 
-class _Gathering:
-    """Images and labels, in the device's memory or (`mapped`) in the host's."""
+class ResidentLoader:
+    """Batches of images that lie in the device's memory, or (`mapped`) in the host's.
+
+    Training images are augmented, by the plan's seed.
+    """
 
     def __init__(
-        self, images: Images, share: Share, device: torch.device, mapped: bool = False
+        self,
+        images: Images,
+        plan: Plan,
+        device: torch.device,
+        mapped: bool = False,
+        augment: Augmentation = UNCHANGED,
     ) -> None:
-        self.device, self.mapped, self.share = device, mapped, share
-        self.pixels = images.pixels if mapped else images.pixels.to(device)
-        self.labels = images.labels.to(device)
+        self.plan, self.device, self.mapped, self.augment = plan, device, mapped, augment
+        pixels, labels = images.pixels[: plan.n], images.labels[: plan.n]
+        self.pixels, self.labels = pixels if mapped else pixels.to(device), labels.to(device)
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, first = self.plan.position() if self.plan.position else (0, 0)
+        places, size = self.plan.places(epoch, self.device)[first:], self.plan.share.batch_size
+        together = max(AT_ONCE // (self.pixels[0].numel() * size), 1)
+        parts = [places[i : i + together].flatten() for i in range(0, len(places), together)]
+
+        def finish(part: Tensor) -> Batch:
+            index = part.clamp(min=0)
+            labels = self.labels[index].where(part >= 0, PADDING_LABEL)
+            batch = Batch(self.gather(index), labels, index)
+            if self.plan.position is None:
+                return batch
+            draws = uniforms(self.plan.seed, epoch, index, self.augment.draws)
+            return self.augment(batch, draws, size)
+
+        chunks = ahead(parts, finish, self.device) if self.mapped else map(finish, parts)
+        for chunk in chunks:
+            columns = [[None] * len(chunk.labels) if x is None else x.split(size) for x in chunk]
+            yield from map(Batch, *columns)
 
     def gather(self, index: Tensor) -> Tensor:
         """Return images (n, 3, height, width) on the device for their places (n,)."""
@@ -34,68 +65,3 @@ class _Gathering:
         if pixels.device != self.device:
             pixels = pixels.pin_memory().to(self.device, non_blocking=True)
         return pixels.permute(0, 3, 1, 2)
-
-    def batches_of(self, places: Tensor, finish: Callable[[slice], Batch]) -> Iterator[Batch]:
-        """Yield the batches of which `places` (batches, n) are the rows, made many at a time."""
-        size = places.shape[1]
-        together = max(AT_ONCE // (self.pixels[0].numel() * size), 1)
-        parts = [slice(i, i + together) for i in range(0, len(places), together)]
-        chunks = ahead(parts, finish, self.device) if self.mapped else map(finish, parts)
-        for chunk in chunks:
-            columns = [[None] * len(chunk.labels) if x is None else x.split(size) for x in chunk]
-            yield from map(Batch, *columns)
-
-
-class ResidentTrainLoader(_Gathering):
-    """One process's batches in the order of the epoch, augmented.
-
-    `seed` decides the order, and with what numbers each image is augmented.
-    """
-
-    def __init__(
-        self,
-        images: Images,
-        share: Share,
-        seed: int,
-        augment: Augmentation,
-        position: Position,
-        device: torch.device,
-        mapped: bool = False,
-    ) -> None:
-        super().__init__(images, share, device, mapped)
-        self.seed, self.position, self.augment = seed, position, augment
-
-    def __len__(self) -> int:
-        return self.share.batches(len(self.labels))
-
-    def __iter__(self) -> Iterator[Batch]:
-        epoch, first = self.position()
-        order = epoch_order(self.seed, epoch, len(self.labels), self.labels.device)
-        places, size = self.share.of(order)[first:], self.share.batch_size
-
-        def finish(part: slice) -> Batch:
-            index = places[part].flatten()
-            batch = Batch(self.gather(index), self.labels[index], index)
-            return self.augment(batch, uniforms(self.seed, epoch, index, self.augment.draws), size)
-
-        yield from self.batches_of(places, finish)
-
-
-class ResidentEvalLoader(_Gathering):
-    """Every image of a split once, in order; the last batch is filled up with padding.
-
-    All batches have the same shape, so that nothing recompiles, on every process as many.
-    """
-
-    def __len__(self) -> int:
-        return len(self.share.padded(len(self.labels)))
-
-    def __iter__(self) -> Iterator[Batch]:
-        places = self.share.padded(len(self.labels), self.labels.device)
-
-        def finish(part: slice) -> Batch:
-            index = places[part].flatten().clamp(min=0)
-            labels = self.labels[index].where(places[part].flatten() >= 0, PADDING_LABEL)
-            return Batch(self.gather(index), labels, index)
-
-        yield from self.batches_of(places, finish)

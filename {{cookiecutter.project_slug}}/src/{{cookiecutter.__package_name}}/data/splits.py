@@ -21,9 +21,6 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def first(self, n: int) -> "Images":
-        return Images(self.pixels[:n], self.labels[:n])
-
     def content(self) -> str:
         """Return SHA-256 over every pixel and label."""
         shape = repr(tuple(self.pixels.shape)).encode()
@@ -43,9 +40,6 @@ class Files:
 
     def __getitem__(self, index: int) -> Path:
         return Path(os.fsdecode(self.paths[index]))
-
-    def first(self, n: int) -> "Files":
-        return Files(self.paths[:n], self.labels[:n], self.sha256[:n])
 
     def content(self) -> str:
         """Return SHA-256 over every file's content and label; where the files lie is not in it."""

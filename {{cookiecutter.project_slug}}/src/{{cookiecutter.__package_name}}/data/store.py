@@ -14,10 +14,10 @@ from ..errors import UserError
 from ..hardware import cache_folder, this_machine
 from .batch import PADDING_LABEL
 from .locked import alone_in
-from .order import Share
+from .order import Plan, Share
 from .reader import Reading
 from .splits import Files, Images
-from .streaming import StreamingEvalLoader
+from .streaming import StreamingLoader
 
 BATCH = 64  # images that a worker hands over together
 
@@ -55,7 +55,8 @@ def _write(files: Files, size: int, path: Path) -> None:
     shape = (len(files), size, size, 3)
     pixels = np.lib.format.open_memmap(unfinished, "w+", np.uint8, shape)
     workers = this_machine().cores if len(files) > 8 * BATCH else 0
-    batches = StreamingEvalLoader(files, Share(BATCH), Reading(size, workers=workers))
+    plan = Plan(len(files), Share(BATCH))
+    batches = StreamingLoader(files, plan, Reading(size, workers=workers))
     for batch in tqdm(batches, desc="decoding images, once", delay=1, disable=None):
         real = batch.labels != PADDING_LABEL
         pixels[batch.indices[real].numpy()] = batch.images.permute(0, 2, 3, 1)[real].numpy()

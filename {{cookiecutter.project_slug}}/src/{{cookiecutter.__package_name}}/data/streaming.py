@@ -6,7 +6,6 @@ reads which batch changes a bit of what the network sees.
 
 import itertools
 import weakref
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,34 +14,34 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..errors import UserError
-from .augment import Augmentation
-from .batch import PADDING_LABEL, Batch, Position, ahead
+from .augment import UNCHANGED, Augmentation
+from .batch import PADDING_LABEL, Batch, ahead
 from .decode import BadImage
-from .order import Share, epoch_order, uniforms
+from .order import Plan, uniforms
 from .reader import DRAWS, Reader, Reading, Request, end_with_parent
 from .splits import Files
 
 
-class _Stream(ABC):
-    """Batches from workers, in the order in which they are asked for.
+class StreamingLoader:
+    """Batches from workers: a random part of each image to train on, its middle to evaluate.
 
     Where it is endless, one epoch follows on another: while the network is validated, the workers
-    read what is trained on next.
+    read what is trained on next. `augment` is what is done beyond cropping and mirroring.
     """
 
     def __init__(
-        self, files: Files, share: Share, how: Reading, position: Position | None = None
+        self, files: Files, plan: Plan, how: Reading, augment: Augmentation = UNCHANGED
     ) -> None:
-        self.files, self.share, self.how, self.position = files, share, how, position
+        self.files, self.plan, self.how, self.augment = files, plan, how, augment
         self.labels = files.labels.to(how.device)
-        self.first = self.next = (0, 0)  # epoch and batch: where reading began, what comes next
+        self.requests, self.next = _Requests(plan, how), (0, 0)  # the epoch and batch to come
         self.running: Iterator[Batch] | None = None
-        self.memory = self._room(how.slot_size(files, share.batch_size))
+        self.memory = self._room(how.slot_size(files, plan.share.batch_size))
         self.pinned: set[int] = set()
         self.loader: DataLoader = DataLoader(
             Reader(files, how, self.memory),
             batch_size=None,  # a request is a whole batch
-            sampler=_Requests(self),
+            sampler=self.requests,
             collate_fn=tuple,  # which it is
             num_workers=how.workers,
             prefetch_factor=how.prefetch if how.workers else None,
@@ -51,26 +50,22 @@ class _Stream(ABC):
             generator=torch.Generator(),  # or else each epoch would draw from the network's
         )
 
-    @abstractmethod
     def __len__(self) -> int:
-        """Return how many batches an epoch has."""
-
-    @abstractmethod
-    def places(self, epoch: int) -> Tensor:
-        """Return the images of an epoch, int64 (batches, n): places in the split, or -1."""
+        return len(self.plan)
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, first = self.position() if self.position else (self.next[0], 0)
+        epoch, first = self.plan.position() if self.plan.position else (self.next[0], 0)
         if not self.how.endless or self.running is None or self.next != (epoch, first):
-            self.first = epoch, first
+            self.requests.start = epoch, first
             self.running = ahead(self.loader, self.finished, self.how.device)
         for batch in range(first, len(self)):
             self.next = (epoch, batch + 1) if batch + 1 < len(self) else (epoch + 1, 0)
             yield next(self.running)
+        self.running = self.running if self.how.endless else None
 
     def finished(self, answer: Any) -> Batch:
         """Return what a worker has read as a batch on the device, or raise what it met."""
-        (slot, _, asked), rest = answer
+        (slot, epoch, asked), rest = answer
         if isinstance(rest, UserError):
             raise rest
         device, n, size = self.how.device, len(asked), self.how.image_size
@@ -91,7 +86,15 @@ class _Stream(ABC):
             images = pixels.to(device, non_blocking=True, copy=True)
         indices = places.clamp(min=0)
         labels = self.labels[indices].where(places >= 0, PADDING_LABEL)
-        return Batch(images.permute(0, 3, 1, 2), labels, indices)
+        batch = Batch(images.permute(0, 3, 1, 2), labels, indices)
+        return batch if epoch is None else self._augmented(batch, epoch)
+
+    def _augmented(self, batch: Batch, epoch: int) -> Batch:
+        draws = uniforms(self.how.seed, epoch, batch.indices, DRAWS + self.augment.draws)
+        if self.how.flip:
+            mirrored = (draws[:, 4] < 0.5).view(-1, 1, 1, 1)
+            batch = batch._replace(images=batch.images.flip(3).where(mirrored, batch.images))
+        return self.augment(batch, draws[:, DRAWS:], len(batch.labels))
 
     def _room(self, slot_size: int) -> Tensor:
         if not self.how.workers:
@@ -103,59 +106,21 @@ class _Stream(ABC):
         """Let the GPU copy from a slot by itself, without the host."""
         room, cuda = self.memory[slot], torch.cuda.cudart()
         if int(cuda.cudaHostRegister(room.data_ptr(), room.nbytes, 0)) == 0:
-            release = weakref.finalize(self.memory, cuda.cudaHostUnregister, room.data_ptr())
-            release.atexit = False
+            weakref.finalize(self.memory, cuda.cudaHostUnregister, room.data_ptr()).atexit = False
         self.pinned.add(slot)
 
 
 class _Requests(Iterable[Request]):
-    def __init__(self, stream: _Stream) -> None:
-        self.stream = stream
+    """What the workers are asked for, from a batch of an epoch on."""
+
+    def __init__(self, plan: Plan, how: Reading) -> None:
+        self.plan, self.how, self.start = plan, how, (0, 0)
 
     def __iter__(self) -> Iterator[Request]:
         """A slot is written again when the batch that it held is on the device."""
-        stream, (begin, first) = self.stream, self.stream.first
-        slots = itertools.cycle(range(stream.how.slots))
-        for epoch in itertools.count(begin) if stream.how.endless else [begin]:
-            for places in stream.places(epoch)[first:]:
-                yield next(slots), epoch if stream.position else None, places.numpy()
+        begin, first = self.start
+        slots = itertools.cycle(range(self.how.slots))
+        for epoch in itertools.count(begin) if self.how.endless else [begin]:
+            for places in self.plan.places(epoch)[first:]:
+                yield next(slots), epoch if self.plan.position else None, places.numpy()
             first = 0
-
-
-class StreamingTrainLoader(_Stream):
-    """One process's batches in the order of the epoch, from a random part of each image."""
-
-    def __init__(
-        self,
-        files: Files,
-        share: Share,
-        how: Reading,
-        position: Position,
-        augment: Augmentation | None = None,  # beyond cropping and mirroring
-    ) -> None:
-        super().__init__(files, share, how, position)
-        self.augment = augment or Augmentation()
-
-    def __len__(self) -> int:
-        return self.share.batches(len(self.files))
-
-    def places(self, epoch: int) -> Tensor:
-        return self.share.of(epoch_order(self.how.seed, epoch, len(self.files)))
-
-    def finished(self, answer: Any) -> Batch:
-        batch, (_, epoch, _) = super().finished(answer), answer[0]
-        draws = uniforms(self.how.seed, epoch, batch.indices, DRAWS + self.augment.draws)
-        if self.how.flip:
-            mirrored = (draws[:, 4] < 0.5).view(-1, 1, 1, 1)
-            batch = batch._replace(images=batch.images.flip(3).where(mirrored, batch.images))
-        return self.augment(batch, draws[:, DRAWS:], len(batch.labels))
-
-
-class StreamingEvalLoader(_Stream):
-    """The middle of every image of a split, once and in order; the last batch is filled up."""
-
-    def __len__(self) -> int:
-        return len(self.share.padded(len(self.files)))
-
-    def places(self, epoch: int) -> Tensor:
-        return self.share.padded(len(self.files))

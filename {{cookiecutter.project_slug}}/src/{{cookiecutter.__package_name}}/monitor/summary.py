@@ -28,9 +28,8 @@ def draw_pictures(folder: Path, model: L.LightningModule, data: ImageData) -> No
     if best.exists():
         model.load_state_dict(torch.load(best, weights_only=True)["state_dict"])
     draw_curves(folder / "metrics.csv").savefig(folder / "curves.png", dpi=110)
-    some = data.eval_dataloader(data.splits.val.first(MOST_PREDICTIONS), alone=True)
-    figure = draw_predictions(*predict(model, some), data.splits.classes)
-    figure.savefig(folder / "predictions.png", dpi=110)
+    seen = predict(model, data.eval_dataloader(data.splits.val, first=MOST_PREDICTIONS))
+    draw_predictions(*seen, data.splits.classes).savefig(folder / "predictions.png", dpi=110)
 
 
 @torch.inference_mode()

@@ -60,7 +60,7 @@ def complete_data(config: Any, machine: hardware.Machine, is_new: bool) -> None:
         config.data.workers = hardware.workers(machine, config.trainer.devices)
     kind, devices = config.trainer.accelerator, config.trainer.devices
     if config.data.decoder is None or kind != "cuda":  # as where a GPU's run is evaluated on a CPU
-        config.data.decoder, _ = hardware.decoder(machine, kind, devices)
+        config.data.decoder = hardware.decoder(machine, kind, devices)
     if config.data.seed is None:
         config.data.seed = config.seed_everything
     _divide_batch(config.data, config.trainer, is_new)
