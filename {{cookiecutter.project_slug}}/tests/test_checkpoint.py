@@ -30,7 +30,7 @@ from {{ cookiecutter.__package_name }}.run.verified import (
 )
 
 PACKAGE = {{ cookiecutter.__package_name }}.__name__
-FOUR = ("--config", "configs/digits.yaml", "--trainer.max_epochs", "4")
+THREE = ("--config", "configs/digits.yaml", "--trainer.max_epochs", "3")
 HALVES = ("--trainer.val_check_interval", "0.5")
 ACCUMULATING = ("--data.batch_size", "32", "--data.global_batch_size", "64")
 
@@ -64,7 +64,7 @@ def whole(call, tmp_path_factory):
     def run(flags: tuple) -> Path:
         if flags not in known:
             known[flags] = tmp_path_factory.mktemp("whole")
-            assert call("fit", *FOUR, *flags, folder=known[flags]) == 0
+            assert call("fit", *THREE, *flags, folder=known[flags]) == 0
         return known[flags]
 
     return run
@@ -98,7 +98,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_to_the_same_end(
 ):
     with monkeypatch.context() as patch:
         interrupt(patch, hook, step)
-        assert call("fit", *FOUR, *flags, folder=tmp_path / "run") == 130
+        assert call("fit", *THREE, *flags, folder=tmp_path / "run") == 130
     record = read(tmp_path / "run")
     assert (record["state"], record["reason"]) == ("interrupted", "SIGINT")
     assert content(tmp_path / "run")["global_step"] == saved
@@ -117,7 +117,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_to_the_same_end(
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_sigterm_finishes_the_step_saves_and_exits_143(processes, tmp_path):
-    flags = (*FOUR[:2], "--trainer.max_epochs", "500", "--trainer.log_every_n_steps", "1")
+    flags = (*THREE[:2], "--trainer.max_epochs", "500", "--trainer.log_every_n_steps", "1")
     flags += ("--trainer.devices", str(processes), "--trainer.accelerator", "cpu")
     environment = {**os.environ, "RUN_FOLDER": str(tmp_path)}
     command = [sys.executable, "-m", PACKAGE, "fit", *flags]
@@ -148,7 +148,7 @@ def test_insisting_ends_a_run_at_once():
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(whole, call, capsys, tmp_path):
-    flags = (*FOUR, "--checkpoints.seconds", "0", "--until", "30")
+    flags = (*THREE, "--checkpoints.seconds", "0", "--until", "30")
     assert call("fit", *flags, folder=tmp_path) == 0
     last = tmp_path / "checkpoints" / "last.ckpt"
     whole_bytes = last.read_bytes()
@@ -182,7 +182,7 @@ def test_a_full_disk_is_said_and_the_last_good_checkpoint_kept(
     try:
         with monkeypatch.context() as patch:
             patch.setattr(ImageClassifier, "on_train_batch_start", fill)
-            assert call("fit", *FOUR, "--checkpoints.seconds", "0", folder=tmp_path) == 2
+            assert call("fit", *THREE, "--checkpoints.seconds", "0", folder=tmp_path) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "No checkpoint could be written" in capsys.readouterr().err
@@ -210,7 +210,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(whole, call, tmp_path, m
         patch.setattr(ImageClassifier, "on_train_batch_start", note)
         patch.setattr(torch, "save", slowly)
         interrupt(patch, "training_step", 25)
-        assert call("fit", *FOUR, "--checkpoints.seconds", "0", folder=tmp_path) == 130
+        assert call("fit", *THREE, "--checkpoints.seconds", "0", folder=tmp_path) == 130
     assert any(begun < ended for begun, ended in seen), seen
     (tmp_path / "checkpoints" / "last.ckpt").unlink()
     assert content(tmp_path, "previous")["global_step"] == 25
@@ -238,7 +238,7 @@ def test_a_checkpoint_that_one_of_two_processes_can_not_write_is_one_line_of_eac
     call, tmp_path, capfd
 ):
     (tmp_path / "checkpoints").touch()
-    flags = (*FOUR, "--checkpoints.seconds", "0", "--trainer.devices", "2")
+    flags = (*THREE, "--checkpoints.seconds", "0", "--trainer.devices", "2")
     assert call("fit", *flags, "--trainer.accelerator", "cpu", folder=tmp_path) == 2
     error = capfd.readouterr().err
     assert "No checkpoint could be written" in error and "Traceback" not in error
@@ -290,7 +290,7 @@ def test_an_elastic_resume_gives_each_step_the_same_images(call, tmp_path, monke
 
         return hook
 
-    flags = (*FOUR[:2], "--trainer.max_epochs", "3", "--data.batch_size", "64")
+    flags = (*THREE, "--data.batch_size", "64")
     with monkeypatch.context() as patch:
         patch.setattr(ImageClassifier, "on_train_batch_start", look(shown["whole"]))
         assert call("fit", *flags, folder=tmp_path / "whole") == 0
@@ -326,7 +326,7 @@ def test_another_number_of_devices_is_refused_unless_elastic(trained):
 
 def test_the_best_weights_alone_do_not_make_a_resume(trained, call, capsys, tmp_path):
     best = trained / "checkpoints" / "best.ckpt"
-    assert call("fit", *FOUR, "--ckpt_path", str(best), folder=tmp_path) == 2
+    assert call("fit", *THREE, "--ckpt_path", str(best), folder=tmp_path) == 2
     assert "holds weights only" in capsys.readouterr().err
 
 

@@ -14,6 +14,8 @@ import torch
 from killed import Killing, Moment, outcome, start, steps_done, wait
 from PIL import Image
 
+from {{ cookiecutter.__package_name }}.run.metrics import read_metrics
+
 pytestmark = pytest.mark.resume
 
 SEED = int(os.environ.get("KILL_SEED", random.randrange(10**6)))
@@ -154,6 +156,23 @@ def test_the_comparison_notices_what_is_taken_out(without, flags, images, tmp_pa
     expected, found = left_alone("resident"), outcome(job.folder)
     for part in ("weights", "optimizer"):
         assert (found[part] == expected[part]) == (without == ""), part
+
+
+def test_a_sigterm_to_one_of_two_processes_ends_both_when_the_file_is_written(images, tmp_path):
+    processes, flags = arguments("two processes", images)
+    flags = [*flags, "--checkpoints.seconds=0"]
+    job = Killing(flags, tmp_path / "run", processes, without="a fast disk")
+    job.folder.mkdir()
+    started, deadline = start(job), time.monotonic() + 60
+    while steps_done(job.folder) is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    started[1].terminate()
+    started[1].join(60)
+    saved = steps_done(job.folder)  # by the first: torchrun would end it now
+    assert wait(started) == 143, said(job.folder)
+    assert [process.exitcode for process in started] == [143, 143]
+    rows = read_metrics(job.folder / "metrics.csv")
+    assert saved == len(rows) == rows[-1]["step"] + 1 < EPOCHS * STEPS
 
 
 def on_gpus(devices: int, mode: str) -> list[str]:

@@ -76,6 +76,7 @@ def test_cifar_is_read_from_files_as_they_are_published(name, cifar):
 def test_the_cifar_recipe_trains(cifar, call, tmp_path):
     flags = ("--config", "configs/cifar10.yaml", f"--data.options.root={cifar('CIFAR10')}")
     flags += ("--model.network=small_cnn", "--data.batch_size=16", "--trainer.max_epochs=2")
+    flags += ("--data.eval_batch_size=30",)
     assert call("fit", *flags, folder=tmp_path / "run") == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["results"]["best val/accuracy"] > 0.3

@@ -58,5 +58,5 @@ def draw_predictions(
         colour = WRONG if wrong[i] else RIGHT
         said = f"{short}\n{sure[i]:.0%} sure"
         axes.text(left + 0.45, top - 0.04, said, fontsize=8, color=colour, ha="center")
-    axes.set(xlim=(0, COLUMNS), ylim=(height, 0))
+    axes.set(xlim=(0, COLUMNS), ylim=(height - 0.15, -0.15))
     return figure
