@@ -37,6 +37,7 @@ def ahead(items: Iterable, finish: Callable[[Any], Batch], device: torch.device)
         yield from map(finish, items)
         return
     iterator, stream = iter(items), torch.cuda.Stream(device, priority=-1)  # before training
+    stream.wait_stream(torch.cuda.current_stream(device))  # which has made what is asked for
 
     def next_one() -> Batch | None:
         with torch.cuda.stream(stream):

@@ -49,9 +49,10 @@ def draw_predictions(
     figure.suptitle(f"{int(wrong.sum())} mistakes in {len(labels)} images, the surest first")
     axes = figure.add_axes((0, 0, 1, 1))  # one for all: an Axes for each takes three times as long
     axes.set_axis_off()
+    high, wide = (0.9 * side / max(images.shape[1:3]) for side in images.shape[1:3])
     for place, i in enumerate(order):
         left, top = place % COLUMNS + 0.05, 1.3 * (place // COLUMNS) + 0.35
-        extent = (left, left + 0.9, top + 0.9, top)
+        extent = (left, left + wide, top + high, top)
         axes.imshow(images[i].numpy(), extent=extent, interpolation="nearest")
         told = classes[predicted[i]] + (f", not {classes[labels[i]]}" if wrong[i] else "")
         short = told if len(told) <= 22 else told[:21] + "…"
