@@ -354,8 +354,8 @@ def stream(files: Files, how: reader.Reading, position=(0, 0)) -> StreamingLoade
     return trained_on(files, how, lambda: position)
 
 
-def evaluated(files: Files, share: Share) -> StreamingLoader:
-    return StreamingLoader(files, Plan(len(files), share), reading())
+def evaluated(files: Files, share: Share, workers: int = 0) -> StreamingLoader:
+    return StreamingLoader(files, Plan(len(files), share), reading(workers))
 
 
 def end_workers() -> None:
@@ -442,6 +442,12 @@ def test_a_loader_gives_its_last_batch_to_whoever_stops_there_again_and_again(im
     assert len(once) == 2 and torch.equal(once[1].images, again[1].images)
 
 
+def test_the_workers_of_an_evaluation_end_with_it(images):
+    others = set(multiprocessing.active_children())
+    assert len(list(evaluated(folder(str(images)).train, Share(24), workers=1))) == 2
+    assert set(multiprocessing.active_children()) <= others
+
+
 def test_evaluation_reads_the_middle_of_every_image_once(images):
     files = folder(str(images)).train
     shares = [Share(10, rank, 2) for rank in (0, 1)]
@@ -505,6 +511,7 @@ def test_the_folder_recipe_trains_resumes_and_is_scored(images, call, tmp_path, 
     flags += ("--trainer.max_epochs", "3", "--data.workers", "1")
     flags += ("--trainer.val_check_interval", "2")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
+    others = set(multiprocessing.active_children())
     assert call("fit", *flags, folder=whole) == 0
 
     def interrupt(model: ImageClassifier, *_) -> None:
@@ -516,6 +523,7 @@ def test_the_folder_recipe_trains_resumes_and_is_scored(images, call, tmp_path, 
         assert call("fit", *flags, folder=broken) == 130
     assert call("fit", "--run", str(broken), "--data.workers", "0") == 0
     assert call("test", "--run", str(whole)) == 0
+    assert set(multiprocessing.active_children()) <= others  # all workers have ended
     records = [json.loads((run / "run.json").read_text()) for run in (whole, broken)]
     weights = {record["results"]["weights_sha256"] for record in records}
     assert len(weights) == 1 and len(records[1]["resumes"]) == 1
