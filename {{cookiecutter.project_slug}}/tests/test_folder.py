@@ -511,6 +511,7 @@ def test_the_folder_recipe_trains_resumes_and_is_scored(images, call, tmp_path, 
     flags += ("--trainer.max_epochs", "3", "--data.workers", "1")
     flags += ("--trainer.val_check_interval", "2")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
+    others = set(multiprocessing.active_children())
     assert call("fit", *flags, folder=whole) == 0
 
     def interrupt(model: ImageClassifier, *_) -> None:
@@ -522,6 +523,7 @@ def test_the_folder_recipe_trains_resumes_and_is_scored(images, call, tmp_path, 
         assert call("fit", *flags, folder=broken) == 130
     assert call("fit", "--run", str(broken), "--data.workers", "0") == 0
     assert call("test", "--run", str(whole)) == 0
+    assert set(multiprocessing.active_children()) <= others  # all workers have ended
     records = [json.loads((run / "run.json").read_text()) for run in (whole, broken)]
     weights = {record["results"]["weights_sha256"] for record in records}
     assert len(weights) == 1 and len(records[1]["resumes"]) == 1

@@ -6,6 +6,7 @@ import signal
 import zipfile
 from pathlib import Path
 
+import lightning as L
 import matplotlib.image
 import pytest
 import torch
@@ -14,14 +15,14 @@ from torch._dynamo.utils import counters
 import {{ cookiecutter.__package_name }}
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.errors import UserError
+from {{ cookiecutter.__package_name }}.monitor.progress import Throughput
 from {{ cookiecutter.__package_name }}.run.digests import digest
 from {{ cookiecutter.__package_name }}.run.folder import find_run, project_root
 from {{ cookiecutter.__package_name }}.run.metrics import (
     MetricsCSV,
     read_metrics,
 )
-from {{ cookiecutter.__package_name }}.run.record import _only_writer
-from {{ cookiecutter.__package_name }}.run.source import pack_source
+from {{ cookiecutter.__package_name }}.run.record import _only_writer, pack_source
 
 PACKAGE = {{ cookiecutter.__package_name }}.__name__
 DIGITS = ("--config", "configs/digits.yaml")
@@ -254,6 +255,29 @@ def test_the_latest_run_is_the_newest_with_a_checkpoint(trained, tmp_path):
 def test_evaluating_what_is_no_run_is_refused(call, capsys, tmp_path):
     assert call("test", "--run", str(tmp_path)) == 2
     assert "is no run" in capsys.readouterr().err
+
+
+def test_hooks_of_a_step_are_called_where_somebody_has_written_them(call, monkeypatch):
+    seen: list[str] = []
+
+    def after_backward(model: ImageClassifier) -> None:
+        seen.append("after_backward")
+        assert all(weight.grad is not None for weight in model.parameters())
+
+    def before_step(*_: object) -> None:
+        seen.append("before_step")
+
+    def see_thread(loss: torch.Tensor) -> torch.Tensor:
+        loss.register_hook(lambda grad: seen.append(str(torch._C._is_multithreading_enabled())))
+        return loss
+
+    step = ImageClassifier.training_step
+    monkeypatch.setattr(ImageClassifier, "training_step", lambda *of: see_thread(step(*of)))
+    monkeypatch.setattr(ImageClassifier, "on_after_backward", after_backward)
+    monkeypatch.setattr(Throughput, "on_before_optimizer_step", before_step)
+    monkeypatch.setattr(L.Callback, "on_before_zero_grad", lambda *_: seen.append("for nobody"))
+    assert call("fit", *SHORT, "--trainer.max_steps", "3", "--trainer.max_epochs", "-1") == 0
+    assert seen == ["False", "after_backward", "before_step"] * 3
 
 
 def test_metrics_survive_a_kill_in_the_middle_of_a_line(tmp_path):

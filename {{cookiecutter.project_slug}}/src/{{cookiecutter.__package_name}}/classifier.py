@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
-import lightning as L
 import torch
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
@@ -18,6 +17,7 @@ from .data.datamodule import ImageData
 from .errors import UserError
 from .model.backbones import freeze_all_but_head, head_of, load_pretrained, recompute_blocks
 from .model.checks import check_network
+from .model.lean_module import LeanModule
 from .model.metrics import MeanOverImages, loss_and_logits
 from .model.optimizers import OptimizerName, ScheduleName, build_optimizer, build_schedule
 from .model.torchvision_networks import weights_file
@@ -28,7 +28,7 @@ _say = rank_zero_only(functools.partial(print, flush=True))
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "step-graph"]
 
 
-class ImageClassifier(L.LightningModule):
+class ImageClassifier(LeanModule):
     """Train a network to name what an image shows.
 
     Args:

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ..hardware import cache_folder, this_machine
 from .decode import inspect
-from .locked import alone_in
+from .splits import alone_in
 
 TABLE = "files (path BLOB PRIMARY KEY, size INT, changed INT, sha256 TEXT, problem TEXT)"
 AT_ONCE = 1000  # files between two writes: what a killed check has to do again

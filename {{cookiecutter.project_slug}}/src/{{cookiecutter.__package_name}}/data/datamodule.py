@@ -160,10 +160,9 @@ class ImageData(L.LightningDataModule):
     predict_dataloader = test_dataloader
 
     def teardown(self, *_: Any, **__: Any) -> None:
-        """End the workers: where Python collects them, torch waits 5 s for each (issue 81794)."""
         for kind in ("train_dataloader", *map("{}_dataloaders".format, ("val", "test", "predict"))):
             if isinstance(loader := getattr(self.trainer, kind), StreamingLoader):
-                loader.running = loader.loader._iterator = None
+                loader.end()
 
     on_exception = teardown
 

@@ -46,9 +46,7 @@ def from_folders(root: Path, remarks: list[str]) -> list[Found]:
             others += [path for path in files if path.suffix.lower() not in EXTENSIONS]
             empty += [] if images else [label]
     if empty:
-        raise UserError(
-            f"{named(empty)}: a class's folder without an image. Add some, or remove it."
-        )
+        raise UserError(f"{named(empty)}: a class's folder without an image. Fill or remove it.")
     if others:
         remarks.append(f"{len(others)} passed over, by their place or extension: {named(others)}")
     return found

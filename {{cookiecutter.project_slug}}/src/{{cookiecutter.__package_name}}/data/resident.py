@@ -48,7 +48,10 @@ class ResidentLoader:
         def finish(part: Tensor) -> Batch:
             index = part.clamp(min=0)
             labels = self.labels[index].where(part >= 0, PADDING_LABEL)
-            batch = Batch(self.gather(index), labels, index)
+            pixels = self.pixels[index.to(self.pixels.device)]
+            if pixels.device != self.device:
+                pixels = pixels.pin_memory().to(self.device, non_blocking=True)
+            batch = Batch(pixels.permute(0, 3, 1, 2), labels, index)
             if self.plan.position is None:
                 return batch
             draws = uniforms(self.plan.seed, epoch, index, self.augment.draws)
@@ -58,10 +61,3 @@ class ResidentLoader:
         for chunk in chunks:
             columns = [[None] * len(chunk.labels) if x is None else x.split(size) for x in chunk]
             yield from map(Batch, *columns)
-
-    def gather(self, index: Tensor) -> Tensor:
-        """Return images (n, 3, height, width) on the device for their places (n,)."""
-        pixels = self.pixels[index.to(self.pixels.device)]
-        if pixels.device != self.device:
-            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
-        return pixels.permute(0, 3, 1, 2)

@@ -18,9 +18,8 @@ from torchvision import datasets
 
 from ..errors import UserError
 from .folder import folder
-from .locked import alone_in
 from .order import uniforms
-from .splits import Images, Splits, located
+from .splits import Images, Splits, alone_in, located
 
 # The splits never depend on the run's seed: two runs are compared on the same images.
 SPLIT_SEED = 0

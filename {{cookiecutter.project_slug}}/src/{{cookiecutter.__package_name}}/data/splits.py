@@ -1,7 +1,10 @@
 """What a source returns: three splits, either of pixels or of files."""
 
+import fcntl
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,6 +78,20 @@ def located(path: str, must_exist: bool = True) -> Path:
     if must_exist and not here.exists() and not from_project.exists():
         raise UserError(f"{here} does not exist. Put it there, or set --data.options.path.")
     return here if here.exists() else from_project
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[bool]:
+    """Make a folder and keep others waiting while it is used; false if nothing can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError:  # a folder that can only be read, or a file system without locks
+        yield False
+        return
+    with lock:
+        yield True
 
 
 def _sha256(*parts: bytes) -> str:

@@ -13,10 +13,9 @@ from tqdm.auto import tqdm
 from ..errors import UserError
 from ..hardware import cache_folder, this_machine
 from .batch import PADDING_LABEL
-from .locked import alone_in
 from .order import Plan, Share
 from .reader import Reading
-from .splits import Files, Images
+from .splits import Files, Images, alone_in
 from .streaming import StreamingLoader
 
 BATCH = 64  # images that a worker hands over together
@@ -30,7 +29,11 @@ def decoded(files: Files, size: int) -> Images:
     folder = cache_folder() / "decoded-images"
     path, needed = folder / f"{files.content()}-{size}.npy", len(files) * size**2 * 3
     with alone_in(folder) as writable:
-        if (pixels := _mapped(path)) is None:
+        try:
+            pixels = np.load(path, mmap_mode="c")
+        except (OSError, ValueError, EOFError):
+            pixels = None
+        if pixels is None:  # not there, or cut short
             free = shutil.disk_usage(folder).free if writable else 0
             if needed > free:
                 raise UserError(
@@ -41,13 +44,6 @@ def decoded(files: Files, size: int) -> Images:
             _write(files, size, path)
             pixels = np.load(path, mmap_mode="c")
     return Images(torch.from_numpy(pixels), files.labels)
-
-
-def _mapped(path: Path) -> np.ndarray | None:
-    try:
-        return np.load(path, mmap_mode="c")
-    except (OSError, ValueError, EOFError):  # not there, or cut short
-        return None
 
 
 def _write(files: Files, size: int, path: Path) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..errors import UserError
@@ -36,7 +35,9 @@ class StreamingLoader:
         self.labels = files.labels.to(how.device)
         self.requests, self.next = _Requests(plan, how), (0, 0)  # the epoch and batch to come
         self.running: Iterator[Batch] | None = None
-        self.memory = self._room(how.slot_size(files, plan.share.batch_size))
+        size, kind = how.slot_size(files, plan.share.batch_size), torch.UntypedStorage
+        room = (kind._new_shared if how.workers else kind)(how.slots * size)
+        self.memory = torch.tensor([], dtype=torch.uint8).set_(room).view(-1, size)
         self.pinned: set[int] = set()
         self.loader: DataLoader = DataLoader(
             Reader(files, how, self.memory),
@@ -62,6 +63,13 @@ class StreamingLoader:
             self.next = (epoch, batch + 1) if batch + 1 < len(self) else (epoch + 1, 0)
             yield next(self.running)
         self.running = self.running if self.how.endless else None
+
+    def end(self) -> None:
+        """End the workers: where Python collects them, torch waits 5 s for each (issue 81794)."""
+        workers: Any = self.loader._iterator
+        self.running = self.loader._iterator = None
+        if workers is not None:
+            workers._shutdown_workers()
 
     def finished(self, answer: Any) -> Batch:
         """Return what a worker has read as a batch on the device, or raise what it met."""
@@ -95,12 +103,6 @@ class StreamingLoader:
             mirrored = (draws[:, 4] < 0.5).view(-1, 1, 1, 1)
             batch = batch._replace(images=batch.images.flip(3).where(mirrored, batch.images))
         return self.augment(batch, draws[:, DRAWS:], len(batch.labels))
-
-    def _room(self, slot_size: int) -> Tensor:
-        if not self.how.workers:
-            return torch.empty(1, slot_size, dtype=torch.uint8)
-        memory = torch.UntypedStorage._new_shared(self.how.slots * slot_size)
-        return torch.tensor([], dtype=torch.uint8).set_(memory).view(-1, slot_size)
 
     def _pin(self, slot: int) -> None:
         """Let the GPU copy from a slot by itself, without the host."""

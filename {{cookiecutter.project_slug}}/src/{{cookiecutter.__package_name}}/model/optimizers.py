@@ -40,9 +40,7 @@ def build_schedule(
         raise UserError(f"model.warmup is {warmup}; it is a share of the steps, from 0 to below 1.")
     if not math.isfinite(steps):
         raise UserError("The run has no end: set trainer.max_epochs or trainer.max_steps.")
-    return LambdaLR(
-        optimizer, lambda step: learning_rate_factor(name, warmup, (step + 0.5) / steps)
-    )
+    return LambdaLR(optimizer, lambda n: learning_rate_factor(name, warmup, (n + 0.5) / steps))
 
 
 def learning_rate_factor(schedule: ScheduleName, warmup: float, progress: float) -> float:
@@ -55,8 +53,5 @@ def learning_rate_factor(schedule: ScheduleName, warmup: float, progress: float)
     if progress < warmup:
         return progress / warmup
     rest = min((progress - warmup) / (1 - warmup), 1.0)
-    if schedule == "one_cycle":
-        return 1 - rest
-    if schedule == "cosine":
-        return (1 + math.cos(math.pi * rest)) / 2
-    return 1.0
+    falling = {"one_cycle": 1 - rest, "cosine": (1 + math.cos(math.pi * rest)) / 2}
+    return falling.get(schedule, 1.0)

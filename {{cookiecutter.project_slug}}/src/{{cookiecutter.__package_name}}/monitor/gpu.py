@@ -111,9 +111,7 @@ def advise(
     elif fitting:
         flags = f"--data.batch_size {fitting[-1]} --data.global_batch_size {step}"
         parts = per_device // fitting[-1]
-        advice[flags] = (
-            f"the same step from {parts} smaller parts per device; halve again if need be"
-        )
+        advice[flags] = f"the same step from {parts} smaller parts a device; halve again if need be"
     if precision.startswith("32"):
         advice["--trainer.precision bf16-mixed"] = "activations take half as much"
     if eval_batch is None and not checkpointing:

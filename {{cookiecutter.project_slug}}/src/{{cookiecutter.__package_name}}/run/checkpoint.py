@@ -92,8 +92,10 @@ class RunCheckpoint(Checkpoint):
         if self.until is not None and trainer.global_step >= self.until:
             self.ends = self.ends or f"--until {self.until}"
         self.due |= trainer.global_step == trainer.max_steps
-        if batch_idx + 1 < trainer.num_training_batches and not _validation_follows(trainer):
-            self._save_if_due(trainer, logged=False)
+        if (self.due or self.ends) and batch_idx + 1 < trainer.num_training_batches:
+            loop = trainer.fit_loop
+            if not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # at this step
+                self._save_if_due(trainer, logged=False)
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
         self._save_if_due(trainer)  # if no validation did
@@ -184,12 +186,6 @@ def _training(trainer: L.Trainer) -> bool:
 def _within_step(trainer: L.Trainer) -> bool:
     """Return whether there are gradients that await their step: a checkpoint does not hold them."""
     return trainer.fit_loop.epoch_loop._should_accumulate()
-
-
-def _validation_follows(trainer: L.Trainer) -> bool:
-    """Return whether Lightning validates before the next batch."""
-    fetcher: Any = trainer.fit_loop._data_fetcher
-    return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
 def _weights(trainer: L.Trainer) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -18,9 +19,11 @@ import yaml
 
 from ..errors import UserError
 from .interruption import Interrupted
-from .source import pack_source
 from .verified import sha256, write_whole
 
+NOT_SOURCE = {"runs", "data", "build", "dist"}  # at the top of the project
+NOT_OURS = ("pyvenv.cfg", "run.json")  # mark the folder of an environment, of a run
+LARGEST_SOURCE_FILE = 1_000_000  # bytes
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn")
 
 
@@ -144,3 +147,32 @@ def _versions() -> dict[str, str | None]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def pack_source(root: Path, archive: Path) -> dict[str, Any]:
+    """Pack the project's text into a zip whose bytes depend on nothing but the files.
+
+    Large and binary files are left out and named; what may hold a secret (.env) is left out.
+    """
+    left_out = []
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as pack:
+        for path in sorted(_source_files(root, leave_out=NOT_SOURCE)):
+            name = path.relative_to(root).as_posix()
+            if path.stat().st_size > LARGEST_SOURCE_FILE or b"\0" in path.read_bytes():
+                left_out.append(name)
+            else:
+                entry = zipfile.ZipInfo(name)  # dated 1980, whenever the file was written
+                entry.external_attr = path.stat().st_mode << 16
+                pack.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
+    return {"zip": archive.name, "sha256": sha256(archive), "left_out": left_out[:20]}
+
+
+def _source_files(folder: Path, leave_out: set[str]) -> Iterator[Path]:
+    """Find the files of a folder that is no environment, no run, no cache and not hidden."""
+    for path in folder.iterdir():
+        if path.is_symlink() or path.name in leave_out or path.name.startswith((".env", "__pyc")):
+            continue
+        if path.is_file():
+            yield path
+        elif path.name[0] != "." and not any((path / mark).exists() for mark in NOT_OURS):
+            yield from _source_files(path, leave_out=set())
