@@ -12,6 +12,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from {{ cookiecutter.__package_name }}.data.order import Plan, Share
 from {{ cookiecutter.__package_name }}.data.splits import Files
 from {{ cookiecutter.__package_name }}.data.streaming import StreamingLoader
 from {{ cookiecutter.__package_name }}.errors import UserError
+from {{ cookiecutter.__package_name }}.tools.turns import _UntilTime
 
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
 
@@ -445,6 +447,16 @@ def test_a_loader_gives_its_last_batch_to_whoever_stops_there_again_and_again(im
 def test_the_workers_of_an_evaluation_end_with_it(images):
     others = set(multiprocessing.active_children())
     assert len(list(evaluated(folder(str(images)).train, Share(24), workers=1))) == 2
+    assert set(multiprocessing.active_children()) <= others
+
+
+def test_the_workers_of_a_measurement_on_one_batch_end_at_once(images):
+    data = ImageData("folder", {"path": str(images)}, batch_size=8, image_size=24, workers=1)
+    clock = SimpleNamespace(device=torch.device("cpu"))
+    turns = SimpleNamespace(one_batch=True, clock=clock, until=0.0)
+    others = set(multiprocessing.active_children())
+    batches = _UntilTime(data.train_dataloader(), turns)
+    assert len(next(iter(batches)).labels) == 8
     assert set(multiprocessing.active_children()) <= others
 
 

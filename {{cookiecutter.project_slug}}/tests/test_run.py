@@ -14,6 +14,7 @@ from torch._dynamo.utils import counters
 
 import {{ cookiecutter.__package_name }}
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
+from {{ cookiecutter.__package_name }}.data.datamodule import ImageData
 from {{ cookiecutter.__package_name }}.errors import UserError
 from {{ cookiecutter.__package_name }}.monitor.progress import Throughput
 from {{ cookiecutter.__package_name }}.run.digests import digest
@@ -278,6 +279,15 @@ def test_hooks_of_a_step_are_called_where_somebody_has_written_them(call, monkey
     monkeypatch.setattr(L.Callback, "on_before_zero_grad", lambda *_: seen.append("for nobody"))
     assert call("fit", *SHORT, "--trainer.max_steps", "3", "--trainer.max_epochs", "-1") == 0
     assert seen == ["False", "after_backward", "before_step"] * 3
+
+
+def test_a_hook_that_is_written_between_two_fits_is_called(monkeypatch):
+    model, data, seen = ImageClassifier(num_classes=10, small_images=True), ImageData("digits"), []
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+    for _ in range(2):
+        L.Trainer(accelerator="cpu", max_steps=2, **quiet).fit(model, datamodule=data)
+        monkeypatch.setattr(ImageClassifier, "on_before_backward", lambda *_: seen.append("called"))
+    assert seen == ["called"] * 2
 
 
 def test_metrics_survive_a_kill_in_the_middle_of_a_line(tmp_path):

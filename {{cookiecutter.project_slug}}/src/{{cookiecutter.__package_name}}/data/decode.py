@@ -26,8 +26,7 @@ File = Path | bytes  # where an image file lies, or what is in it
 Choose = Callable[[int, int], Box]  # of an upright image's width and height
 Jpeg = tuple[bytes, Box, Size]  # a file's content, the part that is wanted, the whole's size
 
-# Of large images and of broken metadata: neither keeps an image from being shown.
-warnings.filterwarnings("ignore", module="PIL")
+warnings.filterwarnings("ignore", module="PIL")  # of large images and broken metadata: no matter
 
 
 class BadImage(Exception):

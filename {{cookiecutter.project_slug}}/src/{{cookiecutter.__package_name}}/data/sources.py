@@ -21,8 +21,7 @@ from .folder import folder
 from .order import uniforms
 from .splits import Images, Splits, alone_in, located
 
-# The splits never depend on the run's seed: two runs are compared on the same images.
-SPLIT_SEED = 0
+SPLIT_SEED = 0  # never the run's: two runs are compared on the same images
 
 
 def digits() -> Splits:

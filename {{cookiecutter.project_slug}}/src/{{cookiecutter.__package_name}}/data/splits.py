@@ -1,4 +1,4 @@
-"""What a source returns: three splits, either of pixels or of files."""
+"""What a source returns, three splits of pixels or of files, and the folders that hold them."""
 
 import fcntl
 import hashlib

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from ..errors import UserError
 
-# The launcher hands its choice to the processes it starts in this variable.
-RUN_FOLDER_VARIABLE = "RUN_FOLDER"
+RUN_FOLDER_VARIABLE = "RUN_FOLDER"  # in which the launcher hands its choice to its processes
 
 
 def project_root() -> Path:

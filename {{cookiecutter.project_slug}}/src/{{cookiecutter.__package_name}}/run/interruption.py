@@ -85,11 +85,10 @@ class Agreement:
         if self.calls < self.wait_for:
             return 0, False
         now = time.monotonic()
-        rate = self.calls / max(now - self.reached_at, 1e-3)
-        calls = min(max(round(rate * SECONDS_BETWEEN), 1), 10_000)
+        calls = round(self.calls / max(now - self.reached_at, 1e-3) * SECONDS_BETWEEN)
         wishes = [signal, save, calls] if trainer.is_global_zero else [signal, 0, 0]
         agreed = torch.tensor(wishes, device=trainer.strategy.root_device)
         torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
-        signal, due, self.wait_for = agreed.tolist()
-        self.calls, self.reached_at = 0, now
+        signal, due, calls = agreed.tolist()
+        self.calls, self.reached_at, self.wait_for = 0, now, min(max(calls, 1), 10_000)
         return signal, bool(due)

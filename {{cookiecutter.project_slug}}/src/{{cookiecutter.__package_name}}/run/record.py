@@ -1,4 +1,4 @@
-"""run.json: what a run was, from before its first step on, and all to repeat it."""
+"""run.json and source.zip: what a run was, from before its first step on, to repeat it."""
 
 import fcntl
 import importlib.metadata

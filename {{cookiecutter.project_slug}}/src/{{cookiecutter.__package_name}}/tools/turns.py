@@ -190,7 +190,9 @@ class _UntilTime:
             device, parts = self.turns.clock.device, first._asdict()
             kept = {k: part.to(device).clone() for k, part in parts.items() if part is not None}
             self.batch = Batch(**kept)
-            self.loader = None  # and its workers
+            if hasattr(self.loader, "end"):
+                self.loader.end()  # its workers
+            self.loader = None
         batches = self.loader if self.batch is None else repeat(self.batch, self.length)
         for count, batch in enumerate(batches, 1):
             yield batch
