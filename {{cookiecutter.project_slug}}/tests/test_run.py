@@ -258,15 +258,11 @@ def test_evaluating_what_is_no_run_is_refused(call, capsys, tmp_path):
     assert "is no run" in capsys.readouterr().err
 
 
-def test_hooks_of_a_step_are_called_where_somebody_has_written_them(call, monkeypatch):
+def test_hooks_of_a_step_are_called_where_somebody_has_written_them(monkeypatch):
     seen: list[str] = []
 
-    def after_backward(model: ImageClassifier) -> None:
-        seen.append("after_backward")
-        assert all(weight.grad is not None for weight in model.parameters())
-
-    def before_step(*_: object) -> None:
-        seen.append("before_step")
+    def note(what: str, of: type, hook: str) -> None:
+        monkeypatch.setattr(of, hook, lambda *_: seen.append(what))
 
     def see_thread(loss: torch.Tensor) -> torch.Tensor:
         loss.register_hook(lambda grad: seen.append(str(torch._C._is_multithreading_enabled())))
@@ -274,20 +270,16 @@ def test_hooks_of_a_step_are_called_where_somebody_has_written_them(call, monkey
 
     step = ImageClassifier.training_step
     monkeypatch.setattr(ImageClassifier, "training_step", lambda *of: see_thread(step(*of)))
-    monkeypatch.setattr(ImageClassifier, "on_after_backward", after_backward)
-    monkeypatch.setattr(Throughput, "on_before_optimizer_step", before_step)
-    monkeypatch.setattr(L.Callback, "on_before_zero_grad", lambda *_: seen.append("for nobody"))
-    assert call("fit", *SHORT, "--trainer.max_steps", "3", "--trainer.max_epochs", "-1") == 0
-    assert seen == ["False", "after_backward", "before_step"] * 3
-
-
-def test_a_hook_that_is_written_between_two_fits_is_called(monkeypatch):
-    model, data, seen = ImageClassifier(num_classes=10, small_images=True), ImageData("digits"), []
+    note("before step", Throughput, "on_before_optimizer_step")
+    note("for nobody", L.Callback, "on_before_zero_grad")
+    model, data = ImageClassifier(num_classes=10, small_images=True), ImageData("digits")
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
-    for _ in range(2):
-        L.Trainer(accelerator="cpu", max_steps=2, **quiet).fit(model, datamodule=data)
-        monkeypatch.setattr(ImageClassifier, "on_before_backward", lambda *_: seen.append("called"))
-    assert seen == ["called"] * 2
+    for expected in (["False", "before step"], ["False", "after backward", "before step"]):
+        trainer = L.Trainer(accelerator="cpu", max_steps=2, callbacks=[Throughput()], **quiet)
+        trainer.fit(model, datamodule=data)
+        assert seen == expected * 2
+        seen.clear()
+        note("after backward", ImageClassifier, "on_after_backward")  # between two fits
 
 
 def test_metrics_survive_a_kill_in_the_middle_of_a_line(tmp_path):
