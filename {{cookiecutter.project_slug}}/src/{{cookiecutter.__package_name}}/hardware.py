@@ -20,8 +20,7 @@ from .errors import UserError
 # ResNet-50 and saves 3 and 16 ms a step: after about this many steps it has paid.
 STEPS_THAT_PAY_FOR_COMPILING = 3000
 
-# A100, H100 and H200, and the data centre's Blackwell decode JPEG beside computing.
-JPEG_ENGINES = {(8, 0), (9, 0), (10, 0), (10, 3)}
+JPEG_ENGINES = {(8, 0), (9, 0), (10, 0), (10, 3)}  # A100, H100, H200, the data centre's Blackwell
 CORES_THAT_KEEP_UP = 24  # with ResNet-50 on an H200; 16 do in some epochs, 12 by seven tenths
 
 

@@ -17,8 +17,7 @@ ROUND_1 = 0xBF58476D1CE4E5B9
 ROUND_2 = 0x94D049BB133111EB
 MASK = (1 << 64) - 1
 
-# Asked when an epoch starts: which it is, and its first batch, which a resume may begin with.
-Position = Callable[[], tuple[int, int]]
+Position = Callable[[], tuple[int, int]]  # which epoch starts, and the batch it goes on with
 
 
 def uniforms(seed: int, epoch: int, index: Tensor, k: int) -> Tensor:

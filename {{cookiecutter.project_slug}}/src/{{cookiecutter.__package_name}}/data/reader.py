@@ -29,8 +29,7 @@ DRAWS = 5  # uniforms per training image: area, shape, two for the place, mirror
 CPU = torch.device("cpu")
 PAGE = 4096
 
-# A slot of the shared memory; the epoch, None in evaluation; places in the split, or -1.
-Request = tuple[int, int | None, np.ndarray]
+Request = tuple[int, int | None, np.ndarray]  # slot; epoch, None in evaluation; places, or -1
 
 # For each of m JPEGs, int64 (m, 8): how many bytes it has, its row in the batch, left, upper, right
 # and lower side of what is seen of it, its width and height. The finished images of other rows.
