@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._inductor import config as inductor_config
 
 from {{ cookiecutter.__package_name }}.__main__ import main
 
@@ -17,10 +18,12 @@ Command = Callable[..., int]
 def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the caller's wandb account, proxies and caches from the tests.
 
-    One thread: networks as small as these only wait for a second one.
+    One thread: networks as small as these only wait for a second one. What is compiled for a CPU
+    is compiled without vectors: to find out which the machine has takes 20 s.
     """
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inductor_config.cpp, "vec_isa_ok", False)
         for name in [name for name in os.environ if name.startswith("WANDB_")]:
             patch.delenv(name)
         empty = tmp_path_factory.mktemp("surroundings")

@@ -5,8 +5,7 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -14,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import {{ cookiecutter.__package_name }}
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.errors import UserError
+from {{ cookiecutter.__package_name }}.monitor import summary
 from {{ cookiecutter.__package_name }}.run.checkpoint import RunCheckpoint
 from {{ cookiecutter.__package_name }}.run.continuity import check_resume
 from {{ cookiecutter.__package_name }}.run.digests import digest, read_digests
@@ -29,7 +28,6 @@ from {{ cookiecutter.__package_name }}.run.verified import (
     write_checkpoint,
 )
 
-PACKAGE = {{ cookiecutter.__package_name }}.__name__
 THREE = ("--config", "configs/digits.yaml", "--trainer.max_epochs", "3")
 HALVES = ("--trainer.val_check_interval", "0.5")
 ACCUMULATING = ("--data.batch_size", "32", "--data.global_batch_size", "64")
@@ -54,6 +52,12 @@ def interrupt(monkeypatch, hook: str, step: int) -> None:
         return original(model, *arguments)
 
     monkeypatch.setattr(ImageClassifier, hook, armed)
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    """What is compared here is in files; drawing would be a third of each run."""
+    monkeypatch.setattr(summary, "draw_pictures", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -116,18 +120,24 @@ def test_ctrl_c_saves_and_the_run_goes_on_to_the_same_end(
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_sigterm_finishes_the_step_saves_and_exits_143(processes, tmp_path):
+def test_sigterm_finishes_the_step_saves_and_exits_143(processes, call, tmp_path, capfd):
+    ended = threading.Event()
+
+    def stop() -> None:
+        while len(read_metrics(tmp_path / "metrics.csv")) < 30:
+            if ended.wait(0.05):
+                return
+        os.kill(os.getpid(), signal.SIGTERM)
+
     flags = (*THREE[:2], "--trainer.max_epochs", "500", "--trainer.log_every_n_steps", "1")
     flags += ("--trainer.devices", str(processes), "--trainer.accelerator", "cpu")
-    environment = {**os.environ, "RUN_FOLDER": str(tmp_path)}
-    command = [sys.executable, "-m", PACKAGE, "fit", *flags]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 120
-        while len(read_metrics(tmp_path / "metrics.csv")) < 30 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        error = process.communicate(timeout=60)[1]
-    assert process.returncode == 143, error
+    threading.Thread(target=stop, daemon=True).start()
+    try:
+        status = call("fit", *flags, folder=tmp_path)
+    finally:
+        ended.set()
+    error = capfd.readouterr().err
+    assert status == 143, error
     assert "It is saved and goes on with: make resume" in error
     assert read(tmp_path)["state"] == "interrupted"
     rows = read_metrics(tmp_path / "metrics.csv")

@@ -6,6 +6,7 @@
 import os
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -114,24 +115,40 @@ def kill(job: Killing, draw: random.Random) -> None:
     assert wait(started) == -9, said(job.folder)
 
 
-@pytest.mark.parametrize(
-    ("number", "name", "what"), [(i, *kill) for i, kill in enumerate(KILLS)], ids=str
-)
-def test_a_killed_run_resumes_to_the_same_bits(number, name, what, images, left_alone, tmp_path):
+def kill_and_resume(number: int, images: Path, folder: Path) -> tuple[str, dict]:
+    """Kill the run of that number, resume it, and return what to say of it and its outcome."""
+    name, what = KILLS[number]
     draw = random.Random(f"{SEED} {number}")
     processes, flags = arguments(name, images)
     moment, seconds = choose(what, draw), draw.choice((0.0, 0.03))
-    job = Killing([*flags, f"--checkpoints.seconds={seconds}"], tmp_path / "run", processes, moment)
+    job = Killing([*flags, f"--checkpoints.seconds={seconds}"], folder, processes, moment)
     job.folder.mkdir()
-    expected = left_alone(name)
     kill(job, draw)
     resumed = steps_done(job.folder)
     assert resumed is not None, f"no checkpoint yet at {moment}"
     go_on = Killing(["fit", "--run", str(job.folder)], job.folder, processes)
     assert wait(start(go_on)) == 0, said(job.folder)
     where = f"{moment.what} {moment.step or ''}".strip()
-    print(f"\n{number + 1:2}/{len(KILLS)} {name}: killed {where}, resumed from {resumed}", end=" ")
-    assert outcome(job.folder) == expected
+    told = f"{number + 1:2}/{len(KILLS)} {name}: killed {where}, resumed from {resumed}"
+    return told, outcome(job.folder)
+
+
+@pytest.fixture(scope="session")
+def resumed(request, images, left_alone, tmp_path_factory):
+    """What became of each kill that is asked for; a few are under way at a time."""
+    tests = (getattr(item, "callspec", None) for item in request.session.items)
+    numbers = [test.params["number"] for test in tests if test and "number" in test.params]
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
+        list(pool.map(left_alone, {KILLS[number][0] for number in numbers}))
+        folder = tmp_path_factory.mktemp("killed")
+        yield {i: pool.submit(kill_and_resume, i, images, folder / str(i)) for i in numbers}
+
+
+@pytest.mark.parametrize(("number", "name"), [(i, name) for i, (name, _) in enumerate(KILLS)])
+def test_a_killed_run_resumes_to_the_same_bits(number, name, resumed, left_alone):
+    told, found = resumed[number].result()
+    print(f"\n{told}", end=" ")
+    assert found == left_alone(name)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import lightning as L
 import matplotlib.image
 import pytest
 import torch
+from torch import nn
 from torch._dynamo.utils import counters
 
 import {{ cookiecutter.__package_name }}
@@ -17,6 +18,7 @@ from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.data.datamodule import ImageData
 from {{ cookiecutter.__package_name }}.errors import UserError
 from {{ cookiecutter.__package_name }}.monitor.progress import Throughput
+from {{ cookiecutter.__package_name }}.networks import NETWORKS
 from {{ cookiecutter.__package_name }}.run.digests import digest
 from {{ cookiecutter.__package_name }}.run.folder import find_run, project_root
 from {{ cookiecutter.__package_name }}.run.metrics import (
@@ -190,10 +192,14 @@ def test_resuming_a_finished_run_says_how_to_train_longer(trained, call, capsys)
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs g++")
 def test_compiling_changes_neither_the_keys_nor_the_loss(call, tmp_path, capsys, monkeypatch):
-    # Compiled dropout draws numbers of its own, so this network has none.
-    monkeypatch.setattr(torch.nn, "Dropout", lambda p: torch.nn.Identity())
+    # Few kernels, as each is compiled for a second; and compiled dropout draws its own numbers.
+    def tiny(num_classes: int, small_images: bool) -> nn.Module:
+        convolution = (nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+        return nn.Sequential(*convolution, nn.Flatten(), nn.Linear(8 * 6 * 6, num_classes))
+
+    monkeypatch.setitem(NETWORKS, "tiny", tiny)
     flags = (*DIGITS, "--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "1")
-    flags += ("--trainer.limit_train_batches", "2")
+    flags += ("--trainer.limit_train_batches", "2", "--model.network", "tiny")
     counters.clear()
     states, losses = {}, {}
     for compiled in ("false", "true"):
@@ -212,7 +218,7 @@ def test_compiling_changes_neither_the_keys_nor_the_loss(call, tmp_path, capsys,
     assert losses["true"] == pytest.approx(losses["false"], rel=tolerance)
 
 
-FEW_IMAGES = ("--data.options={train: 64, val: 32}", "--data.eval_batch_size=32")
+FEW_IMAGES = ("--data.options={image_size: 32, train: 64, val: 32}", "--data.eval_batch_size=32")
 FEW_IMAGES += ("--data.batch_size=32",)
 
 

@@ -49,13 +49,16 @@ class Training(LightningCLI):
         self.root, self.interruption = root, interruption
         self.arguments, self.resumed = resolve.expand_run(arguments, root)
         rest, self.until, self.elastic = resolve.take_end_and_elastic(self.arguments)
+        every = super().subcommands()  # only the flags of the one that is called are prepared
+        called = {name: every[name] for name in arguments[:1] if name in every} or every
+        self.subcommands = lambda: called  # type: ignore[method-assign]
         base = {"default_config_files": [str(root / "configs" / "base.yaml")]}
         super().__init__(
             ImageClassifier,
             ImageData,
             args=rest,
             parser_class=Parser,
-            parser_kwargs={name: base for name in self.subcommands()},
+            parser_kwargs=dict.fromkeys(called, base),
             save_config_callback=None,
             seed_everything_default=0,
             auto_configure_optimizers=False,
@@ -141,18 +144,16 @@ class Training(LightningCLI):
     def fit(self, model: ImageClassifier, **kwargs: Any) -> None:
         if not is_rank_zero():
             return self.trainer.fit(model, **kwargs)
-        record = self.record or self._start_record()
-        with record.watch():
+        with (record := self.record or self._start_record()).watch():
             record.update(data=self.data, numerics=numerics())
             self.metrics.followers = followers(self.config.fit.tracking, record)
             continuity.warn_of_changed_source(record)
             summary.say_start(record.content, self.decisions)
             with record.timed("fit"):
                 self.trainer.fit(model, **kwargs)
-            results = summary.results_of(self.trainer)
-            results |= write_digests(self.run_folder, model, self.trainer.optimizers[0])
+            results = write_digests(self.run_folder, model, self.trainer.optimizers[0])
             compiled = dict(zip(("mode", "why"), model.compiled_with, strict=True))
-            record.update(compile=compiled, results=results)
+            record.update(compile=compiled, results=summary.results_of(self.trainer) | results)
             summary.draw_pictures(self.run_folder, model, self.datamodule)
         record.end("finished")
         summary.say_fit(self.run_folder, record.content)
@@ -178,8 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     interruption = Interruption()
     try:
         with interruption.heard():
-            given = sys.argv[1:] if arguments is None else arguments
-            Training(given, project_root(), interruption)
+            Training(sys.argv[1:] if arguments is None else arguments, project_root(), interruption)
         return 0
     except UserError as error:
         said, status = f"error: {error}", 2
