@@ -102,6 +102,7 @@ def test_a_commit_is_checked_without_an_activated_environment(make, bake):
     (project.path / "bad.py").write_text("print(nothing)\n")
     git("add", "--all", cwd=project.path)
     bare = os.environ | {"UV_PROJECT_ENVIRONMENT": str(ENVIRONMENT)}
+    bare |= {"MYPY_CACHE_DIR": str(ENVIRONMENT / "mypy-cache")}
     refused = project.run("git", "commit", "--message", "Mine", env=bare)
     assert refused.returncode != 0 and "F821" in refused.stdout + refused.stderr
     (project.path / "bad.py").unlink()
@@ -181,13 +182,11 @@ def test_the_demo_trains_from_a_bare_clone(template, tmp_path):
         assert record["seconds"]["total"] < 60
         assert (run / "predictions.png").stat().st_size > 10_000
     project = clone / "build" / "my-project"
-    for edited in (False, True):
-        if edited:
-            networks = project / "src" / "my_project" / "networks.py"
-            networks.write_text(networks.read_text().replace("def small_cnn", "def changed_cnn"))
-        again = execute("make", "reproduce", cwd=project)
-        assert again.returncode == 0, again.stdout + again.stderr
-        assert "\nidentical: " in again.stdout and " tensors, to the bit" in again.stdout
+    networks = project / "src" / "my_project" / "networks.py"  # its recorded source is trained
+    networks.write_text(networks.read_text().replace("def small_cnn", "def changed_cnn"))
+    again = execute("make", "reproduce", cwd=project)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "\nidentical: " in again.stdout and " tensors, to the bit" in again.stdout
 
 
 def test_runs_that_are_killed_resume_to_the_same_bits(make):

@@ -142,6 +142,7 @@ def resumed(request, images, left_alone, tmp_path_factory):
         list(pool.map(left_alone, {KILLS[number][0] for number in numbers}))
         folder = tmp_path_factory.mktemp("killed")
         yield {i: pool.submit(kill_and_resume, i, images, folder / str(i)) for i in numbers}
+        pool.shutdown(cancel_futures=True)  # after a Ctrl-C, or the first failure with -x
 
 
 @pytest.mark.parametrize(("number", "name"), [(i, name) for i, (name, _) in enumerate(KILLS)])
