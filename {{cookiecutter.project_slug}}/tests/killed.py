@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
+from multiprocessing import process as processes
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def start(job: Killing) -> list[BaseProcess]:
     started = [context.Process(target=_train, args=(job, i, port)) for i in range(job.processes)]
     for process in started:
         process.start()
+        processes._children.discard(process)  # which each start() polls, of other threads too
     return started
 
 

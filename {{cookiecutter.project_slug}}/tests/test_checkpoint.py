@@ -121,21 +121,25 @@ def test_ctrl_c_saves_and_the_run_goes_on_to_the_same_end(
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_sigterm_finishes_the_step_saves_and_exits_143(processes, call, tmp_path, capfd):
-    ended = threading.Event()
+    ended, deadline = threading.Event(), time.monotonic() + 120
 
     def stop() -> None:
-        while len(read_metrics(tmp_path / "metrics.csv")) < 30:
+        while len(read_metrics(tmp_path / "metrics.csv")) < 30 and time.monotonic() < deadline:
             if ended.wait(0.05):
                 return
         os.kill(os.getpid(), signal.SIGTERM)
 
     flags = (*THREE[:2], "--trainer.max_epochs", "500", "--trainer.log_every_n_steps", "1")
     flags += ("--trainer.devices", str(processes), "--trainer.accelerator", "cpu")
-    threading.Thread(target=stop, daemon=True).start()
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # one that comes too late
+    stopping = threading.Thread(target=stop)
+    stopping.start()
     try:
         status = call("fit", *flags, folder=tmp_path)
     finally:
         ended.set()
+        stopping.join()
+        signal.signal(signal.SIGTERM, before)
     error = capfd.readouterr().err
     assert status == 143, error
     assert "It is saved and goes on with: make resume" in error

@@ -96,10 +96,8 @@ def test_damaged_data_are_said_to_differ(call, tmp_path, capfd):
     file = tmp_path / "images" / "dark" / "7.png"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    assert call("fit", *flags, folder=tmp_path / "again") == 2
-    records = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("run", "again")]
-    (line,) = differences(*records)
-    assert line.startswith("data: they differ, and can't be read: ") and "7.png" in line
+    assert main(["--run", str(tmp_path / "run")]) == 2
+    assert "data: they differ, and can't be read" in capfd.readouterr().out
     Image.fromarray(draw.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(file)
     assert main(["--run", str(tmp_path / "run")]) == 2
     assert "data: they differ from those" in capfd.readouterr().out

@@ -139,13 +139,18 @@ def resumed(request, images, left_alone, tmp_path_factory):
     tests = (getattr(item, "callspec", None) for item in request.session.items)
     numbers = [test.params["number"] for test in tests if test and "number" in test.params]
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
-        list(pool.map(left_alone, {KILLS[number][0] for number in numbers}))
+        for run in [pool.submit(left_alone, name) for name in {KILLS[i][0] for i in numbers}]:
+            run.exception()  # is raised in each test that needs it
         folder = tmp_path_factory.mktemp("killed")
         yield {i: pool.submit(kill_and_resume, i, images, folder / str(i)) for i in numbers}
         pool.shutdown(cancel_futures=True)  # after a Ctrl-C, or the first failure with -x
 
 
-@pytest.mark.parametrize(("number", "name"), [(i, name) for i, (name, _) in enumerate(KILLS)])
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(i, name) for i, (name, _) in enumerate(KILLS)],
+    ids=[f"{name}, {what}" for name, what in KILLS],
+)
 def test_a_killed_run_resumes_to_the_same_bits(number, name, resumed, left_alone):
     told, found = resumed[number].result()
     print(f"\n{told}", end=" ")

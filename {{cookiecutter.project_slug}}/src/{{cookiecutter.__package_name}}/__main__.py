@@ -49,7 +49,7 @@ class Training(LightningCLI):
         self.root, self.interruption = root, interruption
         self.arguments, self.resumed = resolve.expand_run(arguments, root)
         rest, self.until, self.elastic = resolve.take_end_and_elastic(self.arguments)
-        every = super().subcommands()  # only the flags of the one that is called are prepared
+        every = self.subcommands()  # only the flags of the one that is called are prepared
         called = {name: every[name] for name in arguments[:1] if name in every} or every
         self.subcommands = lambda: called  # type: ignore[method-assign]
         base = {"default_config_files": [str(root / "configs" / "base.yaml")]}
@@ -58,7 +58,7 @@ class Training(LightningCLI):
             ImageData,
             args=rest,
             parser_class=Parser,
-            parser_kwargs=dict.fromkeys(called, base),
+            parser_kwargs={name: dict(base) for name in called},
             save_config_callback=None,
             seed_everything_default=0,
             auto_configure_optimizers=False,
