@@ -82,49 +82,46 @@ def _taps(position, length, size):
 
 
 @triton.jit
+def _write(source, step, plane, middle, reach, first, last, taps, target, channel, seen):
+    """Weigh the pixels from `first` on, `step` apart; the colours lie `plane` apart."""
+    red = tl.zeros(seen.shape, tl.float32)
+    green, blue, weights, tap = red, red, red, 0
+    while tap < taps:  # no range(): Triton's interpreter, which tests it, takes no tensor there
+        at = first + tap
+        weight = tl.where(at < last, tl.maximum(1.0 - tl.abs(at + 0.5 - middle) / reach, 0.0), 0.0)
+        pixel, inside = source + at * step, (at < last) & seen
+        red += weight * tl.load(pixel, mask=inside, other=0)
+        green += weight * tl.load(pixel + plane, mask=inside, other=0)
+        blue += weight * tl.load(pixel + 2 * plane, mask=inside, other=0)
+        weights += weight
+        tap += 1
+    tl.store(target, (red / weights + 0.5).to(tl.uint8), mask=seen)
+    tl.store(target + channel, (green / weights + 0.5).to(tl.uint8), mask=seen)
+    tl.store(target + 2 * channel, (blue / weights + 0.5).to(tl.uint8), mask=seen)
+
+
+@triton.jit
 def _resize_rows(sources, how, between, rows, size, BLOCK: tl.constexpr):
-    image, row = tl.program_id(0), tl.program_id(1)
+    image, row, x = tl.program_id(0), tl.program_id(1), tl.arange(0, BLOCK)
     how += image * 7
     left, upper, right = tl.load(how + 1), tl.load(how + 2), tl.load(how + 3)
     lower, width, height = tl.load(how + 4), tl.load(how + 5), tl.load(how + 6)
     if upper + row < lower:
-        x = tl.arange(0, BLOCK)
         middle, reach, first, last = _taps(x, right - left, size)
         source = tl.load(sources + image).to(tl.pointer_type(tl.uint8))
         source += (upper + row).to(tl.int64) * width + left
         target = between + ((image.to(tl.int64) * rows + row) * 3) * size + x
-        for _channel in tl.static_range(3):
-            total = tl.zeros([BLOCK], tl.float32)
-            weights = tl.zeros([BLOCK], tl.float32)
-            tap = 0  # no range(): Triton's interpreter, which tests it, takes no tensor there
-            while tap < 2 * reach + 1:
-                at = first + tap
-                weight = tl.maximum(1.0 - tl.abs(at + 0.5 - middle) / reach, 0.0)
-                weight = tl.where(at < last, weight, 0.0)
-                total += weight * tl.load(source + at, mask=(at < last) & (x < size), other=0)
-                weights += weight
-                tap += 1
-            tl.store(target, (total / weights + 0.5).to(tl.uint8), mask=x < size)
-            source += height.to(tl.int64) * width
-            target += size
+        plane, taps = height.to(tl.int64) * width, 2 * reach + 1
+        _write(source, 1, plane, middle, reach, first, last, taps, target, size, x < size)
 
 
 @triton.jit
 def _resize_columns(how, between, images, rows, size, BLOCK: tl.constexpr):
-    image, y = tl.program_id(0), tl.program_id(1)
+    image, y, x = tl.program_id(0), tl.program_id(1), tl.arange(0, BLOCK)
     how += image * 7
     row, upper, lower = tl.load(how), tl.load(how + 2), tl.load(how + 4)
-    x = tl.arange(0, BLOCK)
     middle, reach, first, last = _taps(y, lower - upper, size)
     target = images + ((row.to(tl.int64) * size + y) * size + x) * 3
     source = between + (image.to(tl.int64) * rows * 3) * size + x
-    for channel in tl.static_range(3):
-        total = tl.zeros([BLOCK], tl.float32)
-        weights = 0.0
-        at = first
-        while at < last:
-            weight = tl.maximum(1.0 - tl.abs(at + 0.5 - middle) / reach, 0.0)
-            total += weight * tl.load(source + (at * 3 + channel) * size, mask=x < size, other=0)
-            weights += weight
-            at += 1
-        tl.store(target + channel, (total / weights + 0.5).to(tl.uint8), mask=x < size)
+    taps = last - first
+    _write(source, 3 * size, size, middle, reach, first, last, taps, target, 1, x < size)
