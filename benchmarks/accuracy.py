@@ -11,7 +11,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -59,6 +61,7 @@ TASKS = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--at-once", type=int, default=1, help="runs of ours at a time")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS))
     parser.add_argument("--images", type=int, default=4000, help="to train on, in the folder")
@@ -74,7 +77,8 @@ def main() -> int:
             jpegs.make(asked.jpegs, asked.images, asked.images // 4)
         epochs = asked.epochs or task.epochs
         plain = [train_plainly(task, asked.jpegs, epochs, seed) for seed in range(asked.seeds)]
-        ours = [train_ours(task, asked, epochs, seed) for seed in range(asked.seeds)]
+        with ThreadPoolExecutor(asked.at_once) as pool:  # processes, whose time does not matter
+            ours = list(pool.map(partial(train_ours, task, asked, epochs), range(asked.seeds)))
         difference, chance = report.apart(plain, ours)
         apart |= abs(difference) > chance
         cells = [f"{mean(row):.2%} ± {stdev(row):.2%}" for row in (plain, ours)]

@@ -12,7 +12,7 @@ from my_project.tools.timing import Clock, ClockCallback
 from torch import Tensor
 
 WARM_UP = 30  # steps that compile and fill the queues: an epoch of their own
-EPOCHS, SECONDS = 3, 20.0  # timed: that many epochs and steps, unless the seconds are over before
+EPOCHS, SECONDS = 3, 15.0  # timed: that many epochs and steps, unless the seconds are over before
 
 
 class Loop:

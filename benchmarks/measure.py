@@ -21,6 +21,7 @@ from workloads import LABELS, LEFT_OUT, Workload
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("torch", "torchvision", "lightning", "triton", "timm", "pillow", "numpy")
 LONGEST_SECONDS = 180  # that a row may take
+THIS_GPU = "--id=" + os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 
 def this_machine(work: Workload) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def this_machine(work: Workload) -> dict[str, Any]:
 
 
 def nvidia_smi(query: str, *options: str) -> list[list[str]]:
-    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits", "--id=0"]
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits", THIS_GPU]
     try:
         done = subprocess.run([*command, *options], capture_output=True, text=True)
     except OSError:
@@ -51,14 +52,16 @@ def run(asked: argparse.Namespace, work: Workload, row: str, round_: int) -> dic
     log = asked.out / f"{asked.workload}-{row}-{round_}.log"
     with tempfile.TemporaryDirectory(dir=asked.out) as folder:
         out = Path(folder) / "found.json"
-        command = [*(["taskset", "-c", work.cores] if work.cores and row != "limit" else [])]
+        few = ",".join(map(str, sorted(os.sched_getaffinity(0))[: work.cores]))
+        command = ["taskset", "-c", few] if work.cores and row != "limit" else []
         command += [sys.executable, *command_of(asked, work, row, out)]
         paths = [str(asked.project.resolve() / "src"), str(HERE), os.environ.get("PYTHONPATH", "")]
         settings = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "RUN_FOLDER": f"{folder}/run",
         }
-        settings.setdefault("TORCHINDUCTOR_CACHE_DIR", str(asked.out.resolve() / "inductor"))
+        cache = asked.out.resolve() / "inductor" / asked.workload
+        settings.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
         settings.pop("WANDB_API_KEY", None)
         begun = time.time()
         with log.open("w") as output, clocks() as seen:
@@ -75,7 +78,12 @@ def run(asked: argparse.Namespace, work: Workload, row: str, round_: int) -> dic
             return None
         found = json.loads(out.read_text())
         found["first_step"] -= begun
+        record = Path(folder, "run", "run.json")
+        if record.is_file():
+            seconds_in_fit = json.loads(record.read_text())["results"]["seconds_to_first_step"]
+            found["first_step_in_fit"] = seconds_in_fit
         shown = shlex.join(command).replace(sys.executable, "python").replace(folder, "…")
+        shown = shown.replace(f"{HERE.parent}/", "")
         print(f"round {round_ + 1}  {LABELS[row]:32} {found['inside']:9,.0f} img/s", flush=True)
         return {**named, **found, **seen, "command": shown}
 
@@ -120,7 +128,7 @@ def clocks() -> Iterator[dict[str, float]]:
     if not shutil.which("nvidia-smi"):
         yield seen
         return
-    query = ["--query-gpu=clocks.sm,power.draw", "--format=csv,noheader,nounits", "--id=0"]
+    query = ["--query-gpu=clocks.sm,power.draw", "--format=csv,noheader,nounits", THIS_GPU]
     with tempfile.TemporaryFile("w+") as file:
         asking = subprocess.Popen(["nvidia-smi", *query, "--loop=1"], stdout=file)
         try:

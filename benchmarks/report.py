@@ -111,12 +111,15 @@ def table(results: list[Result]) -> str:
                 f"{row.peak_gib:.1f}" if row.peak_gib else "",
             ]
             lines.append(" | ".join([f"| {row.label}", *cells]) + " |")
-    rounds = max(r["round"] for r in results) + 1
-    on = f"{newest.get('gpu', 'CPU')}, {newest['cores']} cores, torch {newest['versions']['torch']}"
-    command = f"make bench WORKLOAD={newest['workload']}"
-    lines += ["", f"Medians of {rounds} interleaved rounds on {on}: `{command}`."]
+    lines += ["", f"{measured(results)}: `make bench WORKLOAD={newest['workload']}`."]
     lines += [f"{row.problem}." for row in rows if row.problem]
     return "\n".join(lines) + "\n"
+
+
+def measured(results: list[Result]) -> str:
+    newest, rounds = results[-1], max(r["round"] for r in results) + 1
+    on = f"{newest.get('gpu', 'CPU')}, {newest['cores']} cores, torch {newest['versions']['torch']}"
+    return f"Medians of {rounds} interleaved rounds on {on}"
 
 
 def number(value: float | None) -> str:
@@ -150,6 +153,7 @@ def plot(results: list[Result], path: Path) -> None:
     axes.set_xlim(0, max(row.inside for row in rows) * 1.25 if rows else 1)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     figure.suptitle(WORKLOADS[results[0]["workload"]].title, fontsize=10, x=0.01, ha="left")
+    axes.set_title(measured(results), fontsize=8, loc="left", color="#555555")
     axes.set_xlabel("images per second inside an epoch (thin bar: of a whole run)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)

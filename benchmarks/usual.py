@@ -140,7 +140,7 @@ def lightning_project(work: Workload, out: Path) -> None:
             accelerator=work.device,
             devices=1,
             precision="bf16-mixed" if work.device == "cuda" else "32-true",
-            max_epochs=min(work.epochs, 4),
+            max_epochs=min(work.epochs, 3),
             default_root_dir=folder,
             logger=L.pytorch.loggers.CSVLogger(folder),
             callbacks=[
