@@ -23,8 +23,8 @@ class Workload:
     """A network, its images and how long our command line trains it.
 
     `batch` is that of every row but the usual script's and Lightning project's, `usual_batch`.
-    The first of the `epochs` compiles and is timed apart. `cores` is for `taskset`;
-    `steps` are timed in a loop without Lightning.
+    The first of the `epochs` compiles and is timed apart. `cores` is how many of this process's a
+    row is given, the limit apart; `steps` are timed in a loop without Lightning.
     """
 
     title: str
