@@ -118,8 +118,9 @@ def table(results: list[Result]) -> str:
 
 def measured(results: list[Result]) -> str:
     newest, rounds = results[-1], max(r["round"] for r in results) + 1
-    on = f"{newest.get('gpu', 'CPU')}, {newest['cores']} cores, torch {newest['versions']['torch']}"
-    return f"Medians of {rounds} interleaved rounds on {on}"
+    on, cores = newest.get("gpu", "CPU"), newest.get("pinned") or newest["cores"]
+    torch = newest["versions"]["torch"]
+    return f"Medians of {rounds} interleaved rounds on {on}, {cores} cores, torch {torch}"
 
 
 def number(value: float | None) -> str:
