@@ -24,7 +24,7 @@ demo: $(READY) ## generate a project with the defaults in build/, train it, scor
 	cookiecutter . --no-input --default-config --overwrite-if-exists --output-dir build
 	$(MAKE) -C $(DEMO) train evaluate CONFIG=configs/digits.yaml
 
-bench: gpu $(READY) ## this template, what users do today and the limit, on this GPU   WORKLOAD=resnet18-128 [ARGS="--rounds 1"]
+bench: $(if $(findstring --rounds 0,$(ARGS)),,gpu) $(READY) ## this template, what users do today and the limit, on this GPU   WORKLOAD=resnet18-128 [ARGS="--rounds 1"]
 	cookiecutter . --no-input --default-config --overwrite-if-exists --output-dir build
 	$(MAKE) -C $(DEMO) setup
 	$(or $(UV_PROJECT_ENVIRONMENT),$(DEMO)/.venv)/bin/python benchmarks/$(if $(filter accuracy,$(WORKLOAD)),accuracy.py,compare.py $(WORKLOAD)) $(ARGS)

@@ -68,6 +68,9 @@ def main() -> int:
     parser.add_argument("--project", type=Path, default=BUILD / "my-project")
     parser.add_argument("--jpegs", type=Path, default=BUILD / "few-jpegs")
     asked = parser.parse_args()
+    if asked.seeds < 2 or asked.at_once < 1:
+        found = f"--seeds {asked.seeds} --at-once {asked.at_once}"
+        parser.error(f"{found}: needs 2 seeds or more, to know chance by, and 1 at once or more")
     apart = False
     print("| validation accuracy | plain float32 | ours | apart | of it chance |")
     print("|---|--:|--:|--:|--:|")

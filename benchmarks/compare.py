@@ -75,13 +75,14 @@ def refuse(message: str) -> int:
 def finish(asked: argparse.Namespace, file: Path, failed: bool) -> int:
     results = report.read(file)
     if not results:
-        return 1
-    table = report.table(results)
-    file.with_suffix(".md").write_text(table)
-    report.plot(results, file.with_suffix(".png"))
+        return refuse(f"{file} holds no row: nothing was measured, so there is no table.")
+    table, into = report.table(results), asked.readme or file.with_suffix(".md")
     if asked.readme:
         report.insert(asked.readme, asked.workload, table)
-    print(f"\n{table}\n{file.with_suffix('.md')}, .png and .jsonl")
+    else:
+        into.write_text(table)
+    report.plot(results, file.with_suffix(".png"))
+    print(f"\n{table}\n{file}, .png beside it; the table: {into}")
     return int(failed)
 
 

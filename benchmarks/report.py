@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,16 @@ class Row:
 
 
 def read(file: Path) -> list[Result]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    results = []
+    for number, line in enumerate(file.read_text().splitlines() if file.is_file() else [], 1):
+        try:
+            results.append(json.loads(line))
+        except ValueError:
+            raise SystemExit(
+                f"error: {file}, line {number} is no JSON ({line[:40]!r}). Delete that line: what"
+                " it held is measured again."
+            ) from None
+    return results
 
 
 def summarize(results: list[Result]) -> list[Row]:
@@ -117,7 +127,9 @@ def table(results: list[Result]) -> str:
 
 
 def measured(results: list[Result]) -> str:
-    newest, rounds = results[-1], max(r["round"] for r in results) + 1
+    newest = results[-1]
+    each = Counter(r["row"] for r in results if "left_out" not in r).values()
+    rounds = " to ".join(map(str, sorted({min(each, default=0), max(each, default=0)})))
     on, cores = newest.get("gpu", "CPU"), newest.get("pinned") or newest["cores"]
     torch = newest["versions"]["torch"]
     return f"Medians of {rounds} interleaved rounds on {on}, {cores} cores, torch {torch}"

@@ -11,6 +11,7 @@ BENCHMARKS = TEMPLATE / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import report  # noqa: E402
+from workloads import WORKLOADS  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,9 @@ def test_rows_that_read_files_learn_and_are_timed(compare):
         assert results[name]["inside"] > 0 and results[name]["first_step"] > 0
         assert results[name]["last_loss"] < results[name]["first_loss"]
     assert results["ours"]["whole"] > 0
+    assert 0 < results["ours"]["first_step_in_fit"] < results["ours"]["first_step"]
     assert " fit --config=" in results["ours"]["command"]
+    assert results["limit"]["command"].startswith("python benchmarks/rows.py resnet50-jpeg limit")
     assert (compare.out / "resnet50-jpeg.png").stat().st_size > 5000
     table = (compare.out / "resnet50-jpeg.md").read_text()
     assert [line.split(" |")[0] for line in table.splitlines()[4:7]] == [
@@ -146,6 +149,26 @@ def test_the_table_takes_its_place_in_a_readme(tmp_path):
         report.insert(readme, "resnet18-512", table)
         text = f"a\n<!-- benchmark: resnet18-512 -->\n{table}<!-- end -->\nb <!-- end -->\n"
         assert readme.read_text() == text
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_the_tables_of_the_readme_are_of_rounds_that_were_measured(workload):
+    results = report.read(TEMPLATE / "docs" / "benchmarks" / f"{workload}.jsonl")
+    assert len({(r["row"], r["round"]) for r in results}) == len(results) > 0
+    assert all("H200" in r["gpu"] and r["workload"] == workload for r in results)
+    told = f"<!-- benchmark: {workload} -->\n{report.table(results)}<!-- end -->"
+    assert told in (TEMPLATE / "README.md").read_text()
+
+
+def test_rounds_that_are_not_whole_and_lines_that_are_broken_are_told(tmp_path):
+    made = {"workload": "resnet18-128", "cores": 1, "versions": {"torch": "2"}}
+    rounds = [made | {"row": row} for row in ("ours", "limit", "ours")]
+    assert (
+        report.measured(rounds) == "Medians of 1 to 2 interleaved rounds on CPU, 1 cores, torch 2"
+    )
+    (tmp_path / "cut.jsonl").write_text('{"row": "ours"}\n{"row": "li')
+    with pytest.raises(SystemExit, match=r"cut\.jsonl, line 2 is no JSON .*Delete that line"):
+        report.read(tmp_path / "cut.jsonl")
 
 
 def test_without_a_gpu_make_says_so(template, tmp_path):
