@@ -22,6 +22,7 @@ import report
 import torch
 from compare import BUILD
 from my_project.data.sources import digits
+from my_project.model.optimizers import build_schedule
 from my_project.networks import build_network
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -119,9 +120,7 @@ def train_plainly(task: Task, files: Path, epochs: int, seed: int) -> float:
     groups = [{"params": decayed, "weight_decay": 5e-4}, {"params": others}]
     optimizer = torch.optim.SGD(groups, lr=task.rate, momentum=0.9, nesterov=True)
     steps = epochs * len(batches)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, task.rate, steps, pct_start=0.2, cycle_momentum=False
-    )
+    schedule = build_schedule(optimizer, "one_cycle", 0.2, steps)
     for _ in range(epochs):
         network.train()
         for pictures, labels in batches:

@@ -14,6 +14,8 @@ from {{ cookiecutter.__package_name }} import hardware, networks
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.monitor import progress
 from {{ cookiecutter.__package_name }}.monitor.compiling import keep_cache
+from {{ cookiecutter.__package_name }}.run import checkpoint
+from {{ cookiecutter.__package_name }}.run.metrics import read_metrics
 
 pytestmark = pytest.mark.skipif(
     not hardware._has_compiler(), reason="needs a C compiler and Python's headers"
@@ -51,6 +53,12 @@ class Prints(Mine):
 class Reads(Mine):
     def between(self, features: Tensor) -> Tensor:
         self.limit = features.mean().item()  # here
+        return features
+
+
+class Lags(Mine):
+    def between(self, features: Tensor) -> Tensor:
+        torch.cuda._sleep(20_000_000)  # cycles: the host is steps ahead
         return features
 
 
@@ -212,3 +220,16 @@ def test_a_network_that_waits_for_the_gpu_is_noticed(mine, no_waiting, call):
     flags = ("--model.network=mine", "--model.small_images=false", "--model.compile=false")
     with pytest.raises(RuntimeError, match="synchroniz"):
         call(*ON_GPU, *flags)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_that_lags_logs_what_it_computed(mine, call, monkeypatch, tmp_path):
+    mine(Lags)
+    logged = []
+    for name in ("ahead", "waits"):
+        folder = tmp_path / name
+        assert call(*SMALL, "--trainer.max_epochs=2", "--model.compile=false", folder=folder) == 0
+        logged.append(read_metrics(folder / "metrics.csv"))
+        monkeypatch.setattr(checkpoint, "log_without_waiting", lambda trainer: None)
+    assert logged[0] == logged[1] and len(logged[0]) == 8

@@ -1,6 +1,7 @@
 """Whole runs through the command line: their record, their metrics, their end."""
 
 import json
+import math
 import shutil
 import signal
 import zipfile
@@ -10,7 +11,7 @@ import lightning as L
 import matplotlib.image
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 import {{ cookiecutter.__package_name }}
@@ -19,10 +20,12 @@ from {{ cookiecutter.__package_name }}.data.datamodule import ImageData
 from {{ cookiecutter.__package_name }}.errors import UserError
 from {{ cookiecutter.__package_name }}.monitor.progress import Throughput
 from {{ cookiecutter.__package_name }}.networks import NETWORKS
+from {{ cookiecutter.__package_name }}.run import metrics
 from {{ cookiecutter.__package_name }}.run.digests import digest
 from {{ cookiecutter.__package_name }}.run.folder import find_run, project_root
 from {{ cookiecutter.__package_name }}.run.metrics import (
     MetricsCSV,
+    OnItsWay,
     read_metrics,
 )
 from {{ cookiecutter.__package_name }}.run.record import _only_writer, pack_source
@@ -301,6 +304,30 @@ def test_metrics_survive_a_kill_in_the_middle_of_a_line(tmp_path):
     resumed.finalize("success")
     expected = [(0, 1.0), (1, 0.5), (2, pytest.approx(1 / 3)), (3, 0.25)]
     assert [(row["step"], row["train/loss"]) for row in read_metrics(log.path)] == expected
+
+
+class Copy:
+    """A GPU's copy of a number that is done as soon as somebody waits for it, and no sooner."""
+
+    def __init__(self, number: Tensor) -> None:
+        self.number, self.copy = number, torch.tensor(math.nan, dtype=torch.float64)
+
+    def synchronize(self) -> None:
+        self.copy.copy_(self.number)
+
+
+def test_numbers_that_come_late_from_the_gpu_are_waited_for(
+    trained, call, monkeypatch, tmp_path, capsys
+):
+    def sent(metrics: dict) -> dict:
+        copies = {k: Copy(v.clone()) for k, v in metrics.items() if isinstance(v, Tensor)}
+        return metrics | {k: OnItsWay(copy.copy, copy) for k, copy in copies.items()}
+
+    monkeypatch.setattr(metrics, "_sent", sent)
+    assert call("fit", *DIGITS, "--trainer.max_epochs", "4", folder=tmp_path) == 0
+    assert "val acc" in (shown := capsys.readouterr().out) and "nan" not in shown
+    expected = read_metrics(trained / "metrics.csv")
+    assert read_metrics(tmp_path / "metrics.csv") == expected and len(expected) > 8
 
 
 def test_metrics_are_written_before_the_checkpoint_that_follows_them(tmp_path):

@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from tqdm.auto import tqdm
 
-from ..run.metrics import MetricsCSV
+from ..run.metrics import metrics_of
 
 SECONDS_BETWEEN_UPDATES = 0.5  # of the bar
 SECONDS_BETWEEN_LINES = 10.0  # where the output is a file
@@ -64,7 +64,7 @@ def _now(device: torch.device) -> float:
 class Progress(L.Callback):
     """One bar for the whole run; where the output is a file, a line now and then.
 
-    It shows what was logged last, which is on its way to the host since then: nothing waits.
+    It shows the newest values that are on the host: nothing waits for one that is on its way.
     """
 
     def __init__(self) -> None:
@@ -96,6 +96,8 @@ class Progress(L.Callback):
             self._show(trainer)
 
     def on_train_end(self, trainer, pl_module) -> None:
+        for log in metrics_of(trainer):
+            log.to_disk()  # which waits for the last values
         self._show(trainer)
         self.on_exception()
 
@@ -112,8 +114,8 @@ class Progress(L.Callback):
         left = seconds / max(step - self.first_step, 1) * (self.steps - step)
         epoch = -(-step // int(trainer.num_training_batches))
         parts = [f"epoch {epoch}{self.epochs}"]
-        logged = [log.latest for log in trainer.loggers if isinstance(log, MetricsCSV)]
-        known = logged[0] if logged else trainer.callback_metrics
+        logged = metrics_of(trainer)
+        known = logged[0].latest if logged else trainer.callback_metrics
         parts += [words.format(float(known[k])) for k, words in SHOWN.items() if k in known]
         parts.append(f"{self.images / seconds:,.0f} img/s")
         parts.append("{}:{:02} left".format(*divmod(round(left), 60)))

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from .interruption import Agreement, Interrupted, Interruption
-from .metrics import MetricsCSV, log_without_waiting
+from .metrics import log_without_waiting, metrics_of
 from .verified import BEST, LAST, VerifiedIO
 
 SHARE_OF_TIME = 0.02  # that writing may take
@@ -82,7 +82,7 @@ class RunCheckpoint(Checkpoint):
             vars(trainer.profiler)["profile"] = lambda action: NOTHING
         self.saved_at = time.monotonic()
         log_without_waiting(trainer)
-        for log in _metrics(trainer):
+        for log in metrics_of(trainer):
             log.go_on_from(trainer.global_step)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
@@ -152,7 +152,7 @@ class RunCheckpoint(Checkpoint):
         begun, best, self.best = time.monotonic(), self.best, None
         self.io.wait()
         self.io.took = 0.0
-        for log in _metrics(trainer):
+        for log in metrics_of(trainer):
             log.to_disk()  # a run that resumes from here will not log these rows again
         if best:
             self.io.write(best, self.folder / BEST)
@@ -172,10 +172,6 @@ class RunCheckpoint(Checkpoint):
         self.due |= due
         if heard:
             self.ends = signal.Signals(heard).name
-
-
-def _metrics(trainer: L.Trainer) -> list[MetricsCSV]:
-    return [logger for logger in trainer.loggers if isinstance(logger, MetricsCSV)]
 
 
 def _training(trainer: L.Trainer) -> bool:

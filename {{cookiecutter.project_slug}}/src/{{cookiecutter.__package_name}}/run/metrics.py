@@ -4,7 +4,6 @@ import csv
 import io
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,7 +51,7 @@ class MetricsCSV(Logger):
         self.columns = ["step", "epoch"]
         self.row: Row = {}  # of the step that is logged
         self.in_file: Row = {}  # what of it the file holds
-        self.latest: Row = {}  # of each value, on rank 0
+        self.latest: Row = {}  # of each value, on rank 0, as far as they are here
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """Nothing: they stand in config.yaml."""
@@ -66,7 +65,7 @@ class MetricsCSV(Logger):
             self.row = self.in_file = {}
         row = {"epoch": 0, **self.row, "step": step, **metrics}
         self.row = row | {"epoch": int(row["epoch"])}
-        self.latest |= metrics
+        self.latest |= {k: v for k, v in metrics.items() if not isinstance(v, OnItsWay)}
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -99,6 +98,7 @@ class MetricsCSV(Logger):
 
     def _write(self) -> None:
         self.row = {k: float(v) if isinstance(v, OnItsWay) else v for k, v in self.row.items()}
+        self.latest |= self.row
         if self.row == self.in_file:
             return
         new = [name for name in self.row if name not in self.columns]
@@ -119,16 +119,19 @@ class MetricsCSV(Logger):
         write_whole(self.path, text.getvalue())
 
 
-@dataclass
-class OnItsWay:
+class OnItsWay:  # and no dataclass: Lightning reads those's tensors at once, before it is here
     """A number that is being copied from the GPU; float() waits until it is here."""
 
-    copy: Tensor
-    copied: torch.cuda.Event
+    def __init__(self, copy: Tensor, copied: torch.cuda.Event) -> None:
+        self.copy, self.copied = copy, copied
 
     def __float__(self) -> float:
         self.copied.synchronize()
         return float(self.copy)
+
+
+def metrics_of(trainer: L.Trainer) -> list[MetricsCSV]:
+    return [logger for logger in trainer.loggers if isinstance(logger, MetricsCSV)]
 
 
 def log_without_waiting(trainer: L.Trainer) -> None:
