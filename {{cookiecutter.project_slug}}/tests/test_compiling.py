@@ -233,3 +233,18 @@ def test_a_gpu_that_lags_logs_what_it_computed(mine, call, monkeypatch, tmp_path
         logged.append(read_metrics(folder / "metrics.csv"))
         monkeypatch.setattr(checkpoint, "log_without_waiting", lambda trainer: None)
     assert logged[0] == logged[1] and len(logged[0]) == 8
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gradients_that_are_summed_up_are_the_same_compiled(call, tmp_path, capsys):
+    summed = (*ON_GPU, "--data.global_batch_size=512", "--trainer.precision=32-true")
+    losses = []
+    for compiled in ("true", "false"):
+        flags = (f"--model.compile={compiled}", "--trainer.max_epochs=3")
+        assert call(*summed, *flags, folder=tmp_path / compiled) == 0
+        rows = read_metrics(tmp_path / compiled / "metrics.csv")
+        losses.append([row["train/loss"] for row in rows if "train/loss" in row])
+    assert len(losses[0]) == 10 and losses[0] == pytest.approx(losses[1], abs=0.03)
+    assert call(*summed, "--model.compile=reduce-overhead") == 2
+    assert "error: CUDA graphs wrote over summed gradients" in capsys.readouterr().err

@@ -44,6 +44,7 @@ def test_a_run_too_short_to_pay_for_compiling_is_not_compiled():
 def test_compile_mode_follows_the_hardware():
     assert hardware.compile_mode(H200, "cuda", 1, 20_000)[0] == "reduce-overhead"
     assert hardware.compile_mode(A100, "cuda", 8, 20_000)[0] == "default"
+    assert hardware.compile_mode(H200, "cuda", 8, 20_000, True)[0] == "default"
     assert hardware.compile_mode(LAPTOP, "cpu", 1, 20_000)[0] is None
     assert hardware.compile_mode(APPLE, "mps", 1, 20_000)[0] is None
 

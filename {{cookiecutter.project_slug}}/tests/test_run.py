@@ -330,6 +330,16 @@ def test_numbers_that_come_late_from_the_gpu_are_waited_for(
     assert read_metrics(tmp_path / "metrics.csv") == expected and len(expected) > 8
 
 
+def test_a_stop_between_two_logged_steps_logs_nothing_old(call, monkeypatch, tmp_path):
+    def stop(model: ImageClassifier, *_: object) -> None:
+        model.trainer.should_stop = model.trainer.global_step >= 7
+
+    monkeypatch.setattr(ImageClassifier, "on_train_batch_end", stop, raising=False)
+    assert call("fit", *SHORT, "--trainer.min_epochs=1", folder=tmp_path) == 0
+    steps = [r["step"] for r in read_metrics(tmp_path / "metrics.csv") if "train/loss" in r]
+    assert steps == [4, 9, 14]  # the first epoch's, and no second
+
+
 def test_metrics_are_written_before_the_checkpoint_that_follows_them(tmp_path):
     log = MetricsCSV(tmp_path)
     log.log_metrics({"train/loss": 0.5, "epoch": 0}, 7)

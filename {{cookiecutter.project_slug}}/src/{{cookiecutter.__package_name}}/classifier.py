@@ -159,6 +159,8 @@ class ImageClassifier(LeanModule):
     def on_fit_start(self) -> None:
         """Compile in place, so that the checkpoint's keys are those of the plain network."""
         strategy, options = self.trainer.strategy, self.hparams
+        if strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()  # DDP has spread the weights on a stream of its own
         if self.starts_fresh and options["pretrained"]:
             if self.trainer.local_rank == 0:  # which downloads what is not there
                 weights_file(options["network"], options["pretrained"])
@@ -166,9 +168,10 @@ class ImageClassifier(LeanModule):
             file = weights_file(options["network"], options["pretrained"])
             _say(f"pretrained: {load_pretrained(self.network.body, file)}")
         self.starts_fresh = False
-        size, steps = self.trainer.world_size, self.trainer.estimated_stepping_batches
+        parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        steps, kind = self.trainer.estimated_stepping_batches, strategy.root_device.type
         mode, why = self.compiled_with = hardware.compile_mode(
-            hardware.this_machine(), strategy.root_device.type, size, steps, options["compile"]
+            hardware.this_machine(), kind, parts, steps, options["compile"]
         )
         _say(f"torch.compile {mode or 'off'}: {why}")
         if mode is not None:

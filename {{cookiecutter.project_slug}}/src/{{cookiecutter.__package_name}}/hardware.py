@@ -115,15 +115,15 @@ def precision(machine: Machine, accelerator: str) -> tuple[str, str]:
 
 
 def compile_mode(
-    machine: Machine, accelerator: str, devices: int, steps: float, asked: bool | str | None = None
+    machine: Machine, accelerator: str, parts: int, steps: float, asked: bool | str | None = None
 ) -> tuple[str | None, str]:
     """Return torch.compile's mode or None for no compiling, and the reason for it.
 
-    `steps` are the optimizer steps of the whole run. What the configuration has `asked` for (true,
-    false or a mode) is obeyed.
+    `parts` are a step's batches, on several devices or one after another; `steps` the optimizer's
+    of the whole run. What the configuration has `asked` for (true, false or a mode) is obeyed.
     """
-    # CUDA graphs are dropped silently with BatchNorm under DDP (pytorch issue 139207).
-    best = "reduce-overhead" if accelerator == "cuda" and devices == 1 else "default"
+    # CUDA graphs fail BatchNorm under DDP (pytorch issue 139207) and summed gradients (169545).
+    best = "reduce-overhead" if accelerator == "cuda" and parts == 1 else "default"
     if asked is not None:
         mode = asked if isinstance(asked, str) else (best if asked else None)
         return mode, "as configured"
@@ -134,7 +134,7 @@ def compile_mode(
     if steps < STEPS_THAT_PAY_FOR_COMPILING:
         enough = f"as {STEPS_THAT_PAY_FOR_COMPILING} would; --model.compile true compiles anyway"
         return None, f"{steps:.0f} steps are too few to pay for it, {enough}"
-    return best, "CUDA graphs take the launch cost away" if devices == 1 else "several GPUs"
+    return best, "CUDA graphs take the launch cost away" if parts == 1 else "steps of several parts"
 
 
 def threads_per_process(machine: Machine, processes: int) -> int:

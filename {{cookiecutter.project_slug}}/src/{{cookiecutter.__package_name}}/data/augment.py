@@ -43,9 +43,7 @@ class Augmentation:
 UNCHANGED = Augmentation()
 
 
-def shift_and_flip(
-    images: Tensor, draws: Tensor, crop_padding: int = 0, flip: bool = False
-) -> Tensor:
+def shift_and_flip(images: Tensor, draws: Tensor, crop_padding: int, flip: bool) -> Tensor:
     """Shift each image by up to `crop_padding` pixels, filling with black; `flip` mirrors half.
 
     `images` are uint8 (n, 3, height, width), `draws` (n, 3 or more) in [0, 1): down, right, and

@@ -24,8 +24,9 @@ PIXELS_AT_ONCE = 128 * 2**20  # that are decoded together, each of three bytes
 def decode(room: Tensor, packed: Packed, images: Tensor) -> None:
     """Write a batch's images into uint8 (n, size, size, 3) on a GPU. Raises BadImage."""
     jpegs, first = torch.from_numpy(packed[0]), 0
-    for row, image in packed[1].items():
-        images[row] = torch.from_numpy(image).to(images.device)
+    done = {row: torch.from_numpy(image).to(images.device) for row, image in packed[1].items()}
+    for row, image in done.items():  # kept to the end: nvJPEG's own stream may write where it was
+        images[row] = image
     lengths = jpegs[:, 0].tolist()
     files = room[: sum(lengths)].split(lengths) if lengths else ()
     while first < len(files):

@@ -33,6 +33,8 @@ def explain(error: BaseException) -> str | None:
     if "does not have a deterministic implementation" in str(error):
         operation = str(error).split(" ")[0]
         return f"{operation} differs in its last bits each time: --trainer.deterministic warn"
+    if "CUDAGraphs that has been overwritten" in str(error):
+        return "CUDA graphs wrote over summed gradients, or the like: --model.compile default"
     if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"{error.filename}: {error.strerror}. Make it usable, or work on a copy."
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

@@ -137,11 +137,14 @@ def metrics_of(trainer: L.Trainer) -> list[MetricsCSV]:
 def log_without_waiting(trainer: L.Trainer) -> None:
     """Let Lightning hand over what is logged while it is still copied from the GPU.
 
-    It would wait for each value, and still does so where a logger is not ours.
+    It would wait for each value, and still does so where a logger is not ours. Where training is
+    about to stop it would log each step, those with nothing new to log too.
     """
     connector: Any = trainer._logger_connector
+    log, update = type(connector).log_metrics, type(connector).update_train_step_metrics
+    logs: Any = trainer.lightning_module.logs
+    connector.update_train_step_metrics = lambda: logs(trainer.global_step) and update(connector)
     if all(isinstance(logger, MetricsCSV) for logger in trainer.loggers):
-        log = type(connector).log_metrics
         connector.log_metrics = lambda metrics, step=None: log(connector, _sent(metrics), step)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import torch
 import yaml
@@ -38,9 +38,7 @@ class RunRecord:
             self.content = json.loads(self.path.read_text())
 
     @classmethod
-    def start(
-        cls, folder: Path, root: Path, recipe: str, config: str, **content: Any
-    ) -> "RunRecord":
+    def start(cls, folder: Path, root: Path, recipe: str, config: str, **content: Any) -> Self:
         """Write source and configuration of a run that starts or goes on, then what names them."""
         lock, record = _only_writer(folder), cls(folder)
         record.lock = lock

@@ -20,10 +20,6 @@ EAGER_STEPS = 3  # real ones, in which everything compiles and allocates what la
 class StepGraph(L.Callback):
     """Takes over ImageClassifier's training step: the first run as they stand, one is captured."""
 
-    def __init__(self) -> None:
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.steps = 0
-
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Raises UserError where a step can't be one graph."""
         reasons = {
@@ -41,7 +37,8 @@ class StepGraph(L.Callback):
         self.model: Any = pl_module
 
     def on_train_start(self, trainer, pl_module) -> None:
-        device = pl_module.device
+        device, self.steps = pl_module.device, 0
+        self.graph: torch.cuda.CUDAGraph | None = None
         self.optimizer, self.stream = pl_module.optimizers(), torch.cuda.Stream(device)
         for group in self.optimizer.param_groups:  # the graph reads it where the schedule writes it
             group["lr"] = torch.tensor(float(group["lr"]), device=device)
