@@ -340,6 +340,13 @@ def test_a_stop_between_two_logged_steps_logs_nothing_old(call, monkeypatch, tmp
     assert steps == [4, 9, 14]  # the first epoch's, and no second
 
 
+def test_a_global_batch_that_would_change_is_refused(call, capsys):
+    scheduler = "lightning.pytorch.callbacks.GradientAccumulationScheduler"
+    flags = (f"--trainer.callbacks+={scheduler}", "--trainer.callbacks.scheduling={1: 2}")
+    assert call("fit", *SHORT, *flags) == 2
+    assert "changes the global batch: leave it out" in capsys.readouterr().err
+
+
 def test_metrics_are_written_before_the_checkpoint_that_follows_them(tmp_path):
     log = MetricsCSV(tmp_path)
     log.log_metrics({"train/loss": 0.5, "epoch": 0}, 7)

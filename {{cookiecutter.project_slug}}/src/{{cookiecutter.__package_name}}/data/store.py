@@ -48,11 +48,9 @@ def decoded(files: Files, size: int) -> Images:
 
 def _write(files: Files, size: int, path: Path) -> None:
     unfinished = path.with_suffix(".unfinished")
-    shape = (len(files), size, size, 3)
-    pixels = np.lib.format.open_memmap(unfinished, "w+", np.uint8, shape)
+    pixels = np.lib.format.open_memmap(unfinished, "w+", np.uint8, (len(files), size, size, 3))
     workers = this_machine().cores if len(files) > 8 * BATCH else 0
-    plan = Plan(len(files), Share(BATCH))
-    batches = StreamingLoader(files, plan, Reading(size, workers=workers))
+    batches = StreamingLoader(files, Plan(len(files), Share(BATCH)), Reading(size, workers=workers))
     for batch in tqdm(batches, desc="decoding images, once", delay=1, disable=None):
         real = batch.labels != PADDING_LABEL
         pixels[batch.indices[real].numpy()] = batch.images.permute(0, 2, 3, 1)[real].numpy()

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, GradientAccumulationScheduler
 from lightning.pytorch.profilers import PassThroughProfiler
 
+from ..errors import UserError
 from .interruption import Agreement, Interrupted, Interruption
 from .metrics import log_without_waiting, metrics_of
 from .verified import BEST, LAST, VerifiedIO
@@ -67,7 +68,9 @@ class RunCheckpoint(Checkpoint):
             counts |= dict.fromkeys(("ready", "started", "processed"), batches)
             counts["completed"] = batches - open_
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Any, pl_module: L.LightningModule, stage: str) -> None:
+        if any(isinstance(each, GradientAccumulationScheduler) for each in trainer.callbacks):
+            raise UserError("GradientAccumulationScheduler changes the global batch: leave it out.")
         trainer.strategy.checkpoint_io = self.io
         self.io.on_gpu = trainer.strategy.root_device.type == "cuda"
         self.accumulate = trainer.accumulate_grad_batches

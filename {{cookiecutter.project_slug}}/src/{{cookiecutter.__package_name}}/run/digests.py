@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from .metrics import read_metrics
 
@@ -38,9 +39,7 @@ def losses(folder: Path) -> dict[str, str]:
     return {str(row["step"]): row["train/loss"].hex() for row in rows if "train/loss" in row}
 
 
-def write_digests(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, str]:
+def write_digests(folder: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, str]:
     """Write digests.json into a run's folder; return one digest of weights, one of optimizer."""
     state = {
         f"{name} {key}": value
