@@ -239,6 +239,7 @@ def test_a_gpu_that_lags_logs_what_it_computed(mine, call, monkeypatch, tmp_path
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gradients_that_are_summed_up_are_the_same_compiled(call, tmp_path, capsys):
     summed = (*ON_GPU, "--data.global_batch_size=512", "--trainer.precision=32-true")
+    summed = (*summed, "--model.learning_rate=0.003")  # a higher one makes chaos of last bits
     losses = []
     for compiled in ("true", "false"):
         flags = (f"--model.compile={compiled}", "--trainer.max_epochs=3")

@@ -24,6 +24,7 @@ from {{ cookiecutter.__package_name }}.data import (
     checked,
     decode,
     reader,
+    streaming,
 )
 from {{ cookiecutter.__package_name }}.data.datamodule import ImageData
 from {{ cookiecutter.__package_name }}.data.folder import folder
@@ -31,7 +32,7 @@ from {{ cookiecutter.__package_name }}.data.order import Plan, Share
 from {{ cookiecutter.__package_name }}.data.splits import Files
 from {{ cookiecutter.__package_name }}.data.streaming import StreamingLoader
 from {{ cookiecutter.__package_name }}.errors import UserError
-from {{ cookiecutter.__package_name }}.tools.turns import _UntilTime
+from {{ cookiecutter.__package_name }}.tools.turns import Turns, _UntilTime
 
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
 
@@ -457,6 +458,26 @@ def test_the_workers_of_a_measurement_on_one_batch_end_at_once(images):
     others = set(multiprocessing.active_children())
     batches = _UntilTime(data.train_dataloader(), turns)
     assert len(next(iter(batches)).labels) == 8
+    assert set(multiprocessing.active_children()) <= others
+
+
+def test_measuring_what_a_loader_brings_reads_no_batch_in_vain(images, monkeypatch):
+    asked, brought, read = [], [], streaming._Requests.__iter__
+
+    def listed(requests):
+        for request in read(requests):
+            asked.append(request)
+            yield request
+
+    monkeypatch.setattr(streaming._Requests, "__iter__", listed)
+    how, others = reading(2, endless=True), set(multiprocessing.active_children())
+    loader = trained_on(folder(str(images)).train, how, lambda: (0, 0))
+    strategy = SimpleNamespace(batch_to_device=lambda batch: brought.append(batch) or batch)
+    turns = SimpleNamespace(one_batch=False, clock=SimpleNamespace(device=torch.device("cpu")))
+    trainer = SimpleNamespace(train_dataloader=_UntilTime(loader, turns), strategy=strategy)
+    assert Turns._supply(turns, trainer, seconds=0.3)["rate"] > 0
+    assert len(brought) > 3 * len(loader)  # so epochs followed one another
+    assert len(asked) <= 1 + len(brought) + how.slots
     assert set(multiprocessing.active_children()) <= others
 
 

@@ -110,15 +110,20 @@ def _each(
     one_batch: bool = False,
 ) -> list[dict[str, Any]]:
     """Start a process for each and use them one by one; why one `failed` is its result."""
-    results = []
+    results: list[dict[str, Any]] = [{} for _ in flags]
     with ExitStack() as stack:
         started = [stack.enter_context(Process(config, some, one_batch)) for some in flags]
-        for process in started:
+        for process, result in zip(started, results, strict=True):
             try:
-                with process:  # measured, it goes
-                    results.append(use(process.ready()))
+                process.ready()  # all of them, before the first is measured
             except UserError as error:
-                results.append({"failed": str(error)})
+                result["failed"] = str(error)
+        for process, result in zip(started, results, strict=True):
+            with process:  # measured, it goes
+                try:
+                    result.update({} if result else use(process))
+                except UserError as error:
+                    result["failed"] = str(error)
     return results
 
 
@@ -226,9 +231,9 @@ def draw(result: dict[str, Any]) -> Figure:
     parts = figure.subplots(1, 2 if result["loader"] else 1, squeeze=False)[0]
     rows = [row for row in result["batch_sizes"] if "failed" not in row]
     sizes, rates = ([row[key] for row in rows] for key in ("batch_size", "images_per_second"))
-    chosen = result["chosen"]["batch_size"], result["demand"]
+    chosen, circle = result["chosen"], {"markersize": 12, "mfc": "none", "color": "#f58518"}
     parts[0].plot(sizes, rates, marker="o", color="#4c78a8")
-    parts[0].plot(*chosen, "o", markersize=12, markerfacecolor="none", color="#f58518")
+    parts[0].plot(chosen["batch_size"], result["demand"], "o", **circle)
     parts[0].set_xscale("log", base=2)
     parts[0].set_xticks(sizes, [str(size) for size in sizes])
     parts[0].set(xlabel="batch size", title="what the network eats: images/s")
@@ -242,9 +247,10 @@ def draw(result: dict[str, Any]) -> Figure:
         demand, enough = result["demand"], MARGIN * result["demand"]
         axes.axhline(demand, color="#888", label="what the network eats")
         axes.axhline(enough, color="#888", linestyle="--", label=f"{MARGIN} times that")
+        axes.plot(chosen["workers"], result["supply"], "o", **circle)
         axes.set_xticks(sorted({row["workers"] for row in result["loader"]}))
         axes.set(xlabel="workers", title="what the loader brings: images/s")
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
     for axes in figure.axes:
         axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
         axes.grid(alpha=0.3)

@@ -134,14 +134,24 @@ class Turns(ClockCallback):
         )
 
     def _supply(self, trainer, seconds: float) -> dict[str, Any]:
-        """Return images/s that the loader brings to the device if nobody trains on them."""
-        self.until, images, begun = time.perf_counter() + seconds, 0, 0.0
-        while time.perf_counter() < self.until:
-            for batch in trainer.train_dataloader:
-                batch = trainer.strategy.batch_to_device(batch)
-                images += len(batch.labels) if begun else 0
-                begun = begun or now(self.clock.device)  # the first waits for the workers
-        return {"rate": images / (now(self.clock.device) - begun)}
+        """Return images/s that the loader brings to the device if nobody trains on them.
+
+        Measured are whole rounds of the workers, after what they read ahead at the start.
+        """
+        loader, images, begun = trainer.train_dataloader.loader, 0, 0.0
+        next(iter(loader))  # starts the workers, who go on from epoch to epoch
+        for count, batch in enumerate(loader.running, 1):
+            batch = trainer.strategy.batch_to_device(batch)
+            if count <= loader.how.slots:
+                begun = now(self.clock.device)
+                continue
+            images += len(batch.labels)
+            a_round = (count - loader.how.slots) % max(loader.how.workers, 1) == 0
+            if a_round and time.perf_counter() >= begun + seconds:
+                break
+        spent = now(self.clock.device) - begun
+        loader.end()  # or its workers would read on beside whoever is measured next
+        return {"rate": images / spent}
 
     def _stamp(self, part: str) -> None:
         """Note that a part of a step has been asked for; the GPU itself says when it was done."""
