@@ -40,6 +40,10 @@ class Loading:
     prefetch: int
     decoder: str | None = None
 
+    def __str__(self) -> str:
+        place = self.decoder or "cpu"
+        return f"loader, workers {self.workers:>2}, prefetch {self.prefetch}, on the {place}"
+
     def flags(self) -> list[str]:
         flags = [f"--data.workers={self.workers}", f"--data.prefetch={self.prefetch}"]
         return flags + ([f"--data.decoder={self.decoder}"] if self.decoder else [])
@@ -82,7 +86,7 @@ def feed(
         found = process.turn(seconds)
         return {"images_per_second": found["rate"], "peak_gib": found["peak_gib"]}
 
-    ways = [[*flags, *of_batch(size)] for size in sizes]
+    ways = {f"network, batch {size:>5}": [*flags, *of_batch(size)] for size in sizes}
     found = _each(config, ways, train, one_batch=True)
     return [{"batch_size": size} | row for size, row in zip(sizes, found, strict=True)]
 
@@ -91,8 +95,8 @@ def supply(
     config: Path, flags: Sequence[str], ways: Sequence[Loading], seconds: float
 ) -> dict[Loading, float]:
     """Return the images/s that the loader alone brings in each of these ways; 0 where it can't."""
-    commands = [[*flags, *way.flags()] for way in ways]
-    found = _each(config, commands, lambda process: {"rate": process.supply(seconds)})
+    named = {str(way): [*flags, *way.flags()] for way in ways}
+    found = _each(config, named, lambda process: {"rate": process.supply(seconds)})
     for way, row in zip(ways, found, strict=True):
         if "failed" in row:
             print(f"  {way}: {row['failed']}", file=sys.stderr)
@@ -105,20 +109,21 @@ def of_batch(size: int) -> list[str]:
 
 def _each(
     config: Path,
-    flags: list[list[str]],
+    ways: Mapping[str, list[str]],
     use: Callable[[Process], dict[str, Any]],
     one_batch: bool = False,
 ) -> list[dict[str, Any]]:
     """Start a process for each and use them one by one; why one `failed` is its result."""
-    results: list[dict[str, Any]] = [{} for _ in flags]
+    results: list[dict[str, Any]] = [{} for _ in ways]
     with ExitStack() as stack:
-        started = [stack.enter_context(Process(config, some, one_batch)) for some in flags]
+        started = [stack.enter_context(Process(config, one, one_batch)) for one in ways.values()]
         for process, result in zip(started, results, strict=True):
             try:
                 process.ready()  # all of them, before the first is measured
             except UserError as error:
                 result["failed"] = str(error)
-        for process, result in zip(started, results, strict=True):
+        for name, process, result in zip(ways, started, results, strict=True):
+            print(f"  {name} …", file=sys.stderr, flush=True)
             with process:  # measured, it goes
                 try:
                     result.update({} if result else use(process))
@@ -204,8 +209,7 @@ def report(result: dict[str, Any]) -> str:
         said.append(f"  network, batch {row['batch_size']:>5}  {speed}{memory}")
     for row in result["loader"]:
         speed = f"{row['images_per_second']:>10,.0f} images/s"
-        how = f"{row['workers']:>2} workers, prefetch {row['prefetch']}"
-        said.append(f"  loader, {how}, on the {row['decoder'] or 'cpu'}  {speed}")
+        said.append(f"  {Loading(row['workers'], row['prefetch'], row['decoder'])}  {speed}")
     if not result["loader"]:
         said += ["", "The images lie on the device: there are no workers to tune."]
     if not result["enough"]:
