@@ -80,12 +80,23 @@ def test_the_rows_of_a_gpu_add_one_thing_at_a_time_and_end_as_shipped():
         {"--trainer.precision": "bf16-mixed"},
         {"--model.channels_last": "true"},
         {"--model.compile": "default"},
-        {"--model.compile": "true"},
+        {"--model.compile": "reduce-overhead"},
     ]
     assert not left_out and rows[-1] == bench.Row(rows[-1].name, one_batch=False, shipped=True)
     without = Machine("Linux", "Xeon", 16, gpus=H200.gpus, compiler=False)
     fewer, why = bench.rows_of(without)
     assert len(fewer) == len(rows) - 2 and "compiler" in why[0]
+
+
+@pytest.mark.parametrize(
+    ("machine", "more"), [(H200, ["max-autotune", "step-graph"]), (LAPTOP, ["max-autotune"])]
+)
+def test_all_modes_are_the_rows_of_before_and_the_other_ways_to_compile(machine, more):
+    few, many = (bench.rows_of(machine, all_modes)[0] for all_modes in (False, True))
+    others = [row.flags for row in many if row not in few]
+    assert [row for row in many if row in few] == few and len(others) == len(more)
+    before = few[-2].flags[:-1]
+    assert others == [(*before, f"--model.compile={mode}") for mode in more]
 
 
 FOUND = {

@@ -56,6 +56,12 @@ class Reads(Mine):
         return features
 
 
+class Waits(Mine):
+    def between(self, features: Tensor) -> Tensor:
+        torch.cuda.synchronize()  # which its own check does not notice
+        return features
+
+
 class Lags(Mine):
     def between(self, features: Tensor) -> Tensor:
         torch.cuda._sleep(20_000_000)  # cycles: the host is steps ahead
@@ -188,16 +194,34 @@ def test_without_a_home_to_write_to_torch_chooses_the_cache(monkeypatch, tmp_pat
 
 @pytest.fixture
 def no_waiting(monkeypatch):
-    """Let whatever makes the host wait for the GPU within an epoch raise, from its 10th step on."""
+    """Let whatever makes the host wait for the GPU within an epoch raise, from its 10th step on.
+
+    What PyTorch doesn't notice stands in a profile: yields the CUDA calls of the second epoch.
+    """
+    profile, steps, called = torch.profiler.profile(), torch.profiler.record_function("steps"), []
 
     def start(model, batch, batch_idx) -> None:
-        within = 10 <= batch_idx < model.trainer.num_training_batches - 1
-        torch.cuda.set_sync_debug_mode("error" if within else "default")
+        last = model.trainer.num_training_batches - 1
+        if (model.current_epoch, batch_idx) == (1, 10):
+            profile.start()
+            steps.__enter__()
+        torch.cuda.set_sync_debug_mode("error" if 10 <= batch_idx < last else "default")
+        if (model.current_epoch, batch_idx) == (1, last):
+            steps.__exit__(None, None, None)
+            profile.stop()
+            (whole,) = (event.time_range for event in profile.events() if event.name == "steps")
+            for event in profile.events():
+                within = whole.start <= event.time_range.start <= whole.end
+                called.extend([event.name] if event.name.startswith("cu") and within else [])
 
     monkeypatch.setattr(ImageClassifier, "on_train_batch_start", start, raising=False)
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)  # so that each step shows its loss
-    yield
+    yield called
     torch.cuda.set_sync_debug_mode("default")
+
+
+def waiting(called: list[str]) -> list[str]:
+    return [name for name in called if "Synchronize" in name or name == "cudaMemcpy"]
 
 
 ON_GPU = ("fit", "--config", "configs/synthetic.yaml", "--data.batch_size", "128")
@@ -211,6 +235,7 @@ ON_GPU = (*ON_GPU, "--trainer.log_every_n_steps=5", "--checkpoints.seconds=600")
 @pytest.mark.parametrize("mode", ["false", "default", "reduce-overhead", "step-graph"])
 def test_no_step_waits_for_the_gpu_even_if_it_logs_or_shows_its_loss(mode, no_waiting, call):
     assert call(*ON_GPU, "--model.network", "resnet18", f"--model.compile={mode}") == 0
+    assert len(no_waiting) > 50 and not waiting(no_waiting)
 
 
 @pytest.mark.gpu
@@ -220,6 +245,8 @@ def test_a_network_that_waits_for_the_gpu_is_noticed(mine, no_waiting, call):
     flags = ("--model.network=mine", "--model.small_images=false", "--model.compile=false")
     with pytest.raises(RuntimeError, match="synchroniz"):
         call(*ON_GPU, *flags)
+    mine(Waits)
+    assert call(*ON_GPU, *flags) == 0 and len(waiting(no_waiting)) >= 50
 
 
 @pytest.mark.gpu

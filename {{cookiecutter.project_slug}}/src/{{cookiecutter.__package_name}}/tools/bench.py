@@ -27,6 +27,8 @@ from .turns import FEWEST, Process
 
 PARTS = {"data": "#f58518", "forward": "#4c78a8", "backward": "#72b7b2", "optimizer": "#b279a2"}
 EAGER = "GPU, eager, float32"  # whose memory the others are compared with
+MODES = {"+ compile": "default", "+ CUDA graphs": "reduce-overhead"}
+MORE_MODES = {"or max-autotune": "max-autotune", "or one step graph": "step-graph"}
 
 
 @dataclass(frozen=True)
@@ -39,29 +41,29 @@ class Row:
     shipped: bool = False
 
 
-def rows_of(machine: hardware.Machine) -> tuple[list[Row], list[str]]:
+def rows_of(machine: hardware.Machine, all_modes: bool = False) -> tuple[list[Row], list[str]]:
     """Return the rows that this machine can measure, and which are left out, and why."""
     eager = ("--model.channels_last=false", "--model.compile=false", "--trainer.precision=32-true")
     cpu = ("--trainer.accelerator=cpu", *eager)
     last = "--model.channels_last=true"
     why = [] if machine.compiler else ["torch.compile: no C compiler, or no Python headers, here."]
+    modes = {} if why else MODES | MORE_MODES if all_modes else MODES
     if not machine.gpus:
         why.insert(0, "GPU, AMP and CUDA graphs: torch sees no NVIDIA GPU here.")
-        plain = Row("+ compile", (*cpu, last, "--model.compile=default"))
+        modes = {name: mode for name, mode in modes.items() if mode in ("default", "max-autotune")}
         return [
             Row("CPU, eager", cpu),
             Row("+ channels_last", (*cpu, last)),
-            *([plain] if machine.compiler else []),
+            *(Row(name, (*cpu, last, f"--model.compile={mode}")) for name, mode in modes.items()),
             Row("loader, as shipped", cpu[:1], one_batch=False, shipped=True),
         ], why
     amp = (*eager, f"--trainer.precision={hardware.precision(machine, 'cuda')[0]}")
-    compiled, graphs = ((*amp, last, f"--model.compile={mode}") for mode in ("default", "true"))
     return [
         Row("CPU, batch of 16", (*cpu, "--data.batch_size=16", "--data.global_batch_size=null")),
         Row(EAGER, eager),
         Row("+ AMP", amp),
         Row("+ channels_last", (*amp, last)),
-        *([Row("+ compile", compiled), Row("+ CUDA graphs", graphs)] if machine.compiler else []),
+        *(Row(name, (*amp, last, f"--model.compile={mode}")) for name, mode in modes.items()),
         Row("+ loader, as shipped", one_batch=False, shipped=True),
     ], why
 
@@ -262,11 +264,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--seconds", type=float, help="of a turn; 1.5, on a CPU 1")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--all-modes", action="store_true", help="two more ways to compile, slow")
     parser.add_argument("--into", type=Path, help="instead of runs/bench/<time>")
     known, flags = parser.parse_known_args(arguments)
     nvml.prefer_idle_gpus()
     machine = hardware.this_machine()
-    rows, left_out = rows_of(machine)
+    rows, left_out = rows_of(machine, known.all_modes)
     try:
         seconds = known.seconds or (1.5 if machine.gpus else 1.0)
         result = bench(rows, find_config(known.config), flags, seconds, known.rounds)
