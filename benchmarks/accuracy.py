@@ -97,6 +97,8 @@ def train_ours(task: Task, asked: argparse.Namespace, epochs: int, seed: int) ->
         flags += [*task.flags, f"--trainer.max_epochs={epochs}"]
         if task.recipe == "imagefolder.yaml":
             flags.append(f"--data.options.path={asked.jpegs.resolve()}")
+        if torch.cuda.is_available():  # as longer runs do by themselves
+            flags.append("--model.compile=true")
         settings = os.environ | {"RUN_FOLDER": f"{folder}/run"}
         paths = [str(asked.project.resolve() / "src"), os.environ.get("PYTHONPATH", "")]
         settings["PYTHONPATH"] = os.pathsep.join(filter(None, paths))

@@ -12,6 +12,7 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from {{ cookiecutter.__package_name }} import hardware, networks
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
+from {{ cookiecutter.__package_name }}.data import resident
 from {{ cookiecutter.__package_name }}.monitor import progress
 from {{ cookiecutter.__package_name }}.monitor.compiling import keep_cache
 from {{ cookiecutter.__package_name }}.run import checkpoint
@@ -202,6 +203,8 @@ def no_waiting(monkeypatch):
 
     def start(model, batch, batch_idx) -> None:
         last = model.trainer.num_training_batches - 1
+        if (model.current_epoch, batch_idx) == (1, 0):
+            torch.compiler.set_stance("fail_on_recompile")
         if (model.current_epoch, batch_idx) == (1, 10):
             profile.start()
             steps.__enter__()
@@ -209,15 +212,17 @@ def no_waiting(monkeypatch):
         if (model.current_epoch, batch_idx) == (1, last):
             steps.__exit__(None, None, None)
             profile.stop()
-            (whole,) = (event.time_range for event in profile.events() if event.name == "steps")
-            for event in profile.events():
-                within = whole.start <= event.time_range.start <= whole.end
-                called.extend([event.name] if event.name.startswith("cu") and within else [])
+            host = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CPU]
+            (whole,) = (event.time_range for event in host if event.name == "steps")
+            within = [e.name for e in host if whole.start <= e.time_range.start <= whole.end]
+            called.extend(name for name in within if name.startswith("cu"))
 
     monkeypatch.setattr(ImageClassifier, "on_train_batch_start", start, raising=False)
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)  # so that each step shows its loss
+    monkeypatch.setattr(resident, "AT_ONCE", 2**22)  # bytes: ten batches, so that some are gathered
     yield called
     torch.cuda.set_sync_debug_mode("default")
+    torch.compiler.set_stance("default")
 
 
 def waiting(called: list[str]) -> list[str]:
@@ -233,8 +238,10 @@ ON_GPU = (*ON_GPU, "--trainer.log_every_n_steps=5", "--checkpoints.seconds=600")
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("mode", ["false", "default", "reduce-overhead", "step-graph"])
-def test_no_step_waits_for_the_gpu_even_if_it_logs_or_shows_its_loss(mode, no_waiting, call):
-    assert call(*ON_GPU, "--model.network", "resnet18", f"--model.compile={mode}") == 0
+@pytest.mark.parametrize("mixed", ["", "--data.mixup=0.2 --data.cutmix=1 --data.cutout=8"])
+def test_no_step_waits_for_the_gpu_even_if_it_logs_or_shows_its_loss(mode, mixed, no_waiting, call):
+    flags = ("--model.network", "resnet18", f"--model.compile={mode}", *mixed.split())
+    assert call(*ON_GPU, *flags) == 0
     assert len(no_waiting) > 50 and not waiting(no_waiting)
 
 
@@ -245,6 +252,7 @@ def test_a_network_that_waits_for_the_gpu_is_noticed(mine, no_waiting, call):
     flags = ("--model.network=mine", "--model.small_images=false", "--model.compile=false")
     with pytest.raises(RuntimeError, match="synchroniz"):
         call(*ON_GPU, *flags)
+    torch.cuda.set_sync_debug_mode("default")
     mine(Waits)
     assert call(*ON_GPU, *flags) == 0 and len(waiting(no_waiting)) >= 50
 

@@ -315,6 +315,9 @@ class Copy:
     def synchronize(self) -> None:
         self.copy.copy_(self.number)
 
+    def query(self) -> bool:
+        return bool(self.copy == self.number)
+
 
 def test_numbers_that_come_late_from_the_gpu_are_waited_for(
     trained, call, monkeypatch, tmp_path, capsys
@@ -328,6 +331,18 @@ def test_numbers_that_come_late_from_the_gpu_are_waited_for(
     assert "val acc" in (shown := capsys.readouterr().out) and "nan" not in shown
     expected = read_metrics(trained / "metrics.csv")
     assert read_metrics(tmp_path / "metrics.csv") == expected and len(expected) > 8
+
+
+def test_a_row_whose_numbers_are_on_their_way_holds_nothing_up(tmp_path):
+    log, copies = MetricsCSV(tmp_path), [Copy(torch.tensor(float(i))) for i in range(3)]
+    for step, copy in enumerate(copies):
+        log.log_metrics({"train/loss": OnItsWay(copy.copy, copy)}, step)
+    assert all(copy.copy.isnan() for copy in copies) and not log.path.exists()
+    copies[0].synchronize()
+    log.log_metrics({"train/loss": 3.0}, 3)
+    assert [row["step"] for row in read_metrics(log.path)] == [0] and copies[1].copy.isnan()
+    log.to_disk()
+    assert [row["train/loss"] for row in read_metrics(log.path)] == [0.0, 1.0, 2.0, 3.0]
 
 
 def test_a_stop_between_two_logged_steps_logs_nothing_old(call, monkeypatch, tmp_path):

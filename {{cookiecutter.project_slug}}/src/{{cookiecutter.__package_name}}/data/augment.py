@@ -85,11 +85,11 @@ def mix(batch: Batch, draws: Tensor, batch_size: int, mixup: float, cutmix: floa
         batch: one or several batches of `batch_size` images.
         mixup, cutmix: alpha of the distribution Beta(alpha, alpha) of the shares; 0 is off.
     """
-    images, size = batch.images, torch.tensor(batch.images.shape[2:], device=draws.device)
+    images = batch.images
     chance = 0.5 if mixup and cutmix else float(mixup > 0)
     blended = draws[:, 0] < chance
     shares = torch.where(blended, _beta(mixup, draws[:, 1]), _beta(cutmix, draws[:, 2]))
-    half = (1 - shares).sqrt()[:, None] * size / 2
+    half = torch.stack([(1 - shares).sqrt() * side / 2 for side in images.shape[2:]], 1)
     shown = ~_box(images, draws[:, 3:], half)
     own = torch.where(blended[:, None, None], shares[:, None, None], shown)
     before = _before(images, batch_size)

@@ -31,16 +31,14 @@ def decoded(files: Files, size: int) -> Images:
     with alone_in(folder) as writable:
         try:
             pixels = np.load(path, mmap_mode="c")
-        except (OSError, ValueError, EOFError):
-            pixels = None
-        if pixels is None:  # not there, or cut short
+        except (OSError, ValueError, EOFError):  # not there, or cut short
             free = shutil.disk_usage(folder).free if writable else 0
             if needed > free:
                 raise UserError(
                     f"The decoded images take {needed / 1e6:,.0f} MB, and {folder} has"
                     f" {free / 1e6:,.0f} MB free. Name another place with XDG_CACHE_HOME, or read"
                     " the files at each epoch: --data.loader streaming."
-                )
+                ) from None
             _write(files, size, path)
             pixels = np.load(path, mmap_mode="c")
     return Images(torch.from_numpy(pixels), files.labels)

@@ -71,14 +71,11 @@ class OutOfMemory(L.Callback):
         if cause is None:
             return
         data, device = trainer.datamodule, trainer.strategy.root_device
-        advice = advise(
-            data.batch_size,
-            data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
-            trainer.world_size,
-            data.eval_batch_size if trainer.evaluating else None,
-            str(trainer.precision),
-            pl_module.hparams["activation_checkpointing"],
-        )
+        size, devices = data.batch_size, trainer.world_size
+        step = size * devices * trainer.accumulate_grad_batches
+        evaluated = data.eval_batch_size if trainer.evaluating else None
+        recomputes = pl_module.hparams["activation_checkpointing"]
+        advice = advise(size, step, devices, evaluated, str(trainer.precision), recomputes)
         rank = f".rank-{trainer.global_rank}" if trainer.global_rank else ""
         file, on_gpu = Path(trainer.default_root_dir, f"memory{rank}.txt"), device.type == "cuda"
         sentences = str(cause).split(". ")

@@ -12,11 +12,8 @@ from ..run.metrics import metrics_of
 
 SECONDS_BETWEEN_UPDATES = 0.5  # of the bar
 SECONDS_BETWEEN_LINES = 10.0  # where the output is a file
-SHOWN = {
-    "train/loss": "loss {:.3f}",
-    "train/accuracy": "acc {:.1%}",
-    "val/accuracy": "val acc {:.1%}",
-}
+SHOWN = {"train/loss": "loss {:.3f}", "train/accuracy": "acc {:.1%}"}
+SHOWN |= {"val/accuracy": "val acc {:.1%}"}
 
 
 class Throughput(L.Callback):

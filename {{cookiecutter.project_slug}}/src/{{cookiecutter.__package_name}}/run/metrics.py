@@ -49,8 +49,9 @@ class MetricsCSV(Logger):
         self.followers, self.started = followers, False
         self.path = folder / "metrics.csv"
         self.columns = ["step", "epoch"]
+        self.over: list[Row] = []  # of earlier steps; a number of theirs is on its way
         self.row: Row = {}  # of the step that is logged
-        self.in_file: Row = {}  # what of it the file holds
+        self.in_file: Row = {}  # what the file holds of the first of those
         self.latest: Row = {}  # of each value, on rank 0, as far as they are here
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
@@ -58,18 +59,17 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Take the values of a step; those that are OnItsWay are waited for at the next step's."""
+        """Take the values of a step; its row is written when all are here and the step is over."""
         if self.row and self.row["step"] != step:
+            self.over, self.row = [*self.over, self.row], {}
             self._write()
-            self._tell("log", self.row)
-            self.row = self.in_file = {}
         row = {"epoch": 0, **self.row, "step": step, **metrics}
         self.row = row | {"epoch": int(row["epoch"])}
         self.latest |= {k: v for k, v in metrics.items() if not isinstance(v, OnItsWay)}
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        self._write()
+        self._write(wait=True)
         if self.row and status == "success":
             self._tell("log", self.row)
         self._tell("finish", status == "success")
@@ -77,7 +77,7 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def to_disk(self) -> None:
         """Write what was logged until now so that it survives a power failure."""
-        self._write()
+        self._write(wait=True)
         if self.path.exists():
             to_disk(self.path)
 
@@ -96,20 +96,29 @@ class MetricsCSV(Logger):
         for follower in self.followers if self.started else ():
             follower.tell(step, what)
 
-    def _write(self) -> None:
-        self.row = {k: float(v) if isinstance(v, OnItsWay) else v for k, v in self.row.items()}
-        self.latest |= self.row
-        if self.row == self.in_file:
-            return
-        new = [name for name in self.row if name not in self.columns]
-        if new or self.in_file or not self.path.exists():
+    def _write(self, wait: bool = False) -> None:
+        """Write the rows of steps that are over, once all numbers are here; or wait, for all."""
+        while self.over and (
+            wait or all(v.copied.query() for v in self.over[0].values() if isinstance(v, OnItsWay))
+        ):
+            self._tell("log", self._put(self.over.pop(0)))
+            self.in_file = {}
+        if wait:
+            self.row = self._put(self.row)
+
+    def _put(self, row: Row) -> Row:
+        here = {k: float(v) for k, v in row.items() if isinstance(v, OnItsWay)}
+        self.latest, row = self.latest | here, row | here
+        new = [name for name in row if name not in self.columns]
+        if row != self.in_file and (new or self.in_file or not self.path.exists()):
             self.columns += new
             rows = read_metrics(self.path)
-            self._rewrite([*rows[: len(rows) - bool(self.in_file)], self.row])
-        else:
+            self._rewrite([*rows[: len(rows) - bool(self.in_file)], row])
+        elif row != self.in_file:
             with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, self.columns).writerow(self.row)
-        self.in_file = self.row
+                csv.DictWriter(file, self.columns).writerow(row)
+        self.in_file = row
+        return row
 
     def _rewrite(self, rows: list[Row]) -> None:
         text = io.StringIO()

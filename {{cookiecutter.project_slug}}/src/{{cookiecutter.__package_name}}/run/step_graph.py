@@ -44,7 +44,7 @@ class StepGraph(L.Callback):
             group["lr"] = torch.tensor(float(group["lr"]), device=device)
             group |= {"capturable": True} if "capturable" in group else {}
 
-    def _step(self, batch: Batch, batch_idx: int) -> None:
+    def _step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.optimizer._on_before_step()
         if self.steps < EAGER_STEPS:
             self.stream.wait_stream(torch.cuda.current_stream())
@@ -64,6 +64,7 @@ class StepGraph(L.Callback):
         if self.model.logs(self.model.global_step):
             self.model.log_step(loss.clone(), right.clone())
         self.model.lr_schedulers().step()
+        return loss
 
     def _capture(self, batch: Batch) -> None:
         self.batch = copy.deepcopy(batch)

@@ -54,7 +54,7 @@ def rows_of(machine: hardware.Machine, all_modes: bool = False) -> tuple[list[Ro
         return [
             Row("CPU, eager", cpu),
             Row("+ channels_last", (*cpu, last)),
-            *(Row(name, (*cpu, last, f"--model.compile={mode}")) for name, mode in modes.items()),
+            *(Row(name, (*cpu, last, *compiled_by(mode))) for name, mode in modes.items()),
             Row("loader, as shipped", cpu[:1], one_batch=False, shipped=True),
         ], why
     amp = (*eager, f"--trainer.precision={hardware.precision(machine, 'cuda')[0]}")
@@ -63,9 +63,15 @@ def rows_of(machine: hardware.Machine, all_modes: bool = False) -> tuple[list[Ro
         Row(EAGER, eager),
         Row("+ AMP", amp),
         Row("+ channels_last", (*amp, last)),
-        *(Row(name, (*amp, last, f"--model.compile={mode}")) for name, mode in modes.items()),
+        *(Row(name, (*amp, last, *compiled_by(mode))) for name, mode in modes.items()),
         Row("+ loader, as shipped", one_batch=False, shipped=True),
     ], why
+
+
+def compiled_by(mode: str) -> list[str]:
+    """Return the flags for a way to compile; max-autotune tries nothing if it has to be exact."""
+    exact = ["--trainer.deterministic=false"] if mode == "max-autotune" else []
+    return [f"--model.compile={mode}", *exact]
 
 
 def measure(
@@ -112,11 +118,14 @@ def summarize(row: dict[str, Any], eager_gib: float | None = None) -> dict[str, 
         return kept | {"counts": False, "remark": row["failed"]}
     rates = [turn["rate"] for turn in row["turns"]]
     rate, first, last = statistics.median(rates), row["first"], row["turns"][-1]["loss"]
-    falls = last < first["first_loss"]  # not if it is no number
+    known = None not in (first["first_loss"], last)
+    falls = known and last < first["first_loss"]  # not if it is no number
     busy = [turn["busy"] for turn in row["turns"] if turn["busy"] is not None]
     compiling = first["first_seconds"] - FEWEST * row["batch_size"] / rate
     peak = first["peak_gib"]
-    why = f"its loss went from {first['first_loss']:.3g} to {last:.3g}; it has to fall"
+    why = "its training step returns no loss"
+    if known:
+        why = f"its loss went from {first['first_loss']:.3g} to {last:.3g}; it has to fall"
     return kept | {
         "counts": falls,
         "remark": None if falls else why,
@@ -147,6 +156,7 @@ def bench(
         "made": datetime.now().isoformat(timespec="seconds"),
         "config": str(config.relative_to(root) if config.is_relative_to(root) else config),
         "arguments": flags,
+        "seconds": seconds,
         "device": device_name(machine, hardware.accelerator(machine)),
         "cpu": f"{machine.cpu}, {machine.cores} cores",
         "versions": versions(),
@@ -196,6 +206,8 @@ def table(result: dict[str, Any]) -> str:
             + (f"{row['saved']:>6.0%}" if row["saved"] is not None else f"{'-':>6}")
             + _number(row["compile_seconds"], 7)
         )
+    if any("--trainer.deterministic=false" in row["flags"] for row in result["rows"]):
+        lines += ["max-autotune tries nothing where training is deterministic; here it is not."]
     if any(row["counts"] and "forward" not in row["step_ms"] for row in result["rows"]):
         lines += ["A step in one CUDA graph has no parts: the whole of it stands under optim."]
     return "\n".join(lines)

@@ -70,7 +70,7 @@ def check_same(baseline: dict[str, Any], device: str, settings: dict[str, Any] |
                 )
 
 
-def check(path: Path, seconds: float, slower: float) -> int:
+def check(path: Path, seconds: float | None, slower: float) -> int:
     """Compare this machine's speed with a baseline's; return the exit status and say why."""
     baseline, row = read_baseline(path)
     device = device_name(machine := hardware.this_machine(), hardware.accelerator(machine))
@@ -79,6 +79,7 @@ def check(path: Path, seconds: float, slower: float) -> int:
     if not config.is_file():
         raise UserError(f"The baseline's recipe {baseline['config']} is not here any more.")
     flags, limit = [*baseline["arguments"], *row["flags"]], allowed(row["rates"])
+    seconds = seconds or baseline.get("seconds", 1.0)  # turns as long as those
     with Process(config, flags, slower=slower) as process:
         check_same(baseline, device, process.ready().about["settings"])
         process.turn(seconds)  # compiles
@@ -97,7 +98,7 @@ def check(path: Path, seconds: float, slower: float) -> int:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make bench-check", description=__doc__)
     parser.add_argument("baseline", type=Path, help="a bench.json, or its folder")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each turn")
+    parser.add_argument("--seconds", type=float, help="of each turn; as in the baseline")
     parser.add_argument(
         "--slower", type=float, default=0.0, help="sleep this share: tests the check"
     )

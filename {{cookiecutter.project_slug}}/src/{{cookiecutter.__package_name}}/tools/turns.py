@@ -28,8 +28,9 @@ from ..run.folder import RUN_FOLDER_VARIABLE
 from .timing import ClockCallback, now
 
 PACKAGE = str(__package__).split(".")[0]
-FEWEST = 3  # steps that a turn begins with: after so many all is compiled and recorded
+FEWEST = 4  # steps that a turn begins with: after so many all is compiled and recorded
 AS_LONG_AS_IT_LASTS = 10**6  # steps: an epoch of the one batch
+CACHES = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
 # A run without end, validations and checkpoints, whose loss falls from the first step on.
 ENDLESS = {"trainer.max_epochs": 10**6, "trainer.limit_val_batches": 0, "trainer.devices": 1}
 ENDLESS |= {"checkpoints.seconds": 10**6, "tracking.wandb": False}
@@ -168,9 +169,8 @@ class Turns(ClockCallback):
         """Return the mean of each part over the turn's steps, the first two apart."""
         now(self.clock.device)
         steps = [i for i, (part, _) in enumerate(stamps) if part == "optimizer"]
-        kept = stamps[steps[1] :]
         spent: dict[str, list[float]] = {}
-        for (_, before), (part, after) in pairwise(kept):
+        for (_, before), (part, after) in pairwise(stamps[steps[1] :]):
             seconds = isinstance(after, float)
             passed = 1e3 * (after - before) if seconds else before.elapsed_time(after)
             spent.setdefault(part, []).append(passed)
@@ -235,7 +235,7 @@ class Process:
         command = ["fit", "--config", str(config), *gentle, *flags, *last]
         environment = os.environ | {RUN_FOLDER_VARIABLE: str(self.folder / "run")}
         if cold:
-            environment["TORCHINDUCTOR_CACHE_DIR"] = str(self.folder / "inductor")
+            environment |= dict.fromkeys(CACHES, str(self.folder / "compiled"))
         self.process = subprocess.Popen(
             [sys.executable, "-m", PACKAGE, *command],
             env=environment,
@@ -256,7 +256,7 @@ class Process:
 
     def ready(self) -> "Process":
         """Wait until it could train. Raises UserError with what it said if it ended instead."""
-        self.about = self._receive([])
+        self.about = self._ask(None, [])
         record = json.loads((self.folder / "run" / "run.json").read_text())
         self.about["settings"] = {part: record["config"][part] for part in ("data", "model")}
         self.about["settings"]["trainer"] = {"precision": self.about["precision"]}
@@ -269,28 +269,28 @@ class Process:
         Raises UserError if it ended instead.
         """
         busy: list[int] = []
-        self.pipe.send({"seconds": seconds, "parts": parts})
-        found = self._receive(busy)
+        found = self._ask({"seconds": seconds, "parts": parts}, busy)
         if found["rate"] is None:
             raise UserError("An epoch has one step, which has no speed: lower --data.batch_size.")
         return found | {"busy": sum(busy) / len(busy) if busy else None}
 
     def supply(self, seconds: float) -> float:
         """Return how many images/s the loader alone brings. Raises UserError as turn does."""
-        self.pipe.send({"seconds": seconds, "supply": True})
-        return self._receive([])["rate"]
+        return self._ask({"seconds": seconds, "supply": True}, [])["rate"]
 
-    def _receive(self, busy: list[int]) -> dict[str, Any]:
-        """Wait for the answer; meanwhile ask the driver how busy the GPU is."""
-        while not self.pipe.poll(0.1):
-            if self.process.poll() is not None and not self.pipe.poll():
-                raise UserError(self._last_words())
-            uuid = getattr(self, "about", {}).get("uuid")
-            state = gpu_state(uuid) if uuid else None
-            busy += [state.busy] if state else []
+    def _ask(self, order: dict[str, Any] | None, busy: list[int]) -> dict[str, Any]:
+        """Give an order and wait for the answer; meanwhile ask the driver how busy the GPU is."""
         try:
+            if order:
+                self.pipe.send(order)
+            while not self.pipe.poll(0.1):
+                if self.process.poll() is not None and not self.pipe.poll():
+                    raise EOFError
+                uuid = getattr(self, "about", {}).get("uuid")
+                state = gpu_state(uuid) if uuid else None
+                busy += [state.busy] if state else []
             return self.pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             self.process.wait()
             raise UserError(self._last_words()) from None
 
