@@ -233,6 +233,13 @@ def test_mixed_images_hold_the_shares_that_their_loss_is_told(mixup, cutmix):
     assert share_cut == 0 if not cutmix else share_cut > (0.9 if not mixup else 0.3)
 
 
+def test_what_is_shown_of_another_image_has_the_shape_of_an_image():
+    images = torch.tensor([0, 200]).byte()[:, None, None, None].expand(2, 3, 40, 10)
+    labels, draws = torch.arange(2), torch.full((2, 5), 0.5)
+    shown = mix(Batch(images, labels, labels), draws, 2, 0.0, 1.0).images[0, 0] == 200
+    assert (shown.any(1).sum(), shown.any(0).sum()) == (28, 8)  # sqrt(1/2) of 40 and of 10 pixels
+
+
 def test_the_loss_of_mixed_images_is_that_of_both_labels_by_their_shares():
     logits, labels = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
     alone = mixed_cross_entropy(logits, labels, None, None, 0.1)
