@@ -144,9 +144,17 @@ def test_a_mistake_in_a_flag_is_one_line(capsys):
 
 
 @pytest.mark.speed
-def test_what_takes_longer_is_found_and_what_does_not_is_not(measured, capsys):
+def test_what_takes_longer_is_found_and_what_does_not_is_not(measured, monkeypatch, capsys):
+    turn, asked = bench_check.Process.turn, []
+
+    def noted(process, seconds):
+        asked.append(seconds)
+        return turn(process, seconds)
+
+    monkeypatch.setattr(bench_check.Process, "turn", noted)
     baseline = str(measured / "bench.json")
-    assert bench_check.main([baseline, *SHORT, "--slower", "5"]) == 1
+    assert bench_check.main([baseline, "--slower", "5"]) == 1
+    assert set(asked) == {0.3}  # as long as the baseline's
     error = capsys.readouterr().err
     assert error.startswith("slower by") and error.count("\n") == 1
     slow = read(measured)

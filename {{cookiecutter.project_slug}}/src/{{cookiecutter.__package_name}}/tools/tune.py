@@ -251,7 +251,8 @@ def draw(result: dict[str, Any]) -> Figure:
         demand, enough = result["demand"], MARGIN * result["demand"]
         axes.axhline(demand, color="#888", label="what the network eats")
         axes.axhline(enough, color="#888", linestyle="--", label=f"{MARGIN} times that")
-        axes.plot(chosen["workers"], result["supply"], "o", **circle)
+        label = f"chosen, with prefetch {chosen['prefetch']}"
+        axes.plot(chosen["workers"], result["supply"], "o", label=label, **circle)
         axes.set_xticks(sorted({row["workers"] for row in result["loader"]}))
         axes.set(xlabel="workers", title="what the loader brings: images/s")
         axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
