@@ -2,8 +2,10 @@
 
 import inspect
 import os
+from collections import Counter
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from torch import Tensor, nn
@@ -193,6 +195,47 @@ def test_without_a_home_to_write_to_torch_chooses_the_cache(monkeypatch, tmp_pat
     assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
 
 
+class Watches(L.Callback):
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        """As one that logs the norm of the gradients."""
+
+
+def by_epochs(model: ImageClassifier) -> dict:
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1)}
+
+
+def by_two_optimizers(model: ImageClassifier) -> list:
+    parts = model.network.body[:-1], model.network.body[-1]
+    return [torch.optim.SGD(part.parameters(), 0.1) for part in parts]
+
+
+GRAPH = ("fit", "--config", "configs/digits.yaml", "--model.compile", "step-graph")
+
+
+@pytest.mark.parametrize(
+    ("flags", "own", "reason"),
+    [
+        (("--data.global_batch_size", "128"), {}, "it accumulates no gradients"),
+        (("--trainer.gradient_clip_val", "1"), {}, "it clips no gradients"),
+        ((), {"configure_optimizers": by_epochs}, "it steps one schedule, at each step"),
+        ((), {"configure_optimizers": by_two_optimizers}, "it is for one optimizer"),
+        (
+            ("--trainer.callbacks+", f"{__name__}.Watches"),
+            {"on_after_backward": lambda self: None},
+            "it never calls <lambda>, Watches.on_before_optimizer_step",
+        ),
+    ],
+)
+def test_a_step_graph_refuses_what_it_would_leave_out(
+    flags, own, reason, call, capsys, monkeypatch
+):
+    for name, written in own.items():
+        monkeypatch.setattr(ImageClassifier, name, written)
+    assert call(*GRAPH, *flags) == 2
+    assert f"step-graph, but {reason}: leave it unset." in capsys.readouterr().err
+
+
 @pytest.fixture
 def no_waiting(monkeypatch):
     """Let whatever makes the host wait for the GPU within an epoch raise, from its 10th step on.
@@ -225,8 +268,8 @@ def no_waiting(monkeypatch):
     torch.compiler.set_stance("default")
 
 
-def waiting(called: list[str]) -> list[str]:
-    return [name for name in called if "Synchronize" in name or name == "cudaMemcpy"]
+def waiting(called: list[str]) -> Counter[str]:
+    return Counter(name for name in called if "Synchronize" in name or name == "cudaMemcpy")
 
 
 ON_GPU = ("fit", "--config", "configs/synthetic.yaml", "--data.batch_size", "128")
@@ -254,7 +297,7 @@ def test_a_network_that_waits_for_the_gpu_is_noticed(mine, no_waiting, call):
         call(*ON_GPU, *flags)
     torch.cuda.set_sync_debug_mode("default")
     mine(Waits)
-    assert call(*ON_GPU, *flags) == 0 and len(waiting(no_waiting)) >= 50
+    assert call(*ON_GPU, *flags) == 0 and waiting(no_waiting)["cudaDeviceSynchronize"] >= 50
 
 
 @pytest.mark.gpu

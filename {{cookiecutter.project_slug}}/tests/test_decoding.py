@@ -134,12 +134,13 @@ from {package}.data.gpu_decode import crop_and_resize
 
 torch.manual_seed(0)
 whole = [torch.randint(0, 256, (3, h, w), dtype=torch.uint8) for h, w in ((75, 90), (20, 17))]
-boxes = torch.tensor([[1, 5, 3, 88, 70, 90, 75], [0, 0, 0, 17, 20, 17, 20]])
+boxes = torch.tensor([[1, 5, 3, 88, 70, False, 90, 75], [0, 0, 0, 17, 20, True, 17, 20]])
 images = torch.full((2, 24, 24, 3), 77, dtype=torch.uint8)
 crop_and_resize(whole, boxes.int(), images)
-for image, (row, left, upper, right, lower, _, _) in zip(whole, boxes.tolist()):
+for image, (row, left, upper, right, lower, mirrored, _, _) in zip(whole, boxes.tolist()):
     part = image[None, :, upper:lower, left:right].contiguous(memory_format=torch.channels_last)
     expected = interpolate(part, (24, 24), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+    expected = expected.flip(1) if mirrored else expected
     difference = (images[row].int() - expected.int()).abs()
     assert difference.max() <= 1 and difference.float().mean() < 0.05, difference.float().mean()
 print("as torch resizes")

@@ -106,7 +106,7 @@ class ImageClassifier(LeanModule):
         return loss
 
     def loss_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the loss of a training batch, and its logits (n, num_classes)."""
+        """Return a training batch's loss and logits (n, num_classes): all that step-graph uses."""
         return self.learn(self.network, batch, self.hparams["label_smoothing"])
 
     def log_step(self, loss: Tensor, accuracy: Tensor) -> None:

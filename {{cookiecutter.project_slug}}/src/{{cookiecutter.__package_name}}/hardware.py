@@ -77,9 +77,7 @@ def parse_cpu_max(text: str) -> float | None:
 
 def accelerator(machine: Machine) -> str:
     """Return Lightning's name of the device to train on."""
-    if machine.gpus:
-        return "cuda"
-    return "mps" if machine.mps else "cpu"
+    return "cuda" if machine.gpus else "mps" if machine.mps else "cpu"
 
 
 def devices(machine: Machine, requested: int | str | None, accelerator: str) -> int:

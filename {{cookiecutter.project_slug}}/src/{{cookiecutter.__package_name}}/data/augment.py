@@ -55,13 +55,13 @@ def shift_and_flip(images: Tensor, draws: Tensor, crop_padding: int, flip: bool)
     shift = (draws[:, :2] * (2 * crop_padding + 1)).long() - crop_padding
     rows = torch.arange(height, device=images.device) + shift[:, :1]
     columns = torch.arange(width, device=images.device) + shift[:, 1:]
-    inside = _inside(rows, height)[:, :, None] & _inside(columns, width)[:, None, :]
     if flip:
-        mirrored = draws[:, 2:3] < 0.5
-        columns = torch.where(mirrored, width - 1 - columns, columns)
+        columns = torch.where(draws[:, 2:3] < 0.5, width - 1 - columns, columns)
+    rows, columns = rows[:, :, None], columns[:, None, :]
+    row, column = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
+    inside = (row == rows) & (column == columns)
     sample = torch.arange(n, device=images.device)[:, None, None]
-    rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
-    picked = images.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]]
+    picked = images.permute(0, 2, 3, 1)[sample, row, column]
     return (picked * inside[..., None]).permute(0, 3, 1, 2)
 
 
@@ -128,7 +128,3 @@ def _beta(alpha: float, uniform: Tensor) -> Tensor:
 def _quantiles(alpha: float, device: torch.device) -> Tensor:
     steps = (torch.arange(1024, dtype=torch.float64) + 0.5) / 1024
     return torch.from_numpy(betaincinv(alpha, alpha, steps.numpy())).float().to(device)
-
-
-def _inside(position: Tensor, size: int) -> Tensor:
-    return (position >= 0) & (position < size)

@@ -20,7 +20,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 SEEN_OF_THE_MIDDLE = 224 / 256  # of the shorter side, in evaluation, as is usual for ImageNet
 
-Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels of the upright image
+Box = tuple[int, int, int, int, bool]  # left, upper, right, lower, in pixels; whether mirrored
 Size = tuple[int, int]  # width, height
 File = Path | bytes  # where an image file lies, or what is in it
 Choose = Callable[[int, int], Box]  # of an upright image's width and height
@@ -57,8 +57,8 @@ def middle(file: File, size: int) -> np.ndarray:
     return cropped(file, (size, size), middle_box)
 
 
-def random_box(width: int, height: int, draws: list[float], smallest: float) -> Box:
-    """Return a part of an image by four uniforms: its area, its shape, and two for its place.
+def random_box(width: int, height: int, draws: list[float], smallest: float, flip: bool) -> Box:
+    """Return a part of an image by five uniforms: area, shape, two for its place, mirroring.
 
     It is 3/4 to 4/3 as wide as high (Szegedy et al., "Going deeper with convolutions", 2014) and
     has at least `smallest` of the area.
@@ -68,13 +68,13 @@ def random_box(width: int, height: int, draws: list[float], smallest: float) -> 
     w = min(max(round((area * shape) ** 0.5), 1), width)
     h = min(max(round((area / shape) ** 0.5), 1), height)
     left, upper = int(draws[2] * (width - w + 1)), int(draws[3] * (height - h + 1))
-    return left, upper, left + w, upper + h
+    return left, upper, left + w, upper + h, flip and draws[4] < 0.5
 
 
 def middle_box(width: int, height: int) -> Box:
     side = max(round(min(width, height) * SEEN_OF_THE_MIDDLE), 1)
     left, upper = (width - side) // 2, (height - side) // 2
-    return left, upper, left + side, upper + side
+    return left, upper, left + side, upper + side, False
 
 
 def cropped(file: File, size: Size, choose: Choose) -> np.ndarray:
@@ -97,21 +97,22 @@ def cropped_or_jpeg(file: File, size: Size, choose: Choose) -> np.ndarray | Jpeg
 
 
 def _crop(image: Image.Image, content: bytes, size: Size, box: Box) -> np.ndarray:
-    left, upper, right, lower = box
+    left, upper, right, lower, mirrored = box
     by = min((right - left) / size[0], (lower - upper) / size[1])
     if by < 4 and _is_jpeg(image, content):  # libjpeg-turbo without Pillow: in half of the time
         data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         pixels = decode_jpeg(data, ImageReadMode.RGB, apply_exif_orientation=True)
         part, shape = pixels[None, :, upper:lower, left:right], (size[1], size[0])
         whole = functional.interpolate(part, shape, mode="bilinear", antialias=True)
-        return whole[0].permute(1, 2, 0).numpy()
+        return (whole.flip(3) if mirrored else whole)[0].permute(1, 2, 0).numpy()
     width, height = _upright_size(image)
     by = max(by / 2, 1)  # a JPEG is decoded at a half, a quarter or an eighth of its size
     image.draft("RGB", (int(image.width / by) or 1, int(image.height / by) or 1))
     rgb = _as_rgb(image)
     x, y = rgb.width / width, rgb.height / height
     part_of_it = (left * x, upper * y, right * x, lower * y)
-    return np.asarray(rgb.resize(size, Image.Resampling.BILINEAR, part_of_it))
+    part = rgb.resize(size, Image.Resampling.BILINEAR, part_of_it)
+    return np.asarray(ImageOps.mirror(part) if mirrored else part)
 
 
 @contextmanager

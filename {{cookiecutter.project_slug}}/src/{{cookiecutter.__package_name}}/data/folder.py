@@ -38,8 +38,7 @@ def folder(
     if not 0 <= val_share < 1 or not 0 <= test_share < 1 or val_share + test_share >= 1:
         raise UserError(f"val_share {val_share} and test_share {test_share}: shares, below 1.")
     given = {image.split for image in found}
-    divided = bool(given - {None})
-    shares = {"test": (not divided) * test_share, "val": ("val" not in given) * val_share}
+    shares = {"test": (given == {None}) * test_share, "val": ("val" not in given) * val_share}
     found = list(_divided(_checked(found, skip_bad, remarks), shares))
     classes = tuple(sorted({image.label for image in found}))
     parts = [[image for image in found if image.split == split] for split in SPLITS]

@@ -5,8 +5,8 @@ and waits there for a whole step, the others wait for it. A batch of 256 beside 
 takes 51 ms then, and 38 with the 32 queues that __main__ asks for.
 
 The workers only read the files. What the decoder does not read as libjpeg does (turned by a camera,
-CMYK, PNG …) they decode themselves. Two kernels cut and resize the images, each of another size, as
-decode.py does: linear, reaching as far as the image shrinks, rows first, rounded in between.
+CMYK, PNG …) they decode themselves. Two kernels cut, resize and mirror the images, each of another
+size, as decode.py does: linear, reaching as far as it shrinks, rows first, rounded in between.
 """
 
 import torch
@@ -30,7 +30,7 @@ def decode(room: Tensor, packed: Packed, images: Tensor) -> None:
     lengths = jpegs[:, 0].tolist()
     files = room[: sum(lengths)].split(lengths) if lengths else ()
     while first < len(files):
-        fitting = (jpegs[first:, 6] * jpegs[first:, 7]).cumsum(0) <= PIXELS_AT_ONCE
+        fitting = (jpegs[first:, 7] * jpegs[first:, 8]).cumsum(0) <= PIXELS_AT_ONCE
         part = slice(first, first + max(int(fitting.sum()), 1))
         whole = _whole(list(files[part]), images.device)
         crop_and_resize(whole, jpegs[part, 1:].int(), images)
@@ -58,7 +58,7 @@ def crop_and_resize(whole: list[Tensor], how: Tensor, images: Tensor) -> None:
 
     Args:
         whole: m uint8 tensors (3, height, width) on one device, each of another size.
-        how: int32 (m, 7): row in the batch, box, width, height, as Packed has them.
+        how: int32 (m, 8): row in the batch, box, width, height, as Packed has them.
         images: uint8 (n, size, size, 3) on that device, contiguous: the batch.
     """
     whole = [image.contiguous() for image in whole]
@@ -104,9 +104,9 @@ def _write(source, step, plane, middle, reach, first, last, taps, target, channe
 @triton.jit
 def _resize_rows(sources, how, between, rows, size, BLOCK: tl.constexpr):
     image, row, x = tl.program_id(0), tl.program_id(1), tl.arange(0, BLOCK)
-    how += image * 7
+    how += image * 8
     left, upper, right = tl.load(how + 1), tl.load(how + 2), tl.load(how + 3)
-    lower, width, height = tl.load(how + 4), tl.load(how + 5), tl.load(how + 6)
+    lower, width, height = tl.load(how + 4), tl.load(how + 6), tl.load(how + 7)
     if upper + row < lower:
         middle, reach, first, last = _taps(x, right - left, size)
         source = tl.load(sources + image).to(tl.pointer_type(tl.uint8))
@@ -119,10 +119,11 @@ def _resize_rows(sources, how, between, rows, size, BLOCK: tl.constexpr):
 @triton.jit
 def _resize_columns(how, between, images, rows, size, BLOCK: tl.constexpr):
     image, y, x = tl.program_id(0), tl.program_id(1), tl.arange(0, BLOCK)
-    how += image * 7
+    how += image * 8
     row, upper, lower = tl.load(how), tl.load(how + 2), tl.load(how + 4)
     middle, reach, first, last = _taps(y, lower - upper, size)
-    target = images + ((row.to(tl.int64) * size + y) * size + x) * 3
+    to = tl.where(tl.load(how + 5) != 0, size - 1 - x, x)  # mirrored
+    target = images + ((row.to(tl.int64) * size + y) * size + to) * 3
     source = between + (image.to(tl.int64) * rows * 3) * size + x
     taps = last - first
     _write(source, 3 * size, size, middle, reach, first, last, taps, target, 1, x < size)

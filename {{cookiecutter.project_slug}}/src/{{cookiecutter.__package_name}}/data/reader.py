@@ -31,8 +31,8 @@ PAGE = 4096
 
 Request = tuple[int, int | None, np.ndarray]  # slot; epoch, None in evaluation; places, or -1
 
-# For each of m JPEGs, int64 (m, 8): how many bytes it has, its row in the batch, left, upper, right
-# and lower side of what is seen of it, its width and height. The finished images of other rows.
+# For each of m JPEGs, int64 (m, 9): how many bytes it has, its row in the batch, the box that is
+# seen of it, the whole's width and height. The finished images of other rows.
 Packed = tuple[np.ndarray, dict[int, np.ndarray]]
 
 
@@ -98,7 +98,7 @@ def pack(images: Iterable[Jpeg | np.ndarray], room: np.ndarray, size: Size) -> P
         room[used:end] = np.frombuffer(content, np.uint8)
         jpegs.append([len(content), row, *box, *whole])
         used = end
-    return np.array(jpegs, np.int64).reshape(-1, 8), done
+    return np.array(jpegs, np.int64).reshape(-1, 9), done
 
 
 class Reader(Dataset):
@@ -131,13 +131,12 @@ class Reader(Dataset):
         """Yield each image, uint8 (size, size, 3), or the JPEG that is to be decoded."""
         how, places = self.how, places[places >= 0]  # padding comes last
         read = cropped_or_jpeg if how.decoder == "gpu" else cropped
-        draws: list[Any] = [None] * len(places)
+        parts: list[Choose] = [middle_box] * len(places)
         if epoch is not None:
             draws = uniforms(how.seed, epoch, torch.from_numpy(places), DRAWS).tolist()
-        for place, drawn in zip(places.tolist(), draws, strict=True):
-            choose: Choose = middle_box
-            if drawn is not None:
-                choose = partial(random_box, draws=drawn[:4], smallest=how.smallest_crop)
+            box = partial(random_box, smallest=how.smallest_crop, flip=how.flip)
+            parts = [partial(box, draws=drawn) for drawn in draws]
+        for place, choose in zip(places.tolist(), parts, strict=True):
             path: Path = self.files[place]
             try:
                 yield read(path, (how.image_size, how.image_size), choose)

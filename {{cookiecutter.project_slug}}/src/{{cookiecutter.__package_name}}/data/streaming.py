@@ -95,14 +95,10 @@ class StreamingLoader:
         indices = places.clamp(min=0)
         labels = self.labels[indices].where(places >= 0, PADDING_LABEL)
         batch = Batch(images.permute(0, 3, 1, 2), labels, indices)
-        return batch if epoch is None else self._augmented(batch, epoch)
-
-    def _augmented(self, batch: Batch, epoch: int) -> Batch:
+        if epoch is None or self.augment == UNCHANGED:
+            return batch
         draws = uniforms(self.how.seed, epoch, batch.indices, DRAWS + self.augment.draws)
-        if self.how.flip:
-            mirrored = (draws[:, 4] < 0.5).view(-1, 1, 1, 1)
-            batch = batch._replace(images=batch.images.flip(3).where(mirrored, batch.images))
-        return self.augment(batch, draws[:, DRAWS:], len(batch.labels))
+        return self.augment(batch, draws[:, DRAWS:], n)
 
     def _pin(self, slot: int) -> None:
         """Let the GPU copy from a slot by itself, without the host."""

@@ -28,8 +28,7 @@ def build_optimizer(
     ]
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=rate, fused=True)
-    nesterov = momentum > 0
-    return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=nesterov, fused=True)
+    return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=True)
 
 
 def build_schedule(

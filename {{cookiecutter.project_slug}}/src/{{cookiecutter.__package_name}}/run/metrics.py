@@ -135,7 +135,8 @@ class OnItsWay:  # and no dataclass: Lightning reads those's tensors at once, be
         self.copy, self.copied = copy, copied
 
     def __float__(self) -> float:
-        self.copied.synchronize()
+        if not self.copied.query():
+            self.copied.synchronize()
         return float(self.copy)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..data.batch import Batch
 from ..errors import UserError
+from ..model.lean_module import HOOKS
 
 EAGER_STEPS = 3  # real ones, in which everything compiles and allocates what lasts
 
@@ -21,20 +22,29 @@ class StepGraph(L.Callback):
     """Takes over ImageClassifier's training step: the first run as they stand, one is captured."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Raises UserError where a step can't be one graph."""
-        reasons = {
-            "it needs an NVIDIA GPU": trainer.strategy.root_device.type != "cuda",
-            "it is for one GPU": trainer.world_size > 1,
-            "it accumulates no gradients": trainer.accumulate_grad_batches > 1,
-            "float16's scaling looks at each step": str(trainer.precision).startswith("16"),
-            "it clips no gradients": bool(trainer.gradient_clip_val),
-        }
-        for reason, holds in reasons.items():
-            if stage == "fit" and holds:
-                raise UserError(f"model.compile is step-graph, but {reason}: leave it unset.")
         pl_module.automatic_optimization = False
         pl_module.training_step = self._step  # type: ignore[method-assign]
         self.model: Any = pl_module
+
+    def on_fit_start(self, trainer, pl_module) -> None:
+        """Raises UserError where a step can't be one graph."""
+        kinds = map(type, (pl_module, *trainer.callbacks))
+        hooks = [getattr(kind, hook).__qualname__ for kind in kinds for hook in HOOKS[1:-1]]
+        own = [name for name in hooks if name.split(".")[0] not in ("ModelHooks", "Callback")]
+        schedules = [(each.interval, each.frequency) for each in trainer.lr_scheduler_configs]
+        reasons = {
+            "it is for one GPU": trainer.world_size > 1,
+            "it accumulates no gradients": trainer.accumulate_grad_batches > 1,
+            "float16's scaling looks at each step": str(trainer.precision).startswith("16"),
+            "it clips no gradients": trainer.gradient_clip_val,
+            "it is for one optimizer": len(trainer.optimizers) > 1,
+            "it steps one schedule, at each step": schedules != [("step", 1)],
+            f"it never calls {', '.join(own)}": own,
+            "it needs an NVIDIA GPU": trainer.strategy.root_device.type != "cuda",
+        }
+        for reason, holds in reasons.items():
+            if holds:
+                raise UserError(f"model.compile is step-graph, but {reason}: leave it unset.")
 
     def on_train_start(self, trainer, pl_module) -> None:
         device, self.steps = pl_module.device, 0

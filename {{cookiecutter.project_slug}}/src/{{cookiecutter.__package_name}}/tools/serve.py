@@ -97,7 +97,7 @@ class ServedRun:
         scale = min(width / self.width, height / self.height)
         w, h = max(round(self.width * scale), 1), max(round(self.height * scale), 1)
         left, upper = (width - w) // 2, (height - h) // 2
-        return left, upper, left + w, upper + h
+        return left, upper, left + w, upper + h, False
 
     def who(self) -> dict[str, str]:
         return {"run": self.name, "weights_sha256": self.weights_sha256}

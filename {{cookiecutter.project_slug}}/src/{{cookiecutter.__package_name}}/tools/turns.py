@@ -52,6 +52,8 @@ class Turns(ClockCallback):
         self.until = self.begun = self.woken = self.first_seconds = 0.0  # times, in seconds
         self.steps = 0  # of this turn
         self.parts: list[tuple[str, Any]] | None = None  # of its steps, if they are asked for
+        for hook, part in (("on_before_backward", "forward"), ("on_after_backward", "backward")):
+            setattr(self, hook, lambda *_, part=part: self._stamp(part))  # a step graph has neither
 
     def setup(self, trainer, pl_module, stage) -> None:
         load = trainer.datamodule.train_dataloader
@@ -83,12 +85,6 @@ class Turns(ClockCallback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         self._stamp("data" if batch_idx else "between epochs")
         self.woken = self.woken if batch_idx else now(self.clock.device)
-
-    def on_before_backward(self, trainer, pl_module, loss) -> None:
-        self._stamp("forward")
-
-    def on_after_backward(self, trainer, pl_module) -> None:
-        self._stamp("backward")
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         self._stamp("optimizer")
