@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ..data.batch import Batch
 from ..errors import UserError
-from ..model.lean_module import HOOKS
 
 EAGER_STEPS = 3  # real ones, in which everything compiles and allocates what lasts
 
@@ -29,8 +28,9 @@ class StepGraph(L.Callback):
     def on_fit_start(self, trainer, pl_module) -> None:
         """Raises UserError where a step can't be one graph."""
         kinds = map(type, (pl_module, *trainer.callbacks))
-        hooks = [getattr(kind, hook).__qualname__ for kind in kinds for hook in HOOKS[1:-1]]
-        own = [name for name in hooks if name.split(".")[0] not in ("ModelHooks", "Callback")]
+        names = [name for name in dir(L.Callback) if name.startswith(("on_before_", "on_after_"))]
+        hooks = [getattr(kind, name).__qualname__ for kind in kinds for name in names]
+        own = [hook for hook in hooks if hook.split(".")[0] not in ("ModelHooks", "Callback")]
         schedules = [(each.interval, each.frequency) for each in trainer.lr_scheduler_configs]
         reasons = {
             "it is for one GPU": trainer.world_size > 1,
