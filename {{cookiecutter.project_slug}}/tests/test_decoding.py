@@ -13,8 +13,9 @@ import torch
 from PIL import ExifTags, Image
 
 from {{ cookiecutter.__package_name }}.data import decode, reader, store
+from {{ cookiecutter.__package_name }}.data.augment import Augmentation
 from {{ cookiecutter.__package_name }}.data.datamodule import ImageData
-from {{ cookiecutter.__package_name }}.data.order import Plan, Share
+from {{ cookiecutter.__package_name }}.data.order import Plan, Share, uniforms
 from {{ cookiecutter.__package_name }}.data.splits import Files
 from {{ cookiecutter.__package_name }}.data.streaming import StreamingLoader
 from {{ cookiecutter.__package_name }}.errors import UserError
@@ -85,7 +86,20 @@ def test_half_of_the_training_images_are_mirrored(photographs):
         shown.append(batch.images)
     same = (shown[0] == shown[1]).flatten(1).all(1)
     mirrored = (shown[0].flip(3) == shown[1]).flatten(1).all(1)
-    assert torch.all(same ^ mirrored) and 8 <= mirrored.sum() <= len(files) - 8
+    drawn = uniforms(how.seed, 0, batch.indices, reader.DRAWS)[:, 4] < 0.5
+    assert torch.equal(mirrored, drawn) and torch.equal(same, ~drawn)
+    assert 8 <= drawn.sum() <= len(files) - 8
+
+
+def test_images_of_files_are_cut_out_and_mixed_as_resident_ones(photographs):
+    files, how = files_of(photographs), reader.Reading(24, seed=5)
+    augment = Augmentation(cutout=8, mixup=0.2, cutmix=1.0)
+    plan = Plan(len(files), Share(len(files)), how.seed, lambda: (3, 0))
+    (plain,), (batch,) = (StreamingLoader(files, plan, how, a) for a in (Augmentation(), augment))
+    draws = uniforms(how.seed, 3, plain.indices, reader.DRAWS + augment.draws)[:, reader.DRAWS :]
+    for part, expected in zip(batch, augment(plain, draws, len(files)), strict=True):
+        assert torch.equal(part, expected)
+    assert not torch.equal(batch.images, plain.images)
 
 
 def test_only_what_every_decoder_reads_alike_is_left_to_the_gpu(photographs):
