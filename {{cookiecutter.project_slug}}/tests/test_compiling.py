@@ -220,6 +220,7 @@ GRAPH = ("fit", "--config", "configs/digits.yaml", "--model.compile", "step-grap
         (("--trainer.gradient_clip_val", "1"), {}, "it clips no gradients"),
         ((), {"configure_optimizers": by_epochs}, "it steps one schedule, at each step"),
         ((), {"configure_optimizers": by_two_optimizers}, "it is for one optimizer"),
+        ((), {"optimizer_step": Mine.between}, "it never calls Mine.between"),
         (
             ("--trainer.callbacks+", f"{__name__}.Watches"),
             {"on_after_backward": lambda self: None},

@@ -57,12 +57,11 @@ def shift_and_flip(images: Tensor, draws: Tensor, crop_padding: int, flip: bool)
     columns = torch.arange(width, device=images.device) + shift[:, 1:]
     if flip:
         columns = torch.where(draws[:, 2:3] < 0.5, width - 1 - columns, columns)
-    rows, columns = rows[:, :, None], columns[:, None, :]
     row, column = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
-    inside = (row == rows) & (column == columns)
+    inside = (row == rows)[:, :, None, None] & (column == columns)[:, None, :, None]
     sample = torch.arange(n, device=images.device)[:, None, None]
-    picked = images.permute(0, 2, 3, 1)[sample, row, column]
-    return (picked * inside[..., None]).permute(0, 3, 1, 2)
+    picked = images.permute(0, 2, 3, 1)[sample, row[:, :, None], column[:, None, :]]
+    return (picked * inside).permute(0, 3, 1, 2)
 
 
 def cut_out(images: Tensor, draws: Tensor, side: int) -> Tensor:

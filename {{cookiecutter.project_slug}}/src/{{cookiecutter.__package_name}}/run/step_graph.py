@@ -29,8 +29,9 @@ class StepGraph(L.Callback):
         """Raises UserError where a step can't be one graph."""
         kinds = map(type, (pl_module, *trainer.callbacks))
         names = [name for name in dir(L.Callback) if name.startswith(("on_before_", "on_after_"))]
-        hooks = [getattr(kind, name).__qualname__ for kind in kinds for name in names]
-        own = [hook for hook in hooks if hook.split(".")[0] not in ("ModelHooks", "Callback")]
+        names += ["optimizer_step", "optimizer_zero_grad", "lr_scheduler_step"]
+        hooks = [getattr(kind, name, None) for kind in kinds for name in names]
+        own = [h.__qualname__ for h in hooks if h and not h.__module__.startswith("lightning.")]
         schedules = [(each.interval, each.frequency) for each in trainer.lr_scheduler_configs]
         reasons = {
             "it is for one GPU": trainer.world_size > 1,
