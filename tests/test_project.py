@@ -52,7 +52,7 @@ def test_a_fresh_project_passes_its_own_checks(make, bake, in_environment, varia
     commit_all(project.path, "As baked")
     done = project.run("pre-commit", "run", "--all-files", env=in_environment)
     assert done.returncode == 0, done.stdout
-    assert len(re.findall(r"\.Passed", done.stdout)) == 10, done.stdout
+    assert len(re.findall(r"\.Passed", done.stdout)) == 11, done.stdout
     assert git("status", "--porcelain", cwd=project.path) == ""
 
 
