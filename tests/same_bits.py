@@ -13,6 +13,7 @@ import argparse
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -129,7 +130,10 @@ def main() -> int:
 
         def compare(case: Case) -> list[str]:
             with ThreadPoolExecutor(2) as both:  # they share the machine: only bits count
-                folders = [room / "runs" / side / case.name for side in ("base", "head")]
+                folders = [
+                    room / "runs" / side / re.sub(r"\W+", "-", case.name)
+                    for side in ("base", "head")
+                ]
                 outcomes = list(both.map(train, [case] * 2, projects, folders, [images] * 2,
                                          [asked.python] * 2))  # fmt: skip
             return list(differences(*outcomes))
@@ -186,7 +190,7 @@ def train(case: Case, source: Path, run: Path, images: Path, python: str) -> dic
             filter(None, [str(source / "src"), os.environ.get("PYTHONPATH", "")])
         ),
         "RUN_FOLDER": str(run),
-        "XDG_CACHE_HOME": str(run.with_name(f"{run.name} cache")),
+        "XDG_CACHE_HOME": str(run.parent / "cache" / run.name),
         "OMP_NUM_THREADS": "1",
         "TORCHINDUCTOR_VEC_ISA_OK": "0",  # to find out which vectors a CPU has takes 20 s
     }

@@ -338,6 +338,25 @@ def test_another_number_of_devices_is_refused_unless_elastic(trained):
         check_resume(now, was, elastic=True)
 
 
+def test_settings_that_change_nothing_of_what_is_learned_may_change_on_a_resume(trained):
+    was = read(trained)["config"]
+    for part, key, value in (
+        *(("data", "workers", 3), ("data", "eval_batch_size", 7), ("data", "options", {"a": 1})),
+        *(("model", "pretrained", True), ("model", "compile", "default")),
+        *(("trainer", "max_epochs", 99), ("trainer", "log_every_n_steps", 1)),
+    ):
+        check_resume({**was, part: {**was[part], key: value}}, was, elastic=False)
+
+
+def test_a_folder_that_was_cropped_at_random_is_not_resumed_without_crops(trained):
+    was = json.loads(json.dumps(read(trained)["config"]))
+    was["data"] |= {"source": "folder", "loader": None}
+    now = {**was, "data": {**was["data"], "loader": "mapped"}}
+    with pytest.raises(UserError, match="random crops of files was True, is False"):
+        check_resume(now, was, elastic=False)
+    check_resume({**was, "data": {**was["data"], "loader": "streaming"}}, was, elastic=False)
+
+
 def test_the_best_weights_alone_do_not_make_a_resume(trained, call, capsys, tmp_path):
     best = trained / "checkpoints" / "best.ckpt"
     assert call("fit", *THREE, "--ckpt_path", str(best), folder=tmp_path) == 2

@@ -155,6 +155,14 @@ def test_a_run_folder_that_is_a_file_is_refused(call, capsys, tmp_path):
     assert "can't be made: File exists" in capsys.readouterr().err
 
 
+def test_the_bar_changes_nothing_that_is_recorded(call, tmp_path):
+    flags = ("--trainer.log_every_n_steps", "50", "--trainer.enable_progress_bar")
+    for shown in ("true", "false"):
+        assert call("fit", *SHORT, *flags, shown, folder=tmp_path / shown) == 0
+    rows = [read_metrics(tmp_path / shown / "metrics.csv") for shown in ("true", "false")]
+    assert rows[0] == rows[1] and len([row for row in rows[0] if "train/loss" in row]) == 2
+
+
 def test_the_progress_can_be_left_out(call, capsys, tmp_path):
     flags = ("--trainer.max_steps", "2", "--trainer.enable_progress_bar")
     for shown in ("true", "false"):
@@ -176,8 +184,23 @@ def test_evaluation_on_several_devices_is_refused(trained, call, capsys):
         (("--data.global_batch_size", "128", "--data.batch_size", "128"), "was 64, is 128"),
         (("--seed_everything", "7"), "seed_everything was 0, is 7"),
         (("--data.source", "synthetic", "--data.options={image_size: 8}"), "The data are not"),
+        (("--model.label_smoothing", "0.1"), "model.label_smoothing was 0.0, is 0.1"),
+        (("--data.flip", "true"), "data.flip was False, is True"),
+        (("--data.mixup", "0.2"), "data.mixup was 0.0, is 0.2"),
+        (("--model.schedule", "cosine"), "model.schedule was one_cycle, is cosine"),
+        (("--trainer.gradient_clip_val", "1"), "trainer.gradient_clip_val was None, is 1"),
     ],
-    ids=["micro-batch", "global batch", "seed", "data"],
+    ids=[
+        "micro-batch",
+        "global batch",
+        "seed",
+        "data",
+        "loss",
+        "flip",
+        "mixup",
+        "schedule",
+        "clipping",
+    ],
 )
 def test_a_refused_resume_leaves_the_run_as_it_was(flags, message, trained, call, capsys, tmp_path):
     run = Path(shutil.copytree(trained, tmp_path / "run"))

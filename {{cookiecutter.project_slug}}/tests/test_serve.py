@@ -24,7 +24,8 @@ from sklearn.datasets import load_digits
 
 import {{ cookiecutter.__package_name }} as package
 from {{ cookiecutter.__package_name }}.data.datamodule import ImageData
-from {{ cookiecutter.__package_name }}.data.sources import digits
+from {{ cookiecutter.__package_name }}.data.sources import SOURCES, digits
+from {{ cookiecutter.__package_name }}.data.splits import Images, Splits
 from {{ cookiecutter.__package_name }}.tools import serve
 
 # predict computes many images at once; in bfloat16 that shows.
@@ -117,27 +118,60 @@ def test_it_says_of_an_image_what_predict_says(ask, trained, call):
         assert (said["run"], said["weights_sha256"]) == tuple(ask("/readyz")[1].values())
 
 
-def test_the_images_of_files_are_seen_as_in_evaluation(call, tmp_path):
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """Noise, so that every pixel tells which part of an image was shown."""
+    root = tmp_path_factory.mktemp("images")
     for number, name in enumerate(("dark", "light")):
-        (tmp_path / "images" / name).mkdir(parents=True)
+        (root / name).mkdir()
         for i in range(20):
             noise = np.random.default_rng(100 * number + i).integers(0, 120, (60, 90, 3))
             file = file_of((noise + 120 * number).astype(np.uint8), "JPEG")
-            (tmp_path / "images" / name / f"{i}.jpg").write_bytes(file)
-    run, images = tmp_path / "run", tmp_path / "images"
+            (root / name / f"{i}.jpg").write_bytes(file)
+    return root
+
+
+@pytest.mark.parametrize("loader", ["streaming", "mapped", "resident"])
+def test_the_service_shows_a_file_as_evaluation_does_whatever_the_loader(
+    loader, images, call, tmp_path
+):
     flags = ["--config", "configs/imagefolder.yaml", f"--data.options.path={images}"]
     flags += ["--data.image_size", "24", "--data.batch_size", "8", "--data.workers", "0"]
     flags += ["--model.network", "small_cnn", "--trainer.max_epochs", "1"]
-    assert call("fit", *flags, folder=run) == 0
-    assert call("predict", "--run", str(run)) == 0
-    served = serve.ServedRun(run)
-    files = ImageData("folder", {"path": str(images)}, image_size=24).splits.test
-    rows = list(csv.DictReader((run / "predictions.csv").open()))
-    for row in rows:
-        said = served.answer(files[int(row["index"])].read_bytes())
+    assert call("fit", *flags, f"--data.loader={loader}", folder=tmp_path) == 0
+    assert call("predict", "--run", str(tmp_path)) == 0
+    served = serve.ServedRun(tmp_path)
+    options = {"image_size": 24, "loader": loader, "workers": 0}
+    data = ImageData("folder", {"path": str(images)}, **options)
+    (batch,) = data.test_dataloader()
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    assert len(rows) == 4
+    for row, seen in zip(rows, batch.images, strict=False):
+        file = data.splits.test[int(row["index"])].read_bytes()
+        assert np.array_equal(served.pixels(file), seen.permute(1, 2, 0).numpy())
+        said = served.answer(file)
         assert said["class"] == row["prediction"]
         assert said["probability"] == pytest.approx(float(row["probability"]), abs=CLOSE)
-    assert len(rows) == 4
+
+
+def wide() -> Splits:
+    """Images in memory that are no squares."""
+    pixels = torch.randint(0, 256, (90, 12, 20, 3), dtype=torch.uint8)
+    parts = [Images(pixels[i : i + 30], torch.arange(30) % 2) for i in (0, 30, 60)]
+    return Splits(("one", "other"), *parts)
+
+
+@pytest.mark.parametrize("source", ["digits", "wide"])
+@pytest.mark.parametrize("loader", ["mapped", "resident"])
+def test_the_service_shows_an_image_of_memory_whole(source, loader, call, tmp_path, monkeypatch):
+    monkeypatch.setitem(SOURCES, "wide", wide)
+    flags = ["--config", "configs/digits.yaml", f"--data.source={source}", "--data.batch_size=16"]
+    flags += [f"--data.loader={loader}", "--trainer.max_steps=2"]
+    assert call("fit", *flags, folder=tmp_path) == 0
+    served, data = serve.ServedRun(tmp_path), ImageData("digits", loader=loader)
+    pixels = (wide() if source == "wide" else data.splits).test.pixels.numpy()
+    for shown in pixels[:5]:
+        assert np.array_equal(served.pixels(file_of(shown)), shown)
 
 
 BLACK = np.zeros((60, 60, 3), np.uint8)

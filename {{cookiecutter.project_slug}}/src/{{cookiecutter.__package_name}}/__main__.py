@@ -15,6 +15,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
@@ -83,7 +84,8 @@ class Training(LightningCLI):
         resolve.complete_data(config, machine, is_new=not (self.resumed or self.elastic))
         if self.resumed and resuming:
             before = RunRecord(self.resumed).newest_start()["config"]
-            continuity.check_resume(config, before, self.elastic)
+            now = yaml.safe_load(self._parser("fit").dump(config, skip_unset=False))
+            continuity.check_resume(now, before, self.elastic)
         threads = hardware.threads_per_process(machine, config.trainer.devices)
         if config.trainer.devices > 1 and not is_launched():
             sys.exit(launch(config.trainer.devices, threads, self.arguments, folder))

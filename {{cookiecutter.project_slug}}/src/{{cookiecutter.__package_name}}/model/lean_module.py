@@ -14,8 +14,11 @@ class LeanModule(L.LightningModule):
     """Does what Lightning 2.6.6 and autograd do at each step, without what nobody needs of it."""
 
     def on_train_start(self) -> None:
-        """Let the Trainer call those hooks of a step alone that somebody has written."""
-        callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        """Log once an epoch at least, and of a step's hooks call the written ones."""
+        trainer: Any = self.trainer
+        an_epoch = max(int(trainer.num_training_batches) // trainer.accumulate_grad_batches, 1)
+        trainer.log_every_n_steps = min(trainer.log_every_n_steps, an_epoch)  # or it logs no loss
+        callbacks: list[L.Callback] = trainer.callbacks
         for listener in (self, *callbacks):
             base, own = L.LightningModule if listener is self else L.Callback, vars(listener)
             for hook in HOOKS:

@@ -15,7 +15,7 @@ def quiet_lightning() -> None:
         ".*exists and is not empty.*",  # as it is when resuming
         ".*your dataloader is not resumable.*",  # it goes by the Trainer's progress
         ".*in eval mode at the start of training.*",  # as a frozen backbone is
-        ".*smaller than the logging interval.*",  # it is made as small: see Progress
+        ".*smaller than the logging interval.*",  # it is made as small: see LeanModule
         ".*treespec, LeafSpec.*",  # Lightning 2.6.6 on torch 2.11
     ):
         warnings.filterwarnings("ignore", expected)

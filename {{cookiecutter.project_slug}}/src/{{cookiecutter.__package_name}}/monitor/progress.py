@@ -69,8 +69,6 @@ class Progress(L.Callback):
         self.bar: tqdm | None = None
 
     def on_train_start(self, trainer, pl_module) -> None:
-        an_epoch = max(int(trainer.num_training_batches) // trainer.accumulate_grad_batches, 1)
-        trainer.log_every_n_steps = min(trainer.log_every_n_steps, an_epoch)  # or it has no loss
         self.steps = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
         self.epochs = f"/{trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
         if self.epochs:

@@ -6,39 +6,57 @@ from typing import Any
 
 from ..errors import UserError
 
+# What an elastic resume may change: how the global batch is divided, and how it is computed.
 LAYOUT = {"data.batch_size", "the number of devices", "trainer.accumulate_grad_batches"}
+LAYOUT |= {"trainer.precision"}
+# Settings of the model and the data that change nothing of what is learned. What the data are is
+# compared by their content, and pretrained weights are read by a new run only.
+MAY_CHANGE = {
+    "model": {"compile", "channels_last", "activation_checkpointing", "pretrained", "num_classes"},
+    "data": {"source", "options", "eval_batch_size", "loader", "workers", "prefetch", "decoder"},
+}
+# The Trainer's settings that decide the result. Its length is not one: a run may be trained longer.
+OF_THE_TRAINER = (
+    *("precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches"),
+    *("limit_train_batches", "overfit_batches"),
+)
 
 
-def check_resume(config: Any, was: Any, elastic: bool) -> None:
-    """Raise UserError if a run would go on with other steps, or another seed, than before.
+def check_resume(config: dict[str, Any], was: dict[str, Any], elastic: bool) -> None:
+    """Raise UserError if a setting that decides the result of a run is not what it was.
 
-    `was` is the configuration of its last start. An `elastic` resume may divide the global batch
-    otherwise: among more or fewer devices, in larger or smaller parts.
+    `was` is the configuration of the run's last start. An `elastic` resume may change how the
+    global batch is divided: among more or fewer devices, in larger or smaller parts.
     """
-    now, then = _telling(config), _telling(was)
-    changed = {key for key in now if then[key] not in (None, now[key])}
+    now, then = _fixed_settings(config), _fixed_settings(was)
+    changed = {key for key in now if key in then and then[key] != now[key]}
     if elastic:
         changed -= LAYOUT
     if changed:
-        mend = "Leave them as they were, or start a new run from its weights: --model.pretrained"
+        fix = "Leave them as they were, or start a new run from its weights: --model.pretrained"
         if changed <= LAYOUT:
-            mend = "Leave them, or add --elastic: the same images in each step, not the same bits"
+            fix = "Leave them, or add --elastic: the same images in each step, not the same bits"
         told = (f"{key} was {then[key]}, is {now[key]}" for key in now if key in changed)
-        raise UserError(f"The run can't go on to the same end: {'; '.join(told)}. {mend}.")
+        raise UserError(f"The run can't go on to the same end: {'; '.join(told)}. {fix}.")
 
 
-def _telling(config: Any) -> dict[str, Any]:
-    """Return what decides the images of each step, and what a checkpoint's optimizer holds."""
-    keys = {
-        "model": ("learning_rate", "weight_decay", "momentum", "schedule", "warmup"),
-        "trainer": ("limit_train_batches", "overfit_batches", "accumulate_grad_batches"),
-        "data": ("global_batch_size", "batch_size", "seed"),
+def _fixed_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Return every setting of a configuration that decides what a run learns."""
+    found = {
+        f"{part}.{key}": value
+        for part, may_change in MAY_CHANGE.items()
+        for key, value in config[part].items()
+        if key not in may_change and not key.startswith("_")
     }
+    trainer, data = config["trainer"], config["data"]
+    found |= {f"trainer.{key}": trainer[key] for key in OF_THE_TRAINER if key in trainer}
     return {
-        **{f"{part}.{key}": config[part][key] for part, names in keys.items() for key in names},
-        "the number of devices": int(config["trainer"]["devices"]) * config["trainer"]["num_nodes"],
+        **found,
+        "the number of devices": int(trainer["devices"]) * trainer["num_nodes"],
         "seed_everything": config["seed_everything"],
         "a step in one CUDA graph": config["model"]["compile"] == "step-graph",
+        "random crops of files": data["source"] == "folder"
+        and data["loader"] in (None, "streaming"),
     }
 
 

@@ -1,7 +1,8 @@
 """Serve a run's best network over HTTP: one image file in, its class and all probabilities out.
 
-An image is brought to the network as in evaluation: where the data were files, the middle square of
-data/decode.py; where they lay in memory, the largest middle part of their shape, resized to it.
+The network sees the pixels that evaluation would show it: of data that were files, the middle
+square of data/decode.py, whichever loader read them; of data in memory, the largest middle part of
+their shape, resized to it, which is the whole of an image that has this shape already.
 Whoever reaches the port may ask, so it listens on this machine only, unless told otherwise.
 """
 
@@ -56,7 +57,8 @@ class ServedRun:
         data = json.loads((folder / "run.json").read_text())["data"]
         self.name = shown(folder)
         self.height, self.width = data["image_shape"][:2]
-        self.resident = data["loader"].startswith("resident")
+        # Runs from before that key was written: only a folder's images were files.
+        self.from_files = data.get("from_files", data["source"] == "folder")
         machine = hardware.this_machine()
         kind = hardware.accelerator(machine)
         precision, _ = hardware.precision(machine, kind)
@@ -79,10 +81,7 @@ class ServedRun:
     def answer(self, file: bytes) -> dict[str, Any]:
         """Return what an image file shows. Raises BadImage."""
         with self.decoding:
-            if self.resident:
-                pixels = decode.cropped(file, (self.width, self.height), self._largest)
-            else:
-                pixels = decode.middle(file, self.height)
+            pixels = self.pixels(file)
         shares = self.computing.submit(self._probabilities, pixels).result()
         best = int(np.argmax(shares))
         return {
@@ -91,6 +90,12 @@ class ServedRun:
             "probabilities": dict(zip(self.classes, shares, strict=True)),
             **self.who(),
         }
+
+    def pixels(self, file: bytes) -> np.ndarray:
+        """Return what evaluation would show of an image file: uint8 (height, width, 3)."""
+        if self.from_files:
+            return decode.middle(file, self.height)
+        return decode.cropped(file, (self.width, self.height), self._largest)
 
     def _largest(self, width: int, height: int) -> decode.Box:
         """Return the largest middle part of an image that has the shape of the run's images."""
