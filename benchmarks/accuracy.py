@@ -21,8 +21,8 @@ import jpegs
 import report
 import torch
 from compare import BUILD
-from my_project.data.sources import digits
-from my_project.model.optimizers import build_schedule
+from my_project.data import digits
+from my_project.engine.model.optimizers import build_schedule
 from my_project.networks import build_network
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset

@@ -7,7 +7,7 @@ one CUDA graph; no loader, no augmentation, no Lightning.
 import torch
 from loaders import fast_step
 from loop import Loop
-from my_project.data.sources import synthetic
+from my_project.data import synthetic
 from my_project.networks import build_network
 from workloads import CLASSES, Workload
 

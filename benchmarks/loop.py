@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from my_project.tools.timing import Clock, ClockCallback
+from my_project.engine.tools.timing import Clock, ClockCallback
 from torch import Tensor
 
 WARM_UP = 30  # steps that compile and fill the queues: an epoch of their own

@@ -6,8 +6,8 @@ from pathlib import Path
 import lightning as L
 import torch
 from loop import Loop, Timed
-from my_project.data.sources import synthetic
-from my_project.data.splits import Images
+from my_project.data import synthetic
+from my_project.engine.images.splits import Images
 from my_project.networks import build_network
 from PIL import Image
 from torch import nn

@@ -91,7 +91,7 @@ def test_the_service_is_made_of_the_image_without_tools(default_project):
     environment = {k: v for k, v in os.environ.items() if k not in ("DOCKER", "COMPOSE_FILE")}
     here = default_project.run("make", "--dry-run", "serve", "RUN=one", env=environment).stdout
     there = default_project.run("make", "--dry-run", "serve", "DOCKER=1", env=environment).stdout
-    assert here.splitlines()[-1].startswith("python -m my_project.tools.serve --run one")
+    assert here.splitlines()[-1].startswith("python -m my_project.engine.tools.serve --run one")
     assert f"docker pull {IMAGES['defaults'][3]} ||" in there and "--target serve" in there
     assert there.splitlines()[-1].endswith("docker compose up --build serve")
 
@@ -109,7 +109,7 @@ def test_a_bundle_without_a_lock_of_torch_is_refused(bake):
     done = execute(
         BIN / "python",
         "-m",
-        f"{project.package}.tools.bundle",
+        f"{project.package}.engine.tools.bundle",
         cwd=project.path,
         env=os.environ | source,
     )

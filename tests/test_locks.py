@@ -19,7 +19,7 @@ LOCKS = [
         for name in ("requirements.lock", "torch-cu130.lock")
     ),
 ]
-LOCK_TOOL = PROJECT / "src" / "{{cookiecutter.__package_name}}" / "tools" / "lock.py"
+LOCK_TOOL = PROJECT / "src" / "{{cookiecutter.__package_name}}" / "engine" / "tools" / "lock.py"
 
 
 def packages(lock) -> list[str]:

@@ -88,7 +88,7 @@ def test_the_projects_own_tests_pass_in_three_minutes_of_two_cores(make):
 
 def test_training_needs_no_tools(make, bake, in_environment, tmp_path):
     project = bake({})
-    shutil.rmtree(project.source / "tools")
+    shutil.rmtree(project.source / "engine" / "tools")
     environment = in_environment | {"PYTHONPATH": str(project.path / "src")}
     command = "python -m my_project fit --config configs/digits.yaml --trainer.max_epochs 1"
     done = project.run(*command.split(), env=environment | {"RUN_FOLDER": str(tmp_path)})

@@ -11,16 +11,16 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import hardware
-from .data.batch import PADDING_LABEL, Batch
-from .data.datamodule import ImageData
-from .errors import UserError
-from .model.backbones import freeze_all_but_head, head_of, load_pretrained, recompute_blocks
-from .model.checks import check_network
-from .model.lean_module import LeanModule
-from .model.metrics import MeanOverImages, loss_and_logits
-from .model.optimizers import OptimizerName, ScheduleName, build_optimizer, build_schedule
-from .model.torchvision_networks import weights_file
+from .engine import hardware
+from .engine.data.batch import PADDING_LABEL, Batch
+from .engine.errors import UserError
+from .engine.fast.lean_module import LeanModule
+from .engine.images.module import ImageData
+from .engine.images.torchvision_networks import weights_file
+from .engine.model.backbones import freeze_all_but_head, head_of, load_pretrained, recompute_blocks
+from .engine.model.checks import check_network
+from .engine.model.means import MeanOverImages, loss_and_logits
+from .engine.model.optimizers import OptimizerName, ScheduleName, build_optimizer, build_schedule
 from .networks import build_network
 
 _say = rank_zero_only(functools.partial(print, flush=True))

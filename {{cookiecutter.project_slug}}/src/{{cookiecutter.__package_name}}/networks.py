@@ -9,8 +9,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .errors import UserError
-from .model.torchvision_networks import torchvision_names, torchvision_network, unknown_network
+from .engine.errors import UserError
+from .engine.images.torchvision_networks import (
+    torchvision_names,
+    torchvision_network,
+    unknown_network,
+)
 
 
 class Normalize(nn.Module):

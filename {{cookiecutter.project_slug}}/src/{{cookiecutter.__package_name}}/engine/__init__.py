@@ -1,0 +1,1 @@
+"""What trains any task: the template's, and replaced whole by an update."""

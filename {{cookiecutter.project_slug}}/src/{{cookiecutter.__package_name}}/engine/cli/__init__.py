@@ -1,0 +1,1 @@
+"""The command line: what it means, how processes start, how faults are explained."""

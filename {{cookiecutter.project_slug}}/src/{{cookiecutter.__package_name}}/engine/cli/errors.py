@@ -1,0 +1,75 @@
+"""What went wrong and what to do about it, in a line: a mistake in the configuration, or a fault
+outside of the code."""
+
+import csv
+import difflib
+import errno
+import re
+from typing import NoReturn
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LightningArgumentParser
+
+from ..errors import UserError
+from ..monitor.gpu import out_of_memory
+
+UNKNOWN = re.compile(r"(?:unrecognized arguments:|does not accept option) '?-*([\w.]+)")
+WRONG = re.compile(r'Parser key "([^"]+)":?\s*(.*)', re.DOTALL)
+FOUND = re.compile(r"(?:Got value|Given value): (.+?)\s*$", re.MULTILINE)
+IN_WORDS = {"int": "a whole number", "float": "a number", "str": "a text", "list": "a list"}
+IN_WORDS |= {"bool": "true or false", "NoneType": "null", "dict": "a mapping"}
+EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value|$)", re.MULTILINE)
+
+
+def explain(error: BaseException) -> str | None:
+    """Return a page on an error that its reader can mend, or None: then it needs its traceback."""
+    if cause := out_of_memory(error):
+        return "\n".join(getattr(error, "__notes__", [f"out of GPU memory: {cause}"]))
+    lightnings = re.search("is not in bounds|You selected an invalid", str(error))
+    if lightnings or isinstance(error, (MisconfigurationException, UnicodeDecodeError, csv.Error)):
+        return " ".join(str(error).split())
+    if re.search("Connection (closed|reset) by peer", str(error)):  # gloo; NCCL waits for its end
+        return "another process of this run has ended; it says why, unless the system ended it."
+    if "does not have a deterministic implementation" in str(error):
+        operation = str(error).split(" ")[0]
+        return f"{operation} differs in its last bits each time: --trainer.deterministic warn"
+    if "CUDAGraphs that has been overwritten" in str(error):
+        return "CUDA graphs wrote over summed gradients, or the like: --model.compile default"
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{error.filename}: {error.strerror}. Make it usable, or work on a copy."
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "the disk is full. Free space, then go on with: make resume"
+    if "DataLoader worker" in str(error):
+        why = "It was ended by the system, mostly for want of memory"
+        helps = "set --data.workers lower, or --data.prefetch 2, then: make resume"
+        return f"{str(error).splitlines()[0]} {why}: {helps}"
+    return None
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's parser, which says a mistake in one line instead of a page of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        parser = getattr(ex, "subcommand_parser", None) or self
+        known = list(parser.get_defaults(skip_validation=True).keys())
+        raise UserError(in_one_line(message, known)) from None
+
+
+def in_one_line(message: str, known: list[str]) -> str:
+    """Return jsonargparse's message in one line, with the `known` key that was meant."""
+    if unknown := UNKNOWN.search(message):
+        close = difflib.get_close_matches(unknown[1], known, n=1)
+        meant = f" Did you mean {close[0]}?" if close else ""
+        package = __name__.split(".")[0]
+        return f"{unknown[1]} is no setting.{meant} All of them: python -m {package} fit --help"
+    wrong, found = WRONG.search(message), FOUND.search(message)
+    if not wrong or not found:
+        return " ".join((f"{wrong[1]}: {wrong[2]}" if wrong else message).split())
+    kinds = [_in_words(kind) for kind in EXPECTED.findall(wrong[2])]
+    return f"{wrong[1]} is {found[1]!r}; expected {' or '.join(dict.fromkeys(kinds))}."
+
+
+def _in_words(kind: str) -> str:
+    """Return the name of a type as YAML's reader knows it."""
+    kind = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", kind)
+    return IN_WORDS.get(kind, re.sub(r"typing\.Literal\[(.+)\]", r"one of \1", kind))

@@ -1,0 +1,1 @@
+"""What is about images: listing, decoding, reading and caching them."""

@@ -1,0 +1,57 @@
+"""Where a run lives: runs/<recipe>/<time>/, chosen once and before any process starts to train."""
+
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+
+from ..errors import UserError
+
+RUN_FOLDER_VARIABLE = "RUN_FOLDER"  # in which the launcher hands its choice to its processes
+
+
+def project_root() -> Path:
+    """Return the project's folder: the one above src/, or else the working directory's."""
+    for folder in (Path(__file__).resolve().parents[4], Path.cwd(), *Path.cwd().parents):
+        if (folder / "configs" / "base.yaml").is_file():
+            return folder
+    raise UserError(f"No configs/base.yaml above {Path.cwd()}: start in the project's folder.")
+
+
+def new_run_folder(root: Path, recipe: str) -> Path:
+    """Make and return the folder of a run that starts; processes of one launch get the same one."""
+    given, run_id = (os.environ.get(name) for name in (RUN_FOLDER_VARIABLE, "TORCHELASTIC_RUN_ID"))
+    if run_id == "none" and not given:
+        raise UserError("torchrun has no run id: give it --rdzv-id ID, which names the folder.")
+    folder = root / "runs" / recipe / (run_id or f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    if folder.exists() and not run_id:  # another run started in this second
+        folder = folder.with_name(f"{folder.name}-{os.getpid()}")
+    folder = Path(given) if given else folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"The run's folder {folder} can't be made: {error.strerror}. Name another one in the"
+            f" variable {RUN_FOLDER_VARIABLE}."
+        ) from error
+    return folder
+
+
+def find_run(root: Path, name: str, recipe: str | None = None) -> Path:
+    """Return the folder of a run: as named, or if 'latest' the newest with a checkpoint."""
+    if name != "latest":
+        for folder in (Path(name), root / name, root / "runs" / name):
+            if (folder / "run.json").is_file():
+                return folder.resolve()
+        raise UserError(f"'{name}' is no run: it has no run.json. Runs are the folders runs/*/*.")
+    records = root.glob(f"runs/{recipe or '*'}/*/run.json")
+    usable = [path for path in records if any(path.parent.glob("checkpoints/*.ckpt"))]
+    if not usable:
+        of = f" of the recipe '{recipe}'" if recipe else ""
+        raise UserError(f"No run{of} in {root / 'runs'} has a checkpoint. Start one: make train")
+    return max(usable, key=lambda path: json.loads(path.read_text())["started"]).parent
+
+
+def shown(path: Path) -> str:
+    """Return the path as short as it can be said from here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

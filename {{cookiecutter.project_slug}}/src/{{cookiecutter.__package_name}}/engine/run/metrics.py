@@ -1,0 +1,183 @@
+"""metrics.csv: one row a step, every step once, however often the run was interrupted."""
+
+import csv
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
+
+from .checkpoint_files import to_disk, write_whole
+
+Row = dict[str, Any]
+
+
+class Follower:
+    """Gets every row of a run once; what it raises is said once and ends nothing but itself."""
+
+    name, failed = "", False
+
+    def tell(self, step: Literal["start", "log", "finish"], what: Any) -> None:
+        """Call start(rows that are there), log(row) or finish(success), unless it failed before."""
+        if self.failed:
+            return
+        try:
+            getattr(self, step)(what)
+        except Exception as error:
+            self.failed = True
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            print(f"{self.name} stopped, training goes on: {reason}", file=sys.stderr)
+
+
+class MetricsCSV(Logger):
+    """Write what is logged to `folder`/metrics.csv; values of the same step share a row.
+
+    Rows are appended; only a column that was never seen before rewrites the file. Followers are
+    told the rows whose step is over; the last of an interrupted run may be not.
+    """
+
+    name, version = "csv", ""
+
+    def __init__(self, folder: Path, followers: Sequence[Follower] = ()) -> None:
+        super().__init__()
+        self.followers, self.started = followers, False
+        self.path = folder / "metrics.csv"
+        self.columns = ["step", "epoch"]
+        self.over: list[Row] = []  # of earlier steps; a number of theirs is on its way
+        self.row: Row = {}  # of the step that is logged
+        self.in_file: Row = {}  # what the file holds of the first of those
+        self.latest: Row = {}  # of each value, on rank 0, as far as they are here
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """Nothing: they stand in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Take the values of a step; its row is written when all are here and the step is over."""
+        if self.row and self.row["step"] != step:
+            self.over, self.row = [*self.over, self.row], {}
+            self._write()
+        row = {"epoch": 0, **self.row, "step": step, **metrics}
+        self.row = row | {"epoch": int(row["epoch"])}
+        self.latest |= {k: v for k, v in metrics.items() if not isinstance(v, OnItsWay)}
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self._write(wait=True)
+        if self.row and status == "success":
+            self._tell("log", self.row)
+        self._tell("finish", status == "success")
+
+    @rank_zero_only
+    def to_disk(self) -> None:
+        """Write what was logged until now so that it survives a power failure."""
+        self._write(wait=True)
+        if self.path.exists():
+            to_disk(self.path)
+
+    @rank_zero_only
+    def go_on_from(self, step: int) -> None:
+        """Keep what an earlier process logged before that many steps, and drop what came after."""
+        rows = [row for row in read_metrics(self.path) if row["step"] < step]
+        self.columns = list(dict.fromkeys([*self.columns, *(name for row in rows for name in row)]))
+        if self.path.exists():
+            self._rewrite(rows)
+        self.row = self.in_file = rows[-1] if rows else {}
+        self.started = True
+        self._tell("start", rows[:-1])  # the last step may not be over
+
+    def _tell(self, step: Literal["start", "log", "finish"], what: Any) -> None:
+        for follower in self.followers if self.started else ():
+            follower.tell(step, what)
+
+    def _write(self, wait: bool = False) -> None:
+        """Write the rows of steps that are over, once all numbers are here; or wait, for all."""
+        while self.over and (
+            wait or all(v.copied.query() for v in self.over[0].values() if isinstance(v, OnItsWay))
+        ):
+            self._tell("log", self._put(self.over.pop(0)))
+            self.in_file = {}
+        if wait:
+            self.row = self._put(self.row)
+
+    def _put(self, row: Row) -> Row:
+        here = {k: float(v) for k, v in row.items() if isinstance(v, OnItsWay)}
+        self.latest, row = self.latest | here, row | here
+        new = [name for name in row if name not in self.columns]
+        if row != self.in_file and (new or self.in_file or not self.path.exists()):
+            self.columns += new
+            rows = read_metrics(self.path)
+            self._rewrite([*rows[: len(rows) - bool(self.in_file)], row])
+        elif row != self.in_file:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self.columns).writerow(row)
+        self.in_file = row
+        return row
+
+    def _rewrite(self, rows: list[Row]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(self.path, text.getvalue())
+
+
+class OnItsWay:  # and no dataclass: Lightning reads those's tensors at once, before it is here
+    """A number that is being copied from the GPU; float() waits until it is here."""
+
+    def __init__(self, copy: Tensor, copied: torch.cuda.Event) -> None:
+        self.copy, self.copied = copy, copied
+
+    def __float__(self) -> float:
+        if not self.copied.query():
+            self.copied.synchronize()
+        return float(self.copy)
+
+
+def metrics_of(trainer: L.Trainer) -> list[MetricsCSV]:
+    return [logger for logger in trainer.loggers if isinstance(logger, MetricsCSV)]
+
+
+def log_without_waiting(trainer: L.Trainer) -> None:
+    """Let Lightning hand over what is logged while it is still copied from the GPU.
+
+    It would wait for each value, and still does so where a logger is not ours. Where training is
+    about to stop it would log each step, those with nothing new to log too.
+    """
+    connector: Any = trainer._logger_connector
+    log, update = type(connector).log_metrics, type(connector).update_train_step_metrics
+    logs: Any = trainer.lightning_module.logs
+    connector.update_train_step_metrics = lambda: logs(trainer.global_step) and update(connector)
+    if all(isinstance(logger, MetricsCSV) for logger in trainer.loggers):
+        connector.log_metrics = lambda metrics, step=None: log(connector, _sent(metrics), step)
+
+
+def _sent(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics, those that lie on a GPU on their way to the host, in one copy."""
+    there = {k: v for k, v in metrics.items() if isinstance(v, Tensor) and v.is_cuda}
+    if not there:
+        return dict(metrics)
+    values = torch.stack([value.detach().double().reshape(()) for value in there.values()])
+    copies, copied = values.to("cpu", non_blocking=True), torch.cuda.Event()
+    copied.record()
+    return {**metrics, **{name: OnItsWay(copies[i], copied) for i, name in enumerate(there)}}
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """Return the rows of a metrics.csv as numbers, but for empty cells and lines cut short."""
+    rows: list[Row] = []
+    with path.open(newline="") if path.exists() else io.StringIO() as file:
+        for cells in csv.DictReader(file):
+            try:
+                row: Row = {name: float(value) for name, value in cells.items() if value}
+                row["step"], row["epoch"] = int(row["step"]), int(row["epoch"])
+            except (KeyError, TypeError, ValueError):
+                continue
+            rows.append(row)
+    return rows

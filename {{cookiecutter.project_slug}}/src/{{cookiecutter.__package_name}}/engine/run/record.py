@@ -1,0 +1,176 @@
+"""run.json and source.zip: what a run was, from before its first step on, to repeat it."""
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Self
+
+import torch
+import yaml
+
+from ..errors import UserError
+from .checkpoint_files import sha256, write_whole
+from .interruption import Interrupted
+
+NOT_SOURCE = {"runs", "data", "build", "dist"}  # at the top of the project
+NOT_OURS = ("pyvenv.cfg", "run.json")  # mark the folder of an environment, of a run
+LARGEST_SOURCE_FILE = 1_000_000  # bytes
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn")
+
+
+class RunRecord:
+    """What is in run.json; one that says `running` while its process is gone was killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "run.json"
+        self.lock: IO[str] | None = None
+        self.content: dict[str, Any] = {"resumes": []}
+        if self.path.exists():
+            self.content = json.loads(self.path.read_text())
+
+    @classmethod
+    def start(cls, folder: Path, root: Path, recipe: str, config: str, **content: Any) -> Self:
+        """Write source and configuration of a run that starts or goes on, then what names them."""
+        lock, record = _only_writer(folder), cls(folder)
+        record.lock = lock
+        goes_on, resumes = record.path.exists(), record.content["resumes"]
+        resume = f".resume-{len(resumes) + 1}" if goes_on else ""
+        archive = f"source{resume}.zip"
+        (folder / f"config{resume}.yaml").write_text(config)
+        content |= {
+            "config": yaml.safe_load(config),
+            "source": pack_source(root, folder / archive) | {"commit": _commit(root)},
+            "locks": {path.name: sha256(path) for path in root.glob("*.lock")},
+            "versions": _versions(),
+        }
+        record.content |= {"results": {}, "reason": None, "ended": None}
+        if goes_on:
+            record.update(state="running", resumes=[*resumes, {"time": _now(), **content}])
+        else:
+            record.update(state="running", started=_now(), recipe=recipe, **content)
+        return record
+
+    def update(self, **content: Any) -> None:
+        """Set these entries and write the record; mappings are merged into those that are there."""
+        for key, value in content.items():
+            old = self.content.get(key)
+            if isinstance(old, dict) and isinstance(value, dict):
+                value = old | value
+            self.content[key] = value
+        write_whole(self.path, json.dumps(self.content, indent=2, default=str) + "\n")
+
+    def newest_start(self) -> dict[str, Any]:
+        """Return what was recorded when the run started, or went on, the last time."""
+        return self.content["resumes"][-1] if self.content["resumes"] else self.content
+
+    def newest_config(self) -> Path:
+        """Return the file of the newest start's configuration: each resume has its own."""
+        resumes = len(self.content["resumes"])
+        return self.path.with_name(f"config.resume-{resumes}.yaml" if resumes else "config.yaml")
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Record it if the block is interrupted or fails, and why."""
+        try:
+            with self.timed("total"):
+                yield
+        except Interrupted as error:
+            self.end("interrupted", error.reason)
+            raise
+        except BaseException as error:
+            with suppress(OSError):  # a full disk, which may be why it failed
+                self.end("failed", f"{type(error).__name__}: {error}")
+            raise
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the seconds that the block takes to those of earlier starts."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            before = self.content.get("seconds", {}).get(name, 0.0)
+            with suppress(OSError):
+                self.update(seconds={name: round(before + time.monotonic() - begun, 1)})
+
+    def end(self, state: str, reason: str | None = None) -> None:
+        """Record how the run ended, and let others write into its folder."""
+        self.update(state=state, reason=reason, ended=_now())
+        if self.lock:
+            self.lock.close()
+
+
+def _only_writer(folder: Path) -> IO[str]:
+    """Return the open lock of a run's folder, which the system lets go when the process ends.
+
+    Raises UserError if another process trains in this folder.
+    """
+    lock = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{folder} is being trained by another process. Wait, or end it.") from None
+    os.register_at_fork(after_in_child=lock.close)  # or else a worker would hold it too
+    return lock
+
+
+def _commit(root: Path) -> str | None:
+    """Return git's commit, -dirty where files differ from it: nothing depends on it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    with suppress(OSError):
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+        return done.stdout.strip() or None
+    return None
+
+
+def _versions() -> dict[str, str | None]:
+    cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
+    return {
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "torch": torch.__version__,  # which names the CUDA build too
+        "cuda": torch.version.cuda,
+        "cudnn": str(cudnn) if cudnn else None,
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def pack_source(root: Path, archive: Path) -> dict[str, Any]:
+    """Pack the project's text into a zip whose bytes depend on nothing but the files.
+
+    Large and binary files are left out and named; what may hold a secret (.env) is left out.
+    """
+    left_out = []
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as pack:
+        for path in sorted(_source_files(root, leave_out=NOT_SOURCE)):
+            name = path.relative_to(root).as_posix()
+            if path.stat().st_size > LARGEST_SOURCE_FILE or b"\0" in path.read_bytes():
+                left_out.append(name)
+            else:
+                entry = zipfile.ZipInfo(name)  # dated 1980, whenever the file was written
+                entry.external_attr = path.stat().st_mode << 16
+                pack.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
+    return {"zip": archive.name, "sha256": sha256(archive), "left_out": left_out[:20]}
+
+
+def _source_files(folder: Path, leave_out: set[str]) -> Iterator[Path]:
+    """Find the files of a folder that is no environment, no run, no cache and not hidden."""
+    for path in folder.iterdir():
+        if path.is_symlink() or path.name in leave_out or path.name.startswith((".env", "__pyc")):
+            continue
+        if path.is_file():
+            yield path
+        elif path.name[0] != "." and not any((path / mark).exists() for mark in NOT_OURS):
+            yield from _source_files(path, leave_out=set())

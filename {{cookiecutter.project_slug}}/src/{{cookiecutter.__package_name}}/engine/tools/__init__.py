@@ -1,0 +1,1 @@
+"""Programs about runs, each `python -m <package>.engine.tools.NAME`; training needs none."""

@@ -1,0 +1,300 @@
+"""What AMP, channels last, torch.compile, CUDA graphs and the loader gain on this machine.
+
+Each row trains in a process of its own on one batch that stays on the device; the last trains as
+it is shipped, with the project's loader. They take turns, round by round, and the medians become a
+table, bench.json and bench.png in runs/bench/<time>/. Other flags are those of fit, for every row.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from matplotlib.figure import Figure
+
+from .. import hardware, nvml
+from ..cli.arguments import device_name
+from ..errors import UserError
+from ..run.folder import project_root, shown
+from .turns import FEWEST, Process
+
+PARTS = {"data": "#f58518", "forward": "#4c78a8", "backward": "#72b7b2", "optimizer": "#b279a2"}
+EAGER = "GPU, eager, float32"  # whose memory the others are compared with
+MODES = {"+ compile": "default", "+ CUDA graphs": "reduce-overhead"}
+MORE_MODES = {"or max-autotune": "max-autotune", "or one step graph": "step-graph"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table, and the flags that make it what it is."""
+
+    name: str
+    flags: tuple[str, ...] = ()
+    one_batch: bool = True
+    shipped: bool = False
+
+
+def rows_of(machine: hardware.Machine, all_modes: bool = False) -> tuple[list[Row], list[str]]:
+    """Return the rows that this machine can measure, and which are left out, and why."""
+    eager = ("--model.channels_last=false", "--model.compile=false", "--trainer.precision=32-true")
+    cpu = ("--trainer.accelerator=cpu", *eager)
+    last = "--model.channels_last=true"
+    why = [] if machine.compiler else ["torch.compile: no C compiler, or no Python headers, here."]
+    modes = {} if why else MODES | MORE_MODES if all_modes else MODES
+    if not machine.gpus:
+        why.insert(0, "GPU, AMP and CUDA graphs: torch sees no NVIDIA GPU here.")
+        modes = {name: mode for name, mode in modes.items() if mode in ("default", "max-autotune")}
+        return [
+            Row("CPU, eager", cpu),
+            Row("+ channels_last", (*cpu, last)),
+            *(Row(name, (*cpu, last, *compiled_by(mode))) for name, mode in modes.items()),
+            Row("loader, as shipped", cpu[:1], one_batch=False, shipped=True),
+        ], why
+    amp = (*eager, f"--trainer.precision={hardware.precision(machine, 'cuda')[0]}")
+    return [
+        Row("CPU, batch of 16", (*cpu, "--data.batch_size=16", "--data.global_batch_size=null")),
+        Row(EAGER, eager),
+        Row("+ AMP", amp),
+        Row("+ channels_last", (*amp, last)),
+        *(Row(name, (*amp, last, *compiled_by(mode))) for name, mode in modes.items()),
+        Row("+ loader, as shipped", one_batch=False, shipped=True),
+    ], why
+
+
+def compiled_by(mode: str) -> list[str]:
+    """Return the flags for a way to compile; max-autotune tries nothing if it has to be exact."""
+    exact = ["--trainer.deterministic=false"] if mode == "max-autotune" else []
+    return [f"--model.compile={mode}", *exact]
+
+
+def measure(
+    rows: list[Row], config: Path, flags: list[str], seconds: float, rounds: int
+) -> list[dict[str, Any]]:
+    """Let the rows take turns and return what each found.
+
+    Raises UserError if not one of them could be measured.
+    """
+    found = [asdict(row) | {"turns": []} for row in rows]
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(Process(config, [*flags, *row.flags], row.one_batch, cold=True))
+            for row in rows
+        ]
+        for turn in ("ready", "first", *range(rounds), "parts"):
+            for row, process in zip(found, processes, strict=True):
+                if "failed" in row:
+                    continue
+                try:
+                    if turn == "ready":
+                        row |= process.ready().about
+                        continue
+                    if turn == "first":
+                        print(f"  {row['name']} …", file=sys.stderr, flush=True)
+                    result = process.turn(seconds, parts=turn == "parts")
+                    row |= {turn: result} if isinstance(turn, str) else {}
+                    row["turns"] += [] if isinstance(turn, str) else [result]
+                except UserError as error:
+                    row["failed"] = str(error)
+    if all("failed" in row for row in found):
+        raise UserError(found[0]["failed"])
+    return found
+
+
+def summarize(row: dict[str, Any], eager_gib: float | None = None) -> dict[str, Any]:
+    """Return a row of bench.json from what `measure` found of it.
+
+    `saved` is the share of `eager_gib`, the eager row's peak of memory, that it does without. A row
+    `counts` if nothing failed and its loss fell from the first step to the mean of the last turn.
+    """
+    kept = {name: row[name] for name in ("name", "flags", "shipped")}
+    if "failed" in row:
+        return kept | {"counts": False, "remark": row["failed"]}
+    rates = [turn["rate"] for turn in row["turns"]]
+    rate, first, last = statistics.median(rates), row["first"], row["turns"][-1]["loss"]
+    known = None not in (first["first_loss"], last)
+    falls = known and last < first["first_loss"]  # not if it is no number
+    busy = [turn["busy"] for turn in row["turns"] if turn["busy"] is not None]
+    compiling = first["first_seconds"] - FEWEST * row["batch_size"] / rate
+    peak = first["peak_gib"]
+    why = "its training step returns no loss"
+    if known:
+        why = f"its loss went from {first['first_loss']:.3g} to {last:.3g}; it has to fall"
+    return kept | {
+        "counts": falls,
+        "remark": None if falls else why,
+        "images_per_second": rate,
+        "rates": rates,
+        "epoch_seconds": row["images"] / rate,
+        "step_ms": row["parts"]["parts"],
+        "gpu_busy_percent": statistics.mean(busy) if busy else None,
+        "peak_gib": peak,
+        "saved": 1 - peak / eager_gib if peak and eager_gib else None,
+        "compile": row["compile"],
+        "compile_seconds": max(compiling, 0.0) if row["compile"] else None,
+        "precision": row["precision"],
+        "loss": [first["first_loss"], last],
+    }
+
+
+def bench(
+    rows: list[Row], config: Path, flags: list[str], seconds: float, rounds: int
+) -> dict[str, Any]:
+    """Measure the rows for a recipe; return all that stands in bench.json."""
+    machine = hardware.this_machine()
+    found = measure(rows, config, flags, seconds, rounds)
+    good = next(row for row in found if "failed" not in row)
+    eager = next((row for row in found if row["name"] == EAGER and "failed" not in row), good)
+    root = project_root()
+    return {
+        "made": datetime.now().isoformat(timespec="seconds"),
+        "config": str(config.relative_to(root) if config.is_relative_to(root) else config),
+        "arguments": flags,
+        "seconds": seconds,
+        "device": device_name(machine, hardware.accelerator(machine)),
+        "cpu": f"{machine.cpu}, {machine.cores} cores",
+        "versions": versions(),
+        "images": good["images"],
+        "batch_size": next(row["batch_size"] for row in reversed(found) if "images" in row),
+        "settings": next((row["settings"] for row in found if row.get("shipped")), None),
+        "rows": [summarize(row, eager["first"]["peak_gib"]) for row in found],
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Return what the numbers depend on beside the hardware."""
+    return {
+        "torch": torch.__version__,
+        "lightning": L.__version__,
+        "cuda": torch.version.cuda,
+        "driver": nvml.driver_version(),
+        "python": sys.version.split()[0],
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the table as text, 98 characters wide at most."""
+    named = "  ".join(f"{name} {value}" for name, value in result["versions"].items() if value)
+    lines = [
+        f"{result['config']} {' '.join(result['arguments'])}".rstrip()
+        + f": {result['images']:,} images an epoch, batch {result['batch_size']}",
+        f"{result['device']}  ({result['cpu']})",
+        named,
+        "",
+        f"{'':21}   epoch               -- ms of a step --          GPU   peak          comp.",
+        f"{'':21}       s     img/s   data  forw.  backw.  optim.  busy    GiB saved      s",
+    ]
+    for row in result["rows"]:
+        if not row["counts"]:
+            lines.append(f"{row['name']:<21}  does not count: {row['remark']}")
+            continue
+        ms, busy = row["step_ms"], row["gpu_busy_percent"]
+        parts = [
+            _number(ms.get(part), width) for part, width in zip(PARTS, (7, 7, 8, 8), strict=True)
+        ]
+        lines.append(
+            f"{row['name']:<21}{_number(row['epoch_seconds'], 8)}{row['images_per_second']:>10,.0f}"
+            + "".join(parts)
+            + (f"{busy:>5.0f}%" if busy is not None else f"{'-':>6}")
+            + _number(row["peak_gib"], 7)
+            + (f"{row['saved']:>6.0%}" if row["saved"] is not None else f"{'-':>6}")
+            + _number(row["compile_seconds"], 7)
+        )
+    if any("--trainer.deterministic=false" in row["flags"] for row in result["rows"]):
+        lines += ["max-autotune tries nothing where training is deterministic; here it is not."]
+    if any(row["counts"] and "forward" not in row["step_ms"] for row in result["rows"]):
+        lines += ["A step in one CUDA graph has no parts: the whole of it stands under optim."]
+    return "\n".join(lines)
+
+
+def _number(value: float | None, width: int) -> str:
+    """Return three digits or so of a number, right-aligned."""
+    if value is None:
+        return f"{'-':>{width}}"
+    return f"{value:>{width}.{2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
+def draw(result: dict[str, Any]) -> Figure:
+    """Draw images per second, and the parts of a step, of the rows that count."""
+    rows = [row for row in result["rows"] if row["counts"]]
+    names = [row["name"] for row in rows]
+    figure = Figure(figsize=(11, 1.6 + 0.42 * len(rows)), layout="constrained")
+    speed, step = figure.subplots(1, 2, sharey=True)
+    rates = [row["images_per_second"] for row in rows]
+    bars = speed.barh(names, rates, color="#4c78a8")
+    speed.bar_label(bars, [f" {rate:,.0f}" for rate in rates], fontsize=9)
+    speed.set(xlabel="images per second", xlim=(0, 1.2 * max(rates, default=1)))
+    speed.invert_yaxis()
+    left = [0.0] * len(rows)
+    for part, colour in PARTS.items():
+        widths = [row["step_ms"].get(part, 0.0) for row in rows]
+        step.barh(names, widths, left=left, label=part, color=colour)
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    on_gpu = [total for total, row in zip(left, rows, strict=True) if row["peak_gib"]]
+    step.set(xlabel="ms of a step", xlim=(0, 1.1 * max(on_gpu or left, default=1)))
+    step.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
+    for axes in (speed, step):
+        axes.spines[["top", "right"]].set_visible(False)
+    recipe = f"{result['config']}, batch {result['batch_size']}"
+    where = f"{result['device']}, torch {result['versions']['torch']}"
+    figure.suptitle(f"{recipe}, {where}", fontsize=10)
+    return figure
+
+
+def find_config(given: Path | None) -> Path:
+    """Return the recipe's file; unset, one that needs no data: on a CPU a small one.
+
+    Raises UserError if there is no such file.
+    """
+    name = "synthetic.yaml" if hardware.this_machine().gpus else "digits.yaml"
+    config = (given or project_root() / "configs" / name).resolve()
+    if not config.is_file():
+        raise UserError(f"There is no {given}. Name a recipe: CONFIG=configs/digits.yaml")
+    return config
+
+
+def save(kind: str, folder: Path | None, result: dict[str, Any], figure: Figure) -> Path:
+    """Write a result as JSON and PNG into the folder, or runs/<kind>/<time>/; return the folder."""
+    now = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    folder = folder or project_root() / "runs" / kind / now
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{kind}.json").write_text(json.dumps(result, indent=2) + "\n")
+    figure.savefig(folder / f"{kind}.png", dpi=110)
+    return folder
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument(
+        "--config", type=Path, help="the recipe; synthetic.yaml, on a CPU digits.yaml"
+    )
+    parser.add_argument("--seconds", type=float, help="of a turn; 1.5, on a CPU 1")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--all-modes", action="store_true", help="two more ways to compile, slow")
+    parser.add_argument("--into", type=Path, help="instead of runs/bench/<time>")
+    known, flags = parser.parse_known_args(arguments)
+    nvml.prefer_idle_gpus()
+    machine = hardware.this_machine()
+    rows, left_out = rows_of(machine, known.all_modes)
+    try:
+        seconds = known.seconds or (1.5 if machine.gpus else 1.0)
+        result = bench(rows, find_config(known.config), flags, seconds, known.rounds)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    folder = save("bench", known.into, result | {"left_out": left_out}, draw(result))
+    print(f"\n{table(result)}\n")
+    for reason in left_out:
+        print(f"left out: {reason}")
+    print(f"written: {shown(folder / 'bench.json')}, bench.png beside it\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""Measure again what a bench.json holds: is training, as it is shipped, still as fast?
+
+Exit status: 0 as fast, 1 slower than noise allows, 2 there is nothing to compare.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import hardware, nvml
+from ..cli.arguments import device_name
+from ..errors import UserError
+from ..run.folder import project_root
+from .turns import Process
+
+ALLOWED = 0.05  # of the speed, where the baseline's own turns do not differ by more
+TURNS = 5
+
+
+def slower_by(before: Sequence[float], after: Sequence[float]) -> float:
+    """Return by which share of the speed the fastest turn is slower than the fastest one before.
+
+    Whatever disturbs a turn makes it slower: the fastest are what can be compared.
+    """
+    return 1 - max(after) / max(before)
+
+
+def allowed(before: Sequence[float]) -> float:
+    """Return the share that is noise: the baseline's own, from its median to its fastest turn."""
+    return max(ALLOWED, 1 - statistics.median(before) / max(before))
+
+
+def read_baseline(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a bench.json, of this file or folder, and its shipped row.
+
+    Raises UserError if it can't be read or that row does not count.
+    """
+    path = path / "bench.json" if path.is_dir() else path
+    try:
+        baseline = json.loads(path.read_text())
+        rows = [row for row in baseline["rows"] if row["shipped"] and row["counts"]]
+        return baseline, rows[0]
+    except (OSError, ValueError, LookupError, TypeError):
+        raise UserError(
+            f"{path} is no bench.json whose row 'as shipped' counts. Measure one: make bench"
+        ) from None
+
+
+def check_same(baseline: dict[str, Any], device: str, settings: dict[str, Any] | None) -> None:
+    """Raise UserError if the baseline was measured on another device or with other settings.
+
+    Settings that one of the two does not know are passed over, and so are all that are None.
+    """
+    if baseline["device"] != device:
+        raise UserError(
+            f"The baseline was measured on {baseline['device']}, and this is {device}: speeds of"
+            " different devices can't be compared. Measure one here: make bench"
+        )
+    for part, values in (settings or {}).items():
+        for name, value in values.items():
+            was = baseline["settings"][part].get(name, value)
+            if was != value:
+                raise UserError(
+                    f"{part}.{name} was {was} in the baseline and is {value} now: not the same"
+                    f" work. Set it back in {baseline['config']}, or measure anew: make bench"
+                )
+
+
+def check(path: Path, seconds: float | None, slower: float) -> int:
+    """Compare this machine's speed with a baseline's; return the exit status and say why."""
+    baseline, row = read_baseline(path)
+    device = device_name(machine := hardware.this_machine(), hardware.accelerator(machine))
+    check_same(baseline, device, None)
+    config = project_root() / baseline["config"]
+    if not config.is_file():
+        raise UserError(f"The baseline's recipe {baseline['config']} is not here any more.")
+    flags, limit = [*baseline["arguments"], *row["flags"]], allowed(row["rates"])
+    seconds = seconds or baseline.get("seconds", 1.0)  # turns as long as those
+    with Process(config, flags, slower=slower) as process:
+        check_same(baseline, device, process.ready().about["settings"])
+        process.turn(seconds)  # compiles
+        rates = [process.turn(seconds)["rate"] for _ in range(TURNS)]
+        if slower_by(row["rates"], rates) > limit:  # a passing disturbance is over by now
+            rates += [process.turn(seconds)["rate"] for _ in range(TURNS)]
+    share = slower_by(row["rates"], rates)
+    speeds = f"{max(rates):,.0f} images/s, the baseline {max(row['rates']):,.0f}"
+    if share > limit:
+        print(f"slower by {share:.1%}: {speeds}; noise is {limit:.0%}", file=sys.stderr)
+        return 1
+    print(f"as fast as the baseline: {speeds} ({-share:+.1%}; noise is {limit:.0%})")
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="make bench-check", description=__doc__)
+    parser.add_argument("baseline", type=Path, help="a bench.json, or its folder")
+    parser.add_argument("--seconds", type=float, help="of each turn; as in the baseline")
+    parser.add_argument(
+        "--slower", type=float, default=0.0, help="sleep this share: tests the check"
+    )
+    known = parser.parse_args(arguments)
+    nvml.prefer_idle_gpus()
+    try:
+        return check(known.baseline, known.seconds, known.slower)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

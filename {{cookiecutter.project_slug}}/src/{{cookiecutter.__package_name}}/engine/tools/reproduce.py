@@ -1,0 +1,238 @@
+"""Train a recorded run once more and compare the two bit by bit.
+
+The recorded source is unpacked beside the run and trained with the recorded configuration, in the
+environment and on the data that are here. Exit status: 0 identical, 1 it differs, 2 it differs or
+can't be trained, and so does the environment or the data, or there is nothing to compare.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import UserError
+from ..run.checkpoint_files import sha256
+from ..run.digests import Digests, read_digests
+from ..run.folder import RUN_FOLDER_VARIABLE, find_run, project_root, shown
+from ..run.resume_checks import changed_source
+
+PACKAGE = str(__package__).split(".")[0]
+# Settings that change no bit of a run, or are of the machine.
+OF_THE_MACHINE = ("data.workers", "data.prefetch", "trainer.default_root_dir", "config")
+NOT_TELLING = (*OF_THE_MACHINE, "tracking.", "checkpoints.", "ckpt_path", "trainer.enable_progress")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="make reproduce", description=__doc__)
+    parser.add_argument("--run", default="latest", help="the run's folder, here or copied here")
+    parser.add_argument("--until", type=int, help="compare up to this step, and no weights")
+    parser.add_argument("--into", type=Path, help="train there instead of <run>/reproduce")
+    known, flags = parser.parse_known_args(arguments)
+    try:
+        run = find_run(project_root(), known.run)
+        return reproduce(run, known.into or run / "reproduce", known.until, flags)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def reproduce(run: Path, into: Path, until: int | None, flags: list[str]) -> int:
+    """Train the run again in a folder and say how the two compare; `flags` are added to fit's.
+
+    Raises:
+        UserError: the run can't be trained again as it was.
+    """
+    record = json.loads((run / "run.json").read_text())
+    if until is not None and until >= record["results"].get("steps", until + 1):
+        until = None  # the whole run
+    check_one_run(run, record, until)
+    source = unpack(run, record, into)
+    for line in (unlocked := not_as_locked(source)):
+        print(f"environment: {line}")
+    command = [sys.executable, "-m", PACKAGE, "fit", "--config", str(run / "config.yaml")]
+    command += ["--tracking.wandb=false", "--tracking.tensorboard=false"]
+    if "compile" in record:  # what was decided is not decided again
+        command.append(f"--model.compile={record['compile']['mode'] or 'false'}")
+    command += [f"--until={until}"] if until is not None else []
+    again = into / "run"
+    status, differs = train(command + flags, source, again, record)
+    differs = unlocked + differs
+    if status:
+        if differs:
+            _say_environment(differs)
+            return 2
+        raise UserError(f"The run was not trained again: see above. Exit status {status}.")
+    return compare(read_digests(run), read_digests(again), until, differs)
+
+
+def check_one_run(run: Path, record: dict[str, Any], until: int | None) -> None:
+    """Raise UserError if a run changed its settings or source when it went on, before `until`."""
+    if record["config"]["trainer"]["num_nodes"] > 1:
+        raise UserError("The run was trained on several machines; that can't be repeated from one.")
+    before = record | {"resumes": []}
+    for resume in record["resumes"]:
+        was, now = dict(_flat(before["config"])), dict(_flat(resume["config"]))
+        changed = [f"{key} {was.get(key)} -> {now[key]}" for key in now if was.get(key) != now[key]]
+        changed = [entry for entry in changed if not entry.startswith(NOT_TELLING)]
+        changed += changed_source(_archive(run, before), _archive(run, resume))
+        step = resume.get("from_step", 0)
+        if changed and (until is None or until > step):
+            raise UserError(
+                f"The run went on otherwise than it began, after step {step}: {', '.join(changed)}."
+                f" What came before can be compared: --until {step}"
+            )
+        before = resume
+
+
+def unpack(run: Path, record: dict[str, Any], into: Path) -> Path:
+    """Unpack the recorded source into a new folder and return it.
+
+    Raises:
+        UserError: it is missing or not what was recorded, or there is no place to write to.
+    """
+    archive = _archive(run, record)
+    try:
+        if into.exists():
+            if other := {path.name for path in into.iterdir()} - {"source", "run"}:
+                raise UserError(f"{into} holds {min(other)}: name a new folder with --into.")
+            shutil.rmtree(into)
+        with zipfile.ZipFile(archive) as pack:
+            pack.extractall(into / "source")
+        (into / "run").mkdir()
+    except OSError as error:
+        raise UserError(
+            f"{into} can't be written: {error.strerror}. Name another folder with --into."
+        ) from error
+    return into / "source"
+
+
+def not_as_locked(source: Path) -> list[str]:
+    """Return which installed packages have another version than the recorded locks name."""
+    text = "".join(lock.read_text() for lock in source.glob("*.lock"))
+    locked: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([\w.-]+)==([^\s;\\]+)", text, re.MULTILINE):
+        locked.setdefault(_normal(name), set()).add(version)
+    installed: dict[str, str] = {}
+    for package in importlib.metadata.distributions():  # the first is what an import finds
+        installed.setdefault(_normal(package.metadata["Name"]), package.version)
+    return [
+        f"{name} was locked as {' or '.join(sorted(locked[name]))}, is {installed[name]}"
+        for name in sorted(locked.keys() & installed.keys())
+        if installed[name].split("+")[0] not in {version.split("+")[0] for version in locked[name]}
+    ]
+
+
+def train(
+    command: list[str], source: Path, again: Path, record: dict[str, Any]
+) -> tuple[int, list[str]]:
+    """Run the command with the unpacked source; return its status and what differs around it.
+
+    What differs is said as soon as it is known. If the data differ, the training is ended.
+    """
+    print(f"The recorded source lies in {shown(source)}; it is trained again.", flush=True)
+    with tempfile.TemporaryDirectory() as empty:  # so that every file of the data is read anew
+        environment = {**os.environ, "PYTHONPATH": str(source / "src"), "XDG_CACHE_HOME": empty}
+        environment |= {"TORCH_HOME": str(Path(torch.hub.get_dir()).parent)}
+        process = subprocess.Popen(command, env=environment | {RUN_FOLDER_VARIABLE: str(again)})
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            while process.poll() is None and "numerics" not in _record(again):
+                time.sleep(0.3)
+            differs = list(differences(record, _record(again)))
+            for line in differs:
+                print(f"environment: {line}", flush=True)
+            if any(line.startswith("data") for line in differs):
+                process.terminate()
+            return process.wait(), differs
+        except KeyboardInterrupt:  # the terminal has told the training too
+            raise SystemExit(process.wait()) from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """Yield what is not the same around two runs: data, versions, hardware, switches."""
+    if "data" not in now:
+        if now:
+            yield f"data: they differ, and can't be read: {now['reason']}"
+        return
+    if then.get("data", {}).get("fingerprint") != now["data"]["fingerprint"]:
+        yield "data: they differ from those that the run was trained on"
+    for part in ("versions", "hardware", "numerics"):
+        was, is_ = dict(_flat(then.get(part, {}))), dict(_flat(now.get(part, {})))
+        for key in sorted(was.keys() | is_.keys()):
+            if was.get(key) != is_.get(key) and key != "cores":
+                yield f"{part}: {key} was {was.get(key)}, is {is_.get(key)}"
+
+
+def compare(then: Digests, now: Digests, until: int | None, differs: list[str]) -> int:
+    """Say whether two runs are identical, or else where they part; return the exit status."""
+    end = float("inf") if until is None else until
+    steps = [step for step in then["losses"] if int(step) < end]
+    apart = [step for step in steps if now["losses"].get(step) != then["losses"][step]]
+    parts = ("weights", "optimizer") if until is None else ()
+    names = [(part, name) for part in parts for name in then[part]]
+    other = [(part, name) for part, name in names if now[part].get(name) != then[part][name]]
+    if not steps and not names:
+        raise UserError("The run's folder holds no loss and no digest to compare with.")
+    if not apart and not other:
+        tensors = f" and {len(names)} tensors" if names else f", up to step {until}"
+        print(f"\nidentical: {len(steps)} losses{tensors}, to the bit")
+        return 0
+    print("\nIt differs.")
+    if apart:
+        was, is_ = (float.fromhex(d["losses"].get(apart[0], "nan")) for d in (then, now))
+        print(f"  first step    {apart[0]}: its loss was {was}, is {is_}")
+    if other:
+        part, name = other[0]
+        print(f"  first tensor  {name} ({part}); {len(other)} of {len(names)} differ")
+    _say_environment(differs)
+    return 2 if differs else 1
+
+
+def _archive(run: Path, start: dict[str, Any]) -> Path:
+    """Return the source of a start; UserError if it is not what was recorded."""
+    archive = run / start["source"]["zip"]
+    if not archive.is_file() or sha256(archive) != start["source"]["sha256"]:
+        raise UserError(f"{archive} is missing, or not what the run was started from.")
+    return archive
+
+
+def _say_environment(differs: list[str]) -> None:
+    print("  environment   " + "\n                ".join(differs or ["nothing in it differs"]))
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    file = folder / "run.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of nested mappings and lists."""
+    items = content.items() if isinstance(content, dict) else enumerate(content)
+    for key, value in items:
+        if isinstance(value, (dict, list)):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

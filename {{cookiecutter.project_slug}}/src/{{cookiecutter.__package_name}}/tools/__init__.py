@@ -1,1 +1,0 @@
-"""Programs about runs, each `python -m <package>.tools.NAME`. Training does not need them."""

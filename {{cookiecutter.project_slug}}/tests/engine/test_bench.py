@@ -1,0 +1,310 @@
+"""make bench, make tune and make bench-check: what is measured, counted, chosen and compared."""
+
+import json
+import math
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
+
+from {{ cookiecutter.__package_name }}.engine.errors import UserError
+from {{ cookiecutter.__package_name }}.engine.hardware import (
+    Gpu,
+    Machine,
+)
+from {{ cookiecutter.__package_name }}.engine.tools import bench, bench_check, tune
+from {{ cookiecutter.__package_name }}.engine.tools.timing import (
+    Clock,
+    ClockCallback,
+)
+from {{ cookiecutter.__package_name }}.engine.tools.tune import (
+    Loading,
+)
+
+DIGITS = Path("configs/digits.yaml").resolve()
+H200 = Machine("Linux", "Xeon", 16, gpus=(Gpu("NVIDIA H200", (9, 0), 140.0),))
+LAPTOP = Machine("Linux", "Ryzen", 8)
+SHORT = ["--seconds", "0.3"]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> Path:
+    """The folder that make bench writes on a machine with neither GPU nor compiler."""
+    folder = tmp_path_factory.mktemp("bench")
+    bare = Machine("Linux", "CPU", 2, compiler=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench.hardware, "this_machine", lambda: bare)
+        assert bench.main([*SHORT, "--rounds", "2", "--into", str(folder)]) == 0
+    return folder
+
+
+def read(folder: Path, name: str = "bench") -> dict:
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+@pytest.mark.speed
+def test_a_bench_is_a_table_a_json_and_a_picture_of_the_same_rows(measured, capsys):
+    result = read(measured)
+    names = ["CPU, eager", "+ channels_last", "loader, as shipped"]
+    assert [row["name"] for row in result["rows"]] == names
+    assert [row["shipped"] for row in result["rows"]] == [False, False, True]
+    for row in result["rows"]:
+        assert row["counts"] and row["loss"][1] < row["loss"][0]
+        assert row["epoch_seconds"] == pytest.approx(1077 / row["images_per_second"])
+        step = 1e3 * result["batch_size"] / row["images_per_second"]
+        assert set(row["step_ms"]) == {"data", "forward", "backward", "optimizer"}
+        assert step / 3 < sum(row["step_ms"].values()) < step * 3
+    assert result["versions"]["torch"] == torch.__version__ and "CPU" in result["device"]
+    assert len(result["left_out"]) == 2  # GPU and compiler
+    table = bench.table(result)
+    assert max(map(len, table.splitlines())) <= 100
+    for row in result["rows"]:
+        assert f"{row['images_per_second']:,.0f}" in table
+    assert (measured / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_rows_of_a_gpu_add_one_thing_at_a_time_and_end_as_shipped():
+    rows, left_out = bench.rows_of(H200)
+    settings = [{flag.partition("=")[::2] for flag in row.flags} for row in rows]
+    new = [dict(sorted(after - before)) for before, after in pairwise(settings[1:-1])]
+    assert new == [
+        {"--trainer.precision": "bf16-mixed"},
+        {"--model.channels_last": "true"},
+        {"--model.compile": "default"},
+        {"--model.compile": "reduce-overhead"},
+    ]
+    assert not left_out and rows[-1] == bench.Row(rows[-1].name, one_batch=False, shipped=True)
+    without = Machine("Linux", "Xeon", 16, gpus=H200.gpus, compiler=False)
+    fewer, why = bench.rows_of(without)
+    assert len(fewer) == len(rows) - 2 and "compiler" in why[0]
+
+
+@pytest.mark.parametrize(
+    ("machine", "more"), [(H200, ["max-autotune", "step-graph"]), (LAPTOP, ["max-autotune"])]
+)
+def test_all_modes_are_the_rows_of_before_and_the_other_ways_to_compile(machine, more):
+    few, many = (bench.rows_of(machine, all_modes)[0] for all_modes in (False, True))
+    others = [row.flags for row in many if row not in few]
+    assert [row for row in many if row in few] == few and len(others) == len(more)
+    before = few[-2].flags[:-1]
+    assert others == [(*before, *bench.compiled_by(mode)) for mode in more]
+    assert "--trainer.deterministic=false" in others[0]
+
+
+FOUND = {
+    **{"name": "row", "flags": (), "shipped": False, "images": 1000, "batch_size": 10},
+    **{"compile": "default", "precision": "32-true", "parts": {"parts": {"data": 1.0}}},
+    "first": {"first_loss": 2.0, "first_seconds": 8.3, "peak_gib": 1.0},
+    "turns": [{"rate": rate, "loss": 1.0, "busy": 50.0} for rate in (90.0, 100.0, 130.0)],
+}
+
+
+def test_a_row_is_the_median_of_its_turns():
+    row = bench.summarize(FOUND, eager_gib=4.0)
+    assert row["counts"] and row["images_per_second"] == 100 and row["epoch_seconds"] == 10
+    assert row["saved"] == 0.75 and row["compile_seconds"] == pytest.approx(7.9)
+
+
+@pytest.mark.speed
+@pytest.mark.parametrize("loss", [2.5, 2.0, math.nan])
+def test_a_row_whose_loss_does_not_fall_does_not_count(measured, loss):
+    last = {**FOUND["turns"][-1], "loss": loss}
+    row = bench.summarize(FOUND | {"turns": [*FOUND["turns"][:-1], last]})
+    assert not row["counts"]
+    table = bench.table(read(measured) | {"rows": [row]})
+    assert "does not count" in table and "100" not in table.splitlines()[-1].split("its loss")[0]
+
+
+def test_a_row_whose_steps_return_no_loss_does_not_count():
+    row = bench.summarize(FOUND | {"first": FOUND["first"] | {"first_loss": None}})
+    assert not row["counts"] and row["remark"] == "its training step returns no loss"
+
+
+@pytest.mark.speed
+def test_training_that_diverges_does_not_count_but_the_others_do(tmp_path):
+    wild = bench.Row("wild", ("--model.learning_rate=1000",))
+    tame = bench.Row("tame", shipped=True)
+    result = bench.bench([wild, tame], DIGITS, [], seconds=0.2, rounds=1)
+    assert [row["counts"] for row in result["rows"]] == [False, True]
+
+
+def test_a_mistake_in_a_flag_is_one_line(capsys):
+    with pytest.raises(UserError, match=r"Did you mean data\.batch_size\?"):
+        bench.bench([bench.Row("row")], DIGITS, ["--data.batch_sise=3"], seconds=0.2, rounds=1)
+    assert bench.main(["--config", "configs/none.yaml"]) == 2
+
+
+@pytest.mark.speed
+def test_what_takes_longer_is_found_and_what_does_not_is_not(measured, monkeypatch, capsys):
+    turn, asked = bench_check.Process.turn, []
+
+    def noted(process, seconds):
+        asked.append(seconds)
+        return turn(process, seconds)
+
+    monkeypatch.setattr(bench_check.Process, "turn", noted)
+    baseline = str(measured / "bench.json")
+    assert bench_check.main([baseline, "--slower", "5"]) == 1
+    assert set(asked) == {0.3}  # as long as the baseline's
+    error = capsys.readouterr().err
+    assert error.startswith("slower by") and error.count("\n") == 1
+    slow = read(measured)
+    for row in slow["rows"]:
+        row["rates"] = [rate / 3 for rate in row["rates"]]
+    (measured / "slow.json").write_text(json.dumps(slow))
+    assert bench_check.main([str(measured / "slow.json"), *SHORT]) == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_slower"),
+    [
+        ([100, 101, 99], [100, 98, 97], False),  # as fast
+        ([100, 101, 99], [92, 80, 91], True),  # a tenth slower
+        ([100, 101, 99], [40, 99, 50], False),  # something disturbed two turns
+        ([70, 80, 100], [85, 84, 83], False),  # a baseline so noisy can't tell
+    ],
+)
+def test_slower_is_what_noise_does_not_explain(before, after, is_slower):
+    assert (bench_check.slower_by(before, after) > bench_check.allowed(before)) is is_slower
+
+
+@pytest.mark.speed
+def test_only_the_same_device_and_settings_are_compared(measured, tmp_path, capsys):
+    other = read(measured) | {"device": "NVIDIA H200"}
+    (tmp_path / "bench.json").write_text(json.dumps(other))
+    assert bench_check.main([str(tmp_path)]) == 2
+    assert "measured on NVIDIA H200" in capsys.readouterr().err
+    changed = read(measured)
+    changed["settings"]["model"]["network"] = "resnet18"
+    with pytest.raises(UserError, match=r"model\.network was resnet18"):
+        bench_check.check_same(changed, changed["device"], read(measured)["settings"])
+    (tmp_path / "bench.json").write_text("{")
+    assert bench_check.main([str(tmp_path)]) == 2
+
+
+def test_the_smallest_batch_that_is_nearly_as_fast_is_chosen():
+    assert tune.choose_batch_size({64: 50.0, 128: 96.0, 256: 100.0}) == 128
+    assert tune.batch_sizes(64, 200, None) == [32, 64, 128]
+    assert tune.batch_sizes(64, 10_000, whole=192) == [32, 64]
+
+
+CORES = {Loading(1, 4): 100.0, Loading(4, 4): 350.0, Loading(8, 4): 600.0}
+
+
+def test_the_fewest_workers_that_bring_enough_are_chosen():
+    assert tune.choose_loading(CORES, demand=280) == (Loading(4, 4), True)
+    assert tune.choose_loading(CORES, demand=300) == (Loading(8, 4), True)
+    assert tune.choose_loading(CORES, demand=510) == (Loading(8, 4), False)
+    on_gpu = CORES | {Loading(1, 4, "gpu"): 2000.0}
+    assert tune.choose_loading(on_gpu, demand=300) == (Loading(8, 4), True)  # the cores suffice
+    assert tune.choose_loading(on_gpu, demand=510) == (Loading(1, 4, "gpu"), True)
+
+
+@pytest.mark.speed
+def test_tune_says_that_resident_images_have_no_workers(tmp_path, capsys, call):
+    flags = ["--into", str(tmp_path), "--data.batch_size", "300"]
+    assert tune.main([*SHORT, "--config", str(DIGITS), *flags]) == 0
+    said = capsys.readouterr().out
+    assert "no workers to tune" in said
+    assert (tmp_path / "tune.png").read_bytes().startswith(b"\x89PNG")
+    assert read(tmp_path, "tune")["chosen"].keys() == {"batch_size"}
+
+
+@pytest.mark.speed
+def test_the_lines_of_tune_are_accepted_as_a_recipe(folder_of_images, tmp_path, call, capsys):
+    result = tune.tune(Path("configs/imagefolder.yaml").resolve(), folder_of_images, seconds=0.3)
+    assert {"batch_size", "workers", "prefetch"} <= result["chosen"].keys()
+    (tmp_path / "tuned.yaml").write_text(tune.lines(result))
+    recipe = ["--config", "configs/imagefolder.yaml", *folder_of_images[:3]]
+    flags = ["--config", str(tmp_path / "tuned.yaml"), "--trainer.max_steps", "1"]
+    run = tmp_path / "run"
+    assert call("fit", *recipe, *flags, folder=run) == 0
+    trained = json.loads((run / "run.json").read_text())["config"]["data"]
+    assert {name: trained[name] for name in result["chosen"]} == result["chosen"]
+    tune.draw(result).savefig(tmp_path / "tune.png")
+
+
+def test_a_loader_that_brings_too_little_is_said_with_both_numbers():
+    result = {"config": "c", "device": "d", "batch_sizes": [], "loader": [], "recipe_batch_size": 8}
+    chosen = {"chosen": {"batch_size": 8}, "enough": False, "supply": 3100.0, "demand": 5400.0}
+    said = tune.report(result | chosen)
+    assert "3,100" in said and "5,400" in said and "What helps" in said
+
+
+@pytest.fixture
+def folder_of_images(tmp_path) -> list[str]:
+    """Flags for 120 images of two classes in files, and for a network that is quick on them."""
+    for label in range(2):
+        (tmp_path / "images" / f"class {label}").mkdir(parents=True)
+        for i in range(60):
+            colour = (120 * label, i, 255 - i)
+            path = tmp_path / "images" / f"class {label}" / f"{i}.png"
+            Image.new("RGB", (40, 40), colour).save(path)
+    small = ["--data.image_size=32", "--model.network=small_cnn", "--data.batch_size=48"]
+    return [f"--data.options.path={tmp_path / 'images'}", *small]
+
+
+def test_the_clock_leaves_out_what_comes_before_the_second_step_and_after_the_last():
+    clock = Clock(torch.device("cpu"))
+    for _ in range(3):
+        time.sleep(0.2)  # the first step compiles
+        clock.step(10)
+        for _ in range(4):
+            time.sleep(0.01)
+            clock.step(10)
+        clock.end_epoch()
+        time.sleep(0.1)
+        clock.end_validation()
+    assert 500 < clock.inside <= 1000
+    assert len(clock.rates) == 3
+    assert 100 < clock.whole < 50 / 0.34
+
+
+class Plain(L.LightningModule):
+    """Any Lightning module: nothing of this project is in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 2)
+
+    def training_step(self, batch, batch_idx):
+        return torch.nn.functional.cross_entropy(self.layer(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        time.sleep(0.05)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.5)
+
+
+class SlowToStart(DataLoader):
+    """As one whose workers have to start: that is part of a whole run, not of an epoch inside."""
+
+    def __iter__(self):
+        time.sleep(0.05)
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("validates", [True, False])
+def test_the_clock_measures_any_trainer(tmp_path, validates):
+    images = torch.randn(64, 4)
+    batches = SlowToStart(TensorDataset(images, (images[:, 0] > 0).long()), batch_size=8)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=4,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[ClockCallback(tmp_path / "clock.json")],
+    )
+    trainer.fit(Plain(), batches, batches if validates else None)
+    found = json.loads((tmp_path / "clock.json").read_text())
+    assert found["epochs"] == 4 and found["last_loss"] < found["first_loss"]
+    assert found["whole"] < found["inside"]
+    assert (found["whole"] < 64 / (8 * 0.05)) is validates

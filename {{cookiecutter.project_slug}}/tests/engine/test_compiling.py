@@ -1,0 +1,331 @@
+"""torch.compile: nothing is compiled twice, and a network that can't be compiled whole is named."""
+
+import inspect
+import os
+from collections import Counter
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+from {{ cookiecutter.__package_name }} import networks
+from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
+from {{ cookiecutter.__package_name }}.engine import hardware
+from {{ cookiecutter.__package_name }}.engine.data import resident
+from {{ cookiecutter.__package_name }}.engine.fast.compile_messages import keep_cache
+from {{ cookiecutter.__package_name }}.engine.monitor import progress
+from {{ cookiecutter.__package_name }}.engine.run import checkpoint
+from {{ cookiecutter.__package_name }}.engine.run.metrics import read_metrics
+
+pytestmark = pytest.mark.skipif(
+    not hardware._has_compiler(), reason="needs a C compiler and Python's headers"
+)
+
+SMALL = ("fit", "--config", "configs/digits.yaml", "--model.network", "mine")
+COMPILED = (*SMALL, "--model.compile", "true", "--trainer.max_epochs", "2")
+
+
+class Mine(nn.Module):
+    """Two layers, and what a subclass does between them."""
+
+    def __init__(self, num_classes: int, small_images: bool) -> None:
+        super().__init__()
+        self.features, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, num_classes)
+        self.calls, self.seen, self.limit = 0, [], 0.0
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.between(self.features(images).relu().mean((2, 3))))
+
+    def between(self, features: Tensor) -> Tensor:
+        return features
+
+
+class Plain(Mine):
+    pass
+
+
+class Prints(Mine):
+    def between(self, features: Tensor) -> Tensor:
+        print("features", features.shape)  # here
+        return features
+
+
+class Reads(Mine):
+    def between(self, features: Tensor) -> Tensor:
+        self.limit = features.mean().item()  # here
+        return features
+
+
+class Waits(Mine):
+    def between(self, features: Tensor) -> Tensor:
+        torch.cuda.synchronize()  # which its own check does not notice
+        return features
+
+
+class Lags(Mine):
+    def between(self, features: Tensor) -> Tensor:
+        torch.cuda._sleep(20_000_000)  # cycles: the host is steps ahead
+        return features
+
+
+class Branches(Mine):
+    def between(self, features: Tensor) -> Tensor:
+        if features.mean() > 0:  # here
+            return features * 2
+        return features
+
+
+class Picks(Mine):
+    def between(self, features: Tensor) -> Tensor:
+        return features * features[features > 0].mean()  # here
+
+
+class Counts(Mine):
+    def between(self, features: Tensor) -> Tensor:
+        self.calls += 1  # here
+        return features
+
+
+class Appends(Mine):
+    def between(self, features: Tensor) -> Tensor:
+        self.seen.append(features.detach())  # here
+        return features
+
+
+@pytest.fixture
+def mine(monkeypatch, tmp_path_factory):
+    """Let --model.network mine be a class of this file."""
+    torch._dynamo.reset()
+
+    def choose(kind: type[nn.Module]) -> None:
+        monkeypatch.setitem(networks.NETWORKS, "mine", kind)
+
+    yield choose
+    torch.compiler.set_stance("default")
+    torch._dynamo.reset()
+
+
+def line_of(kind: type) -> str:
+    """Return where the comment `here` stands in a class, as it is reported."""
+    lines, first = inspect.getsourcelines(kind)
+    place = next(first + i for i, line in enumerate(lines) if line.endswith("# here\n"))
+    return f"{Path(__file__).relative_to(Path.cwd())}:{place} "
+
+
+@pytest.mark.speed
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (Prints, "builtin operator `print`"),
+        (Reads, "tracing `Tensor.item()`"),
+        (Branches, "data-dependent branching (e.g. `if my_tensor.sum() > 0:`)"),
+        (Picks, "depends on input Tensor data"),
+        (Counts, ".calls == 1"),
+        (Appends, ".seen) == 1"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_what_keeps_a_network_from_being_compiled_whole_is_said_once(kind, why, mine, call, capfd):
+    mine(kind)
+    torch.compiler.set_stance(force_backend="eager")  # traced as always, and not made faster
+    assert call(*COMPILED, "--trainer.limit_train_batches", "4") == 0
+    out, err = capfd.readouterr()
+    assert out.count("what helps") == 1
+    assert line_of(kind) in out and why in out
+    assert "raph break" not in out + err and "Recompiling" not in out + err
+
+
+@pytest.mark.speed
+@pytest.mark.parametrize("network", ["small_cnn", "resnet18"])
+def test_nothing_is_said_of_networks_that_compile_whole(network, mine, call, capfd):
+    torch.compiler.set_stance(force_backend="eager")
+    flags = (*COMPILED, "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "2")
+    assert call(*flags, "--model.network", network) == 0
+    assert "what helps" not in capfd.readouterr().out
+
+
+@pytest.mark.speed
+def test_nothing_is_compiled_after_the_first_epoch(mine, call, monkeypatch):
+    mine(Plain)
+
+    def compile_no_more(_) -> None:
+        torch.compiler.set_stance("fail_on_recompile")
+
+    monkeypatch.setattr(ImageClassifier, "on_train_epoch_end", compile_no_more, raising=False)
+    assert call(*COMPILED) == 0
+    mine(Counts)
+    torch.compiler.set_stance("default")
+    with pytest.raises(RuntimeError, match="recompile"):
+        call(*COMPILED, "--trainer.limit_train_batches", "2")
+
+
+@pytest.mark.speed
+def test_a_second_start_takes_what_the_first_compiled_from_the_cache(mine, call):
+    mine(Plain)
+    flags = (*COMPILED, "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "2")
+    assert call(*flags) == 0
+    torch._dynamo.reset()
+    counters.clear()
+    assert call(*flags) == 0
+    found = {**counters["aot_autograd"], **counters["inductor"]}
+    assert found["autograd_cache_hit"] > 0 and found["fxgraph_cache_hit"] > 0
+    assert "autograd_cache_miss" not in found and "fxgraph_cache_miss" not in found
+    assert list(Path(os.environ["XDG_CACHE_HOME"]).glob("torchinductor/*/fxgraph"))
+
+
+def test_the_cache_is_kept_in_the_users_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "mine"))
+    keep_cache("CPU (R) 9000 @ 2 GHz")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "mine")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())  # as an import of torch does
+    keep_cache("CPU (R) 9000 @ 2 GHz")
+    folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert folder.is_dir() and folder.parent == tmp_path / "cache" / "torchinductor"
+
+
+def test_without_a_home_to_write_to_torch_chooses_the_cache(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    keep_cache("CPU")
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+
+
+class Watches(L.Callback):
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        """As one that logs the norm of the gradients."""
+
+
+def by_epochs(model: ImageClassifier) -> dict:
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1)}
+
+
+def by_two_optimizers(model: ImageClassifier) -> list:
+    parts = model.network.body[:-1], model.network.body[-1]
+    return [torch.optim.SGD(part.parameters(), 0.1) for part in parts]
+
+
+GRAPH = ("fit", "--config", "configs/digits.yaml", "--model.compile", "step-graph")
+
+
+@pytest.mark.parametrize(
+    ("flags", "own", "reason"),
+    [
+        (("--data.global_batch_size", "128"), {}, "it accumulates no gradients"),
+        (("--trainer.gradient_clip_val", "1"), {}, "it clips no gradients"),
+        ((), {"configure_optimizers": by_epochs}, "it steps one schedule, at each step"),
+        ((), {"configure_optimizers": by_two_optimizers}, "it is for one optimizer"),
+        ((), {"optimizer_step": Mine.between}, "it never calls Mine.between"),
+        (
+            ("--trainer.callbacks+", f"{__name__}.Watches"),
+            {"on_after_backward": lambda self: None},
+            "it never calls <lambda>, Watches.on_before_optimizer_step",
+        ),
+    ],
+)
+def test_a_step_graph_refuses_what_it_would_leave_out(
+    flags, own, reason, call, capsys, monkeypatch
+):
+    for name, written in own.items():
+        monkeypatch.setattr(ImageClassifier, name, written)
+    assert call(*GRAPH, *flags) == 2
+    assert f"step-graph, but {reason}: leave it unset." in capsys.readouterr().err
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    """Let whatever makes the host wait for the GPU within an epoch raise, from its 10th step on.
+
+    What PyTorch doesn't notice stands in a profile: yields the CUDA calls of the second epoch.
+    """
+    profile, steps, called = torch.profiler.profile(), torch.profiler.record_function("steps"), []
+
+    def start(model, batch, batch_idx) -> None:
+        last = model.trainer.num_training_batches - 1
+        if (model.current_epoch, batch_idx) == (1, 0):
+            torch.compiler.set_stance("fail_on_recompile")
+        if (model.current_epoch, batch_idx) == (1, 10):
+            profile.start()
+            steps.__enter__()
+        torch.cuda.set_sync_debug_mode("error" if 10 <= batch_idx < last else "default")
+        if (model.current_epoch, batch_idx) == (1, last):
+            steps.__exit__(None, None, None)
+            profile.stop()
+            host = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CPU]
+            (whole,) = (event.time_range for event in host if event.name == "steps")
+            within = [e.name for e in host if whole.start <= e.time_range.start <= whole.end]
+            called.extend(name for name in within if name.startswith("cu"))
+
+    monkeypatch.setattr(ImageClassifier, "on_train_batch_start", start, raising=False)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)  # so that each step shows its loss
+    monkeypatch.setattr(resident, "AT_ONCE", 2**22)  # bytes: ten batches, so that some are gathered
+    yield called
+    torch.cuda.set_sync_debug_mode("default")
+    torch.compiler.set_stance("default")
+
+
+def waiting(called: list[str]) -> Counter[str]:
+    return Counter(name for name in called if "Synchronize" in name or name == "cudaMemcpy")
+
+
+ON_GPU = ("fit", "--config", "configs/synthetic.yaml", "--data.batch_size", "128")
+ON_GPU = (*ON_GPU, "--data.options={image_size: 32, train: 8960, val: 512}")
+ON_GPU = (*ON_GPU, "--trainer.max_epochs=2", "--trainer.max_steps=-1")
+ON_GPU = (*ON_GPU, "--trainer.log_every_n_steps=5", "--checkpoints.seconds=600")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mode", ["false", "default", "reduce-overhead", "step-graph"])
+@pytest.mark.parametrize("mixed", ["", "--data.mixup=0.2 --data.cutmix=1 --data.cutout=8"])
+def test_no_step_waits_for_the_gpu_even_if_it_logs_or_shows_its_loss(mode, mixed, no_waiting, call):
+    flags = ("--model.network", "resnet18", f"--model.compile={mode}", *mixed.split())
+    assert call(*ON_GPU, *flags) == 0
+    assert len(no_waiting) > 50 and not waiting(no_waiting)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_network_that_waits_for_the_gpu_is_noticed(mine, no_waiting, call):
+    mine(Reads)
+    flags = ("--model.network=mine", "--model.small_images=false", "--model.compile=false")
+    with pytest.raises(RuntimeError, match="synchroniz"):
+        call(*ON_GPU, *flags)
+    torch.cuda.set_sync_debug_mode("default")
+    mine(Waits)
+    assert call(*ON_GPU, *flags) == 0 and waiting(no_waiting)["cudaDeviceSynchronize"] >= 50
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_that_lags_logs_what_it_computed(mine, call, monkeypatch, tmp_path):
+    mine(Lags)
+    logged = []
+    for name in ("ahead", "waits"):
+        folder = tmp_path / name
+        assert call(*SMALL, "--trainer.max_epochs=2", "--model.compile=false", folder=folder) == 0
+        logged.append(read_metrics(folder / "metrics.csv"))
+        monkeypatch.setattr(checkpoint, "log_without_waiting", lambda trainer: None)
+    assert logged[0] == logged[1] and len(logged[0]) == 8
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gradients_that_are_summed_up_are_the_same_compiled(call, tmp_path, capsys):
+    summed = (*ON_GPU, "--data.global_batch_size=512", "--trainer.precision=32-true")
+    summed = (*summed, "--model.learning_rate=0.003")  # a higher one makes chaos of last bits
+    losses = []
+    for compiled in ("true", "false"):
+        flags = (f"--model.compile={compiled}", "--trainer.max_epochs=3")
+        assert call(*summed, *flags, folder=tmp_path / compiled) == 0
+        rows = read_metrics(tmp_path / compiled / "metrics.csv")
+        losses.append([row["train/loss"] for row in rows if "train/loss" in row])
+    assert len(losses[0]) == 10 and losses[0] == pytest.approx(losses[1], abs=0.03)
+    assert call(*summed, "--model.compile=reduce-overhead") == 2
+    assert "error: CUDA graphs wrote over summed gradients" in capsys.readouterr().err

@@ -1,0 +1,144 @@
+"""A run is trained again from its own record: the same bits, or what differs and why."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from {{ cookiecutter.__package_name }}.engine.errors import UserError
+from {{ cookiecutter.__package_name }}.engine.run.checkpoint_files import sha256
+from {{ cookiecutter.__package_name }}.engine.run.digests import read_digests
+from {{ cookiecutter.__package_name }}.engine.run.folder import project_root
+from {{ cookiecutter.__package_name }}.engine.tools.reproduce import (
+    check_one_run,
+    compare,
+    differences,
+    main,
+    not_as_locked,
+)
+
+
+@pytest.fixture(scope="module")
+def short(call, tmp_path_factory) -> Path:
+    """A run of two epochs over the digits, resumed once where it was told to stop."""
+    folder = tmp_path_factory.mktemp("short")
+    flags = ("--config", "configs/digits.yaml", "--trainer.max_epochs", "2", "--until", "20")
+    assert call("fit", *flags, folder=folder) == 0
+    assert json.loads((folder / "run.json").read_text())["state"] == "interrupted"
+    assert call("fit", "--run", str(folder)) == 0
+    return folder
+
+
+def edit(archive: Path, ends: str, old: str, new: str) -> None:
+    """Change one file of a recorded source, and its digest in the record."""
+    with zipfile.ZipFile(archive) as pack:
+        content = {name: pack.read(name) for name in pack.namelist()}
+    (name,) = [name for name in content if name.endswith(ends)]
+    assert old in content[name].decode()
+    content[name] = content[name].decode().replace(old, new).encode()
+    with zipfile.ZipFile(archive, "w") as pack:
+        for name in content:
+            pack.writestr(name, content[name])
+    record = archive.parent / "run.json"
+    known = json.loads(record.read_text())
+    known["source"]["sha256"], known["resumes"] = sha256(archive), []
+    record.write_text(json.dumps(known))
+
+
+def test_a_copied_run_is_trained_again_from_its_own_source(short, tmp_path, capfd):
+    run = Path(shutil.copytree(short, tmp_path / "copied"))
+    assert main(["--run", str(run)]) == 0
+    assert "identical: 6 losses and " in capfd.readouterr().out
+    again, root = run / "reproduce" / "source", project_root()
+    for path in (again / "src").rglob("*.py"):
+        assert path.read_bytes() == (root / path.relative_to(again)).read_bytes()
+    assert read_digests(run / "reproduce" / "run") == read_digests(run)
+
+
+def test_another_source_shows_the_first_step_and_tensor_that_differ(short, tmp_path, capfd):
+    run = Path(shutil.copytree(short, tmp_path / "edited"))
+    edit(run / "source.zip", "/engine/run/numerics.py", "+ step) * 4096", "+ step) * 4097")
+    assert main(["--run", str(run)]) == 1
+    said = capfd.readouterr().out
+    assert "first step    4: its loss was" in said and "first tensor  network." in said
+    assert "nothing in it differs" in said
+
+
+def test_a_quick_check_ends_at_a_step(short, tmp_path, capfd):
+    assert main(["--run", str(short), "--until", "10", "--into", str(tmp_path / "quick")]) == 0
+    assert "identical: 2 losses, up to step 10" in capfd.readouterr().out
+    assert json.loads((tmp_path / "quick/run/run.json").read_text())["reason"] == "--until 10"
+
+
+def test_a_folder_of_something_else_is_left_alone(short, tmp_path, capsys):
+    thesis = tmp_path / "thesis.txt"
+    thesis.touch()
+    assert main(["--run", str(short), "--into", str(tmp_path)]) == 2
+    assert thesis.exists()
+    assert "holds thesis.txt: name a new folder" in capsys.readouterr().err
+
+
+def test_damaged_data_are_said_to_differ(call, tmp_path, capfd):
+    draw = np.random.default_rng(0)
+    for name in ("dark", "light"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = draw.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
+    flags = ("--data.source=folder", f"--data.options.path={tmp_path / 'images'}")
+    flags += ("--data.image_size=16", "--data.workers=0", "--data.batch_size=8")
+    flags += ("--model.network=small_cnn", "--trainer.max_epochs=1")
+    assert call("fit", *flags, folder=tmp_path / "run") == 0
+    file = tmp_path / "images" / "dark" / "7.png"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    assert main(["--run", str(tmp_path / "run")]) == 2
+    assert "data: they differ, and can't be read" in capfd.readouterr().out
+    Image.fromarray(draw.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(file)
+    assert main(["--run", str(tmp_path / "run")]) == 2
+    assert "data: they differ from those" in capfd.readouterr().out
+
+
+def test_what_can_not_be_trained_again_is_refused(short, tmp_path, capsys):
+    run = Path(shutil.copytree(short, tmp_path / "run"))
+    record = json.loads((run / "run.json").read_text())
+    record["resumes"][0]["config"]["model"]["learning_rate"] = 0.5
+    with pytest.raises(UserError, match=r"after step 20: model.learning_rate 0.1 -> 0.5.*--until"):
+        check_one_run(run, record, until=None)
+    check_one_run(run, record, until=20)
+    (run / "source.zip").write_bytes(b"other")
+    assert main(["--run", str(run)]) == 2
+    assert "not what the run was started from" in capsys.readouterr().err
+
+
+def test_other_versions_hardware_and_switches_are_named(short):
+    then = json.loads((short / "run.json").read_text())
+    assert list(differences(then, then)) == []
+    now = json.loads(json.dumps(then))
+    now["versions"]["torch"] = "2.12.0"
+    now["numerics"]["threads"] = 99
+    now["hardware"]["cpu"] = "another"
+    assert [line.split(" was ")[0] for line in differences(then, now)] == [
+        "versions: torch",
+        "hardware: cpu",
+        "numerics: threads",
+    ]
+
+
+def test_installed_packages_are_compared_with_the_recorded_lock(tmp_path):
+    (tmp_path / "some.lock").write_text("numpy==1.0 \\\n    --hash=sha256:0\nabsent==3\n")
+    (difference,) = not_as_locked(tmp_path)
+    assert difference.startswith("numpy was locked as 1.0, is 2.")
+
+
+def test_the_verdict_depends_on_the_environment(capsys):
+    one = {"losses": {"4": (0.5).hex()}, "weights": {"a": "1", "b": "2"}, "optimizer": {}}
+    other = {**one, "weights": {"a": "1", "b": "3"}}
+    assert compare(one, one, None, ["versions: torch"]) == 0
+    assert compare(one, other, None, []) == 1
+    assert compare(one, other, None, ["versions: torch"]) == 2
+    assert "first tensor  b (weights); 1 of 2 differ" in capsys.readouterr().out

@@ -1,0 +1,250 @@
+"""The service, as its callers meet it: a real process, asked over a socket."""
+
+import csv
+import http.client
+import io
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import uvicorn
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import {{ cookiecutter.__package_name }} as package
+from {{ cookiecutter.__package_name }}.data import SOURCES, digits
+from {{ cookiecutter.__package_name }}.engine.images.module import ImageData
+from {{ cookiecutter.__package_name }}.engine.images.splits import Images, Splits
+from {{ cookiecutter.__package_name }}.engine.tools import serve
+
+# predict computes many images at once; in bfloat16 that shows.
+CLOSE = 0.02 if torch.cuda.is_available() else 1e-5
+
+
+def file_of(pixels: np.ndarray, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def _own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service sets Pillow's limit for its process; other tests run in this one."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+
+
+@pytest.fixture(scope="module")
+def process(trained: Path) -> Iterator[subprocess.Popen]:
+    command = [sys.executable, "-m", f"{package.__name__}.engine.tools.serve", "--port", "0"]
+    command += ["--run", str(trained)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+        yield process
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def address(process: subprocess.Popen) -> str:
+    """Where it answers: said once its network is loaded."""
+    said = re.search(r" answers at http://(127\.0\.0\.1:\d+)/predict$", process.stdout.readline())
+    return said[1]
+
+
+def head(size: int) -> bytes:
+    return f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode()
+
+
+Ask = Callable[..., tuple[int, dict]]
+
+
+def asking(address: str) -> Ask:
+    def ask(path: str, body: bytes | Iterator[bytes] | None = None) -> tuple[int, dict]:
+        connection = http.client.HTTPConnection(address, timeout=60)
+        connection.request("GET" if body is None else "POST", path, body)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+
+    return ask
+
+
+@pytest.fixture(scope="module")
+def ask(address: str) -> Ask:
+    return asking(address)
+
+
+def test_it_is_alive_and_ready(ask, trained):
+    assert ask("/healthz") == (200, {"status": "alive"})
+    status, said = ask("/readyz")
+    assert status == 200 and said["run"] == str(trained) and len(said["weights_sha256"]) == 64
+
+
+def test_it_is_not_ready_before_its_network_has_answered():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(serve.build_app(Future()), log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        ask = asking("{}:{}".format(*listening.getsockname()))
+        statuses = [
+            ask(path, body)[0]
+            for path, body in (("/healthz", None), ("/readyz", None), ("/predict", b"image"))
+        ]
+        server.should_exit = True
+        thread.join()
+    assert statuses == [200, 503, 503]
+
+
+def test_it_says_of_an_image_what_predict_says(ask, trained, call):
+    assert call("predict", "--run", str(trained)) == 0
+    rows = list(csv.DictReader((trained / "predictions.csv").open()))
+    images = digits().test.pixels.numpy()
+    for row in rows[:8]:
+        status, said = ask("/predict", file_of(images[int(row["index"])]))
+        assert status == 200 and said["class"] == row["prediction"]
+        assert said["probability"] == pytest.approx(float(row["probability"]), abs=CLOSE)
+        assert said["probability"] == said["probabilities"][said["class"]]
+        assert list(said["probabilities"]) == [str(name) for name in load_digits().target_names]
+        assert sum(said["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert (said["run"], said["weights_sha256"]) == tuple(ask("/readyz")[1].values())
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """Noise, so that every pixel tells which part of an image was shown."""
+    root = tmp_path_factory.mktemp("images")
+    for number, name in enumerate(("dark", "light")):
+        (root / name).mkdir()
+        for i in range(20):
+            noise = np.random.default_rng(100 * number + i).integers(0, 120, (60, 90, 3))
+            file = file_of((noise + 120 * number).astype(np.uint8), "JPEG")
+            (root / name / f"{i}.jpg").write_bytes(file)
+    return root
+
+
+@pytest.mark.parametrize("loader", ["streaming", "mapped", "resident"])
+def test_the_service_shows_a_file_as_evaluation_does_whatever_the_loader(
+    loader, images, call, tmp_path
+):
+    flags = ["--config", "configs/imagefolder.yaml", f"--data.options.path={images}"]
+    flags += ["--data.image_size", "24", "--data.batch_size", "8", "--data.workers", "0"]
+    flags += ["--model.network", "small_cnn", "--trainer.max_epochs", "1"]
+    assert call("fit", *flags, f"--data.loader={loader}", folder=tmp_path) == 0
+    assert call("predict", "--run", str(tmp_path)) == 0
+    served = serve.ServedRun(tmp_path)
+    options = {"image_size": 24, "loader": loader, "workers": 0}
+    data = ImageData("folder", {"path": str(images)}, **options)
+    (batch,) = data.test_dataloader()
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    assert len(rows) == 4
+    for row, seen in zip(rows, batch.images, strict=False):
+        file = data.splits.test[int(row["index"])].read_bytes()
+        assert np.array_equal(served.pixels(file), seen.permute(1, 2, 0).numpy())
+        said = served.answer(file)
+        assert said["class"] == row["prediction"]
+        assert said["probability"] == pytest.approx(float(row["probability"]), abs=CLOSE)
+
+
+def wide() -> Splits:
+    """Images in memory that are no squares."""
+    pixels = torch.randint(0, 256, (90, 12, 20, 3), dtype=torch.uint8)
+    parts = [Images(pixels[i : i + 30], torch.arange(30) % 2) for i in (0, 30, 60)]
+    return Splits(("one", "other"), *parts)
+
+
+@pytest.mark.parametrize("source", ["digits", "wide"])
+@pytest.mark.parametrize("loader", ["mapped", "resident"])
+def test_the_service_shows_an_image_of_memory_whole(source, loader, call, tmp_path, monkeypatch):
+    monkeypatch.setitem(SOURCES, "wide", wide)
+    flags = ["--config", "configs/digits.yaml", f"--data.source={source}", "--data.batch_size=16"]
+    flags += [f"--data.loader={loader}", "--trainer.max_steps=2"]
+    assert call("fit", *flags, folder=tmp_path) == 0
+    served, data = serve.ServedRun(tmp_path), ImageData("digits", loader=loader)
+    pixels = (wide() if source == "wide" else data.splits).test.pixels.numpy()
+    for shown in pixels[:5]:
+        assert np.array_equal(served.pixels(file_of(shown)), shown)
+
+
+BLACK = np.zeros((60, 60, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "is empty (0 bytes)"),
+        (b"cats", "is no image"),
+        (file_of(BLACK, "JPEG")[:500], "can't be decoded"),
+        (file_of(np.zeros((10_000, 10_000), bool)), "has over 50 megapixels"),  # in 12 kB
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "is a PostScript"),
+    ],
+    ids=["empty", "text", "cut short", "bomb", "program"],
+)
+def test_a_body_that_is_no_image_is_refused_with_the_reason(body, reason, ask):
+    status, said = ask("/predict", body)
+    assert status == 422 and reason in said["detail"]
+
+
+def test_a_photograph_of_any_shape_is_brought_to_the_networks(ask):
+    for shape in ((30, 80, 3), (80, 30), (8, 8, 4), (1, 1, 3)):
+        assert ask("/predict", file_of(np.full(shape, 200, np.uint8)))[0] == 200
+
+
+def test_too_large_a_body_is_refused_when_it_is_announced_or_has_come(address):
+    size = serve.MOST_BYTES + 1
+    unannounced = head(size).replace(b"Content-Length: %d" % size, b"Transfer-Encoding: chunked")
+    for request in (head(size), unannounced + b"%x\r\n" % size + bytes(size)):
+        with socket.create_connection(address.split(":"), timeout=60) as connection:
+            connection.sendall(request)
+            assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_mistakes_in_the_command_line_are_one_line(trained, capsys, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert serve.main(["--run", str(trained), "--port", port]) == 2
+    assert serve.main(["--run", str(tmp_path)]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert errors[0].startswith(f"error: 127.0.0.1:{port}: Address already in use")
+    assert "is no run" in errors[1]
+
+
+def test_a_run_that_does_not_fit_the_source_ends_the_service(trained, monkeypatch, capsys):
+    monkeypatch.setattr(serve, "ImageClassifier", lambda **settings: serve.torch.nn.Linear(2, 2))
+    assert serve.main(["--run", str(trained), "--port", "0"]) == 2
+    assert "do not fit this source" in capsys.readouterr().err
+
+
+def test_a_caller_who_stays_does_not_wait_for_delayed_acknowledgements(address):
+    connection, seconds = http.client.HTTPConnection(address, timeout=60), []
+    for _ in range(10):
+        began = time.perf_counter()
+        connection.request("POST", "/predict", file_of(BLACK))
+        assert connection.getresponse().read()
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 0.03  # Linux delays one by 40 ms
+
+
+def test_sigterm_lets_a_slow_caller_finish_and_nobody_waits_for_one(process, address, ask):
+    image = file_of(BLACK)
+    with socket.create_connection(address.split(":"), timeout=60) as gone:
+        gone.sendall(head(len(image)) + image[:20])
+    with socket.create_connection(address.split(":"), timeout=60) as slow:
+        slow.sendall(head(len(image)) + image[:20])
+        assert ask("/predict", image)[0] == 200
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        slow.sendall(image[20:])
+        assert slow.recv(100).startswith(b"HTTP/1.1 200 ")
+    assert process.wait(30) == -signal.SIGTERM
+    assert "Traceback" not in process.stderr.read()
