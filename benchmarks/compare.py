@@ -30,7 +30,7 @@ def main() -> int:
         return refuse(f"{asked.project} is no generated project. make bench bakes one.")
     machine = this_machine(work)
     if work.device == "cuda" and "gpu" not in machine and asked.rounds:
-        return refuse("There is no NVIDIA GPU here (nvidia-smi), and one is what is measured.")
+        return refuse("There is no NVIDIA GPU here, and one is what is measured.")
     end, failed = time.monotonic() + asked.seconds, False
     asked.out.mkdir(parents=True, exist_ok=True)
     file = asked.out / f"{asked.workload}.jsonl"

@@ -19,7 +19,7 @@ def limit(work: Workload, loop: Loop) -> None:
     """Train on the one batch; without CUDA there is no graph, and the figure is only a test's."""
     device = loop.device
     images = synthetic(work.image_size, work.batch, CLASSES).train
-    pixels = images.pixels.to(device).permute(0, 3, 1, 2)
+    pixels = images.images.to(device)
     labels = images.labels.to(device)
     network = build_network(work.network, CLASSES, work.small_images)
     if work.compiles:

@@ -5,23 +5,23 @@ import importlib.metadata
 import json
 import os
 import shlex
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from my_project.engine import nvml
 from workloads import LABELS, LEFT_OUT, Workload
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("torch", "torchvision", "lightning", "triton", "timm", "pillow", "numpy")
 LONGEST_SECONDS = 180  # that a row may take
-THIS_GPU = "--id=" + os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 
 def this_machine(work: Workload) -> dict[str, Any]:
@@ -33,18 +33,16 @@ def this_machine(work: Workload) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
     machine = {"versions": versions, "cores": len(os.sched_getaffinity(0)), "pinned": work.cores}
-    if found := nvidia_smi("name,driver_version"):
-        machine["gpu"], machine["driver"] = found[0]
+    if gpu := this_gpu():
+        machine["gpu"], machine["driver"] = gpu.name, nvml.driver_version()
     return machine
 
 
-def nvidia_smi(query: str, *options: str) -> list[list[str]]:
-    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits", THIS_GPU]
-    try:
-        done = subprocess.run([*command, *options], capture_output=True, text=True)
-    except OSError:
-        return []
-    return [line.split(", ") for line in done.stdout.splitlines()] if not done.returncode else []
+def this_gpu() -> nvml.GpuState | None:
+    """Return the state of the first GPU that CUDA_VISIBLE_DEVICES names, or of the first."""
+    states = nvml.gpu_states()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    return next((gpu for gpu in states if named in (str(gpu.index), gpu.uuid)), None)
 
 
 def run(asked: argparse.Namespace, work: Workload, row: str, round_: int) -> dict[str, Any] | None:
@@ -125,20 +123,19 @@ def command_of(asked: argparse.Namespace, work: Workload, row: str, out: Path) -
 def clocks() -> Iterator[dict[str, float]]:
     """Note the GPU's clock and power every second; afterwards, the second half's medians."""
     seen: dict[str, float] = {}
-    if not shutil.which("nvidia-smi"):
+    states, over = list[nvml.GpuState](), threading.Event()
+
+    def ask() -> None:
+        while (gpu := this_gpu()) and not over.wait(1.0):
+            states.append(gpu)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
         yield seen
-        return
-    query = ["--query-gpu=clocks.sm,power.draw", "--format=csv,noheader,nounits", THIS_GPU]
-    with tempfile.TemporaryFile("w+") as file:
-        asking = subprocess.Popen(["nvidia-smi", *query, "--loop=1"], stdout=file)
-        try:
-            yield seen
-        finally:
-            asking.terminate()
-            asking.wait()
-            file.seek(0)
-            lines = [line.split(", ") for line in file if line.endswith("\n")]
-            with suppress(ValueError):  # a GPU that does not tell
-                for place, name in enumerate(("sm_mhz", "watts") if lines else ()):
-                    second_half = lines[len(lines) // 2 :]
-                    seen[name] = statistics.median(float(line[place]) for line in second_half)
+    finally:
+        over.set()
+        asking.join()
+        second_half = states[len(states) // 2 :]
+        for name in ("sm_mhz", "watts") if second_half else ():
+            seen[name] = statistics.median(getattr(gpu, name) for gpu in second_half)

@@ -7,7 +7,7 @@ import lightning as L
 import torch
 from loop import Loop, Timed
 from my_project.data import synthetic
-from my_project.engine.images.splits import Images
+from my_project.engine.images.batch import ImageBatch
 from my_project.networks import build_network
 from PIL import Image
 from torch import nn
@@ -23,8 +23,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Pictures(Dataset):
     """Images in memory, turned into Pillow's pictures and transformed one by one."""
 
-    def __init__(self, images: Images, transform: transforms.Compose) -> None:
-        self.pixels, self.labels = images.pixels.numpy(), images.labels.tolist()
+    def __init__(self, images: ImageBatch, transform: transforms.Compose) -> None:
+        self.pixels = images.images.permute(0, 2, 3, 1).numpy()
+        self.labels = images.labels.tolist()
         self.transform = transform
 
     def __len__(self) -> int:

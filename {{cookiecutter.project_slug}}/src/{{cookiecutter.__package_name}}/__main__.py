@@ -1,8 +1,16 @@
-"""python -m <package> fit|validate|test|predict --config configs/NAME.yaml"""
+"""python -m <package> fit|validate|test|predict --config configs/NAME.yaml: see README.md."""
 
 import sys
 
-from .engine.cli.main import main
+from .engine import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(
+        main(
+            task=".classifier:ImageClassifier",
+            data=".data:ImageData",
+            read=".engine.images.read:read",
+            pictures=".pictures:draw",
+            links={"data.num_classes": "model.num_classes"},
+        )
+    )

@@ -1,17 +1,19 @@
-"""Batched augmentation on the device: uint8 in, uint8 out, every parameter drawn per sample.
+"""What is done to training images: whole batches on the device, uint8 in and uint8 out.
 
-The whole batch and the uniforms of its samples (see order.py) go in, so that the pictures a network
-sees depend on (seed, epoch, index) alone; what an image is mixed with, on its batch as well.
+Every number is drawn for each image by itself, from its uniforms (engine/data/order.py), so that
+the pictures a network sees depend on (seed, epoch, index) alone; what an image is mixed with, on
+its batch as well. n images have c channels, h by w pixels.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
-from .engine.data.batch import Batch
+from .engine import Uniforms, UserError
+from .engine.images.batch import ImageBatch
 
 
 @dataclass(frozen=True)
@@ -24,39 +26,42 @@ class Augmentation:
     mixup: float = 0.0
     cutmix: float = 0.0
 
-    @property
-    def draws(self) -> int:
-        """How many uniforms a sample needs: 2 to shift, 1 to flip, 2 to cut out, 5 to mix."""
-        return 10 if self.mixup or self.cutmix else 5 if self.cutout else 3
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 0:
+                raise UserError(f"data.{name} is {value}; it must be at least 0.")
 
-    def __call__(self, batch: Batch, draws: Tensor, batch_size: int) -> Batch:
-        """Return one or several batches of that size, augmented with `draws` (n, self.draws)."""
-        images = shift_and_flip(batch.images, draws, self.crop_padding, self.flip)
+    def after_cropping(self) -> "Augmentation":
+        """Return what is left to do to images that were cropped and mirrored already."""
+        return replace(self, crop_padding=0, flip=False)
+
+    def __call__(self, batch: ImageBatch, uniforms: Uniforms, batch_size: int) -> ImageBatch:
+        """Return one or several batches of that size, augmented.
+
+        Of an image's uniforms 0 and 1 shift it, 2 mirrors it, 3 and 4 cut out, 5 to 9 mix it.
+        """
+        if self.crop_padding or self.flip:
+            images = shift_and_flip(batch.images, uniforms(3), self.crop_padding, self.flip)
+            batch = batch._replace(images=images)
         if self.cutout:
-            images = cut_out(images, draws[:, 3:5], self.cutout)
-        batch = batch._replace(images=images)
+            batch = batch._replace(images=cut_out(batch.images, uniforms(5)[:, 3:], self.cutout))
         if self.mixup or self.cutmix:
-            return mix(batch, draws[:, 5:], batch_size, self.mixup, self.cutmix)
+            return mix(batch, uniforms(10)[:, 5:], batch_size, self.mixup, self.cutmix)
         return batch
 
 
-UNCHANGED = Augmentation()
-
-
-def shift_and_flip(images: Tensor, draws: Tensor, crop_padding: int, flip: bool) -> Tensor:
+def shift_and_flip(images: Tensor, uniforms: Tensor, crop_padding: int, flip: bool) -> Tensor:
     """Shift each image by up to `crop_padding` pixels, filling with black; `flip` mirrors half.
 
-    `images` are uint8 (n, 3, height, width), `draws` (n, 3 or more) in [0, 1): down, right, and
-    whether it is mirrored. What is returned lies channels last in memory.
+    `images` are uint8 (n, c, h, w), `uniforms` (n, 3): down, right, and whether it is mirrored.
+    What is returned has its channels last in memory.
     """
-    if not crop_padding and not flip:
-        return images
     n, _, height, width = images.shape
-    shift = (draws[:, :2] * (2 * crop_padding + 1)).long() - crop_padding
+    shift = (uniforms[:, :2] * (2 * crop_padding + 1)).long() - crop_padding
     rows = torch.arange(height, device=images.device) + shift[:, :1]
     columns = torch.arange(width, device=images.device) + shift[:, 1:]
     if flip:
-        columns = torch.where(draws[:, 2:3] < 0.5, width - 1 - columns, columns)
+        columns = torch.where(uniforms[:, 2:3] < 0.5, width - 1 - columns, columns)
     row, column = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
     inside = (row == rows)[:, :, None, None] & (column == columns)[:, None, :, None]
     sample = torch.arange(n, device=images.device)[:, None, None]
@@ -64,44 +69,45 @@ def shift_and_flip(images: Tensor, draws: Tensor, crop_padding: int, flip: bool)
     return (picked * inside).permute(0, 3, 1, 2)
 
 
-def cut_out(images: Tensor, draws: Tensor, side: int) -> Tensor:
-    """Blacken a square of `side` pixels around a place in each image (DeVries and Taylor, 2017).
+def cut_out(images: Tensor, uniforms: Tensor, side: int) -> Tensor:
+    """Set a square of `side` pixels of each image to zero (DeVries and Taylor, 2017).
 
-    `images` are uint8 (n, 3, height, width), `draws` (n, 2) in [0, 1): the square's middle, which
-    may lie at the edge.
+    `images` are uint8 (n, c, h, w), `uniforms` (n, 2): the square's middle, which may be at the
+    edge.
     """
-    return images * ~_box(images, draws, torch.full_like(draws, side / 2))[:, None]
+    return images * ~_box(images, uniforms, torch.full_like(uniforms, side / 2))[:, None]
 
 
-def mix(batch: Batch, draws: Tensor, batch_size: int, mixup: float, cutmix: float) -> Batch:
+def mix(
+    batch: ImageBatch, uniforms: Tensor, batch_size: int, mixup: float, cutmix: float
+) -> ImageBatch:
     """Mix each image with the one before it in its batch.
 
     By mixup it is blended with it (Zhang et al., 2017), by cutmix it shows a part of it (Yun et
-    al., 2019); if both are asked for, half of the images each. `draws` (n, 5) in [0, 1) are: which,
-    the image's own share, the two places of the part.
+    al., 2019); if both are asked for, half of the images each.
 
     Args:
         batch: one or several batches of `batch_size` images.
+        uniforms: (n, 5): which, the image's own share by either, the two places of the part.
         mixup, cutmix: alpha of the distribution Beta(alpha, alpha) of the shares; 0 is off.
     """
-    images = batch.images
+    images, labels = batch.images, batch.labels
     chance = 0.5 if mixup and cutmix else float(mixup > 0)
-    blended = draws[:, 0] < chance
-    shares = torch.where(blended, _beta(mixup, draws[:, 1]), _beta(cutmix, draws[:, 2]))
+    blended = uniforms[:, 0] < chance
+    shares = torch.where(blended, _beta(mixup, uniforms[:, 1]), _beta(cutmix, uniforms[:, 2]))
     half = torch.stack([(1 - shares).sqrt() * side / 2 for side in images.shape[2:]], 1)
-    shown = ~_box(images, draws[:, 3:], half)
+    shown = ~_box(images, uniforms[:, 3:], half)
     own = torch.where(blended[:, None, None], shares[:, None, None], shown)
-    before = _before(images, batch_size)
-    mixed = images * own[:, None] + before * (1 - own[:, None])
+    mixed = images * own[:, None] + _before(images, batch_size) * (1 - own[:, None])
     return batch._replace(
         images=mixed.round().to(torch.uint8),
-        others=_before(batch.labels, batch_size),
-        shares=own.mean((1, 2)),
+        mixed_labels=_before(labels, batch_size),
+        mix_weights=own.mean((1, 2)),
     )
 
 
 def _box(images: Tensor, middle: Tensor, half: Tensor) -> Tensor:
-    """Return where a box covers its image: bool (n, height, width).
+    """Return where a box covers its image: bool (n, h, w).
 
     `middle` (n, 2) is a share of height and width, `half` (n, 2) half of the box in pixels.
     """

@@ -1,30 +1,29 @@
-"""Where the images come from: each source is a function that returns the three splits.
+"""What is learned from: the sources of images, and what becomes of one as a run's data.
 
-To add one, write a function that returns `Splits` and name it in SOURCES.
+To add a source, write a function that returns ImageSplits and name it in SOURCES. Each of its
+splits is what `in_memory(pixels, labels)` returns, or comes from `folder`.
 """
 
-import inspect
-import socket
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from torchvision import datasets
 
+from .augment import Augmentation
+from .engine import Uniforms
 from .engine.data.order import uniforms
-from .engine.errors import UserError
+from .engine.data.sources import load_source
+from .engine.images.batch import ImageBatch, in_memory
 from .engine.images.folder import folder
-from .engine.images.splits import Images, Splits, alone_in, located
+from .engine.images.module import ImageModule
+from .engine.images.published import SPLIT_SEED, published, stratified
+from .engine.images.splits import ImageSplits
 
-SPLIT_SEED = 0  # never the run's: two runs are compared on the same images
 
-
-def digits() -> Splits:
+def digits() -> ImageSplits:
     """Return scikit-learn's handwritten digits: 1,797 real images of 8 by 8 pixels in 10 classes.
 
     A fifth of each class is the test split, another fifth the validation split. (E. Alpaydin and
@@ -32,54 +31,34 @@ def digits() -> Splits:
     """
     data = load_digits()
     grey = np.round(data.images * (255 / 16)).astype(np.uint8)
-    pixels = torch.from_numpy(np.repeat(grey[..., None], 3, axis=-1))
-    labels = torch.from_numpy(data.target.astype(np.int64))
-    train, test = _stratified(np.arange(len(labels)), labels.numpy(), 0.2)
-    train, val = _stratified(train, labels.numpy()[train], 0.25)
-    parts = [Images(pixels[index], labels[index]) for index in (train, val, test)]
-    return Splits(tuple(str(name) for name in data.target_names), *parts)
+    pixels, labels = np.repeat(grey[..., None], 3, axis=-1), data.target
+    train, test = stratified(np.arange(len(labels)), labels, 0.2)
+    train, val = stratified(train, labels[train], 0.25)
+    parts = [in_memory(pixels[index], labels[index]) for index in (train, val, test)]
+    return ImageSplits(*parts, classes=tuple(str(name) for name in data.target_names))
 
 
 def synthetic(
     image_size: int = 32, train: int = 50_000, val: int = 10_000, num_classes: int = 10
-) -> Splits:
-    """Return made images: noise around one colour per class, for speed measurements and tests.
+) -> ImageSplits:
+    """Return synthetic images: noise around one colour a class, for speed measurements and tests.
 
     They are `image_size` pixels high and wide: `train` of them, and `val` in each other split.
     """
     colours = (uniforms(SPLIT_SEED, 0, torch.arange(num_classes), 3) * 95).byte()
 
-    def noise(start: int, n: int) -> Images:
+    def noise(start: int, n: int) -> ImageBatch:
         labels = torch.arange(start, start + n) % num_classes
         generator = torch.Generator().manual_seed(SPLIT_SEED + start)
         shape = (n, image_size, image_size, 3)
         pixels = torch.randint(0, 160, shape, generator=generator, dtype=torch.uint8)
-        return Images(pixels + colours[labels][:, None, None, :], labels)
+        return in_memory(pixels + colours[labels][:, None, None, :], labels)
 
     parts = noise(0, train), noise(train, val), noise(train + val, val)
-    return Splits(tuple(f"class {i}" for i in range(num_classes)), *parts)
+    return ImageSplits(*parts, classes=tuple(f"class {i}" for i in range(num_classes)))
 
 
-def published(name: str, root: str = "data") -> Splits:
-    """Return one of torchvision's data sets, downloaded and verified the first time.
-
-    A tenth of each training class is the validation split. The files lie below `root`, as
-    torchvision lays them out; UserError if they are damaged, or can't be downloaded.
-    """
-    kind, place = getattr(datasets, name), located(root, must_exist=False)
-    with alone_in(place):
-        try:
-            train, test = _both(kind, place)
-        except (OSError, RuntimeError, AssertionError, ValueError, EOFError) as error:
-            reason = " ".join(str(error).split()) or "files are cut short"
-            raise UserError(f"{name}: {reason}. {_by_hand(kind, place)}") from None
-    images = _images(train)
-    index, val = _stratified(np.arange(len(images)), images.labels.numpy(), 0.1)
-    parts = [Images(images.pixels[part], images.labels[part]) for part in (index, val)]
-    return Splits(tuple(map(str, train.classes)), *[*parts, _images(test)])
-
-
-SOURCES: dict[str, Callable[..., Splits]] = {
+SOURCES: dict[str, Callable[..., ImageSplits]] = {
     "digits": digits,
     "folder": folder,
     "mnist": partial(published, "MNIST"),
@@ -90,56 +69,49 @@ SOURCES: dict[str, Callable[..., Splits]] = {
 }
 
 
-def load(name: str, options: dict[str, Any] | None = None) -> Splits:
-    """Return the splits of the source of that name; UserError if it has no such name or option."""
-    if name not in SOURCES:
-        raise UserError(f"data.source is '{name}', which is unknown. Known: {', '.join(SOURCES)}.")
-    source, options = SOURCES[name], options or {}
-    takes = inspect.signature(source)
-    try:
-        takes.bind(**options)
-        return source(**options)
-    except (TypeError, ValueError) as error:
-        if not options:
-            raise
-        raise UserError(
-            f"data.options do not fit the source '{name}': {error}."
-            f" It takes: {', '.join(takes.parameters) or 'none'}."
-        ) from error
+class ImageData(ImageModule):
+    """The images of one source.
 
+    Args:
+        source: digits, mnist, fashion_mnist, cifar10, cifar100, folder or synthetic.
+        options: keyword arguments of that source, such as path for folder.
+        batch_size: training images that a device computes at once, the micro-batch.
+        eval_batch_size: images per step and device in validation, test and prediction.
+        image_size: height and width to which the images of a folder are brought.
+        smallest_crop: least share of an image's area that training on a folder sees at a time.
+        flip: mirror every second training image; wrong for digits and text.
+        crop_padding: random shift of training images by up to this many pixels, not for folders.
+        cutout: side in pixels of a square of each training image that is set to zero.
+        mixup: alpha of the shares in which training images are blended with another; 0 is off.
+        cutmix: alpha of the shares of another image that training images show; 0 is off.
+        decoder: cpu or gpu, where a folder's JPEG files are decoded; unset, gpu where the cores
+            would not keep up and the GPU has engines for it.
+    """
 
-def _both(kind: Any, root: Path) -> list[Any]:
-    """Return training and test set, downloaded if they are not there yet."""
-    try:
-        return [kind(str(root), train=part) for part in (True, False)]
-    except RuntimeError:  # not there, or not what their checksums say
-        print(f"{kind.__name__} is downloaded to {root}", flush=True)
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(30)  # seconds without an answer; torchvision alone waits for ever
-    try:
-        return [kind(str(root), train=part, download=True) for part in (True, False)]
-    finally:
-        socket.setdefaulttimeout(before)
+    # What the images are is compared by their content.
+    may_change: ClassVar[frozenset[str]] = ImageModule.may_change | {"source", "options"}
 
+    def __init__(
+        self,
+        source: str = "digits",
+        options: dict[str, Any] | None = None,
+        batch_size: int = 128,
+        eval_batch_size: int = 256,
+        image_size: int = 224,
+        smallest_crop: float = 0.25,
+        flip: bool = False,
+        crop_padding: int = 0,
+        cutout: int = 0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        decoder: Literal["cpu", "gpu"] | None = None,
+    ) -> None:
+        images = load_source(SOURCES, source, options or {})
+        sizes = batch_size, eval_batch_size, image_size, smallest_crop
+        super().__init__(images, source, *sizes, flip, decoder)
+        self.augmentation = Augmentation(crop_padding, flip, cutout, mixup, cutmix)
 
-def _by_hand(kind: Any, root: Path) -> str:
-    if hasattr(kind, "url"):
-        files, address, place = kind.filename, kind.url, root
-    else:
-        files = ", ".join(name for name, _ in kind.resources)
-        address, place = kind.mirrors[0], root / kind.__name__ / "raw"
-    return f"Without a network, put {files} (from {address}) into {place}; first remove bad ones."
-
-
-def _images(data: Any) -> Images:
-    """Return a torchvision data set as RGB; grey images repeat their channel."""
-    pixels = torch.as_tensor(data.data)
-    if pixels.ndim == 3:
-        pixels = pixels[..., None].repeat(1, 1, 1, 3)
-    return Images(pixels, torch.as_tensor(data.targets, dtype=torch.int64))
-
-
-def _stratified(index: np.ndarray, labels: np.ndarray, share: float) -> list[np.ndarray]:
-    """Split an index in two, the second with that share of every class; both stay in order."""
-    parts = train_test_split(index, test_size=share, stratify=labels, random_state=SPLIT_SEED)
-    return [np.sort(part) for part in parts]
+    def augment(self, batch: ImageBatch, uniforms: Uniforms) -> ImageBatch:
+        """Return training images as the network sees them; files are cropped when they are read."""
+        augmentation = self.augmentation.after_cropping() if self.are_files else self.augmentation
+        return augmentation(batch, uniforms, self.batch_size)

@@ -1,7 +1,9 @@
-"""What the tests share: the command line, called in this process, and one finished run."""
+"""What the engine's tests share: the command line, called in this process, and a finished run."""
 
 import os
+import runpy
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,9 +11,10 @@ import pytest
 import torch
 from torch._inductor import config as inductor_config
 
-from {{ cookiecutter.__package_name }}.engine.cli.main import main
+import {{ cookiecutter.__package_name }} as package
 
 Command = Callable[..., int]
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,24 +40,31 @@ def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         yield
 
 
-@pytest.fixture(scope="session")
-def call(tmp_path_factory: pytest.TempPathFactory) -> Command:
-    """Call the command line with `folder` as the run's folder and return its exit status."""
-    stops = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+def command_of(name: str, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """Return `python -m NAME` as a function, with `folder` as the run's folder."""
 
     def command(*arguments: str, folder: Path | None = None) -> int:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("RUN_FOLDER", str(folder or tmp_path_factory.mktemp("run")))
-            before = [signal.getsignal(stop) for stop in stops]
+            if arguments[:1] != ("seeds",):  # which chooses its folders itself
+                patch.setenv("RUN_FOLDER", str(folder or tmp_path_factory.mktemp("run")))
+            patch.setattr(sys, "argv", [name, *arguments])
+            before = [signal.getsignal(stop) for stop in STOPS]
             try:
-                return main([*arguments])
-            except SystemExit as end:  # of several processes
+                runpy.run_module(name, run_name="__main__")
+            except SystemExit as end:
                 return int(end.code or 0)
             finally:  # torchrun leaves its own
-                for stop, handler in zip(stops, before, strict=True):
+                for stop, handler in zip(STOPS, before, strict=True):
                     signal.signal(stop, handler)
+        raise AssertionError(f"{name} did not exit")
 
     return command
+
+
+@pytest.fixture(scope="session")
+def call(tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """Call the project's command line and return its exit status."""
+    return command_of(package.__name__, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

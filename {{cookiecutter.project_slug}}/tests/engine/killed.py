@@ -4,6 +4,7 @@ and takes a second."""
 import json
 import multiprocessing
 import os
+import runpy
 import signal
 import socket
 import sys
@@ -19,15 +20,20 @@ from typing import Any
 
 import torch
 
+import {{ cookiecutter.__package_name }} as package
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
-from {{ cookiecutter.__package_name }}.engine.cli.main import main
-from {{ cookiecutter.__package_name }}.engine.images.module import ImageData
-from {{ cookiecutter.__package_name }}.engine.run import checkpoint_files as verified
-from {{ cookiecutter.__package_name }}.engine.run import resume_checks as continuity
+from {{ cookiecutter.__package_name }}.data import ImageData
+from {{ cookiecutter.__package_name }}.engine.run import checkpoint_files, resume_checks
 from {{ cookiecutter.__package_name }}.engine.run.digests import digest
 from {{ cookiecutter.__package_name }}.engine.run.numerics import StepSeed
 
-PRELOADED = [main.__module__, "sklearn.datasets", "matplotlib.pyplot", "torch._dynamo"]
+PRELOADED = [
+    f"{package.__name__}.engine.cli.main",
+    ImageClassifier.__module__,
+    "sklearn.datasets",
+    "matplotlib.pyplot",
+    "torch._dynamo",
+]
 
 
 @dataclass
@@ -97,7 +103,8 @@ def _train(job: Killing, rank: int, port: int) -> None:
     if rank == 0:
         _arm(job.moment)
     _take_out(job.without)
-    sys.exit(main(job.arguments))
+    sys.argv = [package.__name__, *job.arguments]
+    runpy.run_module(package.__name__, run_name="__main__")
 
 
 def _kill() -> None:
@@ -144,7 +151,7 @@ def _arm(moment: Moment) -> None:
 
         torch.save = half
     elif moment.what == "a file without its digest":
-        _before(verified, "_add_digest", saving)
+        _before(checkpoint_files, "_add_digest", saving)
     elif moment.what == "between two names":
         _before(Path, "replace", lambda path, *_: path.name == ".last.ckpt.new" and saving())
 
@@ -157,7 +164,7 @@ def _take_out(what: str) -> None:
         whole = ImageData._position
         ImageData._position = lambda data: (whole(data)[0], 0)
     elif what == "the refusal of another seed":
-        continuity.check_resume = lambda *_: None
+        resume_checks.check_resume = lambda *_: None
     elif what == "a fast disk":
         save = torch.save
         torch.save = lambda *arguments: (time.sleep(1.0), save(*arguments))
@@ -180,6 +187,6 @@ def outcome(folder: Path) -> dict[str, Any]:
 def steps_done(folder: Path) -> int | None:
     """Return the step of the checkpoint that a resume would take, None without one."""
     with suppress(Exception):
-        path = verified.find_checkpoint(folder, "last", "previous")
+        path = checkpoint_files.find_checkpoint(folder, "last", "previous")
         return torch.load(path, weights_only=True)["global_step"]
     return None

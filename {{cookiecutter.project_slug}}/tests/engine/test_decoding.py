@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,15 @@ import torch
 from PIL import ExifTags, Image
 
 from {{ cookiecutter.__package_name }}.augment import Augmentation
-from {{ cookiecutter.__package_name }}.engine.data.order import Plan, Share, uniforms
-from {{ cookiecutter.__package_name }}.engine.data.streaming import StreamingLoader
+from {{ cookiecutter.__package_name }}.data import ImageData
+from {{ cookiecutter.__package_name }}.engine.cli.project import data_with_flags
+from {{ cookiecutter.__package_name }}.engine.contract import Facts
+from {{ cookiecutter.__package_name }}.engine.data.order import BatchShard, EpochPlan, uniforms
+from {{ cookiecutter.__package_name }}.engine.data.streaming import StreamConfig, StreamingLoader
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
-from {{ cookiecutter.__package_name }}.engine.images import decode, reader
-from {{ cookiecutter.__package_name }}.engine.images import decoded_cache as store
-from {{ cookiecutter.__package_name }}.engine.images.module import ImageData
+from {{ cookiecutter.__package_name }}.engine.images import decode, decoded_cache, reader
+from {{ cookiecutter.__package_name }}.engine.images.read import read
+from {{ cookiecutter.__package_name }}.engine.images.reader import FileRows, ReadConfig
 from {{ cookiecutter.__package_name }}.engine.images.splits import Files
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -60,10 +62,10 @@ def files_of(root: Path, pattern: str = "*.jpg") -> Files:
 
 def test_libjpeg_turbo_shows_what_pillow_shows(photographs, monkeypatch):
     files = sorted(photographs.rglob("*.jpg"))
-    fast = [decode.middle(file, 48).astype(int) for file in files]
+    fast = [decode.center_crop(file, 48).astype(int) for file in files]
     monkeypatch.setattr(decode, "_is_jpeg", lambda image, content: False)
     differences = [
-        np.abs(pixels - decode.middle(file, 48)).mean()
+        np.abs(pixels - decode.center_crop(file, 48)).mean()
         for pixels, file in zip(fast, files, strict=True)
     ]
     assert max(differences) < 0.6 and 0 < np.mean(differences) < 0.2
@@ -72,46 +74,62 @@ def test_libjpeg_turbo_shows_what_pillow_shows(photographs, monkeypatch):
 def test_a_jpeg_that_is_cut_short_is_not_shown_in_part(photographs):
     content = (photographs / "class 0/00.jpg").read_bytes()
     cut = content[: len(content) * 3 // 4]
-    with pytest.raises(decode.BadImage, match="can't be decoded"):
-        decode.middle(cut, 32)
-    with pytest.raises(decode.BadImage, match="can't be decoded"):
-        decode.cropped_or_jpeg(cut, (32, 32), decode.middle_box)  # nor left to the GPU
+    with pytest.raises(decode.ImageDecodeError, match="can't be decoded"):
+        decode.center_crop(cut, 32)
+    with pytest.raises(decode.ImageDecodeError, match="can't be decoded"):
+        decode.cropped_or_jpeg(cut, (32, 32), decode.center_box)  # nor left to the GPU
+
+
+def streamed(
+    files: Files, config: ReadConfig, plan: EpochPlan, augment=None, **how
+) -> StreamingLoader:
+    stream = StreamConfig(**how)
+    return StreamingLoader(FileRows(files, config).reader(stream), plan, stream, augment)
+
+
+def one_batch(files: Files, epoch: int) -> EpochPlan:
+    return EpochPlan(files.n, BatchShard(files.n), 5, lambda: (epoch, 0))
 
 
 def test_half_of_the_training_images_are_mirrored(photographs):
     files, shown = files_of(photographs), []
     for flip in (False, True):
-        how = reader.Reading(24, seed=5, flip=flip)
-        plan = Plan(len(files), Share(len(files)), how.seed, lambda: (0, 0))
-        (batch,) = StreamingLoader(files, plan, how)
+        (batch,) = streamed(files, ReadConfig(24, flip=flip), one_batch(files, 0))
         shown.append(batch.images)
     same = (shown[0] == shown[1]).flatten(1).all(1)
     mirrored = (shown[0].flip(3) == shown[1]).flatten(1).all(1)
-    drawn = uniforms(how.seed, 0, batch.indices, reader.DRAWS)[:, 4] < 0.5
+    drawn = uniforms(5, 0, batch.row, reader.UNIFORMS)[:, 4] < 0.5
     assert torch.equal(mirrored, drawn) and torch.equal(same, ~drawn)
-    assert 8 <= drawn.sum() <= len(files) - 8
+    assert 8 <= drawn.sum() <= files.n - 8
 
 
 def test_images_of_files_are_cut_out_and_mixed_as_resident_ones(photographs):
-    files, how = files_of(photographs), reader.Reading(24, seed=5)
+    files, config = files_of(photographs), ReadConfig(24)
     augment = Augmentation(cutout=8, mixup=0.2, cutmix=1.0)
-    plan = Plan(len(files), Share(len(files)), how.seed, lambda: (3, 0))
-    (plain,), (batch,) = (StreamingLoader(files, plan, how, a) for a in (Augmentation(), augment))
-    draws = uniforms(how.seed, 3, plain.indices, reader.DRAWS + augment.draws)[:, reader.DRAWS :]
-    for part, expected in zip(batch, augment(plain, draws, len(files)), strict=True):
+
+    def mixed(batch, drawn):
+        return augment(batch, drawn, files.n)
+
+    (plain,) = streamed(files, config, one_batch(files, 3))
+    (batch,) = streamed(files, config, one_batch(files, 3), mixed)
+
+    def after_reading(k: int) -> torch.Tensor:
+        return uniforms(5, 3, plain.row, reader.UNIFORMS + k)[:, reader.UNIFORMS :]
+
+    for part, expected in zip(batch, mixed(plain, after_reading), strict=True):
         assert torch.equal(part, expected)
     assert not torch.equal(batch.images, plain.images)
 
 
 def test_only_what_every_decoder_reads_alike_is_left_to_the_gpu(photographs):
     def read(name: str):
-        return decode.cropped_or_jpeg(photographs / name, (32, 32), decode.middle_box)
+        return decode.cropped_or_jpeg(photographs / name, (32, 32), decode.center_box)
 
     content, box, size = read("class 0/00.jpg")
     assert content == (photographs / "class 0/00.jpg").read_bytes() and size == (120, 90)
-    assert box == decode.middle_box(*size)
+    assert box == decode.center_box(*size)
     for name in ("class 0/04.jpg", "class 0/print.jpg", "class 0/grey.jpg"):
-        assert np.array_equal(read(name), decode.middle(photographs / name, 32))
+        assert np.array_equal(read(name), decode.center_crop(photographs / name, 32))
 
 
 def test_what_a_gpu_decoded_is_decoded_by_the_cpu_where_there_is_none(photographs, call, tmp_path):
@@ -121,25 +139,23 @@ def test_what_a_gpu_decoded_is_decoded_by_the_cpu_where_there_is_none(photograph
     assert call("fit", *flags, folder=tmp_path / "run") == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["config"]["data"]["decoder"] == "cpu"
-    assert record["data"]["loader"].endswith("decoded by the CPU")
+    assert record["data"]["extra"]["decoder"] == "cpu"
 
 
 def test_a_worker_hands_over_files_that_the_gpu_reads_and_images_of_the_others(photographs):
     files = files_of(photographs)
-    how = reader.Reading(32, decoder="gpu")
-    memory = torch.empty(1, how.slot_size(files, len(files)), dtype=torch.uint8)
-    places = np.array([0, 2, 1, -1])
-    (slot, _, asked), (jpegs, done) = reader.Reader(files, how, memory)[0, None, places]
-    assert slot == 0 and asked is places
-    whole = [files[place].read_bytes() for place in (0, 1)]
-    held = memory.numpy().tobytes()[: sum(map(len, whole))]
+    config = reader.ImageReader(FileRows(files, ReadConfig(32)), "gpu", torch.device("cpu"))
+    slot = np.empty(config.slot_size(files.n), np.uint8)
+    index = np.array([0, 2, 1, -1])
+    jpegs, done = config.read(index, None, None, slot)
+    whole = [files[row].read_bytes() for row in (0, 1)]
+    held = slot.tobytes()[: sum(map(len, whole))]
     assert held == b"".join(whole) and jpegs[:, 0].tolist() == [len(file) for file in whole]
     assert jpegs[:, 1].tolist() == [0, 2] and list(done) == [1]  # rows of the batch
-    assert jpegs[0, 2:].tolist() == [*decode.middle_box(120, 90), 120, 90]
-    assert np.array_equal(done[1], decode.middle(files[2], 32))  # turned
-    little = torch.empty(1, len(whole[0]), dtype=torch.uint8)
-    _, (jpegs, done) = reader.Reader(files, how, little)[0, None, places]
-    assert len(jpegs) == 1 and np.array_equal(done[2], decode.middle(files[1], 32))
+    assert jpegs[0, 2:].tolist() == [*decode.center_box(120, 90), 120, 90]
+    assert np.array_equal(done[1], decode.center_crop(files[2], 32))  # turned
+    jpegs, done = config.read(index, None, None, np.empty(len(whole[0]), np.uint8))
+    assert len(jpegs) == 1 and np.array_equal(done[2], decode.center_crop(files[1], 32))
 
 
 RESIZE = """
@@ -176,56 +192,69 @@ def test_the_kernels_resize_as_torch_does():
 def test_a_folder_is_decoded_once_and_then_read_from_one_file(photographs, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     options = {"batch_size": 8, "eval_batch_size": 5, "image_size": 40, "workers": 0}
-    source = "folder", {"path": str(photographs)}
-    mapped = ImageData(*source, loader="mapped", flip=True, **options)
+    options |= {"source": "folder", "options": {"path": str(photographs)}}
+    data = data_with_flags(ImageData)
+    mapped = data(loader="mapped", flip=True, **options)
     batches = list(mapped.val_dataloader())
-    plain = list(ImageData(*source, **options).val_dataloader())
+    plain = list(data(**options).val_dataloader())
     for a, b in zip(batches, plain, strict=True):
-        real = a.labels >= 0
+        real = a.row >= 0
         assert torch.equal(a.images[real], b.images[real]) and torch.equal(a.labels, b.labels)
     first = list(mapped.train_dataloader())
     assert len(list((tmp_path / "cache/decoded-images").glob("*.npy"))) == 2
     monkeypatch.setattr(decode, "_opened", None)  # nothing is decoded again
-    resident = ImageData(*source, loader="resident", flip=True, **options)
+    resident = data(loader="resident", flip=True, **options)
     for a, b in zip(first, resident.train_dataloader(), strict=True):
         assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
 
 
-def test_a_store_that_is_cut_short_is_written_again(photographs, tmp_path, monkeypatch):
+def test_a_cache_that_is_truncated_is_written_again(photographs, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     files = files_of(photographs)
-    before = store.decoded(files, 24).pixels.clone()
+    before = decoded_cache.decoded(files, 24).images.clone()
     (path,) = (tmp_path / "decoded-images").glob("*.npy")
     for length in (0, 50, 1000):
         path.write_bytes(path.read_bytes()[:length])
-        assert torch.equal(store.decoded(files, 24).pixels, before)
+        assert torch.equal(decoded_cache.decoded(files, 24).images, before)
 
 
-def test_a_store_that_does_not_fit_on_the_disk_is_refused(photographs, tmp_path, monkeypatch):
+def test_a_cache_that_does_not_fit_on_the_disk_is_refused(photographs, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(UserError, match=r"take [\d,]+ MB, and .* free.*--data\.loader streaming"):
-        store.decoded(files_of(photographs), 2_000_000)
+        decoded_cache.decoded(files_of(photographs), 2_000_000)
 
 
 @gpu
 @pytest.mark.gpu
 def test_both_decoders_show_the_same_pictures(photographs):
-    device = torch.device("cuda")
-    files, shown = files_of(photographs), {}
+    device, files, shown = torch.device("cuda"), files_of(photographs), {}
     for decoder in ("cpu", "gpu"):
-        how = reader.Reading(96, seed=1, flip=True, workers=1, decoder=decoder, device=device)
-        train = Plan(len(files), Share(8), how.seed, lambda: (2, 0))
+        train = EpochPlan(files.n, BatchShard(8), 1, lambda: (2, 0))
+        config = ReadConfig(96, flip=True, decoder=decoder)
+        how = {"workers": 1, "device": device}
         loaders = (
-            StreamingLoader(files, train, how),
-            StreamingLoader(files, Plan(len(files), Share(8)), replace(how, flip=False)),
+            streamed(files, config, train, **how),
+            streamed(files, config, EpochPlan(files.n, BatchShard(8)), **how),
         )
         batches = [batch for loader in loaders for batch in loader]
         shown[decoder] = torch.cat([batch.images for batch in batches]).cpu().float()
-        places = torch.cat([batch.indices for batch in batches]).tolist()
+        rows = torch.cat([batch.row.clamp(min=0) for batch in batches]).tolist()
     differences = (shown["cpu"] - shown["gpu"]).abs().mean((1, 2, 3)).tolist()
-    numbers = [files[place].stem for place in places]
+    numbers = [files[row].stem for row in rows]
     of_file = [(int(n), d) for n, d in zip(numbers, differences, strict=True) if n.isdigit()]
     for kind, (stored, most) in enumerate((("4:4:4", 1.0), ("4:2:2", 2.5), ("4:2:0", 2.5))):
         apart = [difference for number, difference in of_file if number % 5 == kind]
         print(f"{stored}: {np.mean(apart):.2f} grey levels apart, at most {max(apart):.2f}")
         assert max(apart) <= most
+
+
+@gpu
+@pytest.mark.gpu
+def test_the_service_shows_what_the_gpu_decoded_in_evaluation(photographs):
+    files, config = files_of(photographs), ReadConfig(96, decoder="gpu")
+    plan = EpochPlan(files.n, BatchShard(files.n))
+    (batch,) = streamed(files, config, plan, workers=1, device=torch.device("cuda"))
+    extra = {"from_files": True, "decoder": "gpu", "loader": "streaming"}
+    facts = Facts("folder", {}, "", shapes={"images": (3, 96, 96)}, extra=extra)
+    served, problems = read([files[i] for i in range(files.n)], facts)
+    assert not problems and torch.equal(served.images, batch.images.cpu())

@@ -17,7 +17,6 @@ from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.engine import nvml
 from {{ cookiecutter.__package_name }}.engine.cli.errors import explain, in_one_line
 from {{ cookiecutter.__package_name }}.engine.monitor.gpu import advise, out_of_memory
-from {{ cookiecutter.__package_name }}.engine.tools.seeds import main as train_seeds
 
 DIGITS = ("--config", "configs/digits.yaml")
 CPU = ("--trainer.accelerator", "cpu")
@@ -187,10 +186,10 @@ def test_a_worker_that_is_killed_is_explained(call, capsys, monkeypatch, tmp_pat
     assert "worker (pid 7) is killed" in error and "--data.workers" in error
 
 
-def test_several_seeds_end_with_their_mean_and_spread(tmp_path, capsys):
+def test_several_seeds_end_with_their_mean_and_spread(call, tmp_path, capsys):
     recipe = Path(shutil.copy("configs/digits.yaml", tmp_path / f"{tmp_path.name}.yaml"))
     flags = (f"--config={recipe}", "--trainer.max_epochs", "1")
-    assert train_seeds(["3,4", *flags]) == 0
+    assert call("seeds", "3,4", *flags) == 0
     said = capsys.readouterr().out
     table = Path(said.split("table: ")[1].strip())
     with table.open(newline="") as file:
@@ -200,7 +199,7 @@ def test_several_seeds_end_with_their_mean_and_spread(tmp_path, capsys):
     assert [record["seed"] for record in records] == [3, 4]
     values = [record["results"]["best val/accuracy"] for record in records]
     assert [float(row["best val/accuracy"]) for row in rows] == values
-    assert f"validation accuracy {sum(values) / 2:.2%} ± " in said
+    assert f"best val/accuracy {sum(values) / 2:.2%} ± " in said
     assert table.parent.name == recipe.stem
     shutil.rmtree(table.parent)
 
@@ -214,8 +213,8 @@ def test_several_seeds_end_with_their_mean_and_spread(tmp_path, capsys):
     ],
     ids=["twice the same", "a resume", "one more seed"],
 )
-def test_seeds_that_make_no_sense_are_refused(arguments, message, capsys):
-    assert train_seeds([*arguments]) == 2
+def test_seeds_that_make_no_sense_are_refused(arguments, message, call, capsys):
+    assert call("seeds", *arguments) == 2
     assert message in capsys.readouterr().err
 
 

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,14 +19,15 @@ import torch
 from PIL import ExifTags, Image
 
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
+from {{ cookiecutter.__package_name }}.data import ImageData
+from {{ cookiecutter.__package_name }}.engine.cli.project import data_with_flags
 from {{ cookiecutter.__package_name }}.engine.data import streaming
-from {{ cookiecutter.__package_name }}.engine.data.order import Plan, Share
-from {{ cookiecutter.__package_name }}.engine.data.streaming import StreamingLoader
+from {{ cookiecutter.__package_name }}.engine.data.order import BatchShard, EpochPlan
+from {{ cookiecutter.__package_name }}.engine.data.streaming import StreamConfig, StreamingLoader
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
-from {{ cookiecutter.__package_name }}.engine.images import decode, reader
-from {{ cookiecutter.__package_name }}.engine.images import file_check as checked
+from {{ cookiecutter.__package_name }}.engine.images import decode, file_check, reader
 from {{ cookiecutter.__package_name }}.engine.images.folder import folder
-from {{ cookiecutter.__package_name }}.engine.images.module import ImageData
+from {{ cookiecutter.__package_name }}.engine.images.reader import FileRows, ReadConfig
 from {{ cookiecutter.__package_name }}.engine.images.splits import Files
 from {{ cookiecutter.__package_name }}.engine.tools.turns import Turns, _UntilTime
 
@@ -110,11 +110,11 @@ def test_every_odd_image_is_shown_as_it_was_meant_or_refused_with_the_reason(odd
         problem = decode.inspect(path)[1]
         if path.name in REFUSED:
             assert problem is not None and problem.startswith(REFUSED[path.name]), path.name
-            with pytest.raises(decode.BadImage):
-                decode.middle(path, 32)
+            with pytest.raises(decode.ImageDecodeError):
+                decode.center_crop(path, 32)
             continue
         assert problem is None, path.name
-        pixels = decode.middle(path, 32).astype(float)
+        pixels = decode.center_crop(path, 32).astype(float)
         dark, bright = pixels[:, :12].mean((0, 1)), pixels[:, 20:].mean((0, 1))
         if path.name == "transparent.png":
             assert pixels.min() == 255
@@ -137,7 +137,7 @@ def test_a_folder_with_bad_images_is_refused_with_every_name(oddities, tmp_path)
         assert f"{name} {reason}" in text
     assert "--data.options.skip_bad true" in text
     splits = folder(str(root), skip_bad=True)
-    assert sum(len(part) for part in (splits.train, splits.val, splits.test)) == 35 - len(REFUSED)
+    assert sum(splits.rows.values()) == 35 - len(REFUSED)
     assert "7 of 35 images left out" in splits.remarks[0] and "empty.jpg" in splits.remarks[0]
     assert text.encode() and splits.remarks[0].encode()  # can be printed: no half characters
 
@@ -167,12 +167,12 @@ def test_given_splits_are_kept(tmp_path):
     for seed, (name, count) in enumerate({"train": 3, "valid": 2, "test": 1}.items()):
         write_classes(tmp_path / name, count, seed=100 * seed)
     splits = folder(str(tmp_path))
-    assert [len(part) for part in (splits.train, splits.val, splits.test)] == [9, 6, 3]
+    assert list(splits.rows.values()) == [9, 6, 3]
     shutil.rmtree(tmp_path / "test")
     shutil.rmtree(tmp_path / "valid")
     write_classes(tmp_path / "more", 1)
     splits = folder(str(tmp_path), val_share=0.34)
-    assert [len(part) for part in (splits.train, splits.val, splits.test)] == [6, 3, 0]
+    assert list(splits.rows.values()) == [6, 3, 0]
 
 
 def test_a_table_names_images_labels_and_splits(images, tmp_path):
@@ -184,7 +184,7 @@ def test_a_table_names_images_labels_and_splits(images, tmp_path):
     with table.open("w", newline="", encoding="utf-8-sig") as file:
         csv.writer(file).writerows([("path", "label", "split"), *rows])
     splits = folder(str(table))
-    assert [len(part) for part in (splits.train, splits.val, splits.test)] == [48, 12, 0]
+    assert list(splits.rows.values()) == [48, 12, 0]
     assert splits.val[0] == rows[0][0]
 
 
@@ -216,7 +216,7 @@ def test_the_same_image_in_two_splits_or_two_classes_is_refused(tmp_path):
     assert any("train/red/001.jpg is also in val: " in line for line in lines)
     assert sum("is the same image as" in line for line in lines) == 2 and len(lines) == 3
     splits = folder(str(tmp_path), skip_bad=True)
-    assert (len(splits.train), len(splits.val)) == (10, 7)
+    assert (splits.train.n, splits.val.n) == (10, 7)
 
 
 def test_copies_within_a_class_stay_in_one_split(tmp_path):
@@ -247,7 +247,7 @@ def test_splits_are_known_under_their_usual_names_and_never_taken_for_classes(tm
     write_classes(tmp_path / "Training", 3)
     write_classes(tmp_path / "Testing", 1, seed=50)
     splits = folder(str(tmp_path), val_share=0.34)
-    assert [len(part) for part in (splits.train, splits.val, splits.test)] == [6, 3, 3]
+    assert list(splits.rows.values()) == [6, 3, 3]
     write_classes(tmp_path / "train", 1, seed=90)
     with pytest.raises(UserError, match="holds both Training and train"):
         folder(str(tmp_path))
@@ -290,11 +290,11 @@ def test_a_resume_or_an_evaluation_on_other_data_does_not_pass_unseen(
     (root / "red" / "003.jpg").unlink()
     capsys.readouterr()
     assert call("fit", "--run", str(run), "--trainer.max_epochs", "2") == 2
-    assert "The data are not those that the run began with" in capsys.readouterr().err
+    assert "The dataset has changed since this run started" in capsys.readouterr().err
     assert json.loads((run / "run.json").read_text()) == before
     assert not list(run.glob("*.resume-*"))
     assert call("test", "--run", str(run)) == 0
-    assert "not the data that the run was trained on" in capsys.readouterr().out
+    assert "these are not the data of this run" in capsys.readouterr().out
 
 
 def test_what_is_no_image_folder_is_refused(tmp_path):
@@ -321,20 +321,24 @@ def test_other_and_hidden_files_are_passed_over(tmp_path):
 def test_a_file_is_checked_once_until_it_changes(tmp_path, monkeypatch):
     root = write_classes(tmp_path / "images", 3)
     paths, read = sorted(root.rglob("*.jpg")), []
-    monkeypatch.setattr(checked, "inspect", lambda path: read.append(path) or decode.inspect(path))
-    first = checked.check(paths)
+    monkeypatch.setattr(
+        file_check, "inspect", lambda path: read.append(path) or decode.inspect(path)
+    )
+    first = file_check.check(paths)
     assert sorted(read) == paths
-    assert checked.check(paths) == first and len(read) == 9
+    assert file_check.check(paths) == first and len(read) == 9
     (paths[4]).write_bytes(b"")
-    second = checked.check(paths)
+    second = file_check.check(paths)
     assert len(read) == 10 and second[4][1] == "is empty (0 bytes)"
     assert second[:4] == first[:4]
 
 
 def test_processes_that_start_together_check_once(tmp_path, monkeypatch):
     paths, read = sorted(write_classes(tmp_path / "images", 9).rglob("*.jpg")), []
-    monkeypatch.setattr(checked, "inspect", lambda path: read.append(path) or decode.inspect(path))
-    threads = [threading.Thread(target=checked.check, args=(paths,)) for _ in range(3)]
+    monkeypatch.setattr(
+        file_check, "inspect", lambda path: read.append(path) or decode.inspect(path)
+    )
+    threads = [threading.Thread(target=file_check.check, args=(paths,)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -342,20 +346,33 @@ def test_processes_that_start_together_check_once(tmp_path, monkeypatch):
     assert len(read) == 27
 
 
-def reading(workers: int = 0, **options) -> reader.Reading:
-    return reader.Reading(image_size=24, seed=3, workers=workers, **options)
+def read_by_workers(images: Path) -> ImageData:
+    settings = {"batch_size": 8, "image_size": 24, "workers": 1}
+    return data_with_flags(ImageData)(source="folder", options={"path": str(images)}, **settings)
 
 
-def trained_on(files: Files, how: reader.Reading, position) -> StreamingLoader:
-    return StreamingLoader(files, Plan(len(files), Share(8), how.seed, position), how)
+def config_of(workers: int = 0, **how) -> StreamConfig:
+    return StreamConfig(workers, **how)
 
 
-def stream(files: Files, how: reader.Reading, position=(0, 0)) -> StreamingLoader:
-    return trained_on(files, how, lambda: position)
+def rows_of(files: Files, flip: bool = True) -> FileRows:
+    return FileRows(files, ReadConfig(24, flip=flip))
 
 
-def evaluated(files: Files, share: Share, workers: int = 0) -> StreamingLoader:
-    return StreamingLoader(files, Plan(len(files), share), reading(workers))
+def trained_on(files: Files, config: StreamConfig, position, flip: bool = True) -> StreamingLoader:
+    plan = EpochPlan(files.n, BatchShard(8), 3, position)
+    return StreamingLoader(rows_of(files, flip).reader(config), plan, config)
+
+
+def stream(
+    files: Files, config: StreamConfig, position=(0, 0), flip: bool = True
+) -> StreamingLoader:
+    return trained_on(files, config, lambda: position, flip)
+
+
+def evaluated(files: Files, shard: BatchShard, workers: int = 0) -> StreamingLoader:
+    config = config_of(workers)
+    return StreamingLoader(rows_of(files).reader(config), EpochPlan(files.n, shard), config)
 
 
 def end_workers() -> None:
@@ -367,7 +384,7 @@ def end_workers() -> None:
 def test_workers_change_no_bit_of_what_the_network_sees(images):
     files = folder(str(images)).train
     for epoch in (0, 1):
-        alone, shared = (list(stream(files, reading(workers), (epoch, 0))) for workers in (0, 2))
+        alone, shared = (list(stream(files, config_of(workers), (epoch, 0))) for workers in (0, 2))
         assert len(alone) == len(shared) == 6
         for a, b in zip(alone, shared, strict=True):
             assert all(torch.equal(x, y) for x, y in zip(a[:3], b[:3], strict=True))
@@ -375,12 +392,12 @@ def test_workers_change_no_bit_of_what_the_network_sees(images):
 
 def test_a_stream_resumes_inside_an_epoch_and_crops_anew_in_each(images):
     files = folder(str(images)).train
-    whole, rest = (list(stream(files, reading(), (2, first))) for first in (0, 4))
+    whole, rest = (list(stream(files, config_of(), (2, first))) for first in (0, 4))
     assert torch.equal(whole[4].images, rest[0].images) and len(rest) == 2
-    other = list(stream(files, reading(), (3, 0)))
+    other = list(stream(files, config_of(), (3, 0)))
     first, second = (
         torch.cat([batch.images for batch in part])[
-            torch.cat([batch.indices for batch in part]).argsort()
+            torch.cat([batch.row for batch in part]).argsort()
         ]
         for part in (whole, other)
     )
@@ -389,7 +406,7 @@ def test_a_stream_resumes_inside_an_epoch_and_crops_anew_in_each(images):
 
 def test_a_sigterm_that_comes_to_the_workers_too_ends_none(images):
     others = set(multiprocessing.active_children())
-    batches = iter(stream(folder(str(images)).train, reading(1)))
+    batches = iter(stream(folder(str(images)).train, config_of(1)))
     next(batches)
     (worker,) = set(multiprocessing.active_children()) - others
     subprocess.run(["kill", str(worker.pid)], check=True)  # as anyone but its parent does
@@ -401,21 +418,21 @@ def test_a_sigterm_that_comes_to_the_workers_too_ends_none(images):
 
 def test_persistent_workers_read_every_epoch_asked_for(images):
     files, epoch = folder(str(images)).train, [0]
-    loader = trained_on(files, reading(workers=1), lambda: (epoch[0], 0))
+    loader = trained_on(files, config_of(1), lambda: (epoch[0], 0))
     for epoch[0] in (0, 1):
-        expected = list(stream(files, reading(), (epoch[0], 0)))
+        expected = list(stream(files, config_of(), (epoch[0], 0)))
         assert torch.equal(next(iter(loader)).images, expected[0].images)  # and is left unfinished
     end_workers()
 
 
 def test_the_next_epoch_is_read_while_something_else_is_done(images):
-    files, how, epoch = folder(str(images)).train, reading(1, flip=False, endless=True), 0
-    loader = trained_on(files, how, lambda: (epoch, 0))
+    files, config, epoch = folder(str(images)).train, config_of(1, endless=True), 0
+    loader = trained_on(files, config, lambda: (epoch, 0), flip=False)
     assert len(list(loader)) == 6
     epoch, running = 1, loader.running
-    expected = list(stream(files, reading(flip=False), (1, 0)))
+    expected = list(stream(files, config_of(), (1, 0), flip=False))
     pixels = expected[0].images.permute(0, 2, 3, 1).flatten()
-    slot = loader.memory[6 % how.slots][: len(pixels)]
+    slot = loader.memory[6 % config.slots][: len(pixels)]
     end = time.monotonic() + 10
     while not torch.equal(slot, pixels) and time.monotonic() < end:
         time.sleep(0.01)
@@ -428,33 +445,33 @@ def test_the_next_epoch_is_read_while_something_else_is_done(images):
 
 def test_an_epoch_that_is_cut_is_followed_by_what_is_asked_for(images):
     files, at = folder(str(images)).train, [(0, 0)]
-    loader = trained_on(files, reading(1, endless=True), lambda: at[0])
+    loader = trained_on(files, config_of(1, endless=True), lambda: at[0])
     for at[0], count in (((0, 0), 4), ((1, 0), 2), ((1, 2), 4), ((5, 3), 3), ((5, 3), 1)):
-        expected = list(stream(files, reading(), at[0]))[:count]
+        expected = list(stream(files, config_of(), at[0]))[:count]
         for batch, same in zip(itertools.islice(loader, count), expected, strict=True):
             assert torch.equal(batch.images, same.images)
     end_workers()
 
 
 def test_a_loader_gives_its_last_batch_to_whoever_stops_there_again_and_again(images):
-    loader = evaluated(folder(str(images)).train, Share(24))
+    loader = evaluated(folder(str(images)).train, BatchShard(24))
     once, again = (list(itertools.islice(loader, len(loader))) for _ in range(2))
     assert len(once) == 2 and torch.equal(once[1].images, again[1].images)
 
 
 def test_the_workers_of_an_evaluation_end_with_it(images):
     others = set(multiprocessing.active_children())
-    assert len(list(evaluated(folder(str(images)).train, Share(24), workers=1))) == 2
+    assert len(list(evaluated(folder(str(images)).train, BatchShard(24), workers=1))) == 2
     assert set(multiprocessing.active_children()) <= others
 
 
 def test_the_workers_of_a_measurement_on_one_batch_end_at_once(images):
-    data = ImageData("folder", {"path": str(images)}, batch_size=8, image_size=24, workers=1)
+    data = read_by_workers(images)
     clock = SimpleNamespace(device=torch.device("cpu"))
     turns = SimpleNamespace(one_batch=True, clock=clock, until=0.0)
     others = set(multiprocessing.active_children())
     batches = _UntilTime(data.train_dataloader(), turns)
-    assert len(next(iter(batches)).labels) == 8
+    assert len(next(iter(batches)).row) == 8
     assert set(multiprocessing.active_children()) <= others
 
 
@@ -467,26 +484,25 @@ def test_measuring_what_a_loader_brings_reads_no_batch_in_vain(images, monkeypat
             yield request
 
     monkeypatch.setattr(streaming._Requests, "__iter__", listed)
-    how, others = reading(2, endless=True), set(multiprocessing.active_children())
-    loader = trained_on(folder(str(images)).train, how, lambda: (0, 0))
+    config, others = config_of(2, endless=True), set(multiprocessing.active_children())
+    loader = trained_on(folder(str(images)).train, config, lambda: (0, 0))
     strategy = SimpleNamespace(batch_to_device=lambda batch: brought.append(batch) or batch)
     turns = SimpleNamespace(one_batch=False, clock=SimpleNamespace(device=torch.device("cpu")))
     trainer = SimpleNamespace(train_dataloader=_UntilTime(loader, turns), strategy=strategy)
     assert Turns._supply(turns, trainer, seconds=0.3)["rate"] > 0
     assert len(brought) > 3 * len(loader)  # so epochs followed one another
-    assert len(asked) <= 1 + len(brought) + how.slots
+    assert len(asked) <= 1 + len(brought) + config.slots
     assert set(multiprocessing.active_children()) <= others
 
 
 def test_evaluation_reads_the_middle_of_every_image_once(images):
     files = folder(str(images)).train
-    shares = [Share(10, rank, 2) for rank in (0, 1)]
+    shares = [BatchShard(10, rank, 2) for rank in (0, 1)]
     batches = [batch for share in shares for batch in evaluated(files, share)]
     assert {tuple(batch.images.shape) for batch in batches} == {(10, 3, 24, 24)}
-    real = torch.cat([batch.labels for batch in batches]) >= 0
-    seen = torch.cat([batch.indices for batch in batches])[real]
-    assert torch.equal(seen.sort().values, torch.arange(len(files)))
-    expected = decode.middle(files[int(batches[0].indices[0])], 24)
+    seen = torch.cat([batch.row for batch in batches])
+    assert torch.equal(seen[seen >= 0].sort().values, torch.arange(files.n))
+    expected = decode.center_crop(files[int(batches[0].row[0])], 24)
     assert torch.equal(batches[0].images[0].permute(1, 2, 0), torch.from_numpy(expected.copy()))
 
 
@@ -509,29 +525,29 @@ def test_large_jpegs_are_decoded_small_and_look_the_same(tmp_path):
     smooth = picture(size=(40, 30)).resize((1600, 1200), Image.Resampling.BICUBIC)
     smooth.save(tmp_path / "large.jpg", quality=95)
     smooth.save(tmp_path / "large.png")
-    jpeg, png = (decode.middle(tmp_path / f"large.{kind}", 64) for kind in ("jpg", "png"))
+    jpeg, png = (decode.center_crop(tmp_path / f"large.{kind}", 64) for kind in ("jpg", "png"))
     assert np.abs(jpeg.astype(int) - png).mean() < 1.5
 
 
 def test_too_little_shared_memory_is_seen_before_training(images):
-    files, how = folder(str(images)).train, reading(workers=8, prefetch=3)
+    files, config = folder(str(images)).train, config_of(workers=8, prefetch=3)
     needed = 8 * 4 * 128 * 24 * 24 * 3
-    size = how.slot_size(files, 128)
-    reader.check_shared_memory(how, size, 2, 2 * needed)
-    reader.check_shared_memory(how, size, 1, None)
+    size = rows_of(files).reader(config).slot_size(128)
+    streaming.check_shared_memory(config, size, 2, 2 * needed)
+    streaming.check_shared_memory(config, size, 1, None)
     with pytest.raises(UserError, match=r"/dev/shm has 6 MiB free.*--shm-size"):
-        reader.check_shared_memory(how, size, 1, needed - 2**20)
+        streaming.check_shared_memory(config, size, 1, needed - 2**20)
     files_on_disk = [path.stat().st_size for path in images.rglob("*.jpg")]
-    size = replace(how, decoder="gpu").slot_size(files, 128)
+    size = reader.ImageReader(rows_of(files), "gpu", torch.device("cpu")).slot_size(128)
     assert 1.2 * 128 * np.mean(files_on_disk) < size < 2 * 128 * np.mean(files_on_disk) + 4096
 
 
 def test_a_file_that_goes_bad_during_training_is_named(images, tmp_path, call, capsys):
     root = Path(shutil.copytree(images, tmp_path / "images"))
-    data = ImageData("folder", {"path": str(root)}, batch_size=8, image_size=24, workers=1)
+    data = read_by_workers(root)
     for path in root.rglob("*.jpg"):
         path.write_bytes(path.read_bytes()[:400])
-    with pytest.raises(UserError, match=r"\.jpg can't be decoded.*when it was checked"):
+    with pytest.raises(UserError, match=r"\.jpg can't be decoded.*valid when first checked"):
         list(data.train_dataloader())
     end_workers()
 
@@ -559,5 +575,5 @@ def test_the_folder_recipe_trains_resumes_and_is_scored(images, call, tmp_path, 
     weights = {record["results"]["weights_sha256"] for record in records}
     assert len(weights) == 1 and len(records[1]["resumes"]) == 1
     assert records[0]["results"]["test/accuracy"] > 0.9
-    assert records[0]["data"]["images"] == {"train": 48, "val": 6, "test": 6}
+    assert records[0]["data"]["rows"] == {"train": 48, "val": 6, "test": 6}
     assert (whole / "predictions.png").stat().st_size > 10_000

@@ -12,24 +12,20 @@ from torch._dynamo.utils import counters
 from torchvision import models
 
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
+from {{ cookiecutter.__package_name }}.data import ImageData
+from {{ cookiecutter.__package_name }}.engine.cli.project import task_with_flags
+from {{ cookiecutter.__package_name }}.engine.data.rows import as_rows
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
-from {{ cookiecutter.__package_name }}.engine.images.module import ImageData
 from {{ cookiecutter.__package_name }}.engine.images.torchvision_networks import (
+    load_pretrained,
     torchvision_names,
     weights_file,
 )
-from {{ cookiecutter.__package_name }}.engine.model.backbones import (
-    freeze_all_but_head,
-    head_of,
-    load_pretrained,
-    recompute_blocks,
-)
-from {{ cookiecutter.__package_name }}.engine.model.checks import check_network
-from {{ cookiecutter.__package_name }}.engine.model.means import MeanOverImages
-from {{ cookiecutter.__package_name }}.engine.model.optimizers import (
-    build_optimizer,
-    learning_rate_factor,
-)
+from {{ cookiecutter.__package_name }}.engine.model.checks import check_task
+from {{ cookiecutter.__package_name }}.engine.model.freeze import freeze, head_of, unfreeze
+from {{ cookiecutter.__package_name }}.engine.model.means import RunningTotals, ratio
+from {{ cookiecutter.__package_name }}.engine.model.optimizers import build_optimizer, learning_rate_factor
+from {{ cookiecutter.__package_name }}.engine.model.recompute import recompute_blocks
 from {{ cookiecutter.__package_name }}.engine.run.numerics import StepSeed
 from {{ cookiecutter.__package_name }}.networks import NETWORKS, build_network
 
@@ -52,16 +48,6 @@ def fit(model: ImageClassifier, steps: int = 6, **options) -> L.Trainer:
     )
     trainer.fit(model, datamodule=ImageData("digits", batch_size=64, crop_padding=1))
     return trainer
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize(("small_images", "size"), [(True, 8), (False, 64)])
-def test_networks_take_uint8_and_return_logits(name, small_images, size):
-    network = build_network(name, num_classes=7, small_images=small_images).eval()
-    images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
-    logits = network(images)
-    assert logits.shape == (2, 7)
-    assert logits.dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "googlenet", "squeezenet1_1"])
@@ -100,7 +86,7 @@ def test_what_is_no_plain_module_is_refused(wrong, monkeypatch):
 def test_a_network_for_larger_images_is_refused_before_training(monkeypatch):
     for_32 = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
     monkeypatch.setitem(NETWORKS, "mine", lambda num_classes, small_images: for_32)
-    with pytest.raises(UserError, match="'mine' can't take the data's images of 8 x 8 pixels"):
+    with pytest.raises(UserError, match=r"'mine' can't take the data's images \(3, 8, 8\)"):
         fit(ImageClassifier(network="mine", num_classes=10))
 
 
@@ -111,12 +97,13 @@ def test_a_network_with_a_head_for_other_classes_is_refused_before_training(monk
 
 
 def test_looking_at_a_network_changes_nothing():
-    network = build_network("small_cnn", 10, small_images=True)
+    data, model = ImageData("digits"), ImageClassifier(num_classes=10, small_images=True)
+    network = model.network
     network.body[1].eval()
     network.body.register_forward_pre_hook(lambda module, images: (images[0] + torch.rand(1),))
     before = copy.deepcopy(network)
     drawn = torch.get_rng_state()
-    check_network(network, "small_cnn", (8, 8), 10)
+    check_task(model, as_rows(data.splits.train), data.facts())
     assert torch.equal(torch.get_rng_state(), drawn)
     assert alike(network.state_dict(), before.state_dict())
     assert [m.training for m in network.modules()] == [m.training for m in before.modules()]
@@ -145,7 +132,7 @@ def test_pretrained_weights_are_taken_and_only_a_head_for_other_classes_is_fresh
 ):
     network, file = small_network(num_classes), torch.load(weights)
     fresh = {key: network.state_dict()[key].clone() for key in ("fc.weight", "fc.bias")}
-    said = load_pretrained(network, weights)
+    said = load_pretrained(network, SMALL, str(weights))
     assert alike(network.state_dict(), file | (fresh if num_classes == 10 else {}))
     assert ("fresh fc" in said) == (num_classes == 10)
 
@@ -153,7 +140,7 @@ def test_pretrained_weights_are_taken_and_only_a_head_for_other_classes_is_fresh
 def test_a_checkpoint_of_a_run_is_taken_as_pretrained(trained):
     best = trained / "checkpoints" / "best.ckpt"
     network = build_network("small_cnn", 10, small_images=True)
-    load_pretrained(network.body, best)
+    load_pretrained(network.body, "small_cnn", str(best))
     assert alike(network.state_dict(), build_from(best).network.state_dict())
 
 
@@ -171,7 +158,7 @@ def test_densenets_weights_are_taken_under_their_old_names(tmp_path):
     assert any(key.startswith("features.denseblock1.denselayer1.norm.1.") for key in old)
     torch.save(old, file)
     other = models.densenet121(num_classes=10)
-    load_pretrained(other, file)
+    load_pretrained(other, "densenet121", str(file))
     assert alike(other.state_dict(), network.state_dict())
 
 
@@ -193,14 +180,14 @@ def test_a_pretrained_file_that_does_not_fit_is_refused(content, message, tmp_pa
     elif content:
         torch.save(content, file)
     with pytest.raises(UserError, match=message):
-        load_pretrained(small_network(10), file)
+        load_pretrained(small_network(10), SMALL, str(file))
 
 
 def test_pretrained_weights_are_refused_by_another_stem(tmp_path):
     torch.save(models.resnet18().state_dict(), tmp_path / "resnet18.pth")
     network = build_network("resnet18", 10, small_images=True)
     with pytest.raises(UserError, match=r"conv1\.weight is \(64, 3, 7, 7\) in it and .*3\) here"):
-        load_pretrained(network.body, tmp_path / "resnet18.pth")
+        load_pretrained(network.body, "resnet18", str(tmp_path / "resnet18.pth"))
 
 
 def test_without_a_network_pretrained_names_the_file_and_where_to_put_it(tmp_path, monkeypatch):
@@ -260,7 +247,7 @@ def test_of_a_frozen_backbone_nothing_changes_but_the_head():
 
 def test_a_backbone_whose_head_is_not_its_last_layer_is_refused():
     with pytest.raises(UserError, match="'1' with 4 outputs and not the head with 10"):
-        freeze_all_but_head(nn.Sequential(nn.Linear(3, 10), nn.Linear(10, 4)), 10)
+        freeze(nn.Sequential(nn.Linear(3, 10), nn.Linear(10, 4)), outputs=10)
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "swin_t", "vit_b_32", "maxvit_t"])
@@ -292,7 +279,7 @@ def learn(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, list,
 def test_recomputing_blocks_saves_memory_and_changes_no_bit(name):
     network = models.get_model(name, num_classes=7)
     recomputed = copy.deepcopy(network)
-    recompute_blocks(recomputed, name)
+    recompute_blocks(recomputed)
     assert list(recomputed.state_dict()) == list(network.state_dict())
     images = torch.rand(2, 3, 32, 32)
     loss, others, kept = learn(network, images)
@@ -314,7 +301,7 @@ class Block(nn.Module):
 def test_compiled_recomputation_keeps_the_keys_the_loss_and_one_graph():
     body = nn.Sequential(nn.Conv2d(3, 8, 1), Block(), Block(), nn.Flatten(), nn.Linear(512, 7))
     recomputed = copy.deepcopy(body)
-    recompute_blocks(recomputed, "mine")
+    recompute_blocks(recomputed)
     keys = list(body.state_dict())
     torch._dynamo.reset()
     counters.clear()
@@ -331,15 +318,15 @@ def test_compiled_recomputation_keeps_the_keys_the_loss_and_one_graph():
 
 
 def test_a_network_without_blocks_can_not_recompute_them():
-    with pytest.raises(UserError, match="'small_cnn' has none"):
-        ImageClassifier(num_classes=10, activation_checkpointing=True)
+    with pytest.raises(UserError, match="this Network has none"):
+        task_with_flags(ImageClassifier)(num_classes=10, activation_checkpointing=True)
 
 
 def test_a_run_that_recomputes_ends_with_the_same_weights():
     ends = []
     for recomputing in (False, True):
         torch.manual_seed(0)
-        model = ImageClassifier(
+        model = task_with_flags(ImageClassifier)(
             network="mobilenet_v3_small", num_classes=10, activation_checkpointing=recomputing
         )
         fit(model, steps=3, callbacks=[StepSeed(0)])
@@ -386,7 +373,9 @@ def test_a_file_that_is_no_checkpoint_is_refused(kind, weights, call, capsys, tm
 
 
 def test_a_checkpoint_knows_its_classes(trained):
-    assert build_from(trained / "checkpoints" / "best.ckpt").classes == [str(i) for i in range(10)]
+    for name in ("best", "last"):
+        saved = torch.load(trained / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert saved["classes"] == [str(i) for i in range(10)] and "Conv2d" in saved["architecture"]
 
 
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])
@@ -453,7 +442,7 @@ def test_training_sees_augmented_images_and_draws_anew_at_each_step():
     model = Recorded(num_classes=10, small_images=True)
     data = fit(model, steps=4, callbacks=[StepSeed(0)]).datamodule
     for batch, _ in model.steps:
-        plain = data.splits.train.pixels[batch.indices].permute(0, 3, 1, 2)
+        plain = data.splits.train.images[batch.row]
         changed = (batch.images != plain).flatten(1).any(1)
         assert 0.6 < changed.float().mean() < 1  # one ninth of the shifts is none
     assert len({drawn for _, drawn in model.steps}) == 4
@@ -474,7 +463,7 @@ def test_validation_counts_each_image_once_whatever_the_batch_size():
         scores.append(trainer.validate(model, datamodule=data, verbose=False)[0])
     split = data.splits.val
     with torch.inference_mode():
-        logits = model.eval()(split.pixels.permute(0, 3, 1, 2))
+        logits = model.eval()(split)
     right = (logits.argmax(1) == split.labels).float().mean().item()
     loss = torch.nn.functional.cross_entropy(logits, split.labels).item()
     for score in scores:
@@ -482,8 +471,22 @@ def test_validation_counts_each_image_once_whatever_the_batch_size():
         assert score["val/loss"] == pytest.approx(loss, rel=1e-4)
 
 
-def test_a_mean_over_images_weights_by_images():
-    mean = MeanOverImages()
-    mean.update(torch.tensor(9.0), torch.tensor(9))
-    mean.update(torch.tensor(0.0), torch.tensor(1))
-    assert mean.compute() == pytest.approx(0.9)
+def test_a_mean_weights_by_what_it_counts():
+    running = RunningTotals()
+    running.add({"loss": (torch.tensor(9.0), torch.tensor(9))})
+    running.add({"loss": (torch.tensor(0.0), torch.tensor(1))})
+    assert running.means()["loss"] == pytest.approx(0.9)
+
+
+def test_a_metric_of_classes_is_the_mean_over_those_that_have_a_count():
+    assert ratio(torch.tensor([1, 3, 0]), torch.tensor([2, 4, 0])) == pytest.approx(0.625)
+
+
+def test_what_is_frozen_and_unfrozen_learns_again():
+    network = build_network("small_cnn", 10)
+    freeze(network, outputs=10)
+    assert [key for key, p in network.named_parameters() if p.requires_grad] == [
+        *("body.21.weight", "body.21.bias"),
+    ]
+    unfreeze(network)
+    assert all(p.requires_grad for p in network.parameters()) and network.body[1].training

@@ -10,14 +10,13 @@ import pytest
 from PIL import Image
 
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
+from {{ cookiecutter.__package_name }}.engine.paths import project_root
 from {{ cookiecutter.__package_name }}.engine.run.checkpoint_files import sha256
 from {{ cookiecutter.__package_name }}.engine.run.digests import read_digests
-from {{ cookiecutter.__package_name }}.engine.run.folder import project_root
 from {{ cookiecutter.__package_name }}.engine.tools.reproduce import (
     check_one_run,
     compare,
     differences,
-    main,
     not_as_locked,
 )
 
@@ -49,9 +48,9 @@ def edit(archive: Path, ends: str, old: str, new: str) -> None:
     record.write_text(json.dumps(known))
 
 
-def test_a_copied_run_is_trained_again_from_its_own_source(short, tmp_path, capfd):
+def test_a_copied_run_is_trained_again_from_its_own_source(short, call, tmp_path, capfd):
     run = Path(shutil.copytree(short, tmp_path / "copied"))
-    assert main(["--run", str(run)]) == 0
+    assert call("reproduce", "--run", str(run)) == 0
     assert "identical: 6 losses and " in capfd.readouterr().out
     again, root = run / "reproduce" / "source", project_root()
     for path in (again / "src").rglob("*.py"):
@@ -59,25 +58,28 @@ def test_a_copied_run_is_trained_again_from_its_own_source(short, tmp_path, capf
     assert read_digests(run / "reproduce" / "run") == read_digests(run)
 
 
-def test_another_source_shows_the_first_step_and_tensor_that_differ(short, tmp_path, capfd):
+def test_another_source_shows_the_first_step_and_tensor_that_differ(short, call, tmp_path, capfd):
     run = Path(shutil.copytree(short, tmp_path / "edited"))
     edit(run / "source.zip", "/engine/run/numerics.py", "+ step) * 4096", "+ step) * 4097")
-    assert main(["--run", str(run)]) == 1
+    assert call("reproduce", "--run", str(run)) == 1
     said = capfd.readouterr().out
     assert "first step    4: its loss was" in said and "first tensor  network." in said
     assert "nothing in it differs" in said
 
 
-def test_a_quick_check_ends_at_a_step(short, tmp_path, capfd):
-    assert main(["--run", str(short), "--until", "10", "--into", str(tmp_path / "quick")]) == 0
+def test_a_quick_check_ends_at_a_step(short, call, tmp_path, capfd):
+    assert (
+        call("reproduce", "--run", str(short), "--until", "10", "--into", str(tmp_path / "quick"))
+        == 0
+    )
     assert "identical: 2 losses, up to step 10" in capfd.readouterr().out
     assert json.loads((tmp_path / "quick/run/run.json").read_text())["reason"] == "--until 10"
 
 
-def test_a_folder_of_something_else_is_left_alone(short, tmp_path, capsys):
+def test_a_folder_of_something_else_is_left_alone(short, call, tmp_path, capsys):
     thesis = tmp_path / "thesis.txt"
     thesis.touch()
-    assert main(["--run", str(short), "--into", str(tmp_path)]) == 2
+    assert call("reproduce", "--run", str(short), "--into", str(tmp_path)) == 2
     assert thesis.exists()
     assert "holds thesis.txt: name a new folder" in capsys.readouterr().err
 
@@ -96,14 +98,14 @@ def test_damaged_data_are_said_to_differ(call, tmp_path, capfd):
     file = tmp_path / "images" / "dark" / "7.png"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    assert main(["--run", str(tmp_path / "run")]) == 2
+    assert call("reproduce", "--run", str(tmp_path / "run")) == 2
     assert "data: they differ, and can't be read" in capfd.readouterr().out
     Image.fromarray(draw.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(file)
-    assert main(["--run", str(tmp_path / "run")]) == 2
+    assert call("reproduce", "--run", str(tmp_path / "run")) == 2
     assert "data: they differ from those" in capfd.readouterr().out
 
 
-def test_what_can_not_be_trained_again_is_refused(short, tmp_path, capsys):
+def test_what_can_not_be_trained_again_is_refused(short, call, tmp_path, capsys):
     run = Path(shutil.copytree(short, tmp_path / "run"))
     record = json.loads((run / "run.json").read_text())
     record["resumes"][0]["config"]["model"]["learning_rate"] = 0.5
@@ -111,7 +113,7 @@ def test_what_can_not_be_trained_again_is_refused(short, tmp_path, capsys):
         check_one_run(run, record, until=None)
     check_one_run(run, record, until=20)
     (run / "source.zip").write_bytes(b"other")
-    assert main(["--run", str(run)]) == 2
+    assert call("reproduce", "--run", str(run)) == 2
     assert "not what the run was started from" in capsys.readouterr().err
 
 

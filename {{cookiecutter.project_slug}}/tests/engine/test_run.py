@@ -16,12 +16,13 @@ from torch._dynamo.utils import counters
 
 import {{ cookiecutter.__package_name }}
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
+from {{ cookiecutter.__package_name }}.data import ImageData
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
-from {{ cookiecutter.__package_name }}.engine.images.module import ImageData
 from {{ cookiecutter.__package_name }}.engine.monitor.progress import Throughput
+from {{ cookiecutter.__package_name }}.engine.paths import project_root
 from {{ cookiecutter.__package_name }}.engine.run import metrics
 from {{ cookiecutter.__package_name }}.engine.run.digests import digest
-from {{ cookiecutter.__package_name }}.engine.run.folder import find_run, project_root
+from {{ cookiecutter.__package_name }}.engine.run.folder import find_run
 from {{ cookiecutter.__package_name }}.engine.run.metrics import (
     MetricsCSV,
     OnItsWay,
@@ -43,7 +44,7 @@ def test_a_run_learns_and_leaves_its_folder(trained):
     record = read(trained)
     assert record["state"] == "finished"
     assert record["results"]["best val/accuracy"] > 0.9
-    assert record["results"]["images_per_second"] > 0
+    assert record["results"]["rows_per_second"] > 0
     for picture in ("curves.png", "predictions.png"):
         pixels = matplotlib.image.imread(trained / picture)
         assert pixels.shape[0] > 300 and pixels.std() > 0.05
@@ -168,7 +169,7 @@ def test_the_progress_can_be_left_out(call, capsys, tmp_path):
     for shown in ("true", "false"):
         assert call("fit", *DIGITS, *flags, shown, folder=tmp_path / shown) == 0
         said = capsys.readouterr()
-        assert (" img/s" in said.out + said.err) == (shown == "true")
+        assert (" images/s " in said.out + said.err) == (shown == "true")
 
 
 def test_evaluation_on_several_devices_is_refused(trained, call, capsys):
@@ -183,7 +184,7 @@ def test_evaluation_on_several_devices_is_refused(trained, call, capsys):
         (("--data.batch_size", "32"), "data.batch_size was 64, is 32"),
         (("--data.global_batch_size", "128", "--data.batch_size", "128"), "was 64, is 128"),
         (("--seed_everything", "7"), "seed_everything was 0, is 7"),
-        (("--data.source", "synthetic", "--data.options={image_size: 8}"), "The data are not"),
+        (("--data.source", "synthetic", "--data.options={image_size: 8}"), "The dataset has"),
         (("--model.label_smoothing", "0.1"), "model.label_smoothing was 0.0, is 0.1"),
         (("--data.flip", "true"), "data.flip was False, is True"),
         (("--data.mixup", "0.2"), "data.mixup was 0.0, is 0.2"),
@@ -351,7 +352,7 @@ def test_numbers_that_come_late_from_the_gpu_are_waited_for(
 
     monkeypatch.setattr(metrics, "_sent", sent)
     assert call("fit", *DIGITS, "--trainer.max_epochs", "4", folder=tmp_path) == 0
-    assert "val acc" in (shown := capsys.readouterr().out) and "nan" not in shown
+    assert "  val " in (shown := capsys.readouterr().out) and "nan" not in shown
     expected = read_metrics(trained / "metrics.csv")
     assert read_metrics(tmp_path / "metrics.csv") == expected and len(expected) > 8
 
@@ -430,4 +431,4 @@ def test_unusual_lengths_and_intervals_end_well(flags, call, tmp_path, capsys):
     assert call("fit", *SHORT, *flags, folder=tmp_path) == 0
     assert read(tmp_path)["state"] == "finished"
     assert (tmp_path / "curves.png").exists() and (tmp_path / "predictions.png").exists()
-    assert "-" not in capsys.readouterr().out.partition(" img/s")[2].partition(" left")[0]
+    assert "-" not in capsys.readouterr().out.partition(" images/s")[2].partition(" left")[0]

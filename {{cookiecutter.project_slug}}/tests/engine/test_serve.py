@@ -23,13 +23,20 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import {{ cookiecutter.__package_name }} as package
-from {{ cookiecutter.__package_name }}.data import SOURCES, digits
-from {{ cookiecutter.__package_name }}.engine.images.module import ImageData
-from {{ cookiecutter.__package_name }}.engine.images.splits import Images, Splits
+from {{ cookiecutter.__package_name }} import networks
+from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
+from {{ cookiecutter.__package_name }}.data import SOURCES, ImageData, digits
+from {{ cookiecutter.__package_name }}.engine.cli.project import Project, data_with_flags
+from {{ cookiecutter.__package_name }}.engine.images.batch import in_memory
+from {{ cookiecutter.__package_name }}.engine.images.read import read
+from {{ cookiecutter.__package_name }}.engine.images.splits import ImageSplits
 from {{ cookiecutter.__package_name }}.engine.tools import serve
 
 # predict computes many images at once; in bfloat16 that shows.
 CLOSE = 0.02 if torch.cuda.is_available() else 1e-5
+
+
+PROJECT = Project(package.__name__, ImageClassifier, ImageData, read)
 
 
 def file_of(pixels: np.ndarray, kind: str = "PNG") -> bytes:
@@ -38,15 +45,9 @@ def file_of(pixels: np.ndarray, kind: str = "PNG") -> bytes:
     return file.getvalue()
 
 
-@pytest.fixture(autouse=True)
-def _own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service sets Pillow's limit for its process; other tests run in this one."""
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-
-
 @pytest.fixture(scope="module")
 def process(trained: Path) -> Iterator[subprocess.Popen]:
-    command = [sys.executable, "-m", f"{package.__name__}.engine.tools.serve", "--port", "0"]
+    command = [sys.executable, "-m", package.__name__, "serve", "--port", "0"]
     command += ["--run", str(trained)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as process:
@@ -57,7 +58,7 @@ def process(trained: Path) -> Iterator[subprocess.Popen]:
 @pytest.fixture(scope="module")
 def address(process: subprocess.Popen) -> str:
     """Where it answers: said once its network is loaded."""
-    said = re.search(r" answers at http://(127\.0\.0\.1:\d+)/predict$", process.stdout.readline())
+    said = re.search(r" listening on http://(127\.0\.0\.1:\d+)/predict$", process.stdout.readline())
     return said[1]
 
 
@@ -107,7 +108,7 @@ def test_it_is_not_ready_before_its_network_has_answered():
 def test_it_says_of_an_image_what_predict_says(ask, trained, call):
     assert call("predict", "--run", str(trained)) == 0
     rows = list(csv.DictReader((trained / "predictions.csv").open()))
-    images = digits().test.pixels.numpy()
+    images = digits().test.images.permute(0, 2, 3, 1).numpy()
     for row in rows[:8]:
         status, said = ask("/predict", file_of(images[int(row["index"])]))
         assert status == 200 and said["class"] == row["prediction"]
@@ -140,25 +141,28 @@ def test_the_service_shows_a_file_as_evaluation_does_whatever_the_loader(
     flags += ["--model.network", "small_cnn", "--trainer.max_epochs", "1"]
     assert call("fit", *flags, f"--data.loader={loader}", folder=tmp_path) == 0
     assert call("predict", "--run", str(tmp_path)) == 0
-    served = serve.ServedRun(tmp_path)
+    served = serve.ServedRun(PROJECT, tmp_path)
     options = {"image_size": 24, "loader": loader, "workers": 0}
-    data = ImageData("folder", {"path": str(images)}, **options)
+    options |= {"source": "folder", "options": {"path": str(images)}}
+    data = data_with_flags(ImageData)(**options)
     (batch,) = data.test_dataloader()
     rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
     assert len(rows) == 4
     for row, seen in zip(rows, batch.images, strict=False):
-        file = data.splits.test[int(row["index"])].read_bytes()
-        assert np.array_equal(served.pixels(file), seen.permute(1, 2, 0).numpy())
+        file = data.splits.test.files[int(row["index"])].read_bytes()
+        shown, problems = read([file], served.facts)
+        assert not problems and torch.equal(shown.images[0], seen)
         said = served.answer(file)
         assert said["class"] == row["prediction"]
         assert said["probability"] == pytest.approx(float(row["probability"]), abs=CLOSE)
 
 
-def wide() -> Splits:
+def wide() -> ImageSplits:
     """Images in memory that are no squares."""
-    pixels = torch.randint(0, 256, (90, 12, 20, 3), dtype=torch.uint8)
-    parts = [Images(pixels[i : i + 30], torch.arange(30) % 2) for i in (0, 30, 60)]
-    return Splits(("one", "other"), *parts)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (90, 12, 20, 3), dtype=torch.uint8, generator=generator)
+    parts = [in_memory(pixels[i : i + 30], torch.arange(30) % 2) for i in (0, 30, 60)]
+    return ImageSplits(*parts, classes=("one", "other"))
 
 
 @pytest.mark.parametrize("source", ["digits", "wide"])
@@ -168,10 +172,10 @@ def test_the_service_shows_an_image_of_memory_whole(source, loader, call, tmp_pa
     flags = ["--config", "configs/digits.yaml", f"--data.source={source}", "--data.batch_size=16"]
     flags += [f"--data.loader={loader}", "--trainer.max_steps=2"]
     assert call("fit", *flags, folder=tmp_path) == 0
-    served, data = serve.ServedRun(tmp_path), ImageData("digits", loader=loader)
-    pixels = (wide() if source == "wide" else data.splits).test.pixels.numpy()
-    for shown in pixels[:5]:
-        assert np.array_equal(served.pixels(file_of(shown)), shown)
+    served = serve.ServedRun(PROJECT, tmp_path)
+    for image in SOURCES[source]().test.images[:5]:
+        shown, problems = read([file_of(image.permute(1, 2, 0).numpy())], served.facts)
+        assert not problems and torch.equal(shown.images[0], image)
 
 
 BLACK = np.zeros((60, 60, 3), np.uint8)
@@ -207,20 +211,21 @@ def test_too_large_a_body_is_refused_when_it_is_announced_or_has_come(address):
             assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
-def test_mistakes_in_the_command_line_are_one_line(trained, capsys, tmp_path):
+def test_mistakes_in_the_command_line_are_one_line(trained, call, capsys, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert serve.main(["--run", str(trained), "--port", port]) == 2
-    assert serve.main(["--run", str(tmp_path)]) == 2
+        assert call("serve", "--run", str(trained), "--port", port) == 2
+    assert call("serve", "--run", str(tmp_path)) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2
     assert errors[0].startswith(f"error: 127.0.0.1:{port}: Address already in use")
     assert "is no run" in errors[1]
 
 
-def test_a_run_that_does_not_fit_the_source_ends_the_service(trained, monkeypatch, capsys):
-    monkeypatch.setattr(serve, "ImageClassifier", lambda **settings: serve.torch.nn.Linear(2, 2))
-    assert serve.main(["--run", str(trained), "--port", "0"]) == 2
+def test_a_run_that_does_not_fit_the_source_ends_the_service(trained, call, monkeypatch, capsys):
+    other = {"small_cnn": lambda num_classes, small_images: torch.nn.Linear(2, num_classes)}
+    monkeypatch.setattr(networks, "NETWORKS", other)
+    assert call("serve", "--run", str(trained), "--port", "0") == 2
     assert "do not fit this source" in capsys.readouterr().err
 
 

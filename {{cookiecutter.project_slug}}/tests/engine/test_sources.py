@@ -15,7 +15,8 @@ import pytest
 import torch
 from torchvision import datasets
 
-from {{ cookiecutter.__package_name }} import data as sources
+from {{ cookiecutter.__package_name }}.data import SOURCES
+from {{ cookiecutter.__package_name }}.engine.data.sources import load_source
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 
 
@@ -61,15 +62,15 @@ def cifar(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", SHAPES)
 def test_cifar_is_read_from_files_as_they_are_published(name, cifar):
     size, classes, _ = SHAPES[name]
-    splits = sources.load(name.lower(), {"root": str(cifar(name))})
+    splits = load_source(SOURCES, name.lower(), {"root": str(cifar(name))})
     assert splits.classes == tuple(f"class {i}" for i in range(classes))
-    counts = [len(part) for part in (splits.train, splits.val, splits.test)]
+    counts = list(splits.rows.values())
     whole = size * len(getattr(datasets, name).train_list)
     assert counts == [whole * 9 // 10, whole // 10, size]
     assert splits.val.labels.bincount(minlength=classes).min() >= 1
     for part in (splits.train, splits.val, splits.test):
-        assert part.pixels.shape[1:] == (32, 32, 3) and part.pixels.dtype == torch.uint8
-        red = part.pixels[..., 0].flatten(1)
+        assert part.images.shape[1:] == (3, 32, 32) and part.images.dtype == torch.uint8
+        red = part.images[:, 0].flatten(1)
         assert torch.equal(red.float().mean(1).long(), part.labels * (250 // classes))
 
 
@@ -90,12 +91,12 @@ def test_an_archive_put_by_hand_is_unpacked_and_a_damaged_one_is_not(cifar, tmp_
     with tarfile.open(archive, "w:gz") as pack:
         pack.add(root / datasets.CIFAR10.base_folder, datasets.CIFAR10.base_folder)
     monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", md5(archive))
-    expected = sources.load("cifar10", {"root": str(root)}).fingerprint
-    assert sources.load("cifar10", {"root": str(archive.parent)}).fingerprint == expected
+    expected = load_source(SOURCES, "cifar10", {"root": str(root)}).fingerprint
+    assert load_source(SOURCES, "cifar10", {"root": str(archive.parent)}).fingerprint == expected
     batch = root / datasets.CIFAR10.base_folder / "data_batch_3"
     batch.write_bytes(batch.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match=r"put cifar-10-python\.tar\.gz \(from https://www\.cs"):
-        sources.load("cifar10", {"root": str(root)})
+        load_source(SOURCES, "cifar10", {"root": str(root)})
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -119,10 +120,10 @@ def mnist(tmp_path):
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_mnist_is_read_from_files_as_they_are_published(name, mnist):
-    splits = sources.load(name, {"root": str(mnist)})
-    assert [len(part) for part in (splits.train, splits.val, splits.test)] == [450, 50, 100]
-    assert splits.train.pixels.shape == (450, 28, 28, 3)
-    assert torch.equal(splits.train.pixels[:, 9, 9, 1].long(), splits.train.labels * 20)
+    splits = load_source(SOURCES, name, {"root": str(mnist)})
+    assert list(splits.rows.values()) == [450, 50, 100]
+    assert splits.train.images.shape == (450, 3, 28, 28)
+    assert torch.equal(splits.train.images[:, 1, 9, 9].long(), splits.train.labels * 20)
     assert len(splits.classes) == 10
 
 
@@ -130,7 +131,7 @@ def test_a_damaged_mnist_file_says_what_to_remove(mnist):
     images = mnist / "MNIST" / "raw" / "train-images-idx3-ubyte"
     images.write_bytes(images.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"MNIST: shape .* is invalid.*first remove"):
-        sources.load("mnist", {"root": str(mnist)})
+        load_source(SOURCES, "mnist", {"root": str(mnist)})
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100"])
@@ -138,7 +139,7 @@ def test_without_a_network_it_is_said_where_the_files_go(name, tmp_path, monkeyp
     for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")  # where nobody listens
     with pytest.raises(UserError) as refusal:
-        sources.load(name, {"root": str(tmp_path)})
+        load_source(SOURCES, name, {"root": str(tmp_path)})
     text = str(refusal.value)
     assert "\n" not in text and "Without a network, put " in text and str(tmp_path) in text
     assert ".gz" in text and "http" in text
@@ -154,5 +155,5 @@ def test_downloaded_files_are_verified(tmp_path, monkeypatch):
         mirror = f"http://127.0.0.1:{server.server_port}/"
         monkeypatch.setattr(datasets.MNIST, "mirrors", [mirror])
         with pytest.raises(UserError, match="File not found or corrupted"):
-            sources.load("mnist", {"root": str(tmp_path / "data")})
+            load_source(SOURCES, "mnist", {"root": str(tmp_path / "data")})
         server.shutdown()

@@ -166,11 +166,6 @@ def fits_on_device(machine: Machine, size: int) -> bool:
     return all(size <= 0.4 * gpu.memory_gib * 2**30 for gpu in machine.gpus)
 
 
-def cache_folder() -> Path:
-    """Return the folder of what can be made again, the user's own."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-
-
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*: (.+)$", info.read_text(), re.M) if info.exists() else []

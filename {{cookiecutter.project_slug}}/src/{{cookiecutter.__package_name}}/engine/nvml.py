@@ -17,7 +17,11 @@ import pynvml
 
 @dataclass(frozen=True)
 class GpuState:
-    """A GPU now: memory in bytes, `busy` in percent, °C, and (process id, bytes) of its `users`."""
+    """A GPU now: memory in bytes, `busy` in percent, °C, and (process id, bytes) of its `users`.
+
+    `sm_mhz` is the clock of its multiprocessors, `watts` the power it draws; 0 where the driver
+    doesn't report them.
+    """
 
     index: int
     uuid: str
@@ -26,6 +30,8 @@ class GpuState:
     busy: int
     temperature: int
     users: tuple[tuple[int, int], ...] = ()
+    sm_mhz: int = 0
+    watts: float = 0.0
 
 
 def gpu_states() -> list[GpuState]:
@@ -103,6 +109,8 @@ def _state(handle: Any) -> GpuState:
         busy=rates.gpu if rates else 0,
         temperature=ask(pynvml.nvmlDeviceGetTemperature, pynvml.NVML_TEMPERATURE_GPU) or 0,
         users=tuple((user.pid, user.usedGpuMemory or 0) for user in users),
+        sm_mhz=ask(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_SM) or 0,
+        watts=(ask(pynvml.nvmlDeviceGetPowerUsage) or 0) / 1000,
     )
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from .. import hardware, nvml
 from ..errors import UserError
+from ..paths import shown
 from ..run.checkpoint_files import find_checkpoint
-from ..run.folder import find_run, new_run_folder, shown
+from ..run.folder import find_run, new_run_folder
 from ..run.record import RunRecord
 from .launch import is_launched, is_rank_zero
 
@@ -59,7 +60,8 @@ def complete_data(config: Any, machine: hardware.Machine, is_new: bool) -> None:
     if config.data.workers is None:
         config.data.workers = hardware.workers(machine, config.trainer.devices)
     kind, devices = config.trainer.accelerator, config.trainer.devices
-    if config.data.decoder is None or kind != "cuda":  # as where a GPU's run is evaluated on a CPU
+    # Where a GPU's run is evaluated on a CPU, that decodes.
+    if "decoder" in config.data and (config.data.decoder is None or kind != "cuda"):
         config.data.decoder = hardware.decoder(machine, kind, devices)
     if config.data.seed is None:
         config.data.seed = config.seed_everything
@@ -87,11 +89,11 @@ def _divide_batch(data: Any, trainer: Any, is_new: bool) -> None:
     trainer.accumulate_grad_batches = accumulate
 
 
-def recipe_of(config: Any) -> str:
-    """Return the recipe's name: that of the last configuration file, or else the data's."""
+def recipe_of(config: Any, package: str) -> str:
+    """Return the recipe's name: that of the last configuration file, or else the package's."""
     files = [Path(str(file)) for file in config.get("config") or []]
     if not files:
-        return config.data.source
+        return package
     return files[-1].parent.parent.name if files[-1].name == "config.yaml" else files[-1].stem
 
 
@@ -139,7 +141,7 @@ def take(arguments: list[str], *flags: str) -> tuple[list[str], str | None]:
     return rest, found.value
 
 
-def choose_folder(stage: str, config: Any, root: Path, resumed: Path | None) -> Path:
+def choose_folder(stage: str, config: Any, root: Path, resumed: Path | None, package: str) -> Path:
     """Return the folder of the run that starts or goes on, or of the one that is evaluated.
 
     Evaluation without --run takes the run of its checkpoint, or else the recipe's newest and best.
@@ -149,7 +151,7 @@ def choose_folder(stage: str, config: Any, root: Path, resumed: Path | None) -> 
     if resumed is not None:
         return resumed
     if stage == "fit":
-        folder = new_run_folder(root, recipe_of(config))
+        folder = new_run_folder(root, recipe_of(config, package))
         if is_rank_zero() and (folder / "run.json").exists() and not config.ckpt_path:
             raise UserError(
                 f"{shown(folder)} holds a run already: go on with it by --run {shown(folder)}, or"
@@ -158,6 +160,6 @@ def choose_folder(stage: str, config: Any, root: Path, resumed: Path | None) -> 
         return folder
     if config.ckpt_path:
         return find_run(root, str(Path(config.ckpt_path).parent.parent))
-    folder = find_run(root, "latest", recipe_of(config))
+    folder = find_run(root, "latest", recipe_of(config, package))
     config.ckpt_path = str(find_checkpoint(folder, "best", "last", "previous"))
     return folder

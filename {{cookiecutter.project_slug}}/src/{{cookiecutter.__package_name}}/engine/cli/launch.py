@@ -18,9 +18,11 @@ def is_rank_zero() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def launch(processes: int, threads: int, arguments: list[str], run_folder: Path) -> int:
-    """Run `python -m <this package> ARGUMENTS` in several processes and return their exit status:
-    that of the first that failed, or 128 plus the signal that ended this one.
+def launch(
+    package: str, processes: int, threads: int, arguments: list[str], run_folder: Path
+) -> int:
+    """Run `python -m PACKAGE ARGUMENTS` in several processes and return their exit status: that of
+    the first that failed, or 128 plus the signal that ended this one.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -29,7 +31,6 @@ def launch(processes: int, threads: int, arguments: list[str], run_folder: Path)
     os.environ[RUN_FOLDER_VARIABLE] = str(run_folder)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    package = (__package__ or "").split(".")[0]
     flags = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={processes}"]
     try:
         torchrun([*flags, "-m", package, *arguments])

@@ -1,15 +1,18 @@
 """python -m <package> fit|validate|test|predict --config configs/NAME.yaml
 
-`--run FOLDER` (or `--run latest`) goes on with a run: fit resumes it, the others load its best
-checkpoint. `--elastic` resumes on other devices, `--until STEP` ends early. Every key of the
-configuration is a flag as well: --trainer.max_epochs 3.
+`--run FOLDER` (or `--run latest`) resumes a run with fit; the others load its best checkpoint.
+`--elastic` resumes on other devices, `--until STEP` ends early. Every key of the configuration is a
+flag as well: --trainer.max_epochs 3.
 """
 
 import os
+import shutil
 import sys
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partialmethod
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +22,49 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
-from ...classifier import ImageClassifier
 from .. import hardware
+from ..contract import Read
+from ..data.module import Data
+from ..decisions import decide_loading
 from ..errors import UserError
 from ..fast.compile_messages import Compiling
 from ..fast.step_graph import StepGraph
-from ..images.module import ImageData
 from ..model.checks import check_checkpoint, read_checkpoint
 from ..monitor import quiet_lightning, summary
 from ..monitor.gpu import GpuUsage, OutOfMemory
+from ..monitor.predictions import draw_pictures
 from ..monitor.progress import Progress, Throughput
 from ..monitor.trackers import Tracking, decide_tracking, followers
 from ..nvml import prefer_idle_gpus
-from ..run import resume_checks as continuity
+from ..paths import project_root
+from ..run import resume_checks
 from ..run.checkpoint import RunCheckpoint
+from ..run.checkpoint_files import sha256
 from ..run.digests import write_digests
-from ..run.folder import project_root
 from ..run.interruption import Interrupted, Interruption
 from ..run.metrics import MetricsCSV
 from ..run.numerics import StepSeed, numerics, prefer_determinism
-from ..run.record import RunRecord
+from ..run.record import RunRecord, facts_of
+from ..task import Task
 from . import arguments as resolve
 from .errors import Parser, explain
 from .launch import is_launched, is_rank_zero, launch
+from .project import Project
+
+# Programs beside training: verb -> module in tools/ whose main(project, arguments) it calls.
+TOOLS = {
+    **{name: name for name in ("bench", "bundle", "lock", "reproduce", "seeds", "serve", "tune")},
+    "bench-check": "bench_check",
+}
 
 
 class Training(LightningCLI):
     """LightningCLI with what is unset decided by the hardware, and a record of every run."""
 
-    def __init__(self, arguments: list[str], root: Path, interruption: Interruption) -> None:
-        self.root, self.interruption = root, interruption
+    def __init__(
+        self, project: Project, arguments: list[str], root: Path, interruption: Interruption
+    ) -> None:
+        self.project, self.root, self.interruption = project, root, interruption
         self.arguments, self.resumed = resolve.expand_run(arguments, root)
         rest, self.until, self.elastic = resolve.take_end_and_elastic(self.arguments)
         every = self.subcommands()  # only the flags of the one that is called are prepared
@@ -56,8 +72,8 @@ class Training(LightningCLI):
         self.subcommands = lambda: called  # type: ignore[method-assign]
         base = {"default_config_files": [str(root / "configs" / "base.yaml")]}
         super().__init__(
-            ImageClassifier,
-            ImageData,
+            project.task_class,
+            project.data_class,
             args=rest,
             parser_class=Parser,
             parser_kwargs={name: dict(base) for name in called},
@@ -67,9 +83,10 @@ class Training(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
+        for source, target in self.project.links.items():
+            parser.link_arguments(source, target, apply_on="instantiate")
         parser.add_class_arguments(Tracking, "tracking")
-        ours = {"folder", "interruption", "until"}
+        ours = {"folder", "interruption", "until", "classes"}
         parser.add_class_arguments(RunCheckpoint, "checkpoints", skip=ours, instantiate=False)
 
     def _parse_ckpt_path(self) -> None:
@@ -79,34 +96,36 @@ class Training(LightningCLI):
         config = self.config[self.subcommand]
         resuming, path = self.subcommand == "fit", config.ckpt_path
         self.from_step = read_checkpoint(path, resuming)["global_step"] if path else 0
-        machine = hardware.this_machine()
+        self.machine = machine = hardware.this_machine()
         self.decisions, self.hardware = resolve.decide(config.trainer, machine), asdict(machine)
-        folder = resolve.choose_folder(str(self.subcommand), config, self.root, self.resumed)
+        package = self.project.package
+        folder = resolve.choose_folder(
+            str(self.subcommand), config, self.root, self.resumed, package
+        )
         resolve.complete_data(config, machine, is_new=not (self.resumed or self.elastic))
         if self.resumed and resuming:
-            before = RunRecord(self.resumed).newest_start()["config"]
-            now = yaml.safe_load(self._parser("fit").dump(config, skip_unset=False))
-            continuity.check_resume(now, before, self.elastic)
-        threads = hardware.threads_per_process(machine, config.trainer.devices)
-        if config.trainer.devices > 1 and not is_launched():
-            sys.exit(launch(config.trainer.devices, threads, self.arguments, folder))
+            self._check_resume(config)
+        devices = config.trainer.devices
+        threads = hardware.threads_per_process(machine, devices)
+        if devices > 1 and not is_launched():
+            sys.exit(launch(package, devices, threads, self.arguments, folder))
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(threads)
         config.trainer.default_root_dir = str(folder)
         prefer_determinism(config.trainer.deterministic)
-        self.trainer_defaults["callbacks"] = [  # a recipe's list would replace a file's
-            *([Progress()] if config.trainer.enable_progress_bar is not False else []),
-            Throughput(),
-            GpuUsage(folder),
-            OutOfMemory(),
-            StepSeed(config.seed_everything),
-            Compiling(),
-            *([StepGraph()] if config.model.compile == "step-graph" else []),
-            RunCheckpoint(folder, self.interruption, config.checkpoints.seconds, self.until),
-        ]
         self.run_folder, self.record = folder, None
         if resuming and is_rank_zero() and not (folder / "run.json").exists():
             self.record = self._start_record()
+
+    def _check_resume(self, config: Any) -> None:
+        before = RunRecord(self.resumed).newest_start()["config"]  # type: ignore[arg-type]
+        now = yaml.safe_load(self._parser("fit").dump(config, skip_unset=False))
+        project = self.project
+        may_change = {
+            "model": project.task_class.may_change,
+            "data": project.data_class.may_change,
+        }
+        resume_checks.check_resume(now, before, self.elastic, may_change)
 
     def _start_record(self) -> RunRecord:
         config = self.config[self.subcommand]
@@ -114,9 +133,9 @@ class Training(LightningCLI):
         return RunRecord.start(
             self.run_folder,
             self.root,
-            resolve.recipe_of(config),
+            resolve.recipe_of(config, self.project.package),
             self._parser(self.subcommand).dump(config, skip_unset=False),
-            command=["python", "-m", str(__package__).split(".")[0], *self.arguments],
+            command=["python", "-m", self.project.package, *self.arguments],
             seed=config.seed_everything,
             decisions=self.decisions,
             hardware=self.hardware,
@@ -128,67 +147,133 @@ class Training(LightningCLI):
         with self.record.watch() if self.record else nullcontext():
             super().instantiate_classes()
             resuming, path = self.subcommand == "fit", self.config[self.subcommand].ckpt_path
-            self.data = self.datamodule.describe()
             if (self.run_folder / "run.json").exists():
-                continuity.check_data(RunRecord(self.run_folder).content, self.data, resuming)
+                content = RunRecord(self.run_folder).content
+                if "data" in content:
+                    resume_checks.check_data(facts_of(content["data"]), self.facts, resuming)
             if path:
-                saved, classes = read_checkpoint(path, resuming), self.datamodule.splits.classes
-                check_checkpoint(saved, self.model, classes, resuming)
+                saved = read_checkpoint(path, resuming)
+                check_checkpoint(saved, self.model, self.facts.classes, resuming)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        self._decide_loading()
         self.metrics = MetricsCSV(self.run_folder)
         ours = [self.metrics] if self.subcommand == "fit" else []
         theirs = self._get(self.config_init, "trainer")["logger"]  # null, a bool, one or a list
         theirs = theirs if isinstance(theirs, list) else [theirs]
         loggers = [*ours, *(logger for logger in theirs if isinstance(logger, Logger))]
         kwargs |= {"logger": loggers or False, "enable_progress_bar": False}  # the bar is Progress
+        self.trainer_defaults["callbacks"] = self._callbacks()
         return super().instantiate_trainer(**kwargs)
 
-    def fit(self, model: ImageClassifier, **kwargs: Any) -> None:
+    def _decide_loading(self) -> None:
+        """Decide how the data are loaded, and add it to what is recorded of them."""
+        data, flags = self.datamodule, self.datamodule.flags
+        facts = data.facts()
+        asked = flags.loader, flags.workers, flags.prefetch, flags.seed
+        data.decisions = decided = decide_loading(facts, self.machine, *asked)
+        self.facts = replace(facts, extra=facts.extra | {"loader": decided.loader})
+        self.decisions["loader"] = f"{decided.loader}: {decided.why}"
+
+    def _callbacks(self) -> list[L.Callback]:
+        """Return those of every run; they are added here, as a recipe's list replaces a file's."""
+        config = self.config[self.subcommand]
+        seconds, classes = config.checkpoints.seconds, self.facts.classes
+        return [
+            *([Progress()] if config.trainer.enable_progress_bar is not False else []),
+            Throughput(),
+            GpuUsage(self.run_folder),
+            OutOfMemory(),
+            StepSeed(config.seed_everything),
+            Compiling(),
+            *([StepGraph()] if config.model.compile == "step-graph" else []),
+            RunCheckpoint(self.run_folder, self.interruption, seconds, self.until, classes),
+        ]
+
+    def fit(self, model: Task, **kwargs: Any) -> None:
         if not is_rank_zero():
             return self.trainer.fit(model, **kwargs)
         with (record := self.record or self._start_record()).watch():
-            record.update(data=self.data, numerics=numerics())
+            record.update(data=asdict(self.facts), decisions=self.decisions, numerics=numerics())
+            record.update(artifacts=self._keep_artifacts())
             self.metrics.followers = followers(self.config.fit.tracking, record)
-            continuity.warn_of_changed_source(record)
-            summary.say_start(record.content, self.decisions)
+            resume_checks.warn_of_changed_source(record)
+            summary.say_start(record.content, self.facts, self.decisions)
             with record.timed("fit"):
                 self.trainer.fit(model, **kwargs)
-            results = write_digests(self.run_folder, model, self.trainer.optimizers[0])
-            compiled = dict(zip(("mode", "why"), model.compiled_with, strict=True))
+            results = write_digests(self.run_folder, model, self.trainer.optimizers)
+            compiled = model.compile_decision._asdict()
             record.update(compile=compiled, results=summary.results_of(self.trainer) | results)
-            summary.draw_pictures(self.run_folder, model, self.datamodule)
+            draw = self.project.load(self.project.pictures)
+            drawn = draw_pictures(self.run_folder, model, self.datamodule, self.facts, draw)
         record.end("finished")
-        summary.say_fit(self.run_folder, record.content)
+        summary.say_fit(self.run_folder, record.content, model.best, self.facts, drawn)
+
+    def _keep_artifacts(self) -> dict[str, str]:
+        """Copy the files that belong to the weights into the run's folder; return their SHA-256."""
+        kept = {}
+        for name, path in self.datamodule.artifacts().items():
+            target = self.run_folder / "artifacts" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+            kept[name] = sha256(target)
+        return kept
 
     def predict(self, **kwargs: Any) -> None:
-        """Write what the network says of every test image to predictions.csv."""
+        """Write the predictions for every row of the test split to predictions.csv."""
         batches = self.trainer.predict(**{**kwargs, "return_predictions": True})
-        summary.say_predictions(batches, self.datamodule.splits.classes, self.run_folder)
+        summary.say_predictions(batches, self.facts, self.run_folder)
 
     def _score(self, stage: str, **kwargs: Any) -> None:
         scores = getattr(self.trainer, stage)(**{**kwargs, "verbose": False})[0]
         RunRecord(self.run_folder).update(results=scores)
-        summary.say_scores(self.run_folder, scores)
+        summary.say_scores(self.run_folder, scores, self.model.best)
 
     validate, test = partialmethod(_score, "validate"), partialmethod(_score, "test")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, 2 for a mistake in it, 130, 143."""
+def main(
+    *,
+    task: str | type[Task],
+    data: str | type[Data],
+    read: str | Read | None = None,
+    pictures: str | Callable | None = None,
+    links: Mapping[str, str] | None = None,
+    arguments: list[str] | None = None,
+) -> int:
+    """Run the command line of a project and return its exit status.
+
+    It is called by the project's `__main__.py`; contract.py says what is given. Returns 0, 1 for a
+    fault, 2 for wrong settings or data, 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    package = str(sys._getframe(1).f_globals["__package__"])
+    project = Project(package, task, data, read, pictures, links or {})
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] and arguments[0] in TOOLS:
+        tool = import_module(f"..tools.{TOOLS[arguments[0]]}", __package__)
+        return _explained(lambda: tool.main(project, arguments[1:]))
+    return _explained(lambda: _train(project, arguments))
+
+
+def _train(project: Project, arguments: list[str]) -> int:
+    interruption = Interruption()
+    with interruption.heard():
+        Training(project, arguments, project_root(), interruption)
+    return 0
+
+
+def _explained(command: Callable[[], int]) -> int:
+    """Return the exit status of a command, and say what ended it."""
     quiet_lightning()
     prefer_idle_gpus()
-    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # see gpu_decode.py
-    interruption = Interruption()
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # see images/gpu_decode.py
     try:
-        with interruption.heard():
-            Training(sys.argv[1:] if arguments is None else arguments, project_root(), interruption)
-        return 0
+        return command()
     except UserError as error:
         said, status = f"error: {error}", 2
     except Interrupted as end:
-        go_on = " It is saved and goes on with: make resume" if end.saved else ""
-        said, status = f"\nEnded by {end.reason}.{go_on}", end.status
+        resume = " Checkpoint saved. Resume with: make resume" if end.saved else ""
+        said, status = f"\nInterrupted ({end.reason}).{resume}", end.status
     except BaseException as error:
         if (page := explain(error)) is None:
             raise
@@ -197,7 +282,3 @@ def main(arguments: list[str] | None = None) -> int:
     if is_rank_zero():
         print(said, file=sys.stderr)
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())

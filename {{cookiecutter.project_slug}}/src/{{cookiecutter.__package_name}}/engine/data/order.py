@@ -6,9 +6,12 @@ numbers. The hash is integer arithmetic: the same bits on CPU and GPU.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from ..contract import Uniforms
 
 # SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014):
 # a counter in steps of GOLDEN, each value scrambled by two rounds of multiply and xor-shift.
@@ -17,7 +20,7 @@ ROUND_1 = 0xBF58476D1CE4E5B9
 ROUND_2 = 0x94D049BB133111EB
 MASK = (1 << 64) - 1
 
-Position = Callable[[], tuple[int, int]]  # which epoch starts, and the batch it goes on with
+Position = Callable[[], tuple[int, int]]  # the epoch that starts, and its first batch
 
 
 def uniforms(seed: int, epoch: int, index: Tensor, k: int) -> Tensor:
@@ -44,7 +47,7 @@ def epoch_order(seed: int, epoch: int, n: int, device: torch.device | str = "cpu
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchShard:
     """One process's part of every step.
 
     A step of all processes together covers the next batch_size * world_size * accumulate samples
@@ -74,32 +77,69 @@ class Share:
         """Return this process's batches of all n samples in order, filled up with -1."""
         step = self.batch_size * self.world_size
         every = torch.arange(-(-n // step) * step, device=device)
-        places = torch.where(every < n, every, -1)
-        return places.view(-1, self.batch_size, self.world_size)[:, :, self.rank]
+        indices = torch.where(every < n, every, -1)
+        return indices.view(-1, self.batch_size, self.world_size)[:, :, self.rank]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Which of n images each batch of an epoch has.
+class EpochPlan:
+    """Which of n rows each batch of an epoch has.
 
-    With a `position` they are trained on: in an order of each epoch's own, by the seed. Without,
-    they are evaluated: each once, in order. All batches have the same shape, so that nothing
-    recompiles, and every process has as many.
+    With a `position` they are trained on: in an order of each epoch's own, by the seed, or drawn
+    with replacement where there are `weights`. Without, they are evaluated: each once, in order.
+    Every process has as many batches, of the same size.
     """
 
     n: int
-    share: Share
+    shard: BatchShard
     seed: int = 0
     position: Position | None = None
+    weights: Tensor | None = None
+    lengths: Tensor | None = None  # int32 (n,), where rows differ in length
 
     def __len__(self) -> int:
-        return self.share.batches(self.n) if self.position else len(self.share.padded(self.n))
+        return self.shard.batches(self.n) if self.position else len(self.shard.padded(self.n))
 
-    def places(self, epoch: int, device: torch.device | str = "cpu") -> Tensor:
-        """Return the images of an epoch, int64 (batches, n): places in the split, or -1."""
+    @cached_property
+    def fixed(self) -> tuple[int, ...]:
+        """The few lengths that batches have; none where rows do not differ in length."""
+        return () if self.lengths is None else fixed_lengths(self.lengths)
+
+    def length(self, index: Tensor) -> int | None:
+        """Return the shortest fixed length that the rows at `index` (-1: padding) fit into."""
+        if self.lengths is None:
+            return None
+        longest = int(self.lengths[index.cpu().clamp(min=0)].max())
+        return next(length for length in self.fixed if length >= longest)
+
+    def uniforms(self, epoch: int, index: Tensor, skip: int = 0) -> Uniforms:
+        """Return what gives each row at `index` k random numbers, after its first `skip` ones."""
+        return lambda k: uniforms(self.seed, epoch, index, skip + k)[:, skip:]
+
+    def indices(self, epoch: int, device: torch.device | str = "cpu") -> Tensor:
+        """Return the rows of an epoch's batches, int64 (batches, batch_size); -1 is padding."""
         if self.position is None:
-            return self.share.padded(self.n, device)
-        return self.share.of(epoch_order(self.seed, epoch, self.n, device))
+            return self.shard.padded(self.n, device)
+        if self.weights is not None:
+            return self.shard.of(weighted_order(self.seed, epoch, self.weights).to(device))
+        return self.shard.of(epoch_order(self.seed, epoch, self.n, device))
+
+
+def weighted_order(seed: int, epoch: int, weights: Tensor) -> Tensor:
+    """Return n rows drawn with replacement by their weights, float64 (n,): int64 (n,)."""
+    high, low = uniforms(seed, epoch, torch.arange(len(weights)), 2).double().unbind(1)
+    ends = weights.double().cumsum(0)
+    return torch.searchsorted(ends, (high + low * 2.0**-24) * ends[-1], right=True)
+
+
+def fixed_lengths(lengths: Tensor, most: int = 4, multiple: int = 8) -> tuple[int, ...]:
+    """Return the few lengths that batches are cut to: shares of the rows fit into each.
+
+    `lengths` are int32 (n,). A few shapes are compiled once each; the longest row always fits.
+    """
+    shares = torch.arange(1, most + 1, dtype=torch.float64) / most
+    ends = torch.quantile(lengths.double(), shares, interpolation="higher").long().tolist()
+    return tuple(sorted({-(-end // multiple) * multiple for end in ends}))
 
 
 def _key(seed: int, epoch: int) -> int:

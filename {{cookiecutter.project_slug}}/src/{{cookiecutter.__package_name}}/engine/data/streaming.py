@@ -1,68 +1,191 @@
-"""The loader of image files: batches from workers, made ready ahead of time.
+"""The loader of rows that are read in workers: batches that are made ready ahead of time.
 
-What is drawn for an image follows from (seed, epoch, index): neither the number of workers nor who
+What is drawn for a row follows from (seed, epoch, index): neither the number of workers nor who
 reads which batch changes a bit of what the network sees.
 """
 
 import itertools
+import os
+import signal
+import sys
+import threading
 import weakref
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from ...augment import UNCHANGED, Augmentation
+from ..contract import Rows, Uniforms
 from ..errors import UserError
-from ..images.decode import BadImage
-from ..images.reader import DRAWS, Reader, Reading, Request, end_with_parent
-from ..images.splits import Files
-from .batch import PADDING_LABEL, Batch, ahead
-from .order import Plan, uniforms
+from .order import EpochPlan, fixed_lengths
+from .prefetch import prefetch
+
+CPU = torch.device("cpu")
+PAGE = 4096  # bytes
+ALIGNMENT = 64  # bytes, of each tensor in a slot
+
+# Slot; epoch, None in evaluation; length, if rows differ in it; rows, -1 where one is filled up.
+Request = tuple[int, int | None, int | None, np.ndarray]
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """How rows are read: by how many workers, how many batches ahead of each, for which device."""
+
+    workers: int = 0
+    prefetch: int = 2
+    device: torch.device = CPU
+    endless: bool = False  # whether the first batches of the next epoch are read at an epoch's end
+
+    @property
+    def slots(self) -> int:
+        """How many batches lie between workers and training; each worker has its own."""
+        return self.workers * (self.prefetch + 1) or 1
+
+
+class Reader(Protocol):
+    """Reads batches into slots, in workers, and makes tensors of them, in the training process.
+
+    A slot is memory that the processes share for as long as the loader lives. In memory of its own,
+    as DataLoader hands a batch over, each 4 KiB would cost a page fault on both sides: more time
+    than the copy.
+    """
+
+    uniforms: int  # random numbers that reading a row takes
+    pinned: bool  # whether finish() copies from a slot to a GPU
+
+    def slot_size(self, batch_size: int) -> int:
+        """Return the bytes of a batch."""
+        ...
+
+    def read(
+        self, index: np.ndarray, length: int | None, drawn: Uniforms | None, slot: np.ndarray
+    ) -> Any:
+        """Write the rows, int64 (n,), -1 at the end for padding; return what else finish() needs.
+
+        Raises UserError, which the training process raises again.
+        """
+        ...
+
+    def finish(self, index: Tensor, slot: Tensor, rest: Any, device: torch.device) -> Any:
+        """Return a slot as a batch on the device; `index` is there, without -1."""
+        ...
+
+
+class RowsReader:
+    """Reads batches from any Rows by their take()."""
+
+    pinned = True
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows, self.uniforms = rows, rows.uniforms
+        self.longest = None if rows.lengths is None else fixed_lengths(rows.lengths)[-1]
+
+    def slot_size(self, batch_size: int) -> int:
+        index = torch.arange(batch_size) % self.rows.n
+
+        def zeros(k: int) -> Tensor:
+            return torch.zeros(batch_size, k)
+
+        batch = self.rows.take(index, self.longest, zeros)
+        return sum(_aligned(part.nbytes) for part in batch._asdict().values() if part is not None)
+
+    def read(
+        self, index: np.ndarray, length: int | None, drawn: Uniforms | None, slot: np.ndarray
+    ) -> list[Any]:
+        batch = self.rows.take(torch.from_numpy(index.clip(0)), length, drawn)
+        layout, start = [], 0
+        for name, part in batch._asdict().items():
+            if part is None or name == "row":
+                continue
+            content = part.contiguous().flatten().view(torch.uint8).numpy()
+            slot[start : start + len(content)] = content
+            layout.append((name, part.dtype, tuple(part.shape), start))
+            start = _aligned(start + len(content))
+        return [type(batch), layout]
+
+    def finish(self, index: Tensor, slot: Tensor, rest: Any, device: torch.device) -> Any:
+        kind, layout = rest
+        fields = dict.fromkeys(kind._fields)
+        for name, dtype, shape, start in layout:
+            size = int(np.prod(shape)) * dtype.itemsize
+            part = slot[start : start + size].view(dtype).view(shape)
+            fields[name] = part.to(device, non_blocking=True, copy=True)
+        return kind(**fields | {"row": index})
+
+
+def check_shared_memory(
+    config: StreamConfig, slot_size: int, loaders: int, free: int | None
+) -> None:
+    """Raise UserError if the batches that workers read ahead do not fit into shared memory.
+
+    A worker that finds no room is killed without a word. `free` is in bytes; None where there is
+    no such limit.
+    """
+    needed = loaders * config.slots * slot_size
+    if config.workers and free is not None and needed > free:
+        raise UserError(
+            f"/dev/shm has {free / 2**20:.0f} MiB free, and {loaders * config.workers} workers that"
+            f" read {config.prefetch} batches ahead need {needed / 2**20:.0f} MiB. Start the"
+            " container with --shm-size=8g (or --ipc=host), or set --data.workers, --data.prefetch"
+            " or the batch size lower."
+        )
 
 
 class StreamingLoader:
-    """Batches from workers: a random part of each image to train on, its middle to evaluate.
+    """Batches from workers.
 
     Where it is endless, one epoch follows on another: while the network is validated, the workers
-    read what is trained on next. `augment` is what is done beyond cropping and mirroring.
+    read what is trained on next. `augment` is what is done to training batches on the device.
     """
 
     def __init__(
-        self, files: Files, plan: Plan, how: Reading, augment: Augmentation = UNCHANGED
+        self,
+        reader: Reader,
+        plan: EpochPlan,
+        config: StreamConfig,
+        augment: Callable[[Any, Uniforms], Any] | None = None,
     ) -> None:
-        self.files, self.plan, self.how, self.augment = files, plan, how, augment
-        self.labels = files.labels.to(how.device)
-        self.requests, self.next = _Requests(plan, how), (0, 0)  # the epoch and batch to come
-        self.running: Iterator[Batch] | None = None
-        size, kind = how.slot_size(files, plan.share.batch_size), torch.UntypedStorage
-        room = (kind._new_shared if how.workers else kind)(how.slots * size)
+        self.reader, self.plan, self.config, self.augment = reader, plan, config, augment
+        self.requests, self.next = _Requests(plan, config), (0, 0)  # the batch to come
+        self.running: Iterator[Any] | None = None
+        size = -(-reader.slot_size(plan.shard.batch_size) // PAGE) * PAGE
+        kind = torch.UntypedStorage
+        room = (kind._new_shared if config.workers else kind)(config.slots * size)
         self.memory = torch.tensor([], dtype=torch.uint8).set_(room).view(-1, size)
         self.pinned: set[int] = set()
         self.loader: DataLoader = DataLoader(
-            Reader(files, how, self.memory),
+            _Worker(reader, replace(plan, position=None), self.memory),
             batch_size=None,  # a request is a whole batch
             sampler=self.requests,
             collate_fn=tuple,  # which it is
-            num_workers=how.workers,
-            prefetch_factor=how.prefetch if how.workers else None,
-            persistent_workers=how.workers > 0,
-            worker_init_fn=end_with_parent,
+            num_workers=config.workers,
+            prefetch_factor=config.prefetch if config.workers else None,
+            persistent_workers=config.workers > 0,
+            worker_init_fn=_end_with_parent,
             generator=torch.Generator(),  # or else each epoch would draw from the network's
         )
 
     def __len__(self) -> int:
         return len(self.plan)
 
-    def __iter__(self) -> Iterator[Batch]:
+    @property
+    def nbytes_on_device(self) -> int:
+        return 0
+
+    def __iter__(self) -> Iterator[Any]:
         epoch, first = self.plan.position() if self.plan.position else (self.next[0], 0)
-        if not self.how.endless or self.running is None or self.next != (epoch, first):
+        if not self.config.endless or self.running is None or self.next != (epoch, first):
             self.requests.start = epoch, first
-            self.running = ahead(self.loader, self.finished, self.how.device)
+            self.running = prefetch(self.loader, self.finished, self.config.device)
         for batch in range(first, len(self)):
             self.next = (epoch, batch + 1) if batch + 1 < len(self) else (epoch + 1, 0)
             yield next(self.running)
-        self.running = self.running if self.how.endless else None
+        self.running = self.running if self.config.endless else None
 
     def end(self) -> None:
         """End the workers: where Python collects them, torch waits 5 s for each (issue 81794)."""
@@ -71,34 +194,20 @@ class StreamingLoader:
         if workers is not None:
             workers._shutdown_workers()
 
-    def finished(self, answer: Any) -> Batch:
+    def finished(self, answer: Any) -> Any:
         """Return what a worker has read as a batch on the device, or raise what it met."""
-        (slot, epoch, asked), rest = answer
+        (slot, epoch, _, asked), rest = answer
         if isinstance(rest, UserError):
             raise rest
-        device, n, size = self.how.device, len(asked), self.how.image_size
-        places, room = torch.from_numpy(asked).to(device), self.memory[slot]
-        if self.how.decoder == "gpu":
-            from ..images.gpu_decode import decode
-
-            images = torch.zeros(n, size, size, 3, dtype=torch.uint8, device=device)
-            try:
-                decode(room, rest, images)
-            except BadImage as reason:
-                names = ", ".join(str(self.files[place]) for place in asked)
-                raise UserError(f"One of these files {reason}: {names}") from None
-        else:
-            if device.type == "cuda" and slot not in self.pinned:
-                self._pin(slot)
-            pixels = room[: n * size**2 * 3].view(n, size, size, 3)
-            images = pixels.to(device, non_blocking=True, copy=True)
-        indices = places.clamp(min=0)
-        labels = self.labels[indices].where(places >= 0, PADDING_LABEL)
-        batch = Batch(images.permute(0, 3, 1, 2), labels, indices)
-        if epoch is None or self.augment == UNCHANGED:
+        device = self.config.device
+        row = torch.from_numpy(asked).to(device)
+        index = row.clamp(min=0)
+        if device.type == "cuda" and self.reader.pinned and slot not in self.pinned:
+            self._pin(slot)
+        batch = self.reader.finish(index, self.memory[slot], rest, device)._replace(row=row)
+        if epoch is None or self.augment is None:
             return batch
-        draws = uniforms(self.how.seed, epoch, batch.indices, DRAWS + self.augment.draws)
-        return self.augment(batch, draws[:, DRAWS:], n)
+        return self.augment(batch, self.plan.uniforms(epoch, index, skip=self.reader.uniforms))
 
     def _pin(self, slot: int) -> None:
         """Let the GPU copy from a slot by itself, without the host."""
@@ -111,14 +220,50 @@ class StreamingLoader:
 class _Requests(Iterable[Request]):
     """What the workers are asked for, from a batch of an epoch on."""
 
-    def __init__(self, plan: Plan, how: Reading) -> None:
-        self.plan, self.how, self.start = plan, how, (0, 0)
+    def __init__(self, plan: EpochPlan, config: StreamConfig) -> None:
+        self.plan, self.config, self.start = plan, config, (0, 0)
 
     def __iter__(self) -> Iterator[Request]:
         """A slot is written again when the batch that it held is on the device."""
         begin, first = self.start
-        slots = itertools.cycle(range(self.how.slots))
-        for epoch in itertools.count(begin) if self.how.endless else [begin]:
-            for places in self.plan.places(epoch)[first:]:
-                yield next(slots), epoch if self.plan.position else None, places.numpy()
+        slots = itertools.cycle(range(self.config.slots))
+        for epoch in itertools.count(begin) if self.config.endless else [begin]:
+            for index in self.plan.indices(epoch)[first:]:
+                trained = epoch if self.plan.position else None
+                yield next(slots), trained, self.plan.length(index), index.numpy()
             first = 0
+
+
+class _Worker(Dataset):
+    """Answers a request with itself and what is not in its slot, or an error to be raised."""
+
+    def __init__(self, reader: Reader, plan: EpochPlan, memory: Tensor) -> None:
+        self.reader, self.plan, self.memory = reader, plan, memory  # uint8 (slots, bytes)
+
+    def __getitem__(self, request: Request) -> tuple[Request, Any]:
+        slot, epoch, length, index = request
+        drawn = None
+        if epoch is not None:
+            drawn = self.plan.uniforms(epoch, torch.from_numpy(index))
+        try:
+            return request, self.reader.read(index, length, drawn, self.memory[slot].numpy())
+        except UserError as error:
+            return request, error
+
+
+def _end_with_parent(worker: int) -> None:
+    """Let SIGTERM end a worker only if its parent, which has a step to finish, sends it."""
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(0)
+
+    parent = os.getppid()
+    if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=wait, daemon=True).start()
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT

@@ -19,8 +19,8 @@ import lightning as L
 import torch
 from tqdm.auto import tqdm
 
-from ..hardware import cache_folder, this_machine
-from ..run.folder import shown
+from ..hardware import this_machine
+from ..paths import cache_folder, shown
 
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
@@ -68,7 +68,7 @@ class Compiling(L.Callback):
         keep_cache(this_machine().cpu)
 
     def on_train_start(self, trainer, pl_module) -> None:
-        if pl_module.compiled_with[0] is None or "TORCH_LOGS" in os.environ:
+        if pl_module.compile_decision.mode is None or "TORCH_LOGS" in os.environ:
             return
         import torch._inductor.cudagraph_utils  # now, so that all of the logs are there
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
-from ..data.batch import Batch
 from ..errors import UserError
 
 EAGER_STEPS = 3  # real ones, in which everything compiles and allocates what lasts
 
 
 class StepGraph(L.Callback):
-    """Takes over ImageClassifier's training step: the first run as they stand, one is captured."""
+    """Takes over a task's training step: the first ones run as they stand, one is captured."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         pl_module.automatic_optimization = False
@@ -39,7 +39,7 @@ class StepGraph(L.Callback):
             "float16's scaling looks at each step": str(trainer.precision).startswith("16"),
             "it clips no gradients": trainer.gradient_clip_val,
             "it is for one optimizer": len(trainer.optimizers) > 1,
-            "it steps one schedule, at each step": schedules != [("step", 1)],
+            "it steps one schedule, at each step": schedules not in ([], [("step", 1)]),
             f"it never calls {', '.join(own)}": own,
             "it needs an NVIDIA GPU": trainer.strategy.root_device.type != "cuda",
         }
@@ -55,12 +55,12 @@ class StepGraph(L.Callback):
             group["lr"] = torch.tensor(float(group["lr"]), device=device)
             group |= {"capturable": True} if "capturable" in group else {}
 
-    def _step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def _step(self, batch: Any, batch_idx: int) -> Tensor:
         self.optimizer._on_before_step()
         if self.steps < EAGER_STEPS:
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
-                loss, right = self._learn(batch)
+                loss, terms, outputs = self._learn(batch)
             torch.cuda.current_stream().wait_stream(self.stream)
         else:
             if self.graph is None:
@@ -69,15 +69,17 @@ class StepGraph(L.Callback):
                 if static is not None and part is not None:
                     static.copy_(part)
             self.graph.replay()  # type: ignore[union-attr]
-            loss, right = self.results
+            loss, terms, outputs = self.results
         self.steps += 1
         self.optimizer._on_after_step()
         if self.model.logs(self.model.global_step):
-            self.model.log_step(loss.clone(), right.clone())
-        self.model.lr_schedulers().step()
+            terms = {name: term.clone() for name, term in terms.items()}
+            self.model.log_step(batch, outputs, loss.clone(), terms)
+        for schedule in self.model.trainer.lr_scheduler_configs:
+            schedule.scheduler.step()
         return loss
 
-    def _capture(self, batch: Batch) -> None:
+    def _capture(self, batch: Any) -> None:
         self.batch = copy.deepcopy(batch)
         self.graph = torch.cuda.CUDAGraph()
         self.optimizer.optimizer.zero_grad(set_to_none=True)
@@ -85,11 +87,11 @@ class StepGraph(L.Callback):
         with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
             self.results = self._learn(self.batch)
 
-    def _learn(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _learn(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], Any]:
         torch.clear_autocast_cache()  # of weights as they were before the last step
         optimizer = self.optimizer.optimizer
         optimizer.zero_grad(set_to_none=True)
-        loss, logits = self.model.loss_of(batch)
+        loss, terms, outputs = self.model.learn(self.model, batch)
         loss.backward()
         optimizer.step()
-        return loss.detach(), (logits.detach().argmax(1) == batch.labels).float().mean()
+        return apply_to_collection((loss, terms, outputs), Tensor, Tensor.detach)

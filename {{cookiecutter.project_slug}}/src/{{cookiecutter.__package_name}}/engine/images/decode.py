@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch.nn import functional
 from torchvision.io import ImageReadMode, decode_jpeg
 
-SEEN_OF_THE_MIDDLE = 224 / 256  # of the shorter side, in evaluation, as is usual for ImageNet
+CENTER_CROP_RATIO = 224 / 256  # of the shorter side, in evaluation, as is usual for ImageNet
 
 Box = tuple[int, int, int, int, bool]  # left, upper, right, lower, in pixels; whether mirrored
 Size = tuple[int, int]  # width, height
@@ -29,14 +29,14 @@ Jpeg = tuple[bytes, Box, Size]  # a file's content, the part that is wanted, the
 warnings.filterwarnings("ignore", module="PIL")  # of large images and broken metadata: no matter
 
 
-class BadImage(Exception):
+class ImageDecodeError(Exception):
     """A file that can't be used as an image; the message is the reason."""
 
 
 def inspect(path: Path) -> tuple[str, str | None]:
     """Return the SHA-256 of a file's bytes and, if it can't be used as an image, why.
 
-    The whole file is decoded: a JPEG that is cut short has a header like any other.
+    The whole file is decoded: a JPEG that is truncated has a header like any other.
     """
     try:
         content = path.read_bytes()
@@ -47,14 +47,22 @@ def inspect(path: Path) -> tuple[str, str | None]:
         with _opened(content) as (image, _):
             image.draft("RGB", (1, 1))  # in the least time
             _as_rgb(image)
-    except BadImage as reason:
+    except ImageDecodeError as reason:
         problem = str(reason)
     return hashlib.sha256(content).hexdigest(), problem
 
 
-def middle(file: File, size: int) -> np.ndarray:
-    """Return the middle square of an image: uint8 (size, size, 3). Raises BadImage."""
-    return cropped(file, (size, size), middle_box)
+def center_crop(file: File, size: int) -> np.ndarray:
+    """Return the middle square of an image: uint8 (size, size, 3). Raises ImageDecodeError."""
+    return cropped(file, (size, size), center_box)
+
+
+def largest_box(width: int, height: int, size: Size) -> Box:
+    """Return the largest middle part of an image that has the shape of `size`."""
+    scale = min(width / size[0], height / size[1])
+    w, h = max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
+    left, upper = (width - w) // 2, (height - h) // 2
+    return left, upper, left + w, upper + h, False
 
 
 def random_box(width: int, height: int, draws: list[float], smallest: float, flip: bool) -> Box:
@@ -71,8 +79,8 @@ def random_box(width: int, height: int, draws: list[float], smallest: float, fli
     return left, upper, left + w, upper + h, flip and draws[4] < 0.5
 
 
-def middle_box(width: int, height: int) -> Box:
-    side = max(round(min(width, height) * SEEN_OF_THE_MIDDLE), 1)
+def center_box(width: int, height: int) -> Box:
+    side = max(round(min(width, height) * CENTER_CROP_RATIO), 1)
     left, upper = (width - side) // 2, (height - side) // 2
     return left, upper, left + side, upper + side, False
 
@@ -80,10 +88,18 @@ def middle_box(width: int, height: int) -> Box:
 def cropped(file: File, size: Size, choose: Choose) -> np.ndarray:
     """Return the box chosen for an image's width and height, resized: uint8 (height, width, 3).
 
-    Resizing is linear and reaches as far as the image shrinks, as Pillow's. Raises BadImage.
+    Resizing is linear and reaches as far as the image shrinks, as Pillow's. Raises
+    ImageDecodeError.
     """
     with _opened(file) as (image, content):
         return _crop(image, content, size, choose(*_upright_size(image)))
+
+
+def check_pixels(file: File, most: int) -> None:
+    """Raise ImageDecodeError if an image has more pixels than that; only its header is read."""
+    with _opened(file) as (image, _):
+        if image.width * image.height > most:
+            raise ImageDecodeError(f"has over {most / 1e6:.0f} megapixels: make it smaller")
 
 
 def cropped_or_jpeg(file: File, size: Size, choose: Choose) -> np.ndarray | Jpeg:
@@ -119,25 +135,25 @@ def _crop(image: Image.Image, content: bytes, size: Size, box: Box) -> np.ndarra
 def _opened(file: File) -> Iterator[tuple[Image.Image, bytes]]:
     """Yield an image of which only the header is read, and the file's content.
 
-    Whatever is raised inside becomes a BadImage.
+    Whatever is raised inside becomes a ImageDecodeError.
     """
     try:
         content = file if isinstance(file, bytes) else file.read_bytes()
         if not content:
-            raise BadImage("is empty (0 bytes)")
+            raise ImageDecodeError("is empty (0 bytes)")
         image = Image.open(io.BytesIO(content))
         if image.format == "EPS":  # which Pillow has Ghostscript run
-            raise BadImage("is a PostScript program and no image")
+            raise ImageDecodeError("is a PostScript program and no image")
         yield image, content
-    except BadImage:
+    except ImageDecodeError:
         raise
     except UnidentifiedImageError:
-        raise BadImage("is no image in a format that Pillow reads") from None
+        raise ImageDecodeError("is no image in a format that Pillow reads") from None
     except Image.DecompressionBombError:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise BadImage(f"has over {most / 1e6:.0f} megapixels: make it smaller") from None
+        raise ImageDecodeError(f"has over {most / 1e6:.0f} megapixels: make it smaller") from None
     except Exception as error:  # whatever a decoder stumbles over
-        raise BadImage(f"can't be decoded: {error or type(error).__name__}") from None
+        raise ImageDecodeError(f"can't be decoded: {error or type(error).__name__}") from None
 
 
 def _is_jpeg(image: Image.Image, content: bytes) -> bool:
@@ -159,10 +175,12 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits, which convert() would cut off above 255
         grey = np.asarray(image).astype(np.int64)
         if 0 < grey.max() < 4096:
-            raise BadImage(f"has 16 bits and no value above {grey.max()}, nearly black: stretch it")
+            raise ImageDecodeError(
+                f"has 16 bits and no value above {grey.max()}, nearly black: stretch it"
+            )
         image = Image.fromarray((grey >> 8).clip(0, 255).astype(np.uint8))
     elif image.mode == "F":
-        raise BadImage("holds floating point numbers: save it with 8 or 16 bits")
+        raise ImageDecodeError("holds floating point numbers: save it with 8 or 16 bits")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

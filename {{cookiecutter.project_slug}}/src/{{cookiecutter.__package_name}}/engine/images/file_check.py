@@ -13,9 +13,9 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..hardware import cache_folder, this_machine
+from ..hardware import this_machine
+from ..paths import cache_folder, exclusive_lock
 from .decode import inspect
-from .splits import alone_in
 
 TABLE = "files (path BLOB PRIMARY KEY, size INT, changed INT, sha256 TEXT, problem TEXT)"
 AT_ONCE = 1000  # files between two writes: what a killed check has to do again
@@ -29,7 +29,7 @@ def check(paths: list[Path]) -> list[tuple[str, str | None]]:
     folder = cache_folder() / "checked-images"
     results: list[Any] = []
     with (
-        alone_in(folder) as writable,
+        exclusive_lock(folder) as writable,
         closing(sqlite3.connect(folder / "files.sqlite" if writable else ":memory:")) as memory,
         ThreadPoolExecutor(this_machine().cores) as threads,
         tqdm(total=len(paths), desc="checking images", delay=1, disable=None) as bar,

@@ -9,14 +9,24 @@ import numpy as np
 import torch
 
 from ..errors import UserError
+from ..paths import resolve_path
 from .file_check import check
-from .listing import EXTENSIONS, MOST_NAMED, SPLITS, Found, from_csv, from_folders, named, printable
-from .splits import Files, Splits, located
+from .listing import (
+    EXTENSIONS,
+    MOST_NAMED,
+    SPLITS,
+    ImageEntry,
+    from_csv,
+    from_folders,
+    named,
+    printable,
+)
+from .splits import Files, ImageSplits
 
 
 def folder(
     path: str, val_share: float = 0.1, test_share: float = 0.1, skip_bad: bool = False
-) -> Splits:
+) -> ImageSplits:
     """Return the images of a folder, or of a CSV file with the columns path, label[, split].
 
     A folder holds one folder a class, or train/ (and val/, test/) that do. Without val the given
@@ -27,7 +37,7 @@ def folder(
     Raises UserError for a set that can't be learned from, and, unless `skip_bad` leaves them out,
     for files that can't be used and images in two splits or in two classes.
     """
-    place = located(path)
+    place = resolve_path(path)
     remarks: list[str] = []
     found = list(from_csv(place)) if place.is_file() else from_folders(place, remarks)
     if not found:
@@ -44,17 +54,18 @@ def folder(
     parts = [[image for image in found if image.split == split] for split in SPLITS]
     untrained, unmeasured = (set(classes) - {image.label for image in part} for part in parts[:2])
     if len(classes) < 2:
-        raise UserError(f"{place} has only the class {named(classes)}: there is nothing to tell.")
+        raise UserError(f"{place} has only the class {named(classes)}: at least two are needed.")
     if not parts[1]:
         raise UserError(f"{place} leaves no validation images: add val/, or set val_share.")
     if untrained:
         raise UserError(f"{place} has no training images of {named(untrained)}: add, or remove it.")
     if unmeasured:
         remarks.append(f"no validation images of {named(unmeasured)}: not measured on them")
-    return Splits(classes, *(_files(part, classes) for part in parts), remarks=tuple(remarks))
+    files = [_files(part, classes) for part in parts]
+    return ImageSplits(*files, classes=classes, remarks=tuple(remarks))
 
 
-def _checked(found: list[Found], skip_bad: bool, remarks: list[str]) -> list[Found]:
+def _checked(found: list[ImageEntry], skip_bad: bool, remarks: list[str]) -> list[ImageEntry]:
     """Return the images that can be used, with their digests; stop at others, or leave them out."""
     results = check([image.path for image in found])
     problems = {i: problem for i, (_, problem) in enumerate(results) if problem}
@@ -84,7 +95,7 @@ def _checked(found: list[Found], skip_bad: bool, remarks: list[str]) -> list[Fou
     return [image for i, image in enumerate(found) if i not in problems]
 
 
-def _divided(found: list[Found], shares: dict[str, float]) -> Iterator[Found]:
+def _divided(found: list[ImageEntry], shares: dict[str, float]) -> Iterator[ImageEntry]:
     """Give a split to every image that has none, in each class by the order of the digests."""
     contents: dict[str, set[str]] = defaultdict(set)
     for image in found:
@@ -102,7 +113,7 @@ def _divided(found: list[Found], shares: dict[str, float]) -> Iterator[Found]:
         yield replace(image, split=chosen.get(image.sha256, "train")) if is_open else image
 
 
-def _files(images: list[Found], classes: tuple[str, ...]) -> Files:
+def _files(images: list[ImageEntry], classes: tuple[str, ...]) -> Files:
     number = {name: i for i, name in enumerate(classes)}
     labels = torch.tensor([number[image.label] for image in images], dtype=torch.int64)
     paths = np.array([os.fsencode(image.path) for image in images], dtype=bytes)

@@ -2,7 +2,7 @@
 
 By default all streams share 8 queues of CUDA. nvJPEG has 14 of its own: one shares training's queue
 and waits there for a whole step, the others wait for it. A batch of 256 beside ResNet-50 on an H200
-takes 51 ms then, and 38 with the 32 queues that __main__ asks for.
+takes 51 ms then, and 38 with the 32 queues that cli/main.py asks for.
 
 The workers only read the files. What the decoder does not read as libjpeg does (turned by a camera,
 CMYK, PNG …) they decode themselves. Two kernels cut, resize and mirror the images, each of another
@@ -15,20 +15,20 @@ import triton.language as tl
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from .decode import BadImage
+from .decode import ImageDecodeError
 from .reader import Packed
 
 PIXELS_AT_ONCE = 128 * 2**20  # that are decoded together, each of three bytes
 
 
-def decode(room: Tensor, packed: Packed, images: Tensor) -> None:
-    """Write a batch's images into uint8 (n, size, size, 3) on a GPU. Raises BadImage."""
+def decode(buffer: Tensor, packed: Packed, images: Tensor) -> None:
+    """Write a batch's images into uint8 (n, size, size, 3) on a GPU. Raises ImageDecodeError."""
     jpegs, first = torch.from_numpy(packed[0]), 0
     done = {row: torch.from_numpy(image).to(images.device) for row, image in packed[1].items()}
     for row, image in done.items():  # kept to the end: nvJPEG's own stream may write where it was
         images[row] = image
     lengths = jpegs[:, 0].tolist()
-    files = room[: sum(lengths)].split(lengths) if lengths else ()
+    files = buffer[: sum(lengths)].split(lengths) if lengths else ()
     while first < len(files):
         fitting = (jpegs[first:, 7] * jpegs[first:, 8]).cumsum(0) <= PIXELS_AT_ONCE
         part = slice(first, first + max(int(fitting.sum()), 1))
@@ -50,7 +50,7 @@ def _whole(files: list[Tensor], device: torch.device) -> list[Tensor]:
         try:
             return [decode_jpeg(files[0], ImageReadMode.RGB).to(device)]
         except RuntimeError:
-            raise BadImage(f"can't be decoded: {error}") from None
+            raise ImageDecodeError(f"can't be decoded: {error}") from None
 
 
 def crop_and_resize(whole: list[Tensor], how: Tensor, images: Tensor) -> None:

@@ -15,7 +15,7 @@ MOST_NAMED = 20  # files in a message
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ImageEntry:
     """One image as it was found; `split` is None where nobody has divided the images yet."""
 
     path: Path
@@ -24,7 +24,7 @@ class Found:
     sha256: str = ""
 
 
-def from_folders(root: Path, remarks: list[str]) -> list[Found]:
+def from_folders(root: Path, remarks: list[str]) -> list[ImageEntry]:
     """Find the images of every class folder; a class may lie in folders of its own below that."""
     roots: dict[str, Path] = {}
     for top in _folders(root):
@@ -37,12 +37,12 @@ def from_folders(root: Path, remarks: list[str]) -> list[Found]:
     tops: list[tuple[str | None, Path]] = [*roots.items()] or [(None, root)]
     others = [path for _, top in tops for path in top.glob("[!.]*") if path.is_file()]
     others += [top for top in _folders(root) if top not in roots.values()] if roots else []
-    found, empty = list[Found](), list[Path]()
+    found, empty = list[ImageEntry](), list[Path]()
     for given, top in tops:
         for label in _folders(top):
             files = list(_files_below(label))
             images = [path for path in files if path.suffix.lower() in EXTENSIONS]
-            found += [Found(path, label.name, given) for path in images]
+            found += [ImageEntry(path, label.name, given) for path in images]
             others += [path for path in files if path.suffix.lower() not in EXTENSIONS]
             empty += [] if images else [label]
     if empty:
@@ -52,7 +52,7 @@ def from_folders(root: Path, remarks: list[str]) -> list[Found]:
     return found
 
 
-def from_csv(table: Path) -> Iterator[Found]:
+def from_csv(table: Path) -> Iterator[ImageEntry]:
     """Read the rows of a table with the columns path, label and, if there is one, split."""
     if table.suffix.lower() != ".csv":
         raise UserError(f"{table} is neither a folder nor a .csv file with path,label[,split].")
@@ -69,7 +69,7 @@ def from_csv(table: Path) -> Iterator[Found]:
                 raise UserError(f"{where}: expected a path and a label.")
             if split not in (*SPLITS, ""):
                 raise UserError(f"{where}: the split is '{split}'; expected train, val, test.")
-            yield Found(table.parent / row["path"], row["label"], split or None)
+            yield ImageEntry(table.parent / row["path"], row["label"], split or None)
 
 
 def _folders(root: Path) -> list[Path]:

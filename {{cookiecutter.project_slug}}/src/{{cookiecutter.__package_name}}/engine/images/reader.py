@@ -1,14 +1,8 @@
-"""What a worker does: read the files of a batch, decode and crop them, hand over uint8.
+"""Image files as rows: read, decoded and cropped in workers, handed over as uint8.
 
-It writes into memory that it shares with the training process for as long as the loader lives. In
-memory of its own, as DataLoader hands a batch over, each 4 KiB would cost a page fault on both
-sides: more time than the copy. Where the GPU decodes (gpu_decode.py), it hands over the files.
+Where the GPU decodes (gpu_decode.py), a worker hands over the files.
 """
 
-import os
-import signal
-import sys
-import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,18 +12,25 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from ..data.order import uniforms
+from ..contract import Uniforms
+from ..data.rows import TensorRows
+from ..data.streaming import StreamConfig
 from ..errors import UserError
-from .decode import BadImage, Choose, Jpeg, Size, cropped, cropped_or_jpeg, middle_box, random_box
+from .batch import ImageBatch
+from .decode import (
+    Choose,
+    ImageDecodeError,
+    Jpeg,
+    Size,
+    center_box,
+    cropped,
+    cropped_or_jpeg,
+    random_box,
+)
 from .splits import Files
 
-DRAWS = 5  # uniforms per training image: area, shape, two for the place, mirroring
-CPU = torch.device("cpu")
-PAGE = 4096
-
-Request = tuple[int, int | None, np.ndarray]  # slot; epoch, None in evaluation; places, or -1
+UNIFORMS = 5  # for each training image: area, shape, two for the place, mirroring
 
 # For each of m JPEGs, int64 (m, 9): how many bytes it has, its row in the batch, the box that is
 # seen of it, the whole's width and height. The finished images of other rows.
@@ -37,51 +38,113 @@ Packed = tuple[np.ndarray, dict[int, np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How files are read: see ImageData, which has these settings too."""
+class ReadConfig:
+    """How files are read: see ImageModule, which has these settings too."""
 
     image_size: int
-    seed: int = 0
     smallest_crop: float = 0.25
-    flip: bool = True
-    workers: int = 0
-    prefetch: int = 2
+    flip: bool = False
     decoder: Literal["cpu", "gpu"] = "cpu"
-    device: torch.device = CPU
-    endless: bool = False  # whether the first batches of the next epoch are read at an epoch's end
-
-    @property
-    def slots(self) -> int:
-        """How many batches lie between workers and training; each worker has its own."""
-        return self.workers * (self.prefetch + 1) or 1
-
-    def slot_size(self, files: Files, batch_size: int) -> int:
-        """Return the bytes of a batch: of the pixels, or of files with some room to spare."""
-        image = self.image_size**2 * 3
-        if self.decoder == "gpu":
-            some = range(0, len(files), max(len(files) // 100, 1))
-            image = int(1.5 * np.mean([files[i].stat().st_size for i in some]))
-        return -(-image * batch_size // PAGE) * PAGE
 
 
-def check_shared_memory(how: Reading, slot_size: int, loaders: int, free: int | None) -> None:
-    """Raise UserError if the batches that workers read ahead do not fit into shared memory.
+class FileRows:
+    """One split of image files: training sees random crops, evaluation the middle square."""
 
-    A worker that finds no room is killed without a word. `free` is in bytes; None where there is
-    no such limit.
-    """
-    needed = loaders * how.slots * slot_size
-    if how.workers and free is not None and needed > free:
-        raise UserError(
-            f"/dev/shm has {free / 2**20:.0f} MiB free, and {loaders * how.workers} workers that"
-            f" read {how.prefetch} batches ahead need {needed / 2**20:.0f} MiB. Start the container"
-            " with --shm-size=8g (or --ipc=host), or set --data.workers, --data.prefetch or the"
-            " batch size lower."
+    in_memory = False
+    lengths = None
+    uniforms = UNIFORMS
+
+    def __init__(self, files: Files, config: ReadConfig) -> None:
+        self.files, self.config, self.n = files, config, files.n
+
+    def take(self, index: Tensor, length: int | None, uniforms: Uniforms | None) -> ImageBatch:
+        """Return the images at `index`, int64 (n,), decoded here and now."""
+        images = np.stack(list(self.decoded(index.numpy(), uniforms, cropped)))
+        return ImageBatch(
+            torch.from_numpy(images).permute(0, 3, 1, 2), self.files.labels[index], index
         )
 
+    def load(self) -> TensorRows:
+        """Return the middle square of every image, decoded once and mapped into memory."""
+        from .decoded_cache import decoded
 
-def pack(images: Iterable[Jpeg | np.ndarray], room: np.ndarray, size: Size) -> Packed:
-    """Lay the JPEGs among the images of a batch one after another into `room`, uint8 (bytes,).
+        return TensorRows(decoded(self.files, self.config.image_size))
+
+    def reader(self, config: StreamConfig) -> "ImageReader":
+        decoder = self.config.decoder if config.device.type == "cuda" else "cpu"
+        return ImageReader(self, decoder, config.device)
+
+    def decoded(
+        self, index: np.ndarray, uniforms: Uniforms | None, read: Any
+    ) -> Iterator[np.ndarray | Jpeg]:
+        """Yield what `read` makes of each image: uint8 (size, size, 3), or an undecoded JPEG.
+
+        Raises UserError, which names the file, if one can't be read any more.
+        """
+        config, boxes = self.config, list[Choose]([center_box] * len(index))
+        if uniforms is not None:
+            box = partial(random_box, smallest=config.smallest_crop, flip=config.flip)
+            boxes = [partial(box, draws=drawn) for drawn in uniforms(UNIFORMS).tolist()]
+        for row, choose in zip(index.tolist(), boxes, strict=True):
+            path: Path = self.files[row]
+            try:
+                yield read(path, (config.image_size, config.image_size), choose)
+            except ImageDecodeError as reason:
+                raise UserError(f"{path} {reason}; it was valid when first checked.") from None
+
+
+class ImageReader:
+    """Reads batches of image files into slots, decoded by the CPU or for the GPU to decode."""
+
+    uniforms = UNIFORMS
+
+    def __init__(self, rows: FileRows, decoder: Literal["cpu", "gpu"], device: torch.device):
+        self.rows, self.decoder, self.size = rows, decoder, rows.config.image_size
+        self.pinned = decoder == "cpu"
+        self.labels = rows.files.labels.to(device)
+
+    def slot_size(self, batch_size: int) -> int:
+        """Return the bytes of a batch: of the pixels, or of files with some room to spare."""
+        files, image = self.rows.files, self.size**2 * 3
+        if self.decoder == "gpu":
+            some = range(0, files.n, max(files.n // 100, 1))
+            image = int(1.5 * np.mean([files[i].stat().st_size for i in some]))
+        return image * batch_size
+
+    def read(
+        self, index: np.ndarray, length: int | None, drawn: Uniforms | None, slot: np.ndarray
+    ) -> Packed | None:
+        real = index[index >= 0]  # padding comes last
+        if self.decoder == "gpu":
+            images = self.rows.decoded(real, drawn, cropped_or_jpeg)
+            return pack(images, slot, (self.size, self.size))
+        pixels = slot[: len(index) * self.size**2 * 3].reshape(len(index), -1)
+        pixels[len(real) :] = 0
+        for row, image in enumerate(self.rows.decoded(real, drawn, cropped)):
+            pixels[row] = image.reshape(-1)  # type: ignore[union-attr]
+        return None
+
+    def finish(
+        self, index: Tensor, slot: Tensor, rest: Packed | None, device: torch.device
+    ) -> ImageBatch:
+        n, size = len(index), self.size
+        if rest is None:
+            pixels = slot[: n * size**2 * 3].view(n, size, size, 3)
+            images = pixels.to(device, non_blocking=True, copy=True)
+        else:
+            from .gpu_decode import decode
+
+            images = torch.zeros(n, size, size, 3, dtype=torch.uint8, device=device)
+            try:
+                decode(slot, rest, images)
+            except ImageDecodeError as reason:
+                names = ", ".join(str(self.rows.files[row]) for row in index.tolist())
+                raise UserError(f"One of these files {reason}: {names}") from None
+        return ImageBatch(images.permute(0, 3, 1, 2), self.labels[index], index)
+
+
+def pack(images: Iterable[Jpeg | np.ndarray], buffer: np.ndarray, size: Size) -> Packed:
+    """Lay the JPEGs among the images of a batch one after another into `buffer`, uint8 (bytes,).
 
     One that finds no room any more is decoded here, to `size`.
     """
@@ -92,68 +155,10 @@ def pack(images: Iterable[Jpeg | np.ndarray], room: np.ndarray, size: Size) -> P
             continue
         content, box, whole = image
         end = used + len(content)
-        if end > len(room):
+        if end > len(buffer):
             done[row] = cropped(content, size, lambda *_, box=box: box)
             continue
-        room[used:end] = np.frombuffer(content, np.uint8)
+        buffer[used:end] = np.frombuffer(content, np.uint8)
         jpegs.append([len(content), row, *box, *whole])
         used = end
     return np.array(jpegs, np.int64).reshape(-1, 9), done
-
-
-class Reader(Dataset):
-    """Answers a request with itself and what does not stand in its slot.
-
-    That is how many JPEG files stand there and what is to be cut out of them, or an error that the
-    training process is to raise. `memory` is uint8 (slots, bytes).
-    """
-
-    def __init__(self, files: Files, how: Reading, memory: Tensor) -> None:
-        self.files, self.how, self.memory = files, how, memory
-
-    def __getitem__(self, request: Request) -> tuple[Request, Any]:
-        slot, epoch, places = request
-        images, room = self._images(epoch, places), self.memory[slot].numpy()
-        rest: Any = None
-        try:
-            if self.how.decoder == "gpu":
-                rest = pack(images, room, (self.how.image_size, self.how.image_size))
-            else:
-                pixels = room[: len(places) * self.how.image_size**2 * 3].reshape(len(places), -1)
-                pixels[places < 0] = 0
-                for row, image in enumerate(images):
-                    pixels[row] = image.reshape(-1)
-        except UserError as error:
-            rest = error
-        return request, rest
-
-    def _images(self, epoch: int | None, places: np.ndarray) -> Iterator[Any]:
-        """Yield each image, uint8 (size, size, 3), or the JPEG that is to be decoded."""
-        how, places = self.how, places[places >= 0]  # padding comes last
-        read = cropped_or_jpeg if how.decoder == "gpu" else cropped
-        parts: list[Choose] = [middle_box] * len(places)
-        if epoch is not None:
-            draws = uniforms(how.seed, epoch, torch.from_numpy(places), DRAWS).tolist()
-            box = partial(random_box, smallest=how.smallest_crop, flip=how.flip)
-            parts = [partial(box, draws=drawn) for drawn in draws]
-        for place, choose in zip(places.tolist(), parts, strict=True):
-            path: Path = self.files[place]
-            try:
-                yield read(path, (how.image_size, how.image_size), choose)
-            except BadImage as reason:
-                changed = "which it was not when it was checked"
-                raise UserError(f"{path} {reason}, {changed}.") from None
-
-
-def end_with_parent(worker: int) -> None:
-    """Let SIGTERM end a worker only if its parent, which has a step to finish, sends it."""
-
-    def wait() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-            pass
-        os._exit(0)
-
-    parent = os.getppid()
-    if sys.platform == "linux":
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=wait, daemon=True).start()

@@ -1,6 +1,7 @@
 """torchvision's classification networks by name, and where their pretrained weights are."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from torch import nn
 from torchvision import models
 
 from ..errors import UserError
+from ..model.weights import load_weights, read_weights
 
 PRINT_ALL = "python -c 'from torchvision import models; print(*models.list_models(models))'"
 
@@ -47,6 +49,21 @@ def torchvision_network(name: str, num_classes: int, small_images: bool) -> nn.M
     network.conv1 = nn.Conv2d(3, stem.out_channels, 3, stride=1, padding=1, bias=False)
     network.maxpool = nn.Identity()
     return network
+
+
+def load_pretrained(body: nn.Module, name: str, pretrained: bool | str) -> str:
+    """Load weights into a network: torchvision's for that name (true), or a file's.
+
+    A head for other classes stays fresh. Returns what was done, in a few words; UserError if the
+    file can't be read or does not fit.
+    """
+    file = weights_file(name, pretrained)
+    state = read_weights(file, "body.")
+    # torchvision's own files name DenseNet's layers as torch did before 0.4, with another dot.
+    names = {key: re.sub(r"(denselayer\d+\.(norm|conv))\.([12]\.)", r"\1\3", key) for key in state}
+    auxiliary = ("AuxLogits.", "aux1.", "aux2.")  # training's heads, which are left out here
+    kept = {names[key]: state[key] for key in state if not key.startswith(auxiliary)}
+    return load_weights(body, kept, file)
 
 
 def weights_file(name: str, pretrained: bool | str) -> Path:

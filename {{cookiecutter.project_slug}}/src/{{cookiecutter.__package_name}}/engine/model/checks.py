@@ -1,4 +1,4 @@
-"""Does the network fit the data, and the checkpoint both? Said in one line, before training."""
+"""Does the task fit the data, and the checkpoint both? Said in one line, before training."""
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
@@ -6,40 +6,41 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..contract import Facts, Rows
 from ..errors import UserError
 
-OURS = "network."  # the keys of ImageClassifier's weights start with it
+NETWORK_PREFIX = "network."  # the keys of a task's weights start with it
 
 
-def check_network(network: nn.Module, name: str, size: Sequence[int], num_classes: int) -> None:
-    """Send one black image through the network; its modes and the random numbers stay as they are.
+def check_task(task: Any, rows: Rows, facts: Facts) -> None:
+    """Send one row through the task; its modes and the random numbers stay as they are.
 
-    Raises UserError, which calls the network `name`, if it can't take a uint8 image (1, 3, *size)
-    or returns anything else than logits (1, num_classes).
+    Raises UserError if the network can't take it, or the task says that its outputs are wrong.
     """
-    modes = [(module, module.training) for module in network.modules()]
-    device = next(network.parameters()).device
-    image = torch.zeros(1, 3, *size, dtype=torch.uint8, device=device)
+    modes = [(module, module.training) for module in task.network.modules()]
+    device = next((p.device for p in task.parameters()), torch.device("cpu"))
+    batch: Any = rows.take(torch.tensor([0]), None, None)
+    batch = batch._make(part if part is None else part.to(device) for part in batch)
+    name = task.hparams.get("network") or type(task.network).__name__
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            logits = network.eval().forward(image)  # not network(image), which may be compiled
+            task.network.eval()
+            outputs = task.forward(batch)
+            problem = task.check(outputs, batch)
     except (RuntimeError, AssertionError, ValueError) as error:  # how torch's layers refuse a shape
         why = str(error).strip().partition("\n")[0] or type(error).__name__
+        shapes = " and ".join(f"{key} {shape}" for key, shape in facts.shapes.items())
         raise UserError(
-            f"The network '{name}' can't take the data's images of {size[0]} x {size[1]} pixels:"
-            f" {why}. Make them larger, or choose or write another network (model.network)."
+            f"The network '{name}' can't take the data's {shapes}: {why}. Change the data, or"
+            " choose or write another network (model.network)."
         ) from error
     finally:
         for module, training in modes:
             module.training = training
-    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-    if shape != (1, num_classes):
-        raise UserError(
-            f"The network '{name}' returns {shape} for one image, and not {(1, num_classes)}: a"
-            " logit for each class of the data. See its last layer in networks.py."
-        )
+    if problem:
+        raise UserError(f"The network '{name}' {problem}")
 
 
 def read_saved(file: str | Path, setting: str, mmap: bool = False) -> Any:
@@ -58,55 +59,56 @@ def read_checkpoint(path: str, resuming: bool) -> dict[str, Any]:
     """Return what is in a checkpoint; UserError if it is none of ours, or none to resume from."""
     saved = read_saved(path, "--ckpt_path", mmap=True)
     state = saved.get("state_dict") if isinstance(saved, dict) else None
-    if not isinstance(state, Mapping) or not any(str(key).startswith(OURS) for key in state):
+    if not isinstance(state, Mapping) or not any(
+        str(key).startswith(NETWORK_PREFIX) for key in state
+    ):
         raise UserError(
             f"--ckpt_path {path} is no checkpoint of this project. To start a new run from the"
             " weights in it: --model.pretrained PATH"
         )
     if resuming and "optimizer_states" not in saved:
         raise UserError(
-            f"--ckpt_path {path} holds weights only; a run goes on from its last.ckpt, with"
+            f"--ckpt_path {path} holds weights only; a run resumes from its last.ckpt, with"
             " make resume. To start a new run from these weights: --model.pretrained PATH"
         )
     return saved
 
 
 def check_checkpoint(
-    saved: Mapping[str, Any], model: Any, classes: Sequence[str], resuming: bool
+    saved: Mapping[str, Any], task: Any, classes: Sequence[str], resuming: bool
 ) -> None:
-    """Raise UserError if a checkpoint does not fit the ImageClassifier that is to go on from it.
+    """Raise UserError if a checkpoint does not fit the task that takes it over.
 
-    `classes` are the names of its data's classes; `resuming` takes over the optimizer's state too,
-    so that the network must not even be built otherwise, such as with another activation.
+    A resume takes over the optimizer's state too, so that every setting has to be the same, and the
+    network must not even have another activation. An evaluation needs the same weights.
     """
-    settings, was = model.hparams, saved["hyper_parameters"]
-    compared = ["network", "num_classes", "small_images"]
-    compared += ["optimizer", "freeze_backbone"] if resuming else []
-    names = zip(saved["classes"] or (), classes, strict=False)
-    apart = [
-        f"model.{name} is {was[name]} in it and {settings[name]} here"
-        for name in compared
-        if was[name] != settings[name]
+    was = saved["hyper_parameters"]
+    settings = [
+        f"model.{name} is {was[name]} in it and {value} here"
+        for name, value in task.hparams.items()
+        if name in was and was[name] != value and name not in task.may_differ
     ]
-    apart += [f"a class is '{a}' in it and '{b}' in these data" for a, b in names if a != b]
-    if apart:
+    names = zip(saved["classes"] or (), classes, strict=False)
+    other_classes = [f"a class is '{a}' in it and '{b}' in these data" for a, b in names if a != b]
+    weights = differing(saved["state_dict"], task.state_dict())
+    layers = _differing_lines(saved.get("architecture") or saved["built"], str(task.network))
+    if not resuming and not weights and not layers:
+        settings = []
+    if found := settings + other_classes:
         raise UserError(
-            f"The checkpoint does not fit: {first(apart)}. Leave a run's settings as they were"
+            f"The checkpoint does not fit: {summarize(found)}. Leave a run's settings as they were"
             " (--run FOLDER brings them), or start a new run: --model.pretrained PATH"
         )
-    apart = differences(saved["state_dict"], model.state_dict())
-    if resuming and not apart:
-        lines = saved["built"].splitlines(), str(model.network).splitlines()
-        pairs = zip_longest(*lines, fillvalue="nothing")
-        apart = [f"{a.strip()} in it and {b.strip()} here" for a, b in pairs if a != b]
-    if apart:
+    if weights or (layers and resuming):
         raise UserError(
-            f"The checkpoint is of another '{settings['network']}': {first(apart)}. Bring"
+            f"The checkpoint is of another network: {summarize(weights or layers)}. Bring"
             " networks.py back as it was (the run's source.zip holds it), or start a new run."
         )
+    if layers:
+        print(f"warning: the network has changed since the run: {summarize(layers)}.", flush=True)
 
 
-def differences(there: Mapping[str, Tensor], here: Mapping[str, Tensor]) -> list[str]:
+def differing(there: Mapping[str, Tensor], here: Mapping[str, Tensor]) -> list[str]:
     """Return in which names and shapes the weights of a file differ from those of a network."""
     was, now = ({key: tuple(t.shape) for key, t in some.items()} for some in (there, here))
     return [
@@ -116,6 +118,11 @@ def differences(there: Mapping[str, Tensor], here: Mapping[str, Tensor]) -> list
     ]
 
 
-def first(found: list[str]) -> str:
+def summarize(found: list[str]) -> str:
     """Return the first of some differences, and how many more there are."""
     return found[0] + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
+
+
+def _differing_lines(there: str, here: str) -> list[str]:
+    pairs = zip_longest(there.splitlines(), here.splitlines(), fillvalue="nothing")
+    return [f"{a.strip()} in it and {b.strip()} here" for a, b in pairs if a != b]

@@ -1,51 +1,47 @@
-"""How well a network does, counted over images and never over batches."""
+"""How well a task does, counted over rows and never over batches."""
 
-from typing import Any
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from torchmetrics import Metric
+from torch import Tensor
+
+Totals = Mapping[str, tuple[Tensor, Tensor]]
 
 
-def loss_and_logits(network: nn.Module, batch: Any, smoothing: float) -> tuple[Tensor, Tensor]:
-    """Return a training batch's loss, and its logits (n, num_classes): what is compiled as one."""
-    logits, mixed = network(batch.images), (batch.others, batch.shares)
-    return mixed_cross_entropy(logits, batch.labels, *mixed, smoothing), logits
-
-
-def mixed_cross_entropy(
-    logits: Tensor, labels: Tensor, others: Tensor | None, shares: Tensor | None, smoothing: float
-) -> Tensor:
-    """Return the mean loss of images of which `shares` (n,) are their own, the rest `others`'."""
-    if others is None or shares is None:
-        return cross_entropy(logits, labels, label_smoothing=smoothing)
-    own, theirs = (
-        cross_entropy(logits, target, label_smoothing=smoothing, reduction="none")
-        for target in (labels, others)
-    )
-    return (shares * own + (1 - shares) * theirs).mean()
-
-
-class MeanOverImages(Metric):
-    """A mean over all images of all ranks, without ever waiting for the device.
-
-    torchmetrics' own MeanMetric waits to look for NaN, and told not to look it forgets the weights
-    (version 1.9.0).
-    """
-
-    total: Tensor
-    images: Tensor
+class RunningTotals:
+    """Sums and counts of a split's metrics, added up on the device without waiting for it."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
+        self.totals: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def update(self, total: Tensor, images: Tensor) -> None:
-        """Add the sum of a value over that many images."""
-        self.total += total
-        self.images += images
+    def add(self, totals: Totals) -> None:
+        """Add what a batch contributes: name -> (sum, count)."""
+        for name, (total, count) in totals.items():
+            if name not in self.totals:
+                self.totals[name] = _zeros_like(total), _zeros_like(count)
+            self.totals[name][0].add_(total)
+            self.totals[name][1].add_(count)
 
-    def compute(self) -> Tensor:
-        return self.total / self.images
+    def means(self) -> dict[str, Tensor]:
+        """Return the metrics over all rows of all ranks: scalars, on the device."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for pair in self.totals.values():
+                for part in pair:
+                    torch.distributed.all_reduce(part)
+        return {name: ratio(*pair) for name, pair in self.totals.items()}
+
+
+def ratio(total: Tensor, count: Tensor) -> Tensor:
+    """Return total / count; of several classes the mean over those that have a count."""
+    if total.ndim == 0:
+        return total / count
+    counted = count > 0
+    wide = torch.float32 if total.device.type == "mps" else torch.float64
+    ratios = (total.to(wide) / count.to(wide)).where(counted, 0.0)
+    return (ratios.sum() / counted.sum()).to(torch.get_default_dtype())
+
+
+def _zeros_like(part: Tensor) -> Tensor:
+    """Return a sum to add to: of small floats in float32."""
+    wide = torch.promote_types(part.dtype, torch.float32) if part.is_floating_point() else None
+    return torch.zeros_like(part, dtype=wide)

@@ -7,7 +7,7 @@ import torch
 
 
 def quiet_lightning() -> None:
-    """Keep what Lightning says of itself out of what a run says; its warnings stay, but six."""
+    """Keep what Lightning says of itself out of what a run says; its warnings stay, but seven."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for expected in (
@@ -16,6 +16,7 @@ def quiet_lightning() -> None:
         ".*your dataloader is not resumable.*",  # it goes by the Trainer's progress
         ".*in eval mode at the start of training.*",  # as a frozen backbone is
         ".*smaller than the logging interval.*",  # it is made as small: see LeanModule
+        ".*recommended to use `self.log.*sync_dist=True.*",  # what is logged is summed over ranks
         ".*treespec, LeafSpec.*",  # Lightning 2.6.6 on torch 2.11
     ):
         warnings.filterwarnings("ignore", expected)

@@ -74,7 +74,7 @@ class OutOfMemory(L.Callback):
         size, devices = data.batch_size, trainer.world_size
         step = size * devices * trainer.accumulate_grad_batches
         evaluated = data.eval_batch_size if trainer.evaluating else None
-        recomputes = pl_module.hparams["activation_checkpointing"]
+        recomputes = pl_module.flags.activation_checkpointing
         advice = advise(size, step, devices, evaluated, str(trainer.precision), recomputes)
         rank = f".rank-{trainer.global_rank}" if trainer.global_rank else ""
         file, on_gpu = Path(trainer.default_root_dir, f"memory{rank}.txt"), device.type == "cuda"
@@ -83,7 +83,7 @@ class OutOfMemory(L.Callback):
         lines = [
             f"out of GPU memory: {'. '.join(sentences[1:3] or sentences)}.",
             *(f"  {gib:8.2f} GiB  {name}" for name, gib in held.items()),
-            'What helps, best first (with make: ARGS="..."):',
+            'Try, in this order (with make: ARGS="..."):',
             *(f"  {flags:<{width}}  {what}" for flags, what in advice.items()),
             f"The allocator's own account: {file}",
         ]
@@ -98,7 +98,7 @@ def advise(
 ) -> dict[str, str]:
     """Return the flags that make a run take less memory, each with what it does, the best first.
 
-    `batch` images at once and `step` images in a step of all devices, which stay as many;
+    `batch` rows at once and `step` rows in a step of all devices, which stay as many;
     `eval_batch` is given if evaluation failed, `checkpointing` if activations are recomputed.
     """
     advice, per_device = {}, step // devices
@@ -122,16 +122,17 @@ def _held(trainer: L.Trainer, device: torch.device) -> dict[str, float]:
     weights = list(trainer.lightning_module.parameters())
     states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]
     loaders = [trainer.train_dataloader, trainer.val_dataloaders]
+    kept = sum(getattr(loader, "nbytes_on_device", 0) for loader in loaders)
     kinds: dict[str, list] = {
         "weights": weights,
         "gradients": [weight.grad for weight in weights],
         "the optimizer's state": [value for state in states for value in state.values()],
-        "images kept on the GPU": [getattr(loader, "pixels", None) for loader in loaders],
     }
     held = {
         name: sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor) and t.is_cuda)
         for name, tensors in kinds.items()
     }
+    held["data kept on the GPU"] = kept
     allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
     held["activations and the rest"] = allocated - sum(held.values())
     held["reserved, not used"] = reserved - allocated

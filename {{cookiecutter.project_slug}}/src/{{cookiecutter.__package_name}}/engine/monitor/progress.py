@@ -8,45 +8,44 @@ import lightning as L
 import torch
 from tqdm.auto import tqdm
 
+from ..data.module import Data
 from ..run.metrics import metrics_of
 
 SECONDS_BETWEEN_UPDATES = 0.5  # of the bar
 SECONDS_BETWEEN_LINES = 10.0  # where the output is a file
-SHOWN = {"train/loss": "loss {:.3f}", "train/accuracy": "acc {:.1%}"}
-SHOWN |= {"val/accuracy": "val acc {:.1%}"}
 
 
 class Throughput(L.Callback):
-    """Images per second of training over all devices, without validation.
+    """Rows per second of training over all devices, without validation.
 
     Each stretch between two validations is measured from the end of its first step, which may wait.
     """
 
     def __init__(self) -> None:
         self.rates: list[float] = []
-        self.images, self.start = 0, 0.0
+        self.rows, self.start = 0, 0.0
         self.seconds_to_first_step: float | None = None  # from fit's start to that step's end
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.begun = time.perf_counter()
 
     @property
-    def images_per_second(self) -> float | None:
+    def rows_per_second(self) -> float | None:
         """The median of the stretches, the first apart if there are more; None before one ends."""
         return statistics.median(self.rates[1:] or self.rates) if self.rates else None
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if self.start:
-            self.images += len(batch.labels) * trainer.world_size
+            self.rows += len(batch.row) * trainer.world_size
         else:
             self.start = _now(pl_module.device)
             if self.seconds_to_first_step is None:
                 self.seconds_to_first_step = round(self.start - self.begun, 2)
 
     def _end_stretch(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.images:
-            self.rates.append(self.images / (_now(pl_module.device) - self.start))
-        self.images, self.start = 0, 0.0
+        if self.rows:
+            self.rates.append(self.rows / (_now(pl_module.device) - self.start))
+        self.rows, self.start = 0, 0.0
 
     on_validation_start = on_train_epoch_end = on_train_end = _end_stretch
 
@@ -75,7 +74,13 @@ class Progress(L.Callback):
             self.steps = min(self.steps, int(trainer.num_training_batches) * trainer.max_epochs)
         self.progress = trainer.fit_loop.epoch_loop.batch_progress.total
         self.first_step = self.progress.ready
-        self.images, self.begun_at = 0, 0.0
+        self.rows, self.begun_at = 0, 0.0
+        data, best = trainer.datamodule, pl_module.best
+        self.unit = data.facts().unit if isinstance(data, Data) else "rows"
+        split, _, quantity = best.metric.partition("/")
+        how = ".1%" if best.format.endswith("%") else best.format
+        self.shown = {"train/loss": ("loss", ".3f"), f"train/{quantity}": (quantity, how)}
+        self.shown |= {best.metric: (split, how)}
         if self.live and trainer.is_global_zero:
             layout = "{percentage:3.0f}%|{bar:24}| {desc}"
             self.bar = tqdm(total=self.steps, initial=self.first_step, bar_format=layout)
@@ -86,7 +91,7 @@ class Progress(L.Callback):
             self.begun_at = self.shown_at = now
             self.first_step += 1
             return
-        self.images += len(batch.labels) * trainer.world_size
+        self.rows += len(batch.row) * trainer.world_size
         if now - self.shown_at >= (SECONDS_BETWEEN_UPDATES if self.live else SECONDS_BETWEEN_LINES):
             self._show(trainer)
 
@@ -101,8 +106,8 @@ class Progress(L.Callback):
             self.bar.close()
 
     def _show(self, trainer: L.Trainer) -> None:
-        """Show loss, accuracies, the run's speed until now and the time that is left."""
-        if not trainer.is_global_zero or not self.images:
+        """Show loss, best metric, the run's speed until now and the time that is left."""
+        if not trainer.is_global_zero or not self.rows:
             return
         self.shown_at, step = time.perf_counter(), self.progress.ready
         seconds = self.shown_at - self.begun_at
@@ -111,8 +116,10 @@ class Progress(L.Callback):
         parts = [f"epoch {epoch}{self.epochs}"]
         logged = metrics_of(trainer)
         known = logged[0].latest if logged else trainer.callback_metrics
-        parts += [words.format(float(known[k])) for k, words in SHOWN.items() if k in known]
-        parts.append(f"{self.images / seconds:,.0f} img/s")
+        for key, (name, how) in self.shown.items():
+            if key in known:
+                parts.append(f"{name} {float(known[key]):{how}}")
+        parts.append(f"{self.rows / seconds:,.0f} {self.unit}/s")
         parts.append("{}:{:02} left".format(*divmod(round(left), 60)))
         if self.bar is not None:
             self.bar.n = step

@@ -1,52 +1,21 @@
-"""What is recorded, said and drawn of a run."""
+"""What is recorded and said of a run."""
 
 import csv
-from collections.abc import Iterable
+import json
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from torch import Tensor
 
-from ...pictures import draw_curves, draw_predictions
-from ..data.batch import PADDING_LABEL, Batch
-from ..images.module import ImageData
+from ..contract import Best, Facts
+from ..paths import shown
 from ..run.checkpoint import RunCheckpoint
-from ..run.checkpoint_files import BEST
-from ..run.folder import shown
 from ..run.metrics import read_metrics
 from .gpu import GpuUsage
 from .progress import Throughput
 
-MOST_PREDICTIONS = 500  # validation images that are looked at for the picture
-
-
-def draw_pictures(folder: Path, model: L.LightningModule, data: ImageData) -> None:
-    """Draw curves.png, and predictions.png by the best weights, into the run's folder."""
-    best = folder / "checkpoints" / BEST
-    if best.exists():
-        model.load_state_dict(torch.load(best, weights_only=True)["state_dict"])
-    draw_curves(folder / "metrics.csv").savefig(folder / "curves.png", dpi=110)
-    seen = predict(model, data.eval_dataloader(data.splits.val, first=MOST_PREDICTIONS))
-    draw_predictions(*seen, data.splits.classes).savefig(folder / "predictions.png", dpi=110)
-
-
-@torch.inference_mode()
-def predict(model: Any, batches: Iterable[Batch]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return, on the CPU, pixels (n, height, width, 3), labels (n,), probabilities (n, classes)."""
-    device = model.trainer.strategy.root_device  # the Trainer has left the weights on the CPU
-    model.to(device).eval()
-    parts = []
-    eager = torch.compiler.set_stance("force_eager")  # a few images do not pay for compiling anew
-    with eager, model.trainer.precision_plugin.forward_context():
-        for batch in batches:
-            batch = Batch(*(part.to(device) for part in batch[:3]))
-            _, labels, probabilities = model.predict_step(batch, 0)
-            pixels = batch.images[batch.labels != PADDING_LABEL].permute(0, 2, 3, 1)
-            parts.append([part.cpu() for part in (pixels, labels, probabilities)])
-    pixels, labels, probabilities = map(torch.cat, zip(*parts, strict=True))
-    return pixels, labels, probabilities
+PICTURES = {"curves.png": "learning curves", "predictions.png": "predictions"}
 
 
 def results_of(trainer: L.Trainer) -> dict[str, Any]:
@@ -54,74 +23,102 @@ def results_of(trainer: L.Trainer) -> dict[str, Any]:
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     found: dict[type, Any] = {type(callback): callback for callback in callbacks}
     rows = read_metrics(Path(trainer.default_root_dir) / "metrics.csv")  # also before a resume
+    task: Any = trainer.lightning_module
     return {
         "steps": trainer.global_step,
-        "images_per_second": found[Throughput].images_per_second,
+        "rows_per_second": found[Throughput].rows_per_second,
         "seconds_to_first_step": found[Throughput].seconds_to_first_step,
         "gpu": found[GpuUsage].summary(),
         "seconds_saving": round(found[RunCheckpoint].seconds_saving, 2),
-        "best val/accuracy": found[RunCheckpoint].best_score,
+        f"best {task.best.metric}": found[RunCheckpoint].best_score,
         **{name: row[name] for row in rows for name in row if name.startswith("val/")},
     }
 
 
-def say_start(record: dict[str, Any], decisions: dict[str, str]) -> None:
+def say_start(record: dict[str, Any], facts: Facts, decisions: dict[str, str]) -> None:
     """Print what a run was decided to be, before its first step."""
-    data = record["data"]
-    counts = ", ".join(f"{n:,} {name}" for name, n in data["images"].items() if n)
+    counts = ", ".join(f"{n:,} {name}" for name, n in facts.rows.items() if n)
     batch, whole = (record["config"]["data"][key] for key in ("batch_size", "global_batch_size"))
     parts = f": {whole // batch} x {batch}" if whole > batch else ""
     rows = {
-        "data": f"{counts} images, {data['loader']}",
-        "batch": f"{whole} images a step{parts}",
+        "data": f"{counts} {facts.unit}",
+        "batch": f"{whole} {facts.unit} a step{parts}",
         **decisions,
     }
     if record["resumes"]:
-        rows["goes on"] = f"after step {record['resumes'][-1]['from_step']}"
+        rows["resumes"] = f"after step {record['resumes'][-1]['from_step']}"
     _block(f"{record['recipe']}, seed {record['seed']}", rows)
-    for remark in data["remarks"]:
-        print(f"remark: {remark}\n", flush=True)
+    for remark in facts.remarks:
+        print(f"note: {remark}\n", flush=True)
 
 
-def say_fit(folder: Path, record: dict[str, Any]) -> None:
-    """Print what a training run reached, where everything lies and what to try next."""
+def say_fit(
+    folder: Path, record: dict[str, Any], best: Best, facts: Facts, pictures: list[str]
+) -> None:
+    """Print what a training run reached, where everything is and what to try next."""
     results, compiled = record["results"], record["compile"]
-    best, speed, gpu = (results[k] for k in ("best val/accuracy", "images_per_second", "gpu"))
+    score, speed = results[f"best {best.metric}"], results["rows_per_second"]
     heat = "{busy_percent}% busy, up to {temperature_celsius} °C and {memory_gib} GiB"
+    split, _, name = best.metric.partition("/")
     rows = {
-        "validation accuracy": "not measured" if best is None else f"{best:.2%}",
-        "speed": "too short to tell" if speed is None else f"{speed:,.0f} images/s",
-        **({"GPU": heat.format(**gpu)} if gpu else {}),
+        f"{'validation' if split == 'val' else split} {name}": in_words(score, best),
+        "speed": "too short to measure" if speed is None else f"{speed:,.0f} {facts.unit}/s",
+        **({"GPU": heat.format(**results["gpu"])} if results["gpu"] else {}),
         "torch.compile": f"{compiled['mode'] or 'off'}: {compiled['why']}",
         "run folder": shown(folder),
-        "how it learned": shown(folder / "curves.png"),
-        "its mistakes": shown(folder / "predictions.png"),
-        "next": "make evaluate (the test images, once) · change networks.py · make train again",
+        **{PICTURES.get(name, Path(name).stem): shown(folder / name) for name in pictures},
+        "next": _next(facts),
     }
     took = f"{results['steps']} steps in {record['seconds']['total']:.0f} s"
     _block(f"{record['recipe']}: {took}", rows)
 
 
-def say_scores(folder: Path, scores: dict[str, float]) -> None:
+def _next(facts: Facts) -> str:
+    test = f"make evaluate (the test {facts.unit}, once) · " if facts.rows.get("test") else ""
+    return f"{test}change networks.py · make train again"
+
+
+def in_words(score: float | None, best: Best) -> str:
+    """Return a value of the best metric as its task has it printed."""
+    return "not measured" if score is None else format(score, best.format)
+
+
+def say_scores(folder: Path, scores: dict[str, float], best: Best) -> None:
     """Print the scores of an evaluation."""
+    quantity = best.metric.partition("/")[2]
     rows = {
-        name: f"{value:.2%}" if name.endswith("accuracy") else f"{value:.4f}"
+        name: format(value, best.format if name.partition("/")[2] == quantity else ".4f")
         for name, value in scores.items()
     }
     _block(f"evaluated {shown(folder)}", rows | {"record": shown(folder / "run.json")})
 
 
-def say_predictions(batches: Any, classes: tuple[str, ...], folder: Path) -> None:
-    """Write (index, label, probabilities) of all batches as predictions.csv, and say where."""
+def say_predictions(batches: Any, facts: Facts, folder: Path) -> None:
+    """Write (row, target, prediction) of all batches as predictions.csv, and say where.
+
+    Of classes that is the most probable one and its probability, of anything else its numbers.
+    """
     path = folder / "predictions.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["index", "label", "prediction", "probability"])
-        for index, label, probabilities in batches:
-            sure, predicted = probabilities.max(1)
-            for i, truth, guess, p in zip(index, label, predicted, sure, strict=True):
-                writer.writerow([int(i), classes[truth], classes[guess], f"{float(p):.6f}"])
-    _block(f"predictions of the test images of {shown(folder)}", {"file": shown(path)})
+        if facts.classes:
+            writer.writerow(["index", "label", "prediction", "probability"])
+        else:
+            writer.writerow(["index", "target", "prediction"])
+        for row, targets, predictions in batches:
+            for i, index in enumerate(row.tolist()):
+                target = None if targets is None else targets[i]
+                writer.writerow([index, *_cells(target, predictions[i], facts.classes)])
+    _block(f"predictions of the test {facts.unit} of {shown(folder)}", {"file": shown(path)})
+
+
+def _cells(target: Tensor | None, prediction: Tensor, classes: tuple[str, ...]) -> list[Any]:
+    if not classes:
+        known = "" if target is None else json.dumps(target.tolist())
+        return [known, json.dumps(prediction.tolist())]
+    probability, predicted = prediction.max(0)
+    known = "" if target is None else classes[int(target)]
+    return [known, classes[int(predicted)], f"{float(probability):.6f}"]
 
 
 def _block(title: str, rows: dict[str, str]) -> None:

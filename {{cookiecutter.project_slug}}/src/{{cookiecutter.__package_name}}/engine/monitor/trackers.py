@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..run.folder import shown
+from ..paths import shown
 from ..run.metrics import Follower, Row
 from ..run.record import RunRecord
 

@@ -5,8 +5,10 @@ after the validation. Lightning 2.6.6 loses a validation, or skips an epoch, fro
 has to end in between is saved with a mark that makes it validate first.
 """
 
+import math
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,9 @@ NOTHING = nullcontext()
 
 
 class RunCheckpoint(Checkpoint):
-    """Keeps best.ckpt by validation accuracy, last.ckpt and previous.ckpt, and ends a run that is
-    interrupted, or has reached step `until`, when it is saved. The best weights wait as a copy on
-    the device until then.
+    """Keeps best.ckpt by the task's best metric, last.ckpt and previous.ckpt, and ends a run that
+    is interrupted, or has reached step `until`, when it is saved. The best weights wait as a copy
+    on the device until then. `classes` are the names of the data's, kept with the weights.
 
     Args:
         seconds: from one checkpoint to the next; unset, as few as 20, up to 600, such that writing
@@ -41,7 +43,9 @@ class RunCheckpoint(Checkpoint):
         interruption: Interruption,
         seconds: float | None = None,
         until: int | None = None,
+        classes: Sequence[str] = (),
     ) -> None:
+        self.classes = list(classes)
         self.folder, self.interruption = folder / "checkpoints", interruption
         self.seconds, self.until, self.agreement = seconds, until, Agreement()
         self.best_score: float | None = None
@@ -116,10 +120,11 @@ class RunCheckpoint(Checkpoint):
     def on_validation_end(self, trainer, pl_module) -> None:
         if not _training(trainer):
             return
-        score = trainer.callback_metrics.get("val/accuracy")
-        if score is not None and score > (-1.0 if self.best_score is None else self.best_score):
+        best = trainer.lightning_module.best
+        score = trainer.callback_metrics.get(best.metric)
+        if score is not None and self._is_better(float(score), best.mode):
             self.best_score, self.saved_step = float(score), -1
-            self.best = _weights(trainer) if trainer.is_global_zero else None
+            self.best = self._weights(trainer) if trainer.is_global_zero else None
         self._agree(trainer)
         if not _within_step(trainer):
             self._save_if_due(trainer)
@@ -139,6 +144,24 @@ class RunCheckpoint(Checkpoint):
         nothing = dict.fromkeys(("ready", "started", "processed", "completed"), 0)
         begun = nothing | {"ready": 1, "started": 1}
         progress |= {"total": begun if self.validation_due else nothing, "current": nothing}
+        checkpoint |= self._identity(trainer)
+
+    def _identity(self, trainer: L.Trainer) -> dict[str, Any]:
+        """Return what a checkpoint holds beside its weights, to tell what these fit."""
+        network = trainer.lightning_module.network
+        return {"classes": self.classes, "architecture": str(network)}
+
+    def _is_better(self, score: float, mode: str) -> bool:
+        if self.best_score is None:
+            return not math.isnan(score)
+        return score > self.best_score if mode == "max" else score < self.best_score
+
+    def _weights(self, trainer: Any) -> dict[str, Any]:
+        """Return a copy of the weights as a checkpoint to evaluate or to start from."""
+        content = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
+        weights = content["state_dict"]  # and its layers' versions, which some need to load it
+        weights.update((name, t.detach().clone()) for name, t in weights.items())
+        return content | self._identity(trainer)
 
     def _save_if_due(self, trainer: L.Trainer, logged: bool = True) -> None:
         if self.due or self.ends:
@@ -185,11 +208,3 @@ def _training(trainer: L.Trainer) -> bool:
 def _within_step(trainer: L.Trainer) -> bool:
     """Return whether there are gradients that await their step: a checkpoint does not hold them."""
     return trainer.fit_loop.epoch_loop._should_accumulate()
-
-
-def _weights(trainer: L.Trainer) -> dict[str, Any]:
-    """Return a copy of the weights as a checkpoint to evaluate or to start from."""
-    content = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
-    weights = content["state_dict"]  # and its layers' versions, which some need to load it
-    weights.update((name, t.detach().clone()) for name, t in weights.items())
-    return content

@@ -14,7 +14,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from ..errors import UserError
 
-LAST, BEFORE, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 # A line a digest, written before its file takes its place: so whenever a process is killed,
 # whatever stands under a checkpoint's name has its digest in it.
 DIGESTS = "digests.txt"
@@ -69,12 +69,12 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(content, draft)
-        to_disk(draft)
+        fsync(draft)
         _add_digest(folder, path.name, sha256(draft))
         if path.name == LAST and path.exists():
-            path.replace(path.with_name(BEFORE))
+            path.replace(path.with_name(PREVIOUS))
         draft.replace(path)
-        to_disk(folder)
+        fsync(folder)
     except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
         with suppress(OSError):
             draft.unlink(missing_ok=True)
@@ -85,7 +85,7 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
         ) from error
 
 
-def is_whole(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
     """Return whether a file's bytes are those that were written; without digests it is believed."""
     try:
         known = _digests(path.parent)
@@ -100,7 +100,7 @@ def find_checkpoint(folder: Path, *names: str) -> Path:
     found = [path for path in paths if path.is_file()]
     if not found:
         raise UserError(f"{folder} has no checkpoint: it ended before its first. Start a new run.")
-    for path in filter(is_whole, found):
+    for path in filter(is_intact, found):
         if path != found[0]:
             print(f"{found[0].name} is damaged; {path.name} is taken instead.", flush=True)
         return path
@@ -116,15 +116,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Write a text file such that at any moment it is whole: as before, or as now."""
     draft = path.with_name(f".{path.name}.new")
     draft.write_text(text, newline="")
-    to_disk(draft)
+    fsync(draft)
     draft.replace(path)
 
 
-def to_disk(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Wait until a file's bytes, or a folder's names, would survive a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -144,4 +144,4 @@ def _add_digest(folder: Path, name: str, digest: str) -> None:
     known = _digests(folder)
     older = [entry for entry in known if entry[1] == name][: -DIGESTS_KEPT + 1]
     kept = [*(entry for entry in known if entry not in older), (digest, name)]
-    write_whole(folder / DIGESTS, "".join(f"{digest}  {name}\n" for digest, name in kept))
+    write_atomically(folder / DIGESTS, "".join(f"{digest}  {name}\n" for digest, name in kept))

@@ -1,11 +1,11 @@
 """What a run came to, to the bit: the exact loss of each logged step, a digest of each tensor.
 
-They stand in digests.json; `make reproduce` compares them.
+They are stored in digests.json; `make reproduce` compares them.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,13 @@ def losses(folder: Path) -> dict[str, str]:
     return {str(row["step"]): row["train/loss"].hex() for row in rows if "train/loss" in row}
 
 
-def write_digests(folder: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, str]:
-    """Write digests.json into a run's folder; return one digest of weights, one of optimizer."""
+def write_digests(
+    folder: Path, model: nn.Module, optimizers: Sequence[Optimizer]
+) -> dict[str, str]:
+    """Write digests.json into a run's folder; return one digest of weights, one of optimizers."""
     state = {
         f"{name} {key}": value
+        for optimizer in optimizers
         for name, weight in model.named_parameters()
         for key, value in optimizer.state.get(weight, {}).items()
         if isinstance(value, Tensor)

@@ -10,14 +10,6 @@ from ..errors import UserError
 RUN_FOLDER_VARIABLE = "RUN_FOLDER"  # in which the launcher hands its choice to its processes
 
 
-def project_root() -> Path:
-    """Return the project's folder: the one above src/, or else the working directory's."""
-    for folder in (Path(__file__).resolve().parents[4], Path.cwd(), *Path.cwd().parents):
-        if (folder / "configs" / "base.yaml").is_file():
-            return folder
-    raise UserError(f"No configs/base.yaml above {Path.cwd()}: start in the project's folder.")
-
-
 def new_run_folder(root: Path, recipe: str) -> Path:
     """Make and return the folder of a run that starts; processes of one launch get the same one."""
     given, run_id = (os.environ.get(name) for name in (RUN_FOLDER_VARIABLE, "TORCHELASTIC_RUN_ID"))
@@ -50,8 +42,3 @@ def find_run(root: Path, name: str, recipe: str | None = None) -> Path:
         of = f" of the recipe '{recipe}'" if recipe else ""
         raise UserError(f"No run{of} in {root / 'runs'} has a checkpoint. Start one: make train")
     return max(usable, key=lambda path: json.loads(path.read_text())["started"]).parent
-
-
-def shown(path: Path) -> str:
-    """Return the path as short as it can be said from here."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

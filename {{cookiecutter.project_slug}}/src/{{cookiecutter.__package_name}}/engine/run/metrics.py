@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
-from .checkpoint_files import to_disk, write_whole
+from .checkpoint_files import fsync, write_atomically
 
 Row = dict[str, Any]
 
@@ -79,7 +79,7 @@ class MetricsCSV(Logger):
         """Write what was logged until now so that it survives a power failure."""
         self._write(wait=True)
         if self.path.exists():
-            to_disk(self.path)
+            fsync(self.path)
 
     @rank_zero_only
     def go_on_from(self, step: int) -> None:
@@ -125,7 +125,7 @@ class MetricsCSV(Logger):
         writer = csv.DictWriter(text, self.columns)
         writer.writeheader()
         writer.writerows(rows)
-        write_whole(self.path, text.getvalue())
+        write_atomically(self.path, text.getvalue())
 
 
 class OnItsWay:  # and no dataclass: Lightning reads those's tensors at once, before it is here

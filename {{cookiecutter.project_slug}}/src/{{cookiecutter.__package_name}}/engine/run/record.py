@@ -17,14 +17,18 @@ from typing import IO, Any, Self
 import torch
 import yaml
 
+from ..contract import Facts
 from ..errors import UserError
-from .checkpoint_files import sha256, write_whole
+from .checkpoint_files import sha256, write_atomically
 from .interruption import Interrupted
 
 NOT_SOURCE = {"runs", "data", "build", "dist"}  # at the top of the project
 NOT_OURS = ("pyvenv.cfg", "run.json")  # mark the folder of an environment, of a run
 LARGEST_SOURCE_FILE = 1_000_000  # bytes
-PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn")
+PACKAGES = (
+    *("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn", "scipy"),
+    *("transformers", "tokenizers"),
+)
 
 
 class RunRecord:
@@ -66,7 +70,7 @@ class RunRecord:
             if isinstance(old, dict) and isinstance(value, dict):
                 value = old | value
             self.content[key] = value
-        write_whole(self.path, json.dumps(self.content, indent=2, default=str) + "\n")
+        write_atomically(self.path, json.dumps(self.content, indent=2, default=str) + "\n")
 
     def newest_start(self) -> dict[str, Any]:
         """Return what was recorded when the run started, or went on, the last time."""
@@ -135,12 +139,39 @@ def _commit(root: Path) -> str | None:
 def _versions() -> dict[str, str | None]:
     cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
     return {
-        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        **{name: importlib.metadata.version(name) for name in PACKAGES if _is_installed(name)},
         "python": platform.python_version(),
         "torch": torch.__version__,  # which names the CUDA build too
         "cuda": torch.version.cuda,
         "cudnn": str(cudnn) if cudnn else None,
     }
+
+
+def _is_installed(name: str) -> bool:
+    with suppress(importlib.metadata.PackageNotFoundError):
+        return bool(importlib.metadata.version(name))
+    return False
+
+
+def facts_of(data: dict[str, Any]) -> Facts:
+    """Return what run.json holds about the data, also as runs wrote it that knew only images."""
+    if "rows" in data:
+        shapes = {name: tuple(shape) for name, shape in data["shapes"].items()}
+        tuples = {name: tuple(data[name]) for name in ("classes", "remarks")}
+        known = {name: data[name] for name in Facts.__dataclass_fields__ if name in data}
+        return Facts(**{**known, **tuples, "shapes": shapes})
+    height, width, channels = data["image_shape"]
+    streamed = data["loader"].startswith("files")
+    from_files = data.get("from_files", data["source"] == "folder")
+    loader = "streaming" if streamed else "resident"
+    return Facts(
+        data["source"],
+        data["images"],
+        data["fingerprint"],
+        unit="images",
+        shapes={"images": (channels, height, width)},
+        extra={"from_files": from_files, "jpeg": from_files, "loader": loader},
+    )
 
 
 def _now() -> str:

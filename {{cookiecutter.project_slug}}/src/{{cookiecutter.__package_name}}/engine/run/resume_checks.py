@@ -1,19 +1,21 @@
 """Whether a run still is what it was: the same steps, seed, data and source as it began with."""
 
 import zipfile
+from collections.abc import Mapping, Set
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from ..contract import Facts
 from ..errors import UserError
 
 # What an elastic resume may change: how the global batch is divided, and how it is computed.
 LAYOUT = {"data.batch_size", "the number of devices", "trainer.accumulate_grad_batches"}
 LAYOUT |= {"trainer.precision"}
-# Settings of the model and the data that change nothing of what is learned. What the data are is
-# compared by their content, and pretrained weights are read by a new run only.
+# The engine's own settings that change nothing of what is learned.
 MAY_CHANGE = {
-    "model": {"compile", "channels_last", "activation_checkpointing", "pretrained", "num_classes"},
-    "data": {"source", "options", "eval_batch_size", "loader", "workers", "prefetch", "decoder"},
+    "model": {"compile", "channels_last", "activation_checkpointing"},
+    "data": {"eval_batch_size", "loader", "workers", "prefetch"},
 }
 # The Trainer's settings that decide the result. Its length is not one: a run may be trained longer.
 OF_THE_TRAINER = (
@@ -22,54 +24,63 @@ OF_THE_TRAINER = (
 )
 
 
-def check_resume(config: dict[str, Any], was: dict[str, Any], elastic: bool) -> None:
+def check_resume(
+    config: dict[str, Any],
+    was: dict[str, Any],
+    elastic: bool,
+    may_change: Mapping[str, Set[str]] = MappingProxyType({}),
+) -> None:
     """Raise UserError if a setting that decides the result of a run is not what it was.
 
-    `was` is the configuration of the run's last start. An `elastic` resume may change how the
-    global batch is divided: among more or fewer devices, in larger or smaller parts.
+    `was` is the configuration of the run's last start; `may_change` what the project's own task and
+    data say of their settings. An `elastic` resume may change how the global batch is divided:
+    among more or fewer devices, in larger or smaller parts.
     """
-    now, then = _fixed_settings(config), _fixed_settings(was)
+    now, then = (_fixed_settings(some, may_change) for some in (config, was))
     changed = {key for key in now if key in then and then[key] != now[key]}
     if elastic:
         changed -= LAYOUT
     if changed:
         fix = "Leave them as they were, or start a new run from its weights: --model.pretrained"
         if changed <= LAYOUT:
-            fix = "Leave them, or add --elastic: the same images in each step, not the same bits"
+            fix = "Leave them, or add --elastic: the same rows in each step, not the same bits"
         told = (f"{key} was {then[key]}, is {now[key]}" for key in now if key in changed)
-        raise UserError(f"The run can't go on to the same end: {'; '.join(told)}. {fix}.")
+        raise UserError(f"Resuming would change the result: {'; '.join(told)}. {fix}.")
 
 
-def _fixed_settings(config: dict[str, Any]) -> dict[str, Any]:
+def _fixed_settings(config: dict[str, Any], may_change: Mapping[str, Set[str]]) -> dict[str, Any]:
     """Return every setting of a configuration that decides what a run learns."""
     found = {
         f"{part}.{key}": value
-        for part, may_change in MAY_CHANGE.items()
+        for part, engine in MAY_CHANGE.items()
         for key, value in config[part].items()
-        if key not in may_change and not key.startswith("_")
+        if key not in engine | may_change.get(part, set()) and not key.startswith("_")
     }
-    trainer, data = config["trainer"], config["data"]
+    trainer = config["trainer"]
     found |= {f"trainer.{key}": trainer[key] for key in OF_THE_TRAINER if key in trainer}
     return {
         **found,
         "the number of devices": int(trainer["devices"]) * trainer["num_nodes"],
         "seed_everything": config["seed_everything"],
         "a step in one CUDA graph": config["model"]["compile"] == "step-graph",
-        "random crops of files": data["source"] == "folder"
-        and data["loader"] in (None, "streaming"),
     }
 
 
-def check_data(record: dict[str, Any], found: dict[str, Any], resuming: bool) -> None:
+def check_data(was: Facts, found: Facts, resuming: bool) -> None:
     """Raise UserError if a resume would go on with other data; an evaluation is only warned."""
-    if record.get("data", found)["fingerprint"] == found["fingerprint"]:
-        return
-    if resuming:
+    if was.fingerprint != found.fingerprint:
+        if resuming:
+            raise UserError(
+                "The dataset has changed since this run started: something was added, removed or"
+                " changed. Bring it back, or start a new run."
+            )
+        print("warning: these are not the data of this run: it may have been trained on them.")
+    loaders = [facts.extra.get("loader", "streaming") for facts in (was, found)]
+    if resuming and found.nbytes is None and len({name == "streaming" for name in loaders}) > 1:
         raise UserError(
-            "The data are not those that the run began with: images were added, removed or changed."
-            " Bring them back, or start a new run."
+            f"Resuming would change the result: data.loader was {loaders[0]}, is {loaders[1]}, and"
+            " only what is streamed is read at random. Leave it as it was, or start a new run."
         )
-    print("warning: these are not the data that the run was trained on: it may know test images.")
 
 
 def warn_of_changed_source(record: Any) -> None:
@@ -77,7 +88,8 @@ def warn_of_changed_source(record: Any) -> None:
     starts = record.content, record.newest_start()
     first, newest = (record.path.with_name(start["source"]["zip"]) for start in starts)
     if first.is_file() and (files := changed_source(first, newest)):
-        print(f"warning: changed since the run began: {', '.join(files)}. It goes on with them.")
+        names = ", ".join(files)
+        print(f"warning: changed since the run began: {names}. Training uses the changed files.")
 
 
 def changed_source(before: Path, now: Path) -> list[str]:

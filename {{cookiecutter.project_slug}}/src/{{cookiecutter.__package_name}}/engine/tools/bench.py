@@ -21,8 +21,9 @@ from matplotlib.figure import Figure
 
 from .. import hardware, nvml
 from ..cli.arguments import device_name
+from ..cli.project import Project
 from ..errors import UserError
-from ..run.folder import project_root, shown
+from ..paths import project_root, shown
 from .turns import FEWEST, Process
 
 PARTS = {"data": "#f58518", "forward": "#4c78a8", "backward": "#72b7b2", "optimizer": "#b279a2"}
@@ -75,7 +76,7 @@ def compiled_by(mode: str) -> list[str]:
 
 
 def measure(
-    rows: list[Row], config: Path, flags: list[str], seconds: float, rounds: int
+    package: str, rows: list[Row], config: Path, flags: list[str], seconds: float, rounds: int
 ) -> list[dict[str, Any]]:
     """Let the rows take turns and return what each found.
 
@@ -84,7 +85,9 @@ def measure(
     found = [asdict(row) | {"turns": []} for row in rows]
     with ExitStack() as stack:
         processes = [
-            stack.enter_context(Process(config, [*flags, *row.flags], row.one_batch, cold=True))
+            stack.enter_context(
+                Process(package, config, [*flags, *row.flags], row.one_batch, cold=True)
+            )
             for row in rows
         ]
         for turn in ("ready", "first", *range(rounds), "parts"):
@@ -129,9 +132,9 @@ def summarize(row: dict[str, Any], eager_gib: float | None = None) -> dict[str, 
     return kept | {
         "counts": falls,
         "remark": None if falls else why,
-        "images_per_second": rate,
+        "rows_per_second": rate,
         "rates": rates,
-        "epoch_seconds": row["images"] / rate,
+        "epoch_seconds": row["rows"] / rate,
         "step_ms": row["parts"]["parts"],
         "gpu_busy_percent": statistics.mean(busy) if busy else None,
         "peak_gib": peak,
@@ -144,11 +147,11 @@ def summarize(row: dict[str, Any], eager_gib: float | None = None) -> dict[str, 
 
 
 def bench(
-    rows: list[Row], config: Path, flags: list[str], seconds: float, rounds: int
+    package: str, rows: list[Row], config: Path, flags: list[str], seconds: float, rounds: int
 ) -> dict[str, Any]:
     """Measure the rows for a recipe; return all that stands in bench.json."""
     machine = hardware.this_machine()
-    found = measure(rows, config, flags, seconds, rounds)
+    found = measure(package, rows, config, flags, seconds, rounds)
     good = next(row for row in found if "failed" not in row)
     eager = next((row for row in found if row["name"] == EAGER and "failed" not in row), good)
     root = project_root()
@@ -160,8 +163,9 @@ def bench(
         "device": device_name(machine, hardware.accelerator(machine)),
         "cpu": f"{machine.cpu}, {machine.cores} cores",
         "versions": versions(),
-        "images": good["images"],
-        "batch_size": next(row["batch_size"] for row in reversed(found) if "images" in row),
+        "rows_an_epoch": good["rows"],
+        "unit": good["unit"],
+        "batch_size": next(row["batch_size"] for row in reversed(found) if "rows" in row),
         "settings": next((row["settings"] for row in found if row.get("shipped")), None),
         "rows": [summarize(row, eager["first"]["peak_gib"]) for row in found],
     }
@@ -183,12 +187,12 @@ def table(result: dict[str, Any]) -> str:
     named = "  ".join(f"{name} {value}" for name, value in result["versions"].items() if value)
     lines = [
         f"{result['config']} {' '.join(result['arguments'])}".rstrip()
-        + f": {result['images']:,} images an epoch, batch {result['batch_size']}",
+        + f": {result['rows_an_epoch']:,} {result['unit']} an epoch, batch {result['batch_size']}",
         f"{result['device']}  ({result['cpu']})",
         named,
         "",
         f"{'':21}   epoch               -- ms of a step --          GPU   peak          comp.",
-        f"{'':21}       s     img/s   data  forw.  backw.  optim.  busy    GiB saved      s",
+        f"{'':21}       s    rows/s   data  forw.  backw.  optim.  busy    GiB saved      s",
     ]
     for row in result["rows"]:
         if not row["counts"]:
@@ -199,7 +203,7 @@ def table(result: dict[str, Any]) -> str:
             _number(ms.get(part), width) for part, width in zip(PARTS, (7, 7, 8, 8), strict=True)
         ]
         lines.append(
-            f"{row['name']:<21}{_number(row['epoch_seconds'], 8)}{row['images_per_second']:>10,.0f}"
+            f"{row['name']:<21}{_number(row['epoch_seconds'], 8)}{row['rows_per_second']:>10,.0f}"
             + "".join(parts)
             + (f"{busy:>5.0f}%" if busy is not None else f"{'-':>6}")
             + _number(row["peak_gib"], 7)
@@ -221,15 +225,15 @@ def _number(value: float | None, width: int) -> str:
 
 
 def draw(result: dict[str, Any]) -> Figure:
-    """Draw images per second, and the parts of a step, of the rows that count."""
+    """Draw rows per second, and the parts of a step, of the rows that count."""
     rows = [row for row in result["rows"] if row["counts"]]
     names = [row["name"] for row in rows]
     figure = Figure(figsize=(11, 1.6 + 0.42 * len(rows)), layout="constrained")
     speed, step = figure.subplots(1, 2, sharey=True)
-    rates = [row["images_per_second"] for row in rows]
+    rates = [row["rows_per_second"] for row in rows]
     bars = speed.barh(names, rates, color="#4c78a8")
     speed.bar_label(bars, [f" {rate:,.0f}" for rate in rates], fontsize=9)
-    speed.set(xlabel="images per second", xlim=(0, 1.2 * max(rates, default=1)))
+    speed.set(xlabel=f"{result['unit']} per second", xlim=(0, 1.2 * max(rates, default=1)))
     speed.invert_yaxis()
     left = [0.0] * len(rows)
     for part, colour in PARTS.items():
@@ -248,15 +252,11 @@ def draw(result: dict[str, Any]) -> Figure:
 
 
 def find_config(given: Path | None) -> Path:
-    """Return the recipe's file; unset, one that needs no data: on a CPU a small one.
-
-    Raises UserError if there is no such file.
-    """
-    name = "synthetic.yaml" if hardware.this_machine().gpus else "digits.yaml"
-    config = (given or project_root() / "configs" / name).resolve()
-    if not config.is_file():
-        raise UserError(f"There is no {given}. Name a recipe: CONFIG=configs/digits.yaml")
-    return config
+    """Return the recipe's file. Raises UserError if there is none."""
+    if given is None or not given.is_file():
+        found = "No recipe is named" if given is None else f"There is no {given}"
+        raise UserError(f"{found}. Name one: --config configs/NAME.yaml")
+    return given.resolve()
 
 
 def save(kind: str, folder: Path | None, result: dict[str, Any], figure: Figure) -> Path:
@@ -269,32 +269,22 @@ def save(kind: str, folder: Path | None, result: dict[str, Any], figure: Figure)
     return folder
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(project: Project, arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument(
-        "--config", type=Path, help="the recipe; synthetic.yaml, on a CPU digits.yaml"
-    )
+    parser.add_argument("--config", type=Path, help="the recipe, a file in configs/")
     parser.add_argument("--seconds", type=float, help="of a turn; 1.5, on a CPU 1")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--all-modes", action="store_true", help="two more ways to compile, slow")
     parser.add_argument("--into", type=Path, help="instead of runs/bench/<time>")
     known, flags = parser.parse_known_args(arguments)
-    nvml.prefer_idle_gpus()
     machine = hardware.this_machine()
     rows, left_out = rows_of(machine, known.all_modes)
-    try:
-        seconds = known.seconds or (1.5 if machine.gpus else 1.0)
-        result = bench(rows, find_config(known.config), flags, seconds, known.rounds)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    seconds = known.seconds or (1.5 if machine.gpus else 1.0)
+    config = find_config(known.config)
+    result = bench(project.package, rows, config, flags, seconds, known.rounds)
     folder = save("bench", known.into, result | {"left_out": left_out}, draw(result))
     print(f"\n{table(result)}\n")
     for reason in left_out:
         print(f"left out: {reason}")
     print(f"written: {shown(folder / 'bench.json')}, bench.png beside it\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 
@@ -62,26 +63,18 @@ def torch_lock(root: Path) -> Path:
     return locks[0]
 
 
-def main() -> int:
+def main(project: Any, arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="make bundle", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("dist/bundle"))
     parser.add_argument("--image", help="the image to save beside the wheels")
     parser.add_argument("--no-image", action="store_true", help="only the wheels")
-    arguments = parser.parse_args()
-    wheels, archive = arguments.folder / "wheels", arguments.folder / "image.tar"
-    try:
-        count = download_wheels([Path("requirements.lock"), torch_lock(Path.cwd())], wheels)
-        if arguments.image and not arguments.no_image:
-            save_image(arguments.image, archive)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    known = parser.parse_args(arguments)
+    wheels, archive = known.folder / "wheels", known.folder / "image.tar"
+    count = download_wheels([Path("requirements.lock"), torch_lock(Path.cwd())], wheels)
+    if known.image and not known.no_image:
+        save_image(known.image, archive)
     print(f"{count} wheels in {wheels}. Copy the project and this folder, and there:")
     print(f"  make setup WHEELS={wheels}")
     if archive.exists():
         print(f"  docker load --input {archive}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

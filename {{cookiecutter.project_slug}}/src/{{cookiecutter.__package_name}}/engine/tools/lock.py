@@ -40,10 +40,11 @@ def split(lock: str) -> tuple[str, str]:
     return HEADER + "\n".join(rest) + "\n", HEADER + "\n".join(torch) + "\n"
 
 
-def main() -> int:
+def main(project: object = None, arguments: list[str] | None = None) -> int:
     root = Path.cwd()
     try:
-        requirements, torch = split(compile_lock(root, sys.argv[1:]))
+        options = sys.argv[1:] if arguments is None else arguments
+        requirements, torch = split(compile_lock(root, options))
     except subprocess.CalledProcessError as error:
         return error.returncode  # uv has said why
     (root / "requirements.lock").write_text(requirements)

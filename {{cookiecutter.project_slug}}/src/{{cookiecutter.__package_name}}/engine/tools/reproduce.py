@@ -23,33 +23,31 @@ from typing import Any
 
 import torch
 
+from ..cli.project import Project
 from ..errors import UserError
+from ..paths import project_root, shown
 from ..run.checkpoint_files import sha256
 from ..run.digests import Digests, read_digests
-from ..run.folder import RUN_FOLDER_VARIABLE, find_run, project_root, shown
+from ..run.folder import RUN_FOLDER_VARIABLE, find_run
 from ..run.resume_checks import changed_source
 
-PACKAGE = str(__package__).split(".")[0]
 # Settings that change no bit of a run, or are of the machine.
 OF_THE_MACHINE = ("data.workers", "data.prefetch", "trainer.default_root_dir", "config")
 NOT_TELLING = (*OF_THE_MACHINE, "tracking.", "checkpoints.", "ckpt_path", "trainer.enable_progress")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(project: Project, arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="make reproduce", description=__doc__)
     parser.add_argument("--run", default="latest", help="the run's folder, here or copied here")
     parser.add_argument("--until", type=int, help="compare up to this step, and no weights")
     parser.add_argument("--into", type=Path, help="train there instead of <run>/reproduce")
     known, flags = parser.parse_known_args(arguments)
-    try:
-        run = find_run(project_root(), known.run)
-        return reproduce(run, known.into or run / "reproduce", known.until, flags)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    run = find_run(project_root(), known.run)
+    into = known.into or run / "reproduce"
+    return reproduce(project.package, run, into, known.until, flags)
 
 
-def reproduce(run: Path, into: Path, until: int | None, flags: list[str]) -> int:
+def reproduce(package: str, run: Path, into: Path, until: int | None, flags: list[str]) -> int:
     """Train the run again in a folder and say how the two compare; `flags` are added to fit's.
 
     Raises:
@@ -62,7 +60,7 @@ def reproduce(run: Path, into: Path, until: int | None, flags: list[str]) -> int
     source = unpack(run, record, into)
     for line in (unlocked := not_as_locked(source)):
         print(f"environment: {line}")
-    command = [sys.executable, "-m", PACKAGE, "fit", "--config", str(run / "config.yaml")]
+    command = [sys.executable, "-m", package, "fit", "--config", str(run / "config.yaml")]
     command += ["--tracking.wandb=false", "--tracking.tensorboard=false"]
     if "compile" in record:  # what was decided is not decided again
         command.append(f"--model.compile={record['compile']['mode'] or 'false'}")
@@ -142,7 +140,7 @@ def train(
 
     What differs is said as soon as it is known. If the data differ, the training is ended.
     """
-    print(f"The recorded source lies in {shown(source)}; it is trained again.", flush=True)
+    print(f"Retraining from the recorded source in {shown(source)}", flush=True)
     with tempfile.TemporaryDirectory() as empty:  # so that every file of the data is read anew
         environment = {**os.environ, "PYTHONPATH": str(source / "src"), "XDG_CACHE_HOME": empty}
         environment |= {"TORCH_HOME": str(Path(torch.hub.get_dir()).parent)}
@@ -232,7 +230,3 @@ def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

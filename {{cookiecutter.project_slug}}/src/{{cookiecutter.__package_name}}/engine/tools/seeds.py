@@ -11,8 +11,12 @@ from datetime import datetime
 from pathlib import Path
 
 from ..cli.arguments import take
+from ..cli.project import Project
+from ..contract import Best
 from ..errors import UserError
-from ..run.folder import RUN_FOLDER_VARIABLE, project_root, shown
+from ..monitor.summary import in_words
+from ..paths import project_root, shown
+from ..run.folder import RUN_FOLDER_VARIABLE
 
 
 def read_seeds(given: str, arguments: list[str]) -> list[int]:
@@ -31,22 +35,23 @@ def read_seeds(given: str, arguments: list[str]) -> list[int]:
     return seeds
 
 
-def train_seeds(arguments: list[str], seeds: list[int], root: Path) -> int:
+def train_seeds(project: Project, arguments: list[str], seeds: list[int], root: Path) -> int:
     """Train one run a seed, each in its own process; return the first bad exit status, or 0."""
     config = take(arguments, "--config", "-c")[1]
-    recipe = Path(config).stem if config else "digits"
+    recipe = Path(config).stem if config else project.package
     together = root / "runs" / recipe / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     runs = {seed: together.with_name(f"{together.name}_seed-{seed}") for seed in seeds}
     finished: dict[int, Path] = {}
     for seed, folder in runs.items():
-        command = [sys.executable, "-m", str(__package__).split(".")[0], "fit", *arguments]
+        command = [sys.executable, "-m", project.package, "fit", *arguments]
         flags = ["--seed_everything", str(seed), "--data.seed", "null"]
         status = _run([*command, *flags], folder)
         if status:
             break
         finished[seed] = folder
     if finished:
-        _summarize(finished, together.with_name(f"{together.name}_seeds.csv"))
+        table = together.with_name(f"{together.name}_seeds.csv")
+        _summarize(finished, table, project.task_class.best)
     return status if status >= 0 else 128 - status
 
 
@@ -64,36 +69,30 @@ def _run(command: list[str], folder: Path) -> int:
         signal.signal(signal.SIGTERM, before)
 
 
-def _summarize(runs: dict[int, Path], table: Path) -> None:
-    """Print and save each seed's best validation accuracy, their mean and standard deviation."""
-    results = {
-        seed: json.loads((folder / "run.json").read_text())["results"]["best val/accuracy"]
-        for seed, folder in runs.items()
-    }
+def _summarize(runs: dict[int, Path], table: Path, best: Best) -> None:
+    """Print and save the best score of each seed, their mean and standard deviation."""
+    column, results = f"best {best.metric}", dict[int, float | None]()
+    for seed, folder in runs.items():
+        found = json.loads((folder / "run.json").read_text())["results"]
+        if column not in found:  # a task may choose it when it is built
+            column = next(name for name in found if name.startswith("best "))
+        results[seed] = found[column]
     with table.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["seed", "best val/accuracy", "run"])
+        writer.writerow(["seed", column, "run"])
         writer.writerows([seed, results[seed], folder.name] for seed, folder in runs.items())
     for seed, value in results.items():
-        said = "not measured" if value is None else f"{value:.2%}"
+        said = in_words(value, best)
         print(f"  seed {seed:<10} {said:>8}  {shown(runs[seed])}")
     values = [value for value in results.values() if value is not None]
     if values:
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         print(
-            f"\nvalidation accuracy {statistics.mean(values):.2%} ± {spread:.2%}"
+            f"\n{column} {in_words(statistics.mean(values), best)} ± {in_words(spread, best)}"
             f" (mean and standard deviation of {len(values)} seeds)\ntable: {shown(table)}\n"
         )
 
 
-def main(arguments: list[str]) -> int:
-    try:
-        seeds = read_seeds(arguments[0] if arguments else "", arguments[1:])
-        return train_seeds(arguments[1:], seeds, project_root())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def main(project: Project, arguments: list[str]) -> int:
+    seeds = read_seeds(arguments[0] if arguments else "", arguments[1:])
+    return train_seeds(project, arguments[1:], seeds, project_root())

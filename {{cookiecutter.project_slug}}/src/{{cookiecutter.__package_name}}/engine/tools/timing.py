@@ -1,4 +1,4 @@
-"""The one timer of all that is compared: images per second inside an epoch, and of everything.
+"""The one timer of all that is compared: rows per second inside an epoch, and of everything.
 
 It needs torch and Lightning only, so it measures any other loop just as it does this project's.
 """
@@ -32,36 +32,36 @@ class Clock:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.rates: list[float] = []  # of each epoch
-        self.marks: list[tuple[float, int]] = []  # time and images so far, at each end_validation
+        self.marks: list[tuple[float, int]] = []  # time and rows so far, at each end_validation
         self.start: float | None = None
-        self.images = self.all_images = 0
+        self.rows = self.all_rows = 0
 
-    def step(self, images: int) -> None:
+    def step(self, rows: int) -> None:
         """Count a training step that was asked for; only an epoch's first is waited for."""
-        self.all_images += images
+        self.all_rows += rows
         if self.start is None:
             self.start = now(self.device)
         else:
-            self.images += images
+            self.rows += rows
 
     def end_epoch(self) -> None:
         """Wait for the device: the rate inside this epoch is complete, if it had two steps."""
-        if self.start is not None and self.images:
-            self.rates.append(self.images / (now(self.device) - self.start))
-        self.images, self.start = 0, None
+        if self.start is not None and self.rows:
+            self.rates.append(self.rows / (now(self.device) - self.start))
+        self.rows, self.start = 0, None
 
     def end_validation(self) -> None:
         """Wait for the device: an epoch's validation and checkpoint, if it had any, are over."""
-        self.marks.append((now(self.device), self.all_images))
+        self.marks.append((now(self.device), self.all_rows))
 
     @property
     def inside(self) -> float | None:
-        """Images/s inside an epoch: the median, the first epoch apart if there are more."""
+        """Rows/s inside an epoch: the median, the first epoch apart if there are more."""
         return statistics.median(self.rates[1:] or self.rates) if self.rates else None
 
     @property
     def whole(self) -> float | None:
-        """Images/s from the first end of a validation to the last: all is in it but compiling."""
+        """Rows/s from the first end of a validation to the last: all is in it but compiling."""
         if len(self.marks) < 2:
             return None
         (begin, before), (end, after) = self.marks[0], self.marks[-1]
@@ -84,11 +84,11 @@ class ClockCallback(L.Callback):
         self.validated = not trainer.enable_validation  # then there is nothing to wait for
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
-        if self.validated and self.clock.all_images:  # only now is the last checkpoint saved
+        if self.validated and self.clock.all_rows:  # only now is the last checkpoint saved
             self.clock.end_validation()
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        self.clock.step(images_in(batch) * trainer.world_size)
+        self.clock.step(rows_in(batch) * trainer.world_size)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, torch.Tensor) and batch_idx % LOSS_EVERY == 0:
             self.losses[-1].append(loss.detach().clone())
@@ -124,8 +124,8 @@ class ClockCallback(L.Callback):
             self.losses.append([])
 
 
-def images_in(batch: Any) -> int:
-    """Return how many images a batch has: the length of the first tensor in it."""
+def rows_in(batch: Any) -> int:
+    """Return how many rows a batch has: the length of the first tensor in it."""
     while not isinstance(batch, torch.Tensor):
         batch = next(iter(batch.values() if isinstance(batch, Mapping) else batch))
     return len(batch)

@@ -1,7 +1,7 @@
-"""The batch size, and where images are read from files the loader's settings, for this machine.
+"""The batch size, and where rows are read from files the loader's settings, for this machine.
 
-Measured are what the network eats, trained as shipped on one batch that stays on the device, and
-what the loader brings if nobody trains. The lines for the recipe are printed; tune.json and
+Measured are the training throughput, as shipped on one batch that stays on the device, and the
+loader's, if nobody trains. The lines for the recipe are printed; tune.json and
 tune.png go to runs/tune/<time>/. Other flags are those of fit.
 """
 
@@ -17,15 +17,16 @@ from typing import Any
 import yaml
 from matplotlib.figure import Figure
 
-from .. import hardware, nvml
+from .. import hardware
 from ..cli.arguments import device_name
+from ..cli.project import Project
 from ..errors import UserError
-from ..run.folder import shown
+from ..paths import shown
 from .bench import find_config, save, versions
 from .turns import Process
 
 ENOUGH = 0.95  # of the best speed: what a larger batch adds is not worth its memory
-MARGIN = 1.2  # times what the network eats, for a loader has good and bad moments
+MARGIN = 1.2  # times the training throughput, for a loader has good and bad moments
 WORKERS = (1, 2, 4, 8, 16)
 
 
@@ -33,7 +34,7 @@ WORKERS = (1, 2, 4, 8, 16)
 class Loading:
     """One way to read files: how many workers, batches ahead of each, and where it is decoded.
 
-    The decoder is None where ImageData has no such setting.
+    The decoder is None where the data have no such setting.
     """
 
     workers: int
@@ -49,10 +50,10 @@ class Loading:
         return flags + ([f"--data.decoder={self.decoder}"] if self.decoder else [])
 
 
-def batch_sizes(now: int, images: int, whole: int | None) -> list[int]:
+def batch_sizes(now: int, rows: int, whole: int | None) -> list[int]:
     """Return the batch sizes to try around the recipe's: they divide the global batch, if set."""
     sizes = {max(now // 2, 1), now, now * 2, now * 4}
-    return sorted(n for n in sizes if n == now or (n <= images and not (whole and whole % n)))
+    return sorted(n for n in sizes if n == now or (n <= rows and not (whole and whole % n)))
 
 
 def choose_batch_size(rates: Mapping[int, float]) -> int:
@@ -61,7 +62,7 @@ def choose_batch_size(rates: Mapping[int, float]) -> int:
 
 
 def choose_loading(rates: Mapping[Loading, float], demand: float) -> tuple[Loading, bool]:
-    """Return the fewest workers that bring enough for `demand` images/s, and True.
+    """Return the fewest workers that bring enough for `demand` rows/s, and True.
 
     The GPU decodes only where the cores can't keep up. If none brings enough: the fastest, False.
     """
@@ -77,26 +78,26 @@ def workers_to_try(most: int) -> list[int]:
 
 
 def feed(
-    config: Path, flags: Sequence[str], sizes: Sequence[int], seconds: float
+    package: str, config: Path, flags: Sequence[str], sizes: Sequence[int], seconds: float
 ) -> list[dict[str, Any]]:
-    """Train on one batch of each size; return images/s and memory, or why a size failed."""
+    """Train on one batch of each size; return rows/s and memory, or why a size failed."""
 
     def train(process: Process) -> dict[str, Any]:
         process.turn(seconds)  # compiles
         found = process.turn(seconds)
-        return {"images_per_second": found["rate"], "peak_gib": found["peak_gib"]}
+        return {"rows_per_second": found["rate"], "peak_gib": found["peak_gib"]}
 
     ways = {f"network, batch {size:>5}": [*flags, *of_batch(size)] for size in sizes}
-    found = _each(config, ways, train, one_batch=True)
+    found = _each(package, config, ways, train, one_batch=True)
     return [{"batch_size": size} | row for size, row in zip(sizes, found, strict=True)]
 
 
 def supply(
-    config: Path, flags: Sequence[str], ways: Sequence[Loading], seconds: float
+    package: str, config: Path, flags: Sequence[str], ways: Sequence[Loading], seconds: float
 ) -> dict[Loading, float]:
-    """Return the images/s that the loader alone brings in each of these ways; 0 where it can't."""
+    """Return the rows/s that the loader alone brings in each of these ways; 0 where it can't."""
     named = {str(way): [*flags, *way.flags()] for way in ways}
-    found = _each(config, named, lambda process: {"rate": process.supply(seconds)})
+    found = _each(package, config, named, lambda process: {"rate": process.supply(seconds)})
     for way, row in zip(ways, found, strict=True):
         if "failed" in row:
             print(f"  {way}: {row['failed']}", file=sys.stderr)
@@ -108,6 +109,7 @@ def of_batch(size: int) -> list[str]:
 
 
 def _each(
+    package: str,
     config: Path,
     ways: Mapping[str, list[str]],
     use: Callable[[Process], dict[str, Any]],
@@ -116,7 +118,9 @@ def _each(
     """Start a process for each and use them one by one; why one `failed` is its result."""
     results: list[dict[str, Any]] = [{} for _ in ways]
     with ExitStack() as stack:
-        started = [stack.enter_context(Process(config, one, one_batch)) for one in ways.values()]
+        started = [
+            stack.enter_context(Process(package, config, one, one_batch)) for one in ways.values()
+        ]
         for process, result in zip(started, results, strict=True):
             try:
                 process.ready()  # all of them, before the first is measured
@@ -132,17 +136,18 @@ def _each(
     return results
 
 
-def tune(config: Path, flags: list[str], seconds: float) -> dict[str, Any]:
+def tune(package: str, config: Path, flags: list[str], seconds: float) -> dict[str, Any]:
     """Measure and choose; return all that stands in tune.json.
 
     Raises UserError if the recipe can't be trained with any of the batch sizes.
     """
     machine = hardware.this_machine()
-    with Process(config, flags) as process:
+    with Process(package, config, flags) as process:
         recipe = process.ready().about
-    whole = yaml.safe_load(config.read_text()).get("data", {}).get("global_batch_size")
-    fed = feed(config, flags, batch_sizes(recipe["batch_size"], recipe["images"], whole), seconds)
-    rates = {row["batch_size"]: row["images_per_second"] for row in fed if "failed" not in row}
+    whole = _global_batch_size(config)
+    sizes = batch_sizes(recipe["batch_size"], recipe["rows"], whole)
+    fed = feed(package, config, flags, sizes, seconds)
+    rates = {row["batch_size"]: row["rows_per_second"] for row in fed if "failed" not in row}
     if not rates:
         raise UserError(fed[0]["failed"])
     size = choose_batch_size(rates)
@@ -152,6 +157,7 @@ def tune(config: Path, flags: list[str], seconds: float) -> dict[str, Any]:
         "arguments": flags,
         "device": device_name(machine, hardware.accelerator(machine)),
         "versions": versions(),
+        "unit": recipe["unit"],
         "recipe_batch_size": recipe["batch_size"],
         "batch_sizes": fed,
         "demand": rates[size],
@@ -162,18 +168,27 @@ def tune(config: Path, flags: list[str], seconds: float) -> dict[str, Any]:
     if recipe["resident"]:
         return result
     settings = recipe["settings"]["data"]
-    brought = load(config, [*flags, *of_batch(size)], settings, machine, rates[size], seconds)
+    brought = load(
+        package, config, [*flags, *of_batch(size)], settings, machine, rates[size], seconds
+    )
     chosen, enough = choose_loading(brought, rates[size])
     keys = {name: value for name, value in asdict(chosen).items() if value is not None}
     return result | {
-        "loader": [asdict(way) | {"images_per_second": rate} for way, rate in brought.items()],
+        "loader": [asdict(way) | {"rows_per_second": rate} for way, rate in brought.items()],
         "enough": enough,
         "supply": brought[chosen],
         "chosen": {"batch_size": size, **keys},
     }
 
 
+def _global_batch_size(config: Path) -> int | None:
+    """Return the global batch size that a recipe sets."""
+    data = (yaml.safe_load(config.read_text()) or {}).get("data") or {}
+    return data.get("global_batch_size")
+
+
 def load(
+    package: str,
     config: Path,
     flags: list[str],
     settings: dict[str, Any],
@@ -181,16 +196,16 @@ def load(
     demand: float,
     seconds: float,
 ) -> dict[Loading, float]:
-    """Return images/s over workers and places to decode, and over prefetch for the best of them."""
+    """Return rows/s over workers and places to decode, and over prefetch for the best of them."""
     decoders: list[str | None] = [None]
     if "decoder" in settings:
         decoders = ["cpu", "gpu"] if machine.gpus else ["cpu"]
     workers = workers_to_try(hardware.workers(machine, 1))
     ways = [Loading(n, settings["prefetch"], place) for place in decoders for n in workers]
-    brought = supply(config, flags, ways, seconds)
+    brought = supply(package, config, flags, ways, seconds)
     best, _ = choose_loading(brought, demand)
     others = [replace(best, prefetch=n) for n in (2, 8) if n != best.prefetch]
-    return brought | supply(config, flags, others, seconds)
+    return brought | supply(package, config, flags, others, seconds)
 
 
 def lines(result: dict[str, Any]) -> str:
@@ -203,58 +218,60 @@ def report(result: dict[str, Any]) -> str:
     said = [f"{result['config']} on {result['device']}", ""]
     for row in result["batch_sizes"]:
         speed = (
-            f"{row['images_per_second']:>10,.0f} images/s" if "failed" not in row else row["failed"]
+            f"{row['rows_per_second']:>10,.0f} {result['unit']}/s"
+            if "failed" not in row
+            else row["failed"]
         )
         memory = f"  {row['peak_gib']:.2f} GiB" if row.get("peak_gib") else ""
         said.append(f"  network, batch {row['batch_size']:>5}  {speed}{memory}")
     for row in result["loader"]:
-        speed = f"{row['images_per_second']:>10,.0f} images/s"
+        speed = f"{row['rows_per_second']:>10,.0f} {result['unit']}/s"
         said.append(f"  {Loading(row['workers'], row['prefetch'], row['decoder'])}  {speed}")
     if not result["loader"]:
-        said += ["", "The images lie on the device: there are no workers to tune."]
+        said += ["", f"The {result['unit']} are in memory: there are no workers to tune."]
     if not result["enough"]:
         said += [
             "",
-            f"The loader brings {result['supply']:,.0f} images/s at most, the network eats"
-            f" {result['demand']:,.0f}. What helps: images that are stored smaller (the longer"
-            " side a little above data.image_size), more cores, a larger network.",
+            f"The loader reaches {result['supply']:,.0f} {result['unit']}/s at most, and training"
+            f" {result['demand']:,.0f}. Try files that are quicker to read (images stored smaller,"
+            " the longer side a little above data.image_size), more cores, a larger network.",
         ]
     now, size = result["recipe_batch_size"], result["chosen"]["batch_size"]
     if size != now:
         said += [
             "",
-            f"A batch of {size} learns otherwise than the recipe's {now}: begin with"
+            f"A batch of {size} trains differently from the recipe's {now}: begin with"
             f" model.learning_rate x {size / now:g}, or keep {now}.",
         ]
     return "\n".join([*said, "", "For the recipe:", "", lines(result)])
 
 
 def draw(result: dict[str, Any]) -> Figure:
-    """Draw what the network eats by batch size, and what the loader brings by workers."""
+    """Draw training throughput by batch size, and the loader's by workers."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     parts = figure.subplots(1, 2 if result["loader"] else 1, squeeze=False)[0]
     rows = [row for row in result["batch_sizes"] if "failed" not in row]
-    sizes, rates = ([row[key] for row in rows] for key in ("batch_size", "images_per_second"))
+    sizes, rates = ([row[key] for row in rows] for key in ("batch_size", "rows_per_second"))
     chosen, circle = result["chosen"], {"markersize": 12, "mfc": "none", "color": "#f58518"}
     parts[0].plot(sizes, rates, marker="o", color="#4c78a8")
     parts[0].plot(chosen["batch_size"], result["demand"], "o", **circle)
     parts[0].set_xscale("log", base=2)
     parts[0].set_xticks(sizes, [str(size) for size in sizes])
-    parts[0].set(xlabel="batch size", title="what the network eats: images/s")
+    parts[0].set(xlabel="batch size", title=f"training throughput: {result['unit']}/s")
     for decoder in dict.fromkeys(row["decoder"] for row in result["loader"]):
         some = [row for row in result["loader"] if row["decoder"] == decoder]
         some = [row for row in some if row["prefetch"] == some[0]["prefetch"]]
         some = sorted(some, key=lambda row: row["workers"])
-        x, y = ([row[key] for row in some] for key in ("workers", "images_per_second"))
+        x, y = ([row[key] for row in some] for key in ("workers", "rows_per_second"))
         parts[1].plot(x, y, marker="o", label=f"decoded on the {(decoder or 'cpu').upper()}")
     for axes in parts[1:]:
         demand, enough = result["demand"], MARGIN * result["demand"]
-        axes.axhline(demand, color="#888", label="what the network eats")
+        axes.axhline(demand, color="#888", label="training throughput")
         axes.axhline(enough, color="#888", linestyle="--", label=f"{MARGIN} times that")
         label = f"chosen, with prefetch {chosen['prefetch']}"
         axes.plot(chosen["workers"], result["supply"], "o", label=label, **circle)
         axes.set_xticks(sorted({row["workers"] for row in result["loader"]}))
-        axes.set(xlabel="workers", title="what the loader brings: images/s")
+        axes.set(xlabel="workers", title=f"loader throughput: {result['unit']}/s")
         axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
     for axes in figure.axes:
         axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
@@ -263,25 +280,14 @@ def draw(result: dict[str, Any]) -> Figure:
     return figure
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(project: Project, arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="make tune", description=__doc__)
-    parser.add_argument(
-        "--config", type=Path, help="the recipe; synthetic.yaml, on a CPU digits.yaml"
-    )
+    parser.add_argument("--config", type=Path, help="the recipe, a file in configs/")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--into", type=Path, help="instead of runs/tune/<time>")
     known, flags = parser.parse_known_args(arguments)
-    nvml.prefer_idle_gpus()
-    try:
-        config = find_config(known.config)
-        result = tune(config, flags, known.seconds)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    config = find_config(known.config)
+    result = tune(project.package, config, flags, known.seconds)
     folder = save("tune", known.into, result, draw(result))
     print(f"\n{report(result)}\nwritten: {shown(folder / 'tune.json')}, tune.png beside it\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -20,21 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 
-from ..data.resident import Batch
 from ..errors import UserError
 from ..nvml import gpu_state
 from ..run.folder import RUN_FOLDER_VARIABLE
 from .timing import ClockCallback, now
 
-PACKAGE = str(__package__).split(".")[0]
 FEWEST = 4  # steps that a turn begins with: after so many all is compiled and recorded
 AS_LONG_AS_IT_LASTS = 10**6  # steps: an epoch of the one batch
 CACHES = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
-# A run without end, validations and checkpoints, whose loss falls from the first step on.
+# A run without end, validations and checkpoints.
 ENDLESS = {"trainer.max_epochs": 10**6, "trainer.limit_val_batches": 0, "trainer.devices": 1}
 ENDLESS |= {"checkpoints.seconds": 10**6, "tracking.wandb": False}
-GENTLE = {"model.schedule": "constant", "model.warmup": 0, "model.learning_rate": 0.003}
+STABLE = 0.03  # of the recipe's learning rate, at every step: so the loss falls from the first on
 
 
 class Turns(ClockCallback):
@@ -61,20 +60,33 @@ class Turns(ClockCallback):
 
     def on_train_start(self, trainer, pl_module) -> None:
         super().on_train_start(trainer, pl_module)
+        self._keep_rate_low(trainer)
         data, device = trainer.datamodule, trainer.strategy.root_device
+        facts = data.facts()
         on_gpu = device.type == "cuda"
         gpu = torch.cuda.get_device_properties(device) if on_gpu else None
         self.pipe.send(
             {
-                "images": len(data.splits.train),
+                "rows": facts.rows["train"],
+                "unit": facts.unit,
                 "batch_size": data.batch_size,
-                "resident": data.loader != "streaming",
-                "compile": pl_module.compiled_with[0],
+                "resident": data.decisions.loader != "streaming",
+                "compile": pl_module.compile_decision.mode,
                 "precision": str(trainer.precision),
                 "gpu": gpu and gpu.name,
                 "uuid": gpu and str(gpu.uuid),
             }
         )
+
+    def _keep_rate_low(self, trainer) -> None:
+        """Train as the recipe does, but at a low and constant rate."""
+        for schedule in trainer.lr_scheduler_configs:
+            optimizer = schedule.scheduler.optimizer
+            schedule.scheduler = LambdaLR(optimizer, lambda step: STABLE)
+        if not trainer.lr_scheduler_configs:
+            for optimizer in trainer.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] *= STABLE
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
         if time.perf_counter() >= self.until:
@@ -131,24 +143,24 @@ class Turns(ClockCallback):
         )
 
     def _supply(self, trainer, seconds: float) -> dict[str, Any]:
-        """Return images/s that the loader brings to the device if nobody trains on them.
+        """Return rows/s that the loader brings to the device if nobody trains on them.
 
         Measured are whole rounds of the workers, after what they read ahead at the start.
         """
-        loader, images, begun = trainer.train_dataloader.loader, 0, 0.0
+        loader, rows, begun = trainer.train_dataloader.loader, 0, 0.0
         next(iter(loader))  # starts the workers, who go on from epoch to epoch
         for count, batch in enumerate(loader.running, 1):
             batch = trainer.strategy.batch_to_device(batch)
-            if count <= loader.how.slots:
+            if count <= loader.config.slots:
                 begun = now(self.clock.device)
                 continue
-            images += len(batch.labels)
-            a_round = (count - loader.how.slots) % max(loader.how.workers, 1) == 0
+            rows += len(batch.row)
+            a_round = (count - loader.config.slots) % max(loader.config.workers, 1) == 0
             if a_round and time.perf_counter() >= begun + seconds:
                 break
         spent = now(self.clock.device) - begun
         loader.end()  # or its workers would read on beside whoever is measured next
-        return {"rate": images / spent}
+        return {"rate": rows / spent}
 
     def _stamp(self, part: str) -> None:
         """Note that a part of a step has been asked for; the GPU itself says when it was done."""
@@ -180,7 +192,7 @@ class _UntilTime:
     def __init__(self, loader: Any, turns: Turns) -> None:
         self.loader, self.turns = loader, turns
         self.length = AS_LONG_AS_IT_LASTS if turns.one_batch else len(loader)
-        self.batch: Batch | None = None
+        self.batch: Any = None
 
     def __len__(self) -> int:
         return self.length
@@ -190,12 +202,13 @@ class _UntilTime:
         if hasattr(self.loader, "running"):
             self.loader.running = None
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         if self.turns.one_batch and self.batch is None:
             first = next(iter(self.loader))
-            device, parts = self.turns.clock.device, first._asdict()
-            kept = {k: part.to(device).clone() for k, part in parts.items() if part is not None}
-            self.batch = Batch(**kept)
+            device = self.turns.clock.device
+            self.batch = first._make(
+                None if part is None else part.to(device).clone() for part in first
+            )
             if hasattr(self.loader, "end"):
                 self.loader.end()  # its workers
             self.loader = None
@@ -215,6 +228,7 @@ class Process:
 
     def __init__(
         self,
+        package: str,
         config: Path,
         flags: Sequence[str],
         one_batch: bool = False,
@@ -227,13 +241,12 @@ class Process:
         last = [f"--trainer.callbacks+={Turns.__module__}.Turns"]
         last += [f"--trainer.callbacks.{name}={value}" for name, value in callback.items()]
         last += [f"--{name}={value}" for name, value in ENDLESS.items()]
-        gentle = [f"--{name}={value}" for name, value in GENTLE.items()]
-        command = ["fit", "--config", str(config), *gentle, *flags, *last]
+        command = ["fit", "--config", str(config), *flags, *last]
         environment = os.environ | {RUN_FOLDER_VARIABLE: str(self.folder / "run")}
         if cold:
             environment |= dict.fromkeys(CACHES, str(self.folder / "compiled"))
         self.process = subprocess.Popen(
-            [sys.executable, "-m", PACKAGE, *command],
+            [sys.executable, "-m", package, *command],
             env=environment,
             pass_fds=[theirs.fileno()],
             stdout=(self.folder / "log").open("w"),
@@ -259,7 +272,7 @@ class Process:
         return self
 
     def turn(self, seconds: float, parts: bool = False) -> dict[str, Any]:
-        """Train for so long. Returns rate (images/s), loss (mean), peak_gib, busy (percent).
+        """Train for so long. Returns rate (rows/s), loss (mean), peak_gib, busy (percent).
 
         With `parts` also the milliseconds of a step's parts: data, forward, backward, optimizer.
         Raises UserError if it ended instead.
@@ -271,7 +284,7 @@ class Process:
         return found | {"busy": sum(busy) / len(busy) if busy else None}
 
     def supply(self, seconds: float) -> float:
-        """Return how many images/s the loader alone brings. Raises UserError as turn does."""
+        """Return how many rows/s the loader alone brings. Raises UserError as turn does."""
         return self._ask({"seconds": seconds, "supply": True}, [])["rate"]
 
     def _ask(self, order: dict[str, Any] | None, busy: list[int]) -> dict[str, Any]:

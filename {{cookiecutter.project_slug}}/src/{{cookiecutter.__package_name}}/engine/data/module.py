@@ -1,0 +1,160 @@
+"""The data of a run: splits become loaders, for one device or many, from any batch on."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from .. import hardware
+from ..contract import Facts, Rows, Splits, Uniforms, count
+from ..decisions import Decisions, LoaderName, decide_loading
+from ..errors import UserError
+from .order import BatchShard, EpochPlan
+from .resident import ResidentLoader
+from .rows import as_rows
+from .streaming import RowsReader, StreamConfig, StreamingLoader, check_shared_memory
+
+Loader = ResidentLoader | StreamingLoader
+
+
+@dataclass(frozen=True)
+class DataFlags:
+    """The settings that the engine adds to those of any Data: see cli/arguments.py."""
+
+    global_batch_size: int | None = None
+    loader: LoaderName | None = None
+    workers: int | None = None
+    prefetch: int = 2
+    seed: int | None = None
+
+
+class Data(L.LightningDataModule):
+    """What a project's data derive from: the defaults of contract.py, and loaders for its splits.
+
+    Args:
+        batch_size: training rows that a device computes at once, the micro-batch.
+        eval_batch_size: rows per step and device in validation, test and prediction.
+    """
+
+    splits: Splits
+    may_change: ClassVar[frozenset[str]] = frozenset()
+    sample_weights: Tensor | None = None
+    flags = DataFlags()
+
+    def __init__(self, batch_size: int = 128, eval_batch_size: int = 1024) -> None:
+        super().__init__()
+        at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+
+    def facts(self) -> Facts:
+        raise UserError(f"{type(self).__name__} has no facts(): see engine/contract.py.")
+
+    def augment(self, batch: Any, uniforms: Uniforms) -> Any:
+        return batch
+
+    def artifacts(self) -> dict[str, Path]:
+        return {}
+
+    @cached_property
+    def decisions(self) -> Decisions:
+        """How rows are loaded. The command line sets it; in a notebook the machine decides here."""
+        flags, machine = self.flags, hardware.this_machine()
+        asked = flags.loader, flags.workers, flags.prefetch, flags.seed
+        return decide_loading(self.facts(), machine, *asked)
+
+    def train_dataloader(self) -> Loader:
+        """Raises UserError if the rows do not fill one step."""
+        shard, rows = self._shard(self.batch_size), self._rows(self.splits.train)
+        if rows.n < shard.step:
+            fits = max(rows.n // (shard.step // shard.batch_size), 1)
+            raise UserError(
+                f"The training split has {rows.n} {self.facts().unit}, fewer than one step of"
+                f" {shard.step}. Set --data.batch_size to {fits} or less."
+            )
+        seed, weights = self.decisions.seed, self.sample_weights
+        plan = EpochPlan(rows.n, shard, seed, self._position, weights, rows.lengths)
+        # A class that has no augment of its own spares its batches the call.
+        own = type(self).augment is not Data.augment
+        return self._loader(rows, plan, self.augment if own else None)
+
+    def eval_loader(self, split: Any, first: int | None = None) -> Loader:
+        """Return a loader of this process's part of all rows in order, or of the `first` ones."""
+        alone = first is not None
+        rows = as_rows(split) if alone else self._rows(split)
+        n = min(rows.n, first or rows.n)
+        shard = BatchShard(self.eval_batch_size) if alone else self._shard(self.eval_batch_size)
+        return self._loader(rows, EpochPlan(n, shard, lengths=rows.lengths), again=not alone)
+
+    def val_dataloader(self) -> Loader:
+        return self.eval_loader(self.splits.val)
+
+    def test_dataloader(self) -> Loader:
+        if not count(self.splits.test):
+            raise UserError(f"The data '{self.facts().name}' have no test split.")
+        return self.eval_loader(self.splits.test)
+
+    predict_dataloader = test_dataloader
+
+    def teardown(self, *_: Any, **__: Any) -> None:
+        for kind in ("train_dataloader", *map("{}_dataloaders".format, ("val", "test", "predict"))):
+            if isinstance(loader := getattr(self.trainer, kind), StreamingLoader):
+                loader.end()
+
+    on_exception = teardown
+
+    def _rows(self, split: Any) -> Rows:
+        """Return a split as rows, all of them in memory unless they are to be streamed."""
+        rows = as_rows(split)
+        if not rows.in_memory and self.decisions.loader != "streaming":
+            if not hasattr(rows, "load"):
+                loader = self.decisions.loader
+                raise UserError(f"data.loader is {loader}, but these rows can only be streamed.")
+            return rows.load()
+        return rows
+
+    def _loader(
+        self, rows: Rows, plan: EpochPlan, augment: Any = None, again: bool = True
+    ) -> Loader:
+        if rows.in_memory:
+            mapped = self.decisions.loader == "mapped"
+            return ResidentLoader(rows, plan, self._device(), mapped, augment)
+        config = self._stream_config(again)
+        reader = rows.reader(config) if hasattr(rows, "reader") else RowsReader(rows)
+        devices = self.trainer.num_devices if self.trainer is not None and again else 1
+        loaders = devices * (2 if config.endless else 1)  # each process has one to validate too
+        size = reader.slot_size(plan.shard.batch_size)
+        check_shared_memory(config, size, loaders, hardware.free_shared_memory())
+        return StreamingLoader(reader, plan, config, augment)
+
+    def _stream_config(self, again: bool) -> StreamConfig:
+        fits = again and self.trainer is not None and self.trainer.state.fn == "fit"
+        decided = self.decisions
+        return StreamConfig(decided.workers, decided.prefetch, self._device(), endless=fits)
+
+    def _device(self) -> torch.device:
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
+    def _shard(self, batch_size: int) -> BatchShard:
+        if self.trainer is None:
+            return BatchShard(batch_size)
+        rank, processes = self.trainer.global_rank, self.trainer.world_size
+        return BatchShard(batch_size, rank, processes, self.trainer.accumulate_grad_batches)
+
+    def _position(self) -> tuple[int, int]:
+        """Return the next epoch and batch, from the Trainer's progress, which it saves itself."""
+        if self.trainer is None:
+            return 0, 0
+        loop = self.trainer.fit_loop
+        done = loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+        return divmod(done, int(loop.max_batches))
+
+
+def at_least(least: float, **settings: float | None) -> None:
+    """Raise UserError, which names the key, if a setting of the data is below `least`."""
+    for name, value in settings.items():
+        if value is not None and value < least:
+            raise UserError(f"data.{name} is {value}; it must be at least {least}.")

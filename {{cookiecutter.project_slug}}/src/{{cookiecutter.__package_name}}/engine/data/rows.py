@@ -1,0 +1,96 @@
+"""Rows of a split: tensors in memory, and what every split has in common."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..contract import Batch, Rows, Splits, Uniforms
+
+ROWS_AT_ONCE = 1024  # whose content is digested together
+
+
+class TensorRows:
+    """Rows that are tensors, in the host's memory or on a device: any batch of all of them.
+
+    Args:
+        batch: a NamedTuple of tensors (n, …), whose `row` need not be set.
+        lengths: int32 (n,), where rows differ in length.
+        sequences: the fields (n, longest, …) that are cut to the length of a batch.
+    """
+
+    in_memory = True
+    uniforms = 0
+
+    def __init__(
+        self, batch: Any, lengths: Tensor | None = None, sequences: Sequence[str] = ()
+    ) -> None:
+        self.batch, self.lengths, self.sequences = batch, lengths, tuple(sequences)
+        self.n = len(batch.row)
+
+    @property
+    def device(self) -> torch.device:
+        return self.batch.row.device
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self._fields().values())
+
+    def to(self, device: torch.device) -> "TensorRows":
+        """Return the same rows on a device."""
+        moved = {name: part.to(device) for name, part in self._fields().items()}
+        moved["row"] = self.batch.row.to(device)
+        return TensorRows(self.batch._replace(**moved), self.lengths, self.sequences)
+
+    def first(self, n: int) -> "TensorRows":
+        """Return the first n rows."""
+        fields = {name: part[:n] for name, part in self._fields().items()}
+        fields["row"] = self.batch.row[:n]
+        lengths = None if self.lengths is None else self.lengths[:n]
+        return TensorRows(self.batch._replace(**fields), lengths, self.sequences)
+
+    def take(self, index: Tensor, length: int | None, uniforms: Uniforms | None) -> Batch:
+        """Return the rows at `index`, int64 on the same device; their memory layout is kept."""
+        taken = {}
+        for name, part in self._fields().items():
+            cut = part[:, :length] if length is not None and name in self.sequences else part
+            taken[name] = _gather(cut, index)
+        return self.batch._replace(**taken, row=index)
+
+    def _fields(self) -> dict[str, Tensor]:
+        """Return what there is of each row beside its number."""
+        fields = self.batch._asdict().items()
+        return {name: part for name, part in fields if part is not None and name != "row"}
+
+
+def as_rows(split: Any) -> Rows:
+    """Return a split as Rows: a batch of all its rows is wrapped."""
+    return split if hasattr(split, "take") else TensorRows(split)
+
+
+def digest(splits: Splits) -> str:
+    """Return SHA-256 over the content of all splits: what tells whether data have changed."""
+    content = hashlib.sha256()
+    for name in ("train", "val", "test"):
+        split = getattr(splits, name)
+        if split is None:
+            continue
+        rows = as_rows(split)
+        for start in range(0, rows.n, ROWS_AT_ONCE):
+            index = torch.arange(start, min(start + ROWS_AT_ONCE, rows.n))
+            for field, part in rows.take(index, None, None)._asdict().items():
+                if part is not None:
+                    content.update(f"{name} {field} {part.dtype} {tuple(part.shape)}".encode())
+                    content.update(part.contiguous().view(torch.uint8).numpy().data)
+    return content.hexdigest()
+
+
+def _gather(part: Tensor, index: Tensor) -> Tensor:
+    """Return part[index] with its dimensions in memory as in `part` (images: channels last)."""
+    order = sorted(range(part.ndim), key=part.stride, reverse=True)
+    if order == sorted(order) or order[0] != 0:
+        return part[index]
+    back = sorted(range(part.ndim), key=order.__getitem__)
+    return part.permute(order)[index].permute(back)

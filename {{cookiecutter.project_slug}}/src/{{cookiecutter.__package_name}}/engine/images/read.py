@@ -1,0 +1,66 @@
+"""Image files as evaluation shows them to the network: what a service is sent."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..contract import Facts
+from .batch import ImageBatch
+from .decode import (
+    File,
+    ImageDecodeError,
+    center_box,
+    check_pixels,
+    cropped,
+    cropped_or_jpeg,
+    largest_box,
+)
+from .reader import pack
+
+MOST_PIXELS = 50_000_000  # of one image: 150 MB as RGB
+
+
+def read(requests: list, facts: Facts) -> tuple[ImageBatch, dict[int, str]]:
+    """Return the images of files, each its bytes or a path, and why others can't be used.
+
+    Of data that were files, evaluation shows the middle square, whichever loader read them, decoded
+    by the GPU where it was. Of data in memory it shows the whole image: here the largest middle
+    part of that shape, resized to it, which is the whole of an image that has this shape already.
+    """
+    shape = facts.shapes["images"]
+    images, problems = [], dict[int, str]()
+    for i, file in enumerate(requests):
+        try:
+            images.append(_pixels(file, (shape[2], shape[1]), facts.extra))
+        except ImageDecodeError as reason:
+            problems[i] = str(reason)
+    pixels = torch.from_numpy(np.stack(images)) if images else torch.empty(0, *shape[1:], shape[0])
+    labels: Any = None
+    row = torch.arange(len(images))
+    return ImageBatch(pixels.permute(0, 3, 1, 2), labels, row), problems
+
+
+def _pixels(file: Any, size: tuple[int, int], extra: dict[str, Any]) -> np.ndarray:
+    """Return one image, uint8 (h, w, 3). Raises ImageDecodeError."""
+    if not isinstance(file, (bytes, Path)):
+        raise ImageDecodeError("is no image file: send the bytes of one")
+    check_pixels(file, MOST_PIXELS)
+    if not extra["from_files"]:
+        return cropped(file, size, partial(largest_box, size=size))
+    streamed = extra.get("loader", "streaming") == "streaming"
+    if streamed and extra.get("decoder") == "gpu" and torch.cuda.is_available():
+        return _decoded_by_gpu(file, size)
+    return cropped(file, size, center_box)
+
+
+def _decoded_by_gpu(file: File, size: tuple[int, int]) -> np.ndarray:
+    from .gpu_decode import decode
+
+    image = cropped_or_jpeg(file, size, center_box)
+    buffer = np.empty(len(image[0]) if isinstance(image, tuple) else 0, np.uint8)
+    images = torch.zeros(1, size[1], size[0], 3, dtype=torch.uint8, device="cuda")
+    decode(torch.from_numpy(buffer), pack([image], buffer, size), images)
+    return images[0].cpu().numpy()

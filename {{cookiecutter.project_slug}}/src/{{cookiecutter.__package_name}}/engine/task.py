@@ -1,0 +1,284 @@
+"""What a training step is: from the members of a task (contract.py) to Lightning's hooks."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import lightning as L
+import torch
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.utilities.enums import GradClipAlgorithmType
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor, nn
+
+from . import contract
+from .contract import Best
+from .data.module import Data
+from .data.rows import as_rows
+from .errors import UserError
+from .fast.compile import CompileDecision, CompileMode, compile_task, decide_compiling
+from .fast.lean_module import LeanModule
+from .model.checks import check_task
+from .model.freeze import keep_frozen
+from .model.means import RunningTotals, ratio
+from .model.recompute import recompute_blocks
+
+say = rank_zero_only(functools.partial(print, flush=True))
+
+# The members of a task that are methods; the first ones have no default.
+REQUIRED = ("forward", "loss", "totals", "configure_optimizers")
+METHODS = frozenset(name for name, member in vars(contract.Task).items() if callable(member))
+METHODS -= {"forward", "configure_optimizers"}  # which Lightning itself replaces
+
+
+@dataclass(frozen=True)
+class TaskFlags:
+    """The settings that the engine adds to those of any task: see cli/arguments.py."""
+
+    compile: bool | CompileMode | None = None
+    channels_last: bool = True
+    activation_checkpointing: bool = False
+
+
+class Task(LeanModule):
+    """What a project's task derives from. contract.py says what each member is for."""
+
+    network: nn.Module
+    best: Best
+    inputs: ClassVar[tuple[str, ...]]
+    may_change: ClassVar[frozenset[str]] = frozenset()
+    flags = TaskFlags()
+
+    if TYPE_CHECKING:  # no default: check_members() names one that is missing
+
+        def forward(self, batch: Any) -> Any: ...
+        def loss(self, outputs: Any, batch: Any) -> Tensor | dict[str, Tensor]: ...
+        def totals(self, outputs: Any, batch: Any) -> dict[str, tuple[Tensor, Tensor]]: ...
+        def configure_optimizers(self) -> Any: ...
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.learn: Callable[..., tuple[Tensor, dict[str, Tensor], Any]] = loss_and_outputs
+        self.compile_decision = CompileDecision(None, "not trained")
+        self.running = RunningTotals()
+        self.collected: list[tuple[Any, ...]] = []  # of an evaluation that has scores()
+        self.step_weight: Tensor | None = None  # of a step's parts so far
+        self.is_new_run = True  # until it has trained, or has taken a checkpoint's weights
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in METHODS and hasattr(type(self), name):
+            raise UserError(
+                f"self.{name} is set to a {type(value).__name__}, but the engine calls the method"
+                f" {name}(). Give the attribute another name: self.{name}_function, say."
+            )
+        super().__setattr__(name, value)
+
+    def initialize(self) -> str | None:
+        return None
+
+    def loss_weight(self, batch: Any) -> Tensor | None:
+        return None
+
+    def predict(self, outputs: Any) -> Tensor:
+        return outputs
+
+    def target(self, batch: Any) -> Tensor | None:
+        return None
+
+    def scores(self, predictions: Tensor, targets: Tensor) -> dict[str, float]:
+        return {}
+
+    def check(self, outputs: Any, batch: Any) -> str | None:
+        return None
+
+    def for_export(self) -> "Task":
+        return self
+
+    @property
+    def may_differ(self) -> frozenset[str]:
+        """The settings that may differ from a checkpoint's: the engine's own change no result."""
+        return self.may_change | set(TaskFlags.__dataclass_fields__)
+
+    def train(self, mode: bool = True) -> "Task":
+        """Set the modes for training; what is frozen stays in eval mode."""
+        super().train(mode)
+        keep_frozen(self)
+        return self
+
+    def take_flags(self, flags: TaskFlags) -> None:
+        """Take the engine's settings: what they ask of the network is done to it from outside."""
+        self.flags = flags
+        if flags.activation_checkpointing:
+            recompute_blocks(self.network)
+
+    def configure_callbacks(self) -> L.Callback:
+        return Preparation()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss, terms, outputs = self.learn(self, batch)
+        if self.logs(self.trainer.global_step + 1):
+            self.log_step(batch, outputs, loss, terms)
+        return self._weighted(loss, batch)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate("val", batch, batch_idx, self.trainer.num_val_batches)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate("test", batch, batch_idx, self.trainer.num_test_batches)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return (row, target, prediction) of the batch's rows, without its padding."""
+        real, predictions, targets = batch.row >= 0, self.predict(self(batch)), self.target(batch)
+        return batch.row[real], None if targets is None else targets[real], predictions[real]
+
+    def logs(self, step: int) -> bool:
+        """Most steps log nothing: a value costs more host time than the rest of a step."""
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return bool(every) and step % every == 0
+
+    @torch.no_grad()
+    def log_step(self, batch: Any, outputs: Any, loss: Tensor, terms: dict[str, Tensor]) -> None:
+        """Log the loss, its terms and the metrics of a batch, and the learning rate."""
+        values = {"train/loss": loss.detach()}
+        values |= {f"train/loss/{name}": term.detach() for name, term in terms.items()}
+        for name, totals in self.totals(outputs, batch).items():
+            if name != "loss":  # which mixed and smoothed labels make another than this one
+                values[f"train/{name}"] = ratio(*totals)
+        rate = torch.as_tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log_dict({**values, "lr": rate})
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """Clip under fused optimizers too, which Lightning 2.6.6 refuses (its issue 21435)."""
+        self._divide_by_weight(optimizer)
+        plugin = self.trainer.precision_plugin
+        scaler = getattr(plugin, "scaler", None)
+        if gradient_clip_val and scaler and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)  # which they do inside their step: too late
+        algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+        Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
+
+    def _weighted(self, loss: Tensor, batch: Any) -> Tensor:
+        """Return the loss of a part of a step times its weight; Lightning divides by the parts."""
+        accumulate = self.trainer.accumulate_grad_batches
+        if accumulate * self.trainer.world_size == 1 or (weight := self.loss_weight(batch)) is None:
+            return loss
+        weight = weight.detach() / len(batch.row)  # so that float16 does not overflow
+        self.step_weight = weight if self.step_weight is None else self.step_weight + weight
+        return loss * weight * accumulate
+
+    def _divide_by_weight(self, optimizer: Any) -> None:
+        """Make gradients that were summed up with weights those of the whole step's mean."""
+        if self.step_weight is None:
+            return
+        total, self.step_weight = self.step_weight, None
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(total)  # DDP has divided by the number of ranks
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    weight.grad.mul_(self.trainer.world_size / total)
+
+    def _evaluate(self, split: str, batch: Any, batch_idx: int, batches: Any) -> None:
+        """Count a batch's real rows; the last batch logs the split's metrics."""
+        if batch_idx == 0:
+            self.running, self.collected = RunningTotals(), []
+        outputs = self(batch)
+        self.running.add(self.totals(outputs, batch))
+        if type(self).scores is not Task.scores:
+            self.collected.append((batch.row, self.predict(outputs), self.target(batch)))
+        if batch_idx + 1 < (batches[0] if isinstance(batches, list) else batches):
+            return
+        means = self.running.means()
+        if self.collected:
+            means |= {name: torch.tensor(float(v)) for name, v in self._scores().items()}
+        values = {f"{split}/{name}": value for name, value in means.items()}
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
+
+    def _scores(self) -> dict[str, float]:
+        """Return scores() of all rows of all ranks, in order."""
+        if any(part is None for part in self.collected[0]):
+            raise UserError(f"{type(self).__name__} has scores(), which needs target() as well.")
+        parts = [torch.cat(part) for part in zip(*self.collected, strict=True)]
+        if self.trainer.world_size > 1:
+            parts = [_gathered(part) for part in parts]
+        row, predictions, targets = parts
+        order = row.argsort(stable=True)[int((row < 0).sum()) :]
+        return self.scores(predictions[order], targets[order])
+
+
+class Preparation(L.Callback):
+    """Makes a task ready: for its device, with its flags, checked, with its weights, compiled."""
+
+    def setup(self, trainer: Any, pl_module: L.LightningModule, stage: str) -> None:
+        task: Any = pl_module
+        device = trainer.strategy.root_device
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32 wherever float32 is left
+            # nvJPEG's own streams wait for whatever runs on the default one.
+            torch.cuda.set_stream(torch.cuda.Stream(device))
+        if task.flags.channels_last:
+            task.network.to(memory_format=torch.channels_last)
+        if stage == "fit" and isinstance(trainer.datamodule, Data):
+            data = trainer.datamodule
+            check_task(task, as_rows(data.splits.train), data.facts())
+
+    def on_fit_start(self, trainer: Any, pl_module: L.LightningModule) -> None:
+        """Compile in place, so that the checkpoint's keys are those of the plain network."""
+        task: Any = pl_module
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()  # DDP has spread the weights on a stream of its own
+        if task.is_new_run and trainer.ckpt_path is None:
+            self._initialize(trainer, task)
+        task.is_new_run = False
+        decision = CompileDecision(None, "the task optimizes by hand")
+        if task.automatic_optimization or task.flags.compile == "step-graph":
+            decision = decide_compiling(trainer, task.flags.compile)
+        task.compile_decision = decision
+        say(f"torch.compile {decision.mode or 'off'}: {decision.why}")
+        if decision.mode is not None:
+            say("The first step compiles the network: up to a minute, once.")
+            task.learn = compile_task(task.network, loss_and_outputs, decision.mode)
+
+    def on_train_start(self, trainer: Any, pl_module: L.LightningModule) -> None:
+        """Let what a task does at the start of an epoch hold where it resumes within one."""
+        if trainer.fit_loop.restarted_mid_epoch:
+            pl_module.on_train_epoch_start()
+
+    def _initialize(self, trainer: Any, task: Any) -> None:
+        """Load what a new run starts from; one process of a host first, which may download it."""
+        said = task.initialize() if trainer.local_rank == 0 else None
+        trainer.strategy.barrier()
+        if trainer.local_rank != 0:
+            task.initialize()
+        if said:
+            say(f"pretrained: {said}")
+
+
+def loss_and_outputs(task: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor], Any]:
+    """Return a batch's loss, its terms if it has some, and the outputs: compiled as one."""
+    outputs = task.forward(batch)
+    loss = task.loss(outputs, batch)
+    if isinstance(loss, dict):
+        return sum(loss.values()), loss, outputs  # type: ignore[return-value]
+    return loss, {}, outputs
+
+
+def check_members(task: type) -> None:
+    """Raise UserError if a task lacks a member that has no default."""
+    for name in REQUIRED:
+        own = getattr(task, name, None)
+        if own is None or own is getattr(L.LightningModule, name, None):
+            raise UserError(f"{task.__name__} has no {name}(): see engine/contract.py.")
+    for name in ("inputs",):
+        if not hasattr(task, name):
+            raise UserError(f"{task.__name__} has no {name}: see engine/contract.py.")
+
+
+def _gathered(part: Tensor) -> Tensor:
+    """Return the rows of all ranks, which have equally many."""
+    parts = [torch.empty_like(part) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, part.contiguous())
+    return torch.cat(parts)
