@@ -13,6 +13,26 @@ from lightning.pytorch.cli import LightningArgumentParser
 from ..errors import UserError
 from ..monitor.gpu import out_of_memory
 
+UNUSABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
+SELF_EXPLAINING = (MisconfigurationException, UnicodeDecodeError, csv.Error)
+SELF_EXPLAINING_MESSAGE = "is not in bounds|You selected an invalid"  # Lightning's
+KNOWN_FAULTS = {  # a pattern in the message, and what to print
+    # gloo's; NCCL waits for its end
+    r"Connection (closed|reset) by peer": (
+        "another process of this run has ended; it says why, unless the system ended it."
+    ),
+    r"^(\S+) does not have a deterministic implementation": (
+        r"\1 differs in its last bits each time: --trainer.deterministic warn"
+    ),
+    r"CUDAGraphs that has been overwritten": (
+        "CUDA graphs wrote over summed gradients, or the like: --model.compile default"
+    ),
+    r"^(.*DataLoader worker.*)": (
+        r"\1 It was ended by the system, mostly for want of memory: "
+        "set --data.workers lower, or --data.prefetch 2, then: make resume"
+    ),
+}
+
 UNKNOWN = re.compile(r"(?:unrecognized arguments:|does not accept option) '?-*([\w.]+)")
 WRONG = re.compile(r'Parser key "([^"]+)":?\s*(.*)', re.DOTALL)
 FOUND = re.compile(r"(?:Got value|Given value): (.+?)\s*$", re.MULTILINE)
@@ -25,24 +45,16 @@ def explain(error: BaseException) -> str | None:
     """Return a page on an error that its reader can mend, or None: then it needs its traceback."""
     if cause := out_of_memory(error):
         return "\n".join(getattr(error, "__notes__", [f"out of GPU memory: {cause}"]))
-    lightnings = re.search("is not in bounds|You selected an invalid", str(error))
-    if lightnings or isinstance(error, (MisconfigurationException, UnicodeDecodeError, csv.Error)):
-        return " ".join(str(error).split())
-    if re.search("Connection (closed|reset) by peer", str(error)):  # gloo; NCCL waits for its end
-        return "another process of this run has ended; it says why, unless the system ended it."
-    if "does not have a deterministic implementation" in str(error):
-        operation = str(error).split(" ")[0]
-        return f"{operation} differs in its last bits each time: --trainer.deterministic warn"
-    if "CUDAGraphs that has been overwritten" in str(error):
-        return "CUDA graphs wrote over summed gradients, or the like: --model.compile default"
-    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+    if isinstance(error, OSError) and error.errno in UNUSABLE:
         return f"{error.filename}: {error.strerror}. Make it usable, or work on a copy."
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "the disk is full. Free space, then go on with: make resume"
-    if "DataLoader worker" in str(error):
-        why = "It was ended by the system, mostly for want of memory"
-        helps = "set --data.workers lower, or --data.prefetch 2, then: make resume"
-        return f"{str(error).splitlines()[0]} {why}: {helps}"
+    message = str(error)
+    if isinstance(error, SELF_EXPLAINING) or re.search(SELF_EXPLAINING_MESSAGE, message):
+        return " ".join(message.split())
+    for pattern, advice in KNOWN_FAULTS.items():
+        if found := re.search(pattern, message):
+            return found.expand(advice)
     return None
 
 

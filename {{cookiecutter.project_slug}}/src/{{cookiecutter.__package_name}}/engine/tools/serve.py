@@ -131,26 +131,9 @@ def build_app(loading: "Future[ServedRun]") -> FastAPI:
         return loading.result()
 
     async def body_of(request: Request) -> AsyncIterator[Any]:
-        """Yield the request's body, which is refused as soon as it is known to be too large."""
-        too_large = HTTPException(413, f"A request has at most {MOST_BYTES >> 20} MiB.")
-        if int(request.headers.get("content-length", 0)) > MOST_BYTES:
-            raise too_large
+        _refuse_above(MOST_BYTES, int(request.headers.get("content-length", 0)))
         async with places:
-            body = bytearray()
-            try:
-                async with asyncio.timeout(SECONDS_TO_SEND):
-                    async for part in request.stream():
-                        body += part
-                        if len(body) > MOST_BYTES:
-                            raise too_large
-            except ClientDisconnect:  # or else the log would hold a page about it
-                raise HTTPException(400, "The caller has gone.") from None
-            except TimeoutError:
-                raise HTTPException(408, f"No whole request in {SECONDS_TO_SEND} s.") from None
-            if request.headers.get("content-type", "").startswith("application/json"):
-                yield _parsed(bytes(body))
-            else:
-                yield bytes(body)
+            yield await _read_body(request)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -175,6 +158,30 @@ def build_app(loading: "Future[ServedRun]") -> FastAPI:
             raise HTTPException(422, f"The body {reason}. {expected}") from None
 
     return app
+
+
+async def _read_body(request: Request) -> Any:
+    """Return a request's body: bytes, or what its JSON holds.
+
+    Raises HTTPException as soon as it is known to be too large, too slow, or no JSON.
+    """
+    body = bytearray()
+    try:
+        async with asyncio.timeout(SECONDS_TO_SEND):
+            async for part in request.stream():
+                body += part
+                _refuse_above(MOST_BYTES, len(body))
+    except ClientDisconnect:  # or else the log would hold a page about it
+        raise HTTPException(400, "The caller has gone.") from None
+    except TimeoutError:
+        raise HTTPException(408, f"No whole request in {SECONDS_TO_SEND} s.") from None
+    is_json = request.headers.get("content-type", "").startswith("application/json")
+    return _parsed(bytes(body)) if is_json else bytes(body)
+
+
+def _refuse_above(limit: int, size: int) -> None:
+    if size > limit:
+        raise HTTPException(413, f"A request has at most {limit >> 20} MiB.")
 
 
 def _parsed(body: bytes) -> Any:
