@@ -3,12 +3,14 @@
 import os
 import runpy
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from torch._inductor import config as inductor_config
 
 import {{ cookiecutter.__package_name }} as package
@@ -22,7 +24,8 @@ def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     """Keep the caller's wandb account, proxies and caches from the tests.
 
     One thread: networks as small as these only wait for a second one. What is compiled for a CPU
-    is compiled without vectors: to find out which the machine has takes 20 s.
+    is compiled without vectors: to find out which the machine has takes 20 s. Other processes start
+    warm, see warm.py.
     """
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
@@ -37,6 +40,14 @@ def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         patch.setenv("OMP_NUM_THREADS", "1")
         for name in ("NO_PROXY", "no_proxy"):
             patch.setenv(name, "127.0.0.1")
+        shared = tmp_path_factory.getbasetemp()
+        owner = os.getpid()
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            shared, owner = shared.parent, os.getppid()
+        (shared / "warm").mkdir(exist_ok=True)
+        patch.setenv(warm.SERVER, str(shared / "warm"))
+        patch.setenv(warm.OWNER, str(owner))
+        patch.setattr(subprocess, "Popen", warm.WarmPopen)
         yield
 
 

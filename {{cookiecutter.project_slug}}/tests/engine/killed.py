@@ -1,39 +1,28 @@
-"""Training processes that are killed: forked from one that has imported everything, so each is real
-and takes a second."""
+"""Training jobs that are killed, by themselves at a chosen moment or from outside."""
 
 import json
-import multiprocessing
 import os
 import runpy
 import signal
 import socket
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from io import BytesIO
-from multiprocessing import process as processes
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
+from warm import WarmPopen
 
-import {{ cookiecutter.__package_name }} as package
-from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
-from {{ cookiecutter.__package_name }}.data import ImageData
-from {{ cookiecutter.__package_name }}.engine.run import checkpoint_files, resume_checks
+from {{ cookiecutter.__package_name }}.engine.run.checkpoint_files import find_checkpoint
 from {{ cookiecutter.__package_name }}.engine.run.digests import digest
-from {{ cookiecutter.__package_name }}.engine.run.numerics import StepSeed
 
-PRELOADED = [
-    f"{package.__name__}.engine.cli.main",
-    ImageClassifier.__module__,
-    "sklearn.datasets",
-    "matplotlib.pyplot",
-    "torch._dynamo",
-]
+PACKAGE = "{{ cookiecutter.__package_name }}"
 
 
 @dataclass
@@ -45,7 +34,7 @@ class Moment:
 
 
 @dataclass
-class Killing:
+class Job:
     """One training job: its arguments, its processes, its moment, and what is taken out of it."""
 
     arguments: list[str]
@@ -53,58 +42,67 @@ class Killing:
     processes: int = 1
     moment: Moment = field(default_factory=Moment)
     without: str = ""
+    package: str = PACKAGE
+    search: list[str] = field(default_factory=list)  # where the package is, if not installed
 
 
-def start(job: Killing) -> list[BaseProcess]:
-    """Start the processes of a job."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+def start(job: Job) -> list[WarmPopen]:
+    """Start the processes of a job; what torchrun would set is set by hand."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    started = [context.Process(target=_train, args=(job, i, port)) for i in range(job.processes)]
-    for process in started:
-        process.start()
-        processes._children.discard(process)  # which each start() polls, of other threads too
-    return started
+    search = [str(Path(__file__).parent), *job.search, os.environ.get("PYTHONPATH", "")]
+    settings = os.environ | {"RUN_FOLDER": str(job.folder), "PYTHONPATH": os.pathsep.join(search)}
+    command = [sys.executable, "-m", "killed", json.dumps(asdict(job), default=str)]
+    with job.folder.with_name(f"{job.folder.name}.log").open("a") as log:
+        return [
+            WarmPopen(
+                [*command, str(rank)],
+                env=settings | (_of_torchrun(job, rank, port) if job.processes > 1 else {}),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+            for rank in range(job.processes)
+        ]
 
 
-def wait(started: list[BaseProcess], seconds: float = 300.0) -> int:
+def wait(started: Sequence[WarmPopen], seconds: float = 300.0) -> int:
     """Return 0 if all end well, or the status of the first that does not: if killed, as the others
-    are then, or 124 if none ends for so long."""
-    status = None
+    are then, or 124 if they take too long."""
+    deadline, status = time.monotonic() + seconds, None
     while status is None:
-        codes = [process.exitcode for process in started]
-        running = [process.sentinel for process in started if process.exitcode is None]
-        if any(codes) or not running:
+        codes = [process.poll() for process in started]
+        if any(codes) or None not in codes:
             status = next(filter(None, codes), 0)
-        elif not multiprocessing.connection.wait(running, seconds):
+        elif time.monotonic() > deadline:
             status = 124
-    if status in (124, -signal.SIGKILL):
-        for process in started:
-            process.kill()
+        else:
+            time.sleep(0.01)
     for process in started:
-        process.join()
+        if status in (124, -signal.SIGKILL):
+            process.kill()
+        process.wait()
     return status
 
 
-def _train(job: Killing, rank: int, port: int) -> None:
-    """Be one of the job's processes: what torchrun would set is set by hand."""
-    multiprocessing.set_start_method("fork", force=True)  # of the loader's workers, as elsewhere
-    os.environ["RUN_FOLDER"] = str(job.folder)
-    if job.processes > 1:
-        names = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "ROLE_RANK": rank}
-        names |= {"WORLD_SIZE": job.processes, "LOCAL_WORLD_SIZE": job.processes}
-        names |= {"GROUP_WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        os.environ |= {name: str(value) for name, value in names.items()}
-        os.environ["TORCHELASTIC_RUN_ID"] = job.folder.name
-    log = os.open(job.folder.with_name(f"{job.folder.name}.log"), os.O_CREAT | os.O_WRONLY)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+def _of_torchrun(job: Job, rank: int, port: int) -> dict[str, str]:
+    names: dict[str, Any] = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "ROLE_RANK": rank}
+    names |= {"WORLD_SIZE": job.processes, "LOCAL_WORLD_SIZE": job.processes}
+    names |= {"GROUP_WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    names |= {"TORCHELASTIC_RUN_ID": job.folder.name}
+    return {name: str(value) for name, value in names.items()}
+
+
+def _train(job: Job, rank: int) -> None:
+    """Be one of the job's processes."""
     if rank == 0:
-        _arm(job.moment)
-    _take_out(job.without)
-    sys.argv = [package.__name__, *job.arguments]
-    runpy.run_module(package.__name__, run_name="__main__")
+        _arm(job)
+    _take_out(job)
+    sys.argv = [job.package, *job.arguments]
+    runpy.run_module(job.package, run_name="__main__")
+
+
+def _engine(job: Job, module: str) -> Any:
+    return import_module(f"{job.package}.engine.{module}")
 
 
 def _kill() -> None:
@@ -123,21 +121,22 @@ def _before(owner: Any, name: str, check: Callable[..., bool]) -> None:
     setattr(owner, name, armed)
 
 
-def _arm(moment: Moment) -> None:
+def _arm(job: Job) -> None:
+    moment, task = job.moment, _engine(job, "task").Task
     reached = {"step": 0, "saves": 0}
 
-    def at_step(model: ImageClassifier, *_: Any) -> bool:
+    def at_step(model: Any, *_: Any) -> bool:
         reached["step"] = model.global_step
         return moment.what in ("step", "last batch") and model.global_step >= moment.step
 
-    def validating(model: ImageClassifier, batch: Any, batch_idx: int) -> bool:
+    def validating(model: Any, batch: Any, batch_idx: int) -> bool:
         return moment.what == "validation" and model.global_step >= moment.step
 
     def saving(*_: Any) -> bool:
         return reached["step"] >= moment.step
 
-    _before(ImageClassifier, "on_train_batch_start", at_step)
-    _before(ImageClassifier, "validation_step", validating)
+    _before(task, "on_train_batch_start", at_step)
+    _before(task, "validation_step", validating)
     if moment.what == "half a file":
         whole = torch.save
 
@@ -151,20 +150,22 @@ def _arm(moment: Moment) -> None:
 
         torch.save = half
     elif moment.what == "a file without its digest":
-        _before(checkpoint_files, "_add_digest", saving)
+        _before(_engine(job, "run.checkpoint_files"), "_add_digest", saving)
     elif moment.what == "between two names":
         _before(Path, "replace", lambda path, *_: path.name == ".last.ckpt.new" and saving())
 
 
-def _take_out(what: str) -> None:
+def _take_out(job: Job) -> None:
     """Take out what makes a resume exact, to see that it is noticed, or a fast disk."""
+    what = job.without
     if what == "step seeding":
-        StepSeed.on_train_batch_start = lambda *_: None
+        _engine(job, "run.numerics").StepSeed.on_train_batch_start = lambda *_: None
     elif what == "the order's resume":
-        whole = ImageData._position
-        ImageData._position = lambda data: (whole(data)[0], 0)
+        data = _engine(job, "data.module").Data
+        whole = data._position
+        data._position = lambda data: (whole(data)[0], 0)
     elif what == "the refusal of another seed":
-        resume_checks.check_resume = lambda *_: None
+        _engine(job, "run.resume_checks").check_resume = lambda *_: None
     elif what == "a fast disk":
         save = torch.save
         torch.save = lambda *arguments: (time.sleep(1.0), save(*arguments))
@@ -179,7 +180,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         **found,
         "rows": (folder / "metrics.csv").read_text().splitlines(),
         "best": (best["global_step"], digest(best["state_dict"])),
-        "best score": results["best val/accuracy"],
+        "best score": next(value for name, value in results.items() if name.startswith("best ")),
         "steps": results["steps"],
     }
 
@@ -187,6 +188,12 @@ def outcome(folder: Path) -> dict[str, Any]:
 def steps_done(folder: Path) -> int | None:
     """Return the step of the checkpoint that a resume would take, None without one."""
     with suppress(Exception):
-        path = checkpoint_files.find_checkpoint(folder, "last", "previous")
+        path = find_checkpoint(folder, "last", "previous")
         return torch.load(path, weights_only=True)["global_step"]
     return None
+
+
+if __name__ == "__main__":
+    settings = json.loads(sys.argv[1])
+    settings |= {"folder": Path(settings["folder"]), "moment": Moment(**settings["moment"])}
+    _train(Job(**settings), int(sys.argv[2]))

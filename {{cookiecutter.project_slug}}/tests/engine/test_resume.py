@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from killed import Killing, Moment, outcome, start, steps_done, wait
+from killed import Job, Moment, outcome, start, steps_done, wait
 from PIL import Image
 
 from {{ cookiecutter.__package_name }}.engine.run.metrics import read_metrics
@@ -79,7 +79,7 @@ def left_alone(images, tmp_path_factory):
             folder = tmp_path_factory.mktemp("alone") / "run"
             folder.mkdir()
             processes, flags = arguments(name, images)
-            assert wait(start(Killing(flags, folder, processes))) == 0, said(folder)
+            assert wait(start(Job(flags, folder, processes))) == 0, said(folder)
             known[name] = outcome(folder)
             assert known[name]["steps"] == EPOCHS * STEPS
         return known[name]
@@ -102,7 +102,7 @@ def choose(what: str, draw: random.Random) -> Moment:
     return Moment(what, draw.randrange(STEPS, EPOCHS * STEPS))
 
 
-def kill(job: Killing, draw: random.Random) -> None:
+def kill(job: Job, draw: random.Random) -> None:
     """Let the job run until it is killed: by itself at its moment, or from outside at any time."""
     started = start(job)
     if job.moment.what == "from outside":
@@ -121,12 +121,12 @@ def kill_and_resume(number: int, images: Path, folder: Path) -> tuple[str, dict]
     draw = random.Random(f"{SEED} {number}")
     processes, flags = arguments(name, images)
     moment, seconds = choose(what, draw), draw.choice((0.0, 0.03))
-    job = Killing([*flags, f"--checkpoints.seconds={seconds}"], folder, processes, moment)
+    job = Job([*flags, f"--checkpoints.seconds={seconds}"], folder, processes, moment)
     job.folder.mkdir()
     kill(job, draw)
     resumed = steps_done(job.folder)
     assert resumed is not None, f"no checkpoint yet at {moment}"
-    go_on = Killing(["fit", "--run", str(job.folder)], job.folder, processes)
+    go_on = Job(["fit", "--run", str(job.folder)], job.folder, processes)
     assert wait(start(go_on)) == 0, said(job.folder)
     where = f"{moment.what} {moment.step or ''}".strip()
     told = f"{number + 1:2}/{len(KILLS)} {name}: killed {where}, resumed from {resumed}"
@@ -171,11 +171,11 @@ def test_a_killed_run_resumes_to_the_same_bits(number, name, resumed, left_alone
 def test_the_comparison_notices_what_is_taken_out(without, flags, images, tmp_path, left_alone):
     _, start_flags = arguments("resident", images)
     moment = Moment("step", 2 * STEPS + 3)
-    job = Killing([*start_flags, "--checkpoints.seconds=0"], tmp_path / "run", 1, moment, without)
+    job = Job([*start_flags, "--checkpoints.seconds=0"], tmp_path / "run", 1, moment, without)
     job.folder.mkdir()
     kill(job, random.Random(0))
     go_on = ["fit", "--run", str(job.folder), *flags]
-    assert wait(start(Killing(go_on, job.folder, without=without))) == 0, said(job.folder)
+    assert wait(start(Job(go_on, job.folder, without=without))) == 0, said(job.folder)
     expected, found = left_alone("resident"), outcome(job.folder)
     for part in ("weights", "optimizer"):
         assert (found[part] == expected[part]) == (without == ""), part
@@ -184,16 +184,16 @@ def test_the_comparison_notices_what_is_taken_out(without, flags, images, tmp_pa
 def test_a_sigterm_to_one_of_two_processes_ends_both_when_the_file_is_written(images, tmp_path):
     processes, flags = arguments("two processes", images)
     flags = [*flags, "--checkpoints.seconds=0"]
-    job = Killing(flags, tmp_path / "run", processes, without="a fast disk")
+    job = Job(flags, tmp_path / "run", processes, without="a fast disk")
     job.folder.mkdir()
     started, deadline = start(job), time.monotonic() + 60
     while steps_done(job.folder) is None and time.monotonic() < deadline:
         time.sleep(0.02)
     started[1].terminate()
-    started[1].join(60)
+    started[1].wait(60)
     saved = steps_done(job.folder)  # by the first: torchrun would end it now
     assert wait(started) == 143, said(job.folder)
-    assert [process.exitcode for process in started] == [143, 143]
+    assert [process.returncode for process in started] == [143, 143]
     rows = read_metrics(job.folder / "metrics.csv")
     assert saved == len(rows) == rows[-1]["step"] + 1 < EPOCHS * STEPS
 
@@ -218,7 +218,7 @@ def twice_on_gpus(request, tmp_path_factory):
     for _ in range(2):
         folder = tmp_path_factory.mktemp("gpu") / "run"
         folder.mkdir()
-        assert wait(start(Killing(on_gpus(devices, mode), folder, devices))) == 0, said(folder)
+        assert wait(start(Job(on_gpus(devices, mode), folder, devices))) == 0, said(folder)
         outcomes.append(outcome(folder))
     return devices, on_gpus(devices, mode), *outcomes
 
@@ -235,11 +235,11 @@ def test_a_killed_run_on_gpus_resumes_to_the_same_bits(what, twice_on_gpus, tmp_
     devices, flags, expected, _ = twice_on_gpus
     draw = random.Random(f"{SEED} {what} {devices}")
     flags = [*flags, "--checkpoints.seconds=0"]
-    job = Killing(flags, tmp_path / "run", devices, choose(what, draw))
+    job = Job(flags, tmp_path / "run", devices, choose(what, draw))
     job.folder.mkdir()
     kill(job, draw)
     resumed = steps_done(job.folder)
-    go_on = Killing(["fit", "--run", str(job.folder)], job.folder, devices)
+    go_on = Job(["fit", "--run", str(job.folder)], job.folder, devices)
     assert wait(start(go_on)) == 0, said(job.folder)
     where = f"{job.moment.what} {job.moment.step}"
     print(f"\n{devices} GPU: killed {where}, resumed from {resumed}", end=" ")

@@ -127,8 +127,8 @@ class Facts:
     """What a run's record holds about its data: values only, no sentences that are read back.
 
     `unit` is what a row is called in messages; `classes` is empty where there are none; `shapes`
-    are those of the inputs, without n; `nbytes` those of all rows in memory, None where they are
-    read from files; `extra` is JSON; `remarks` are printed at the start.
+    are those of the inputs, without n; `nbytes` those of all rows, which the engine counts where
+    they are in memory; `extra` is JSON; `remarks` are printed at the start.
     """
 
     name: str

@@ -39,7 +39,7 @@ def decide_loading(
     if loader == "streaming" and facts.nbytes is not None:
         raise UserError(f"data.loader is streaming, but {facts.name} has no files: leave it unset.")
     if loader is None:
-        loader, why = "streaming", f"read from files by {workers} workers"
+        loader, why = "streaming", f"read by {workers} worker{'' if workers == 1 else 's'}"
         if facts.nbytes is not None:
             loader, why = "mapped", "too large for the device: kept in the host's memory"
             if hardware.fits_on_device(machine, facts.nbytes):

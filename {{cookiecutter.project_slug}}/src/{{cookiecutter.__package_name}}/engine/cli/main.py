@@ -25,6 +25,7 @@ from lightning.pytorch.loggers import Logger
 from .. import hardware
 from ..contract import Read
 from ..data.module import Data
+from ..data.rows import with_size
 from ..decisions import decide_loading
 from ..errors import UserError
 from ..fast.compile_messages import Compiling
@@ -169,7 +170,7 @@ class Training(LightningCLI):
     def _decide_loading(self) -> None:
         """Decide how the data are loaded, and add it to what is recorded of them."""
         data, flags = self.datamodule, self.datamodule.flags
-        facts = data.facts()
+        facts = with_size(data.facts(), data.splits)
         asked = flags.loader, flags.workers, flags.prefetch, flags.seed
         data.decisions = decided = decide_loading(facts, self.machine, *asked)
         self.facts = replace(facts, extra=facts.extra | {"loader": decided.loader})

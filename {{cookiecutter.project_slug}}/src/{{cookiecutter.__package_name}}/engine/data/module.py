@@ -15,7 +15,7 @@ from ..decisions import Decisions, LoaderName, decide_loading
 from ..errors import UserError
 from .order import BatchShard, EpochPlan
 from .resident import ResidentLoader
-from .rows import as_rows
+from .rows import as_rows, with_size
 from .streaming import RowsReader, StreamConfig, StreamingLoader, check_shared_memory
 
 Loader = ResidentLoader | StreamingLoader
@@ -64,7 +64,7 @@ class Data(L.LightningDataModule):
         """How rows are loaded. The command line sets it; in a notebook the machine decides here."""
         flags, machine = self.flags, hardware.this_machine()
         asked = flags.loader, flags.workers, flags.prefetch, flags.seed
-        return decide_loading(self.facts(), machine, *asked)
+        return decide_loading(with_size(self.facts(), self.splits), machine, *asked)
 
     def train_dataloader(self) -> Loader:
         """Raises UserError if the rows do not fill one step."""

@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..contract import Batch, Rows, Splits, Uniforms
+from ..contract import Batch, Facts, Splits, Uniforms
 
 ROWS_AT_ONCE = 1024  # whose content is digested together
 
@@ -65,9 +66,19 @@ class TensorRows:
         return {name: part for name, part in fields if part is not None and name != "row"}
 
 
-def as_rows(split: Any) -> Rows:
+def as_rows(split: Any) -> Any:
     """Return a split as Rows: a batch of all its rows is wrapped."""
     return split if hasattr(split, "take") else TensorRows(split)
+
+
+def with_size(facts: Facts, splits: Splits) -> Facts:
+    """Return facts that say how many bytes the rows have, if they are in memory."""
+    rows = [
+        as_rows(split) for split in (splits.train, splits.val, splits.test) if split is not None
+    ]
+    if facts.nbytes is not None or not all(part.in_memory for part in rows):
+        return facts
+    return replace(facts, nbytes=sum(part.nbytes for part in rows))
 
 
 def digest(splits: Splits) -> str:

@@ -67,9 +67,8 @@ def _rows(split: ImageBatch | Files, config: ReadConfig) -> Any:
 
 def _facts(name: str, source: ImageSplits, config: ReadConfig) -> Facts:
     """Return what is recorded. `extra` tells the service how evaluation saw the images."""
-    parts = [source.train, source.val, source.test]
-    in_memory = [part for part in parts if isinstance(part, ImageBatch)]
-    from_files = len(in_memory) < len(parts)
+    parts = source.train, source.val, source.test
+    from_files = any(isinstance(part, Files) for part in parts)
     shape: tuple[int, ...] = (3, config.image_size, config.image_size)
     if isinstance(source.train, ImageBatch):
         shape = tuple(source.train.images.shape[1:])
@@ -80,7 +79,6 @@ def _facts(name: str, source: ImageSplits, config: ReadConfig) -> Facts:
         unit="images",
         classes=source.classes,
         shapes={"images": shape},
-        nbytes=None if from_files else sum(part.images.nbytes for part in in_memory),
         extra={"from_files": from_files, "jpeg": from_files, "decoder": config.decoder},
         remarks=source.remarks,
     )

@@ -1,0 +1,224 @@
+"""The engine trains any task that contract.py allows: the toys pass every verb without an edit of it."""
+
+import csv
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import lightning as L
+import pytest
+import torch
+from killed import Job, Moment, outcome, start, wait
+
+import {{ cookiecutter.__package_name }} as package
+
+ENGINE = Path(package.__path__[0]) / "engine"
+ROOT = Path(__file__).parents[2]
+EPOCHS = 3
+
+# What each toy's reader takes, of a batch and a row's place in it; the same content as JSON.
+REQUESTS: dict[str, Callable[[Any, int], Any]] = {
+    "boxes": lambda batch, i: batch.image[i].tolist(),
+    "gan": lambda batch, i: batch.noise[i].tolist(),
+    "heads": lambda batch, i: batch.place[i].tolist(),
+    "pairs": lambda batch, i: {
+        "curve": batch.curve[i, 0].tolist(),
+        "settings": batch.settings[i].tolist(),
+    },
+    "rare": lambda batch, i: batch.x[i].tolist(),
+    "sequences": lambda batch, i: [token for token in batch.tokens[i].tolist() if token],
+    "sine": lambda batch, i: batch.x[i, 0].item(),
+}
+
+
+@dataclass
+class Toy:
+    """A project of one toy, whose verbs run as processes."""
+
+    name: str
+    root: Path
+
+    @property
+    def recipe(self) -> list[str]:
+        return ["--config", str(self.root / "configs" / "toy.yaml")]
+
+    @property
+    def module(self) -> Any:
+        """The toy, imported here: its data, and what its metrics are compared with."""
+        return import_module(f"{self.name}.__main__")
+
+    def data(self) -> Any:
+        """Return the toy's data."""
+        classes = [c for c in vars(self.module).values() if _is_own(c, L.LightningDataModule)]
+        return next(c for c in classes if c.__module__ == self.module.__name__)()
+
+    def start(self, *arguments: str, folder: Path | None = None) -> subprocess.Popen:
+        environment = os.environ | {"PYTHONPATH": str(self.root / "src")}
+        environment |= {"RUN_FOLDER": str(folder)} if folder else {}
+        with (self.root / "log").open("w") as log:
+            command = [sys.executable, "-m", self.name, *arguments]
+            return subprocess.Popen(
+                command, cwd=self.root, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    def run(self, *arguments: str, folder: Path | None = None) -> str:
+        """Run a verb to its end and return what it said."""
+        status = self.start(*arguments, folder=folder).wait(300)
+        said = (self.root / "log").read_text()
+        assert status == 0, said
+        return said
+
+
+def _is_own(found: Any, base: type) -> bool:
+    return isinstance(found, type) and issubclass(found, base)
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory) -> Callable[[str], Toy]:
+    """Return a function that makes a project of a toy: the toy, and a copy of the engine."""
+
+    def make(name: str) -> Toy:
+        root = tmp_path_factory.mktemp(name)
+        source = root / "src" / name
+        shutil.copytree(ROOT / "tests" / "engine" / "toys" / name, source)
+        shutil.copytree(ENGINE, source / "engine", ignore=shutil.ignore_patterns("__pycache__"))
+        (source / "__init__.py").touch()
+        (root / "configs").mkdir()
+        shutil.copy(ROOT / "configs" / "base.yaml", root / "configs")
+        trainer = {"max_epochs": EPOCHS, "accelerator": "cpu", "log_every_n_steps": 1}
+        (root / "configs" / "toy.yaml").write_text(json.dumps({"trainer": trainer}))
+        sys.path.insert(0, str(root / "src"))
+        return Toy(name, root)
+
+    before, made = list(sys.path), {}
+    yield lambda name: made.get(name) or made.setdefault(name, make(name))
+    sys.path[:] = before
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def ask(address: str, content: Any) -> dict[str, Any]:
+    body, kind = json.dumps(content).encode(), {"Content-Type": "application/json"}
+    with urlopen(Request(address, body, kind)) as answer:
+        return json.load(answer)
+
+
+@pytest.mark.parametrize("name", sorted(REQUESTS))
+def test_every_verb_works_for_a_task_that_the_engine_does_not_know(name, toy):
+    it = toy(name)
+    run, killed = it.root / "runs" / "toy" / "one", it.root / "runs" / "toy" / "killed"
+    it.run("fit", *it.recipe, folder=run)
+    learned_something(it, run)
+    resumes_to_the_same_bits(it, run, killed)
+    scores_what_was_best(it, run)
+    predictions = predicts_every_row(it, run)
+    serves_what_it_predicts(it, run, predictions)
+    measures(it)
+    said = it.run("reproduce", "--run", str(run))
+    assert "identical" in said
+
+
+def learned_something(it: Toy, run: Path) -> None:
+    record = json.loads((run / "run.json").read_text())
+    best = next(
+        c.best for c in vars(it.module).values() if isinstance(c, type) and vars(c).get("best")
+    )
+    found = [float(row[best.metric]) for row in rows_of(run / "metrics.csv") if row[best.metric]]
+    kept = record["results"][f"best {best.metric}"]
+    assert len(found) == EPOCHS
+    assert kept == pytest.approx(max(found) if best.mode == "max" else min(found))
+    losses = [float(row["train/loss"]) for row in rows_of(run / "metrics.csv")]
+    assert it.name == "gan" or sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def resumes_to_the_same_bits(it: Toy, run: Path, killed: Path) -> None:
+    killed.mkdir()
+    steps = json.loads((run / "run.json").read_text())["results"]["steps"]
+    arguments = ["fit", *it.recipe, "--checkpoints.seconds=0"]
+    surroundings = {"package": it.name, "search": [str(it.root / "src")]}
+    job = Job(arguments, killed, moment=Moment("step", 2 * steps // 3), **surroundings)
+    assert wait(start(job)) == -9, log_of(killed)
+    job = Job(["fit", "--run", str(killed)], killed, **surroundings)
+    assert wait(start(job)) == 0, log_of(killed)
+    assert outcome(killed) == outcome(run)
+
+
+def log_of(folder: Path) -> str:
+    return folder.with_name(f"{folder.name}.log").read_text()
+
+
+def scores_what_was_best(it: Toy, run: Path) -> None:
+    it.run("validate", "--run", str(run))
+    it.run("test", "--run", str(run))
+    results = json.loads((run / "run.json").read_text())["results"]
+    (best,) = [name for name in results if name.startswith("best ")]
+    metric = best.removeprefix("best ")
+    assert results[metric] == pytest.approx(results[best], abs=1e-6)
+    assert math.isfinite(results[metric.replace("val/", "test/")])
+
+
+def predicts_every_row(it: Toy, run: Path) -> list[dict[str, str]]:
+    it.run("predict", "--run", str(run))
+    predictions = rows_of(run / "predictions.csv")
+    expected = it.data().splits.rows["test"]
+    assert [int(row["index"]) for row in predictions] == list(range(expected))
+    return predictions
+
+
+def serves_what_it_predicts(it: Toy, run: Path, predictions: list[dict[str, str]]) -> None:
+    data, rows = it.data(), import_module(f"{it.name}.engine.data.rows")
+    batch = rows.as_rows(data.splits.test).take(torch.arange(3), None, None)
+    with it.start("serve", "--run", str(run), "--port", "0") as service:
+        try:
+            address = listening(it, service)
+            for i in range(3):
+                answer = ask(address, REQUESTS[it.name](batch, i))
+                if "class" in answer:
+                    assert answer["class"] == predictions[i]["prediction"]
+                    expected = float(predictions[i]["probability"])
+                    assert answer["probability"] == pytest.approx(expected, abs=1e-5)
+                else:
+                    expected = torch.tensor(json.loads(predictions[i]["prediction"]))
+                    torch.testing.assert_close(torch.tensor(answer["prediction"]), expected)
+            if it.name == "pairs":  # whose reader says what is wrong with a request
+                with pytest.raises(HTTPError, match="422"):
+                    ask(address, {"curve": [1.0]})
+        finally:
+            service.terminate()
+
+
+def listening(it: Toy, service: subprocess.Popen) -> str:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and service.poll() is None:
+        words = (it.root / "log").read_text().split()
+        if address := next((word for word in words if word.startswith("http://")), None):
+            return address
+        time.sleep(0.02)
+    raise AssertionError((it.root / "log").read_text())
+
+
+def measures(it: Toy) -> None:
+    bare = ["--seconds", "0.1"]
+    it.run("bench", *it.recipe, *bare, "--rounds", "1", "--into", str(it.root / "bench"))
+    bench = json.loads((it.root / "bench" / "bench.json").read_text())
+    assert all(row["counts"] for row in bench["rows"]), bench["rows"]
+    it.run("tune", *it.recipe, *bare, "--into", str(it.root / "tune"))
+    tune = json.loads((it.root / "tune" / "tune.json").read_text())
+    assert tune["chosen"]["batch_size"] in [row["batch_size"] for row in tune["batch_sizes"]]
+    assert bool(tune["loader"]) == (it.name == "pairs")  # the rest are in memory
+    assert bench["unit"] == tune["unit"] == it.data().facts().unit
