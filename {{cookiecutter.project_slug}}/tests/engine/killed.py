@@ -98,7 +98,7 @@ def _train(job: Job, rank: int) -> None:
         _arm(job)
     _take_out(job)
     sys.argv = [job.package, *job.arguments]
-    runpy.run_module(job.package, run_name="__main__")
+    runpy.run_module(job.package, run_name="__main__", alter_sys=True)
 
 
 def _engine(job: Job, module: str) -> Any:

@@ -176,6 +176,7 @@ class Task(LeanModule):
         total, self.step_weight = self.step_weight, None
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(total)  # DDP has divided by the number of ranks
+        total = total.where(total > 0, 1)  # a step without weight has gradients of 0
         for group in optimizer.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:

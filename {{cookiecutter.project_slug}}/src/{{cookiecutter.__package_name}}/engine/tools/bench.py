@@ -114,24 +114,21 @@ def summarize(row: dict[str, Any], eager_gib: float | None = None) -> dict[str, 
     """Return a row of bench.json from what `measure` found of it.
 
     `saved` is the share of `eager_gib`, the eager row's peak of memory, that it does without. A row
-    `counts` if nothing failed and its loss fell from the first step to the mean of the last turn.
+    `counts` if nothing failed and its loss fell from the first step to the mean of the last turn;
+    a task that optimizes by hand has no one loss that has to fall.
     """
     kept = {name: row[name] for name in ("name", "flags", "shipped")}
     if "failed" in row:
         return kept | {"counts": False, "remark": row["failed"]}
     rates = [turn["rate"] for turn in row["turns"]]
-    rate, first, last = statistics.median(rates), row["first"], row["turns"][-1]["loss"]
-    known = None not in (first["first_loss"], last)
-    falls = known and last < first["first_loss"]  # not if it is no number
+    rate, first = statistics.median(rates), row["first"]
+    remark = None if row["by_hand"] else _loss_remark(first["first_loss"], row["turns"][-1]["loss"])
     busy = [turn["busy"] for turn in row["turns"] if turn["busy"] is not None]
     compiling = first["first_seconds"] - FEWEST * row["batch_size"] / rate
     peak = first["peak_gib"]
-    why = "its training step returns no loss"
-    if known:
-        why = f"its loss went from {first['first_loss']:.3g} to {last:.3g}; it has to fall"
     return kept | {
-        "counts": falls,
-        "remark": None if falls else why,
+        "counts": remark is None,
+        "remark": remark,
         "rows_per_second": rate,
         "rates": rates,
         "epoch_seconds": row["rows"] / rate,
@@ -142,8 +139,15 @@ def summarize(row: dict[str, Any], eager_gib: float | None = None) -> dict[str, 
         "compile": row["compile"],
         "compile_seconds": max(compiling, 0.0) if row["compile"] else None,
         "precision": row["precision"],
-        "loss": [first["first_loss"], last],
+        "loss": [first["first_loss"], row["turns"][-1]["loss"]],
     }
+
+
+def _loss_remark(first: float | None, last: float | None) -> str | None:
+    """Return what is wrong with how the loss went, or None: a loss of NaN does not fall."""
+    if first is None or last is None:
+        return "its training step returns no loss"
+    return None if last < first else f"its loss went from {first:.3g} to {last:.3g}; it has to fall"
 
 
 def bench(

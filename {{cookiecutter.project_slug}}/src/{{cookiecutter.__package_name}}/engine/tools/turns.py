@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise, repeat
 from multiprocessing import Pipe
@@ -72,6 +73,7 @@ class Turns(ClockCallback):
                 "batch_size": data.batch_size,
                 "resident": data.decisions.loader != "streaming",
                 "compile": pl_module.compile_decision.mode,
+                "by_hand": not pl_module.automatic_optimization,
                 "precision": str(trainer.precision),
                 "gpu": gpu and gpu.name,
                 "uuid": gpu and str(gpu.uuid),
@@ -177,13 +179,15 @@ class Turns(ClockCallback):
         """Return the mean of each part over the turn's steps, the first two apart."""
         now(self.clock.device)
         steps = [i for i, (part, _) in enumerate(stamps) if part == "optimizer"]
-        spent: dict[str, list[float]] = {}
+        spent: dict[str, Counter[int]] = {}
+        step = 0
         for (_, before), (part, after) in pairwise(stamps[steps[1] :]):
             seconds = isinstance(after, float)
             passed = 1e3 * (after - before) if seconds else before.elapsed_time(after)
-            spent.setdefault(part, []).append(passed)
+            spent.setdefault(part, Counter())[step] += passed  # a step may have several backwards
+            step += part == "optimizer"
         spent.pop("between epochs", None)
-        return {part: statistics.mean(some) for part, some in spent.items()}
+        return {part: statistics.mean(some.values()) for part, some in spent.items()}
 
 
 class _UntilTime:

@@ -64,7 +64,7 @@ class DistanceTask(Task):
     best = Best("val/loss", "min")
     inputs = ("curve", "settings")
 
-    def __init__(self, width: int = 8, learning_rate: float = 0.003) -> None:
+    def __init__(self, width: int = 8, learning_rate: float = 0.01) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.network = TwoInputs(width)
