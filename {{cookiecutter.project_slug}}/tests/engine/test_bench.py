@@ -101,7 +101,12 @@ def test_all_modes_are_the_rows_of_before_and_the_other_ways_to_compile(machine,
 
 FOUND = {
     **{"name": "row", "flags": (), "shipped": False, "rows": 1000, "batch_size": 10},
-    **{"compile": "default", "by_hand": False, "precision": "32-true", "parts": {"parts": {"data": 1.0}}},
+    **{
+        "compile": "default",
+        "by_hand": False,
+        "precision": "32-true",
+        "parts": {"parts": {"data": 1.0}},
+    },
     "first": {"first_loss": 2.0, "first_seconds": 8.3, "peak_gib": 1.0},
     "turns": [{"rate": rate, "loss": 1.0, "busy": 50.0} for rate in (90.0, 100.0, 130.0)],
 }

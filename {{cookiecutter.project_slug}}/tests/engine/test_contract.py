@@ -1,5 +1,6 @@
 """The engine trains any task that contract.py allows: the toys pass every verb as they are."""
 
+import ast
 import csv
 import json
 import math
@@ -20,8 +21,10 @@ import lightning as L
 import pytest
 import torch
 from killed import Job, Moment, outcome, start, wait
+from sklearn.metrics import f1_score, roc_auc_score
 
 import {{ cookiecutter.__package_name }} as package
+from {{ cookiecutter.__package_name }}.engine import Data, Task, contract
 
 ENGINE = Path(package.__path__[0]) / "engine"
 ROOT = Path(__file__).parents[2]
@@ -58,10 +61,11 @@ class Toy:
         """The toy, imported here: its data, and what its metrics are compared with."""
         return import_module(f"{self.name}.__main__")
 
-    def data(self) -> Any:
-        """Return the toy's data."""
-        classes = [c for c in vars(self.module).values() if _is_own(c, L.LightningDataModule)]
-        return next(c for c in classes if c.__module__ == self.module.__name__)()
+    def own(self, base: type) -> Any:
+        """Return the toy's own class of a kind: its task or its data."""
+        classes = [c for c in vars(self.module).values() if isinstance(c, type)]
+        mine = [c for c in classes if c.__module__ == self.module.__name__]
+        return next(c for c in mine if issubclass(c, base))
 
     def start(self, *arguments: str, folder: Path | None = None) -> subprocess.Popen:
         environment = os.environ | {"PYTHONPATH": str(self.root / "src")}
@@ -80,10 +84,6 @@ class Toy:
         said = (self.root / "log").read_text()
         assert status == 0, said
         return said
-
-
-def _is_own(found: Any, base: type) -> bool:
-    return isinstance(found, type) and issubclass(found, base)
 
 
 @pytest.fixture(scope="session")
@@ -136,9 +136,7 @@ def test_every_verb_works_for_a_task_that_the_engine_does_not_know(name, toy):
 
 def learned_something(it: Toy, run: Path) -> None:
     record = json.loads((run / "run.json").read_text())
-    best = next(
-        c.best for c in vars(it.module).values() if isinstance(c, type) and vars(c).get("best")
-    )
+    best = it.own(L.LightningModule).best
     found = [float(row[best.metric]) for row in rows_of(run / "metrics.csv") if row[best.metric]]
     kept = record["results"][f"best {best.metric}"]
     assert len(found) == EPOCHS
@@ -177,13 +175,13 @@ def scores_what_was_best(it: Toy, run: Path) -> None:
 def predicts_every_row(it: Toy, run: Path) -> list[dict[str, str]]:
     it.run("predict", "--run", str(run))
     predictions = rows_of(run / "predictions.csv")
-    expected = it.data().splits.rows["test"]
+    expected = it.own(L.LightningDataModule)().splits.rows["test"]
     assert [int(row["index"]) for row in predictions] == list(range(expected))
     return predictions
 
 
 def serves_what_it_predicts(it: Toy, run: Path, predictions: list[dict[str, str]]) -> None:
-    data, rows = it.data(), import_module(f"{it.name}.engine.data.rows")
+    data, rows = it.own(L.LightningDataModule)(), import_module(f"{it.name}.engine.data.rows")
     batch = rows.as_rows(data.splits.test).take(torch.arange(3), None, None)
     with it.start("serve", "--run", str(run), "--port", "0") as service:
         try:
@@ -223,4 +221,92 @@ def measures(it: Toy) -> None:
     tune = json.loads((it.root / "tune" / "tune.json").read_text())
     assert tune["chosen"]["batch_size"] in [row["batch_size"] for row in tune["batch_sizes"]]
     assert bool(tune["loader"]) == (it.name == "pairs")  # the rest are in memory
-    assert bench["unit"] == tune["unit"] == it.data().facts().unit
+    assert bench["unit"] == tune["unit"] == it.own(L.LightningDataModule)().facts().unit
+
+
+def test_the_engine_reads_nothing_of_a_task_or_its_data_but_what_the_contract_names(
+    toy, tmp_path, monkeypatch
+):
+    it, read = toy("rare"), set()
+    inside = str(it.root / "src" / "rare" / "engine")
+    classes = it.own(L.LightningModule), it.own(L.LightningDataModule)
+    for own in classes:
+        monkeypatch.setattr(own, "__getattribute__", recorder(own.__getattribute__, inside, read))
+    main = import_module("rare.engine").main
+    monkeypatch.setenv("RUN_FOLDER", str(tmp_path / "run"))
+    for arguments in (
+        ("fit", *it.recipe),
+        *((verb, "--run", str(tmp_path / "run")) for verb in ("validate", "test", "predict")),
+    ):
+        monkeypatch.setattr(sys, "argv", ["rare", *arguments])
+        assert main(task=classes[0], data=classes[1], read=it.module.read) == 0
+    assert {"loss", "totals", "scores", "splits", "facts", "sample_weights"} <= read
+    allowed = {name for base in (Task, Data) for name in (*dir(base), *vars(base()))}
+    allowed |= set(dir(contract.Task)) | set(contract.Task.__annotations__)
+    allowed |= set(dir(contract.Data)) | set(contract.Data.__annotations__)
+    assert read <= allowed
+
+
+def recorder(original: Callable, inside: str, read: set[str]) -> Callable:
+    """Return a __getattribute__ that notes what files inside a folder ask for."""
+
+    def noting(self: Any, name: str) -> Any:
+        if sys._getframe(1).f_code.co_filename.startswith(inside):
+            read.add(name)
+        return original(self, name)
+
+    return noting
+
+
+def test_no_file_of_the_engine_names_what_a_row_holds():
+    """A field of someone's batch would be an attribute; those of pictures are engine/images/'s."""
+    about = {"images", "labels", "tokens", "logits", "num_classes", "pixels"}
+    for path in sorted(ENGINE.rglob("*.py")):
+        if "images" in path.relative_to(ENGINE).parts:
+            continue
+        tree = ast.walk(ast.parse(path.read_text()))
+        found = {node.attr for node in tree if isinstance(node, ast.Attribute)}
+        assert not found & about, path
+
+
+def weights_of(folder: Path) -> torch.Tensor:
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return torch.cat([value.flatten() for value in saved.values()])
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_loss_weighted_by_tokens_is_the_same_in_one_part_and_in_four(weighted, toy, tmp_path):
+    """Without the weights it is not: so the comparison sees them."""
+    it, found = toy("sequences"), {}
+    search = [str(it.root / "src")]
+    for parts in (1, 4):
+        split = {"data.batch_size": 64 // parts, "trainer.accumulate_grad_batches": parts}
+        flags = split | {"trainer.precision": "64-true", "trainer.max_epochs": 2}
+        recipe = [*it.recipe, *(f"--{name}={value}" for name, value in flags.items())]
+        job = Job(["fit", *recipe], tmp_path / str(parts), package=it.name, search=search)
+        job.without = "" if weighted else "the weights of a loss"
+        assert wait(start(job)) == 0, log_of(job.folder)
+        found[parts] = weights_of(job.folder)
+    assert found[1].dtype == torch.float64
+    assert ((found[1] - found[4]).abs().max() < 1e-9) == weighted
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_scores_and_means_over_classes_are_those_of_all_rows(processes, toy, tmp_path):
+    """The last batch is padded, and with two processes each has half of every batch."""
+    it = toy("rare")
+    flags = ["--trainer.max_epochs=1", f"--trainer.devices={processes}"]
+    surroundings = {"package": "rare", "search": [str(it.root / "src")]}
+    job = Job(["fit", *it.recipe, *flags], tmp_path / "run", processes, **surroundings)
+    assert wait(start(job)) == 0, log_of(job.folder)
+    (row,) = [row for row in rows_of(job.folder / "metrics.csv") if row["val/auroc"]]
+    task, rows = it.own(L.LightningModule)(), it.own(L.LightningDataModule)().splits.val
+    saved = torch.load(job.folder / "checkpoints" / "last.ckpt", weights_only=True)
+    task.load_state_dict(saved["state_dict"])
+    with torch.no_grad():
+        shares = task.predict(task(rows))
+    assert len(rows.row) % (96 * processes)
+    f1 = f1_score(rows.kind, shares.argmax(1), average="macro")
+    auroc = roc_auc_score(rows.kind, shares, multi_class="ovr")
+    assert float(row["val/f1"]) == pytest.approx(f1, abs=1e-6)
+    assert float(row["val/auroc"]) == pytest.approx(auroc, abs=1e-6)

@@ -103,7 +103,8 @@ class Task(LeanModule):
     def train(self, mode: bool = True) -> "Task":
         """Set the modes for training; what is frozen stays in eval mode."""
         super().train(mode)
-        keep_frozen(self)
+        for part in self.children():
+            keep_frozen(part)
         return self
 
     def take_flags(self, flags: TaskFlags) -> None:
