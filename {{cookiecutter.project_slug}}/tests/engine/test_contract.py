@@ -310,3 +310,16 @@ def test_scores_and_means_over_classes_are_those_of_all_rows(processes, toy, tmp
     auroc = roc_auc_score(rows.kind, shares, multi_class="ovr")
     assert float(row["val/f1"]) == pytest.approx(f1, abs=1e-6)
     assert float(row["val/auroc"]) == pytest.approx(auroc, abs=1e-6)
+
+
+def test_two_processes_exchange_the_gradients_of_what_is_unfrozen(toy, tmp_path):
+    """What began to learn after the first epoch is the same as in one process."""
+    it, found = toy("heads"), {}
+    for processes in (1, 2):
+        flags = [f"--trainer.devices={processes}", f"--data.batch_size={64 // processes}"]
+        surroundings = {"package": "heads", "search": [str(it.root / "src")]}
+        folder = tmp_path / str(processes)
+        job = Job(["fit", *it.recipe, *flags], folder, processes, **surroundings)
+        assert wait(start(job)) == 0, log_of(folder)
+        found[processes] = weights_of(folder)
+    torch.testing.assert_close(found[1], found[2], rtol=1e-4, atol=1e-5)

@@ -33,6 +33,9 @@ SMALL = "shufflenet_v2_x0_5"  # torchvision's smallest
 DIGITS = ("--config", "configs/digits.yaml")
 
 
+IN_EVAL_MODE = "ignore:.*in eval mode at the start of training"  # as what is frozen is
+
+
 def fit(model: ImageClassifier, steps: int = 6, **options) -> L.Trainer:
     trainer = L.Trainer(
         accelerator="cpu",
@@ -232,7 +235,7 @@ class Modes(ImageClassifier):
         return super().training_step(batch, batch_idx)
 
 
-@pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training")
+@pytest.mark.filterwarnings(IN_EVAL_MODE)
 def test_of_a_frozen_backbone_nothing_changes_but_the_head():
     model = Modes(network=SMALL, num_classes=10, freeze_backbone=True)
     before = copy.deepcopy(model.network.state_dict())
@@ -241,8 +244,42 @@ def test_of_a_frozen_backbone_nothing_changes_but_the_head():
     changed = {key for key in after if not torch.equal(before[key], after[key])}
     assert changed == {"body.fc.weight", "body.fc.bias"}
     assert model.modes == [{"fc"}] * 4  # also after validation
-    learning = [p for group in trainer.optimizers[0].param_groups for p in group["params"]]
-    assert {id(p) for p in learning} == {id(p) for p in model.network.body.fc.parameters()}
+    learning = {id(p) for p in trainer.optimizers[0].state}
+    assert learning == {id(p) for p in model.network.body.fc.parameters()}
+
+
+class LaterOn(ImageClassifier):
+    """Let the body learn too from the second epoch on."""
+
+    def on_train_epoch_start(self):
+        self.before = copy.deepcopy(self.network.state_dict())
+        if self.current_epoch == 1:
+            unfreeze(self.network)
+
+
+@pytest.mark.filterwarnings(IN_EVAL_MODE)
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_what_is_unfrozen_in_mid_run_begins_to_learn(optimizer):
+    model = LaterOn("small_cnn", 10, small_images=True, freeze_backbone=True, optimizer=optimizer)
+    fit(model, steps=32)
+    after = model.network.state_dict()
+    assert all(
+        not torch.equal(model.before[key], value)
+        for key, value in after.items()
+        if key.endswith(("weight", "running_mean"))
+    )
+
+
+class WithoutTheBody(LaterOn):
+    def configure_optimizers(self):
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], 0.1)
+
+
+@pytest.mark.filterwarnings(IN_EVAL_MODE)
+def test_unfrozen_weights_that_no_optimizer_has_are_an_error_and_do_not_stay_as_they_are():
+    model = WithoutTheBody("small_cnn", 10, small_images=True, freeze_backbone=True)
+    with pytest.raises(UserError, match=r"In epoch 1 18 weights .* network\.body\.0\.weight"):
+        fit(model, steps=32)
 
 
 def test_a_backbone_whose_head_is_not_its_last_layer_is_refused():

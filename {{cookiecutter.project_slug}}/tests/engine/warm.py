@@ -3,7 +3,7 @@
 Each is a real process with its own arguments, environment, files, signals and exit status. What it
 saves is `import torch, lightning`, ten seconds of each start. `WarmPopen` is subprocess.Popen, but
 for `python -m MODULE ...`, which the server in `$WARM_SERVER` starts; the server ends
-with the process `$WARM_OWNER`.
+with the process `$WARM_OWNER`. `$WARM_PYTHON` is the Python meant, if it is not the caller's.
 """
 
 import atexit
@@ -24,7 +24,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-SERVER, OWNER = "WARM_SERVER", "WARM_OWNER"
+SERVER, OWNER, PYTHON = "WARM_SERVER", "WARM_OWNER", "WARM_PYTHON"
 LIBRARIES = (
     "lightning.pytorch.cli",
     "lightning.pytorch.loggers",
@@ -49,10 +49,14 @@ def server_address() -> str:
     with (folder / "lock").open("w") as lock:  # several test processes share it
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not address.exists():
-            command = [sys.executable, __file__, str(address), os.environ[OWNER]]
+            command = [_python(), __file__, str(address), os.environ[OWNER]]
             server = _real_popen(command, stdout=subprocess.PIPE, start_new_session=True)
             assert server.stdout and server.stdout.readline() == b"ready\n"
     return str(address)
+
+
+def _python() -> str:
+    return os.environ.get(PYTHON, sys.executable)
 
 
 _real_popen = subprocess.Popen
@@ -65,7 +69,7 @@ class WarmPopen(subprocess.Popen):
         self.connection: socket.socket | None = None
         command = list(args) if not isinstance(args, str) else []
         command = [part for i, part in enumerate(command) if not (i == 1 and part == "-u")]
-        warm = command[:2] == [sys.executable, "-m"] and SERVER in os.environ
+        warm = command[:2] == [_python(), "-m"] and SERVER in os.environ
         if not warm or options.get("stdout") == subprocess.PIPE:
             super().__init__(args, **options)
             return

@@ -19,8 +19,9 @@ from .data.rows import as_rows
 from .errors import UserError
 from .fast.compile import CompileDecision, CompileMode, compile_task, decide_compiling
 from .fast.lean_module import LeanModule
+from .fast.step_graph import StepGraph
 from .model.checks import check_task
-from .model.freeze import keep_frozen
+from .model.freeze import add_frozen_groups, freeze_parts, frozen_parts, keep_frozen
 from .model.means import RunningTotals, ratio
 from .model.recompute import recompute_blocks
 
@@ -214,6 +215,10 @@ class Task(LeanModule):
 class Preparation(L.Callback):
     """Makes a task ready: for its device, with its flags, checked, with its weights, compiled."""
 
+    epoch: int | None = None  # the last one at whose start it was seen which weights learn
+    learning: frozenset[str] = frozenset()
+    frozen: list[str] | None = None  # when the checkpoint was written
+
     def setup(self, trainer: Any, pl_module: L.LightningModule, stage: str) -> None:
         task: Any = pl_module
         device = trainer.strategy.root_device
@@ -239,15 +244,56 @@ class Preparation(L.Callback):
         if task.automatic_optimization or task.flags.compile == "step-graph":
             decision = decide_compiling(trainer, task.flags.compile)
         task.compile_decision = decision
+        self.epoch, self.learning = None, _learning(task)
         say(f"torch.compile {decision.mode or 'off'}: {decision.why}")
         if decision.mode is not None:
             say("The first step compiles the network: up to a minute, once.")
             task.learn = compile_task(task.network, loss_and_outputs, decision.mode)
 
     def on_train_start(self, trainer: Any, pl_module: L.LightningModule) -> None:
-        """Let what a task does at the start of an epoch hold where it resumes within one."""
+        """Let what a task has done at the start of an epoch hold where it resumes."""
+        if self.frozen is not None:  # after the optimizers, whose groups are those of the start
+            freeze_parts(pl_module, self.frozen)
+            self.frozen = None
         if trainer.fit_loop.restarted_mid_epoch:
             pl_module.on_train_epoch_start()
+
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.current_epoch != self.epoch:
+            self.epoch, before = trainer.current_epoch, self.learning
+            self.learning = _learning(pl_module)
+            if self.learning != before:
+                self._follow(trainer, pl_module, self.learning - before)
+
+    def on_save_checkpoint(
+        self, trainer: Any, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["frozen"] = frozen_parts(pl_module)
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self.frozen = checkpoint.get("frozen")
+        if self.frozen is None:
+            add_frozen_groups(checkpoint, pl_module.network)
+
+    def _follow(self, trainer: Any, task: Any, new: frozenset[str]) -> None:
+        """Let what looks at the weights once, at the start, see that others learn now."""
+        groups = [group for each in trainer.optimizers for group in each.param_groups]
+        known = {id(weight) for group in groups for weight in group["params"]}
+        lost = [name for name, p in task.named_parameters() if name in new and id(p) not in known]
+        if lost:
+            raise UserError(
+                f"In epoch {trainer.current_epoch} {len(lost)} weights begin to learn that no"
+                f" optimizer has, {lost[0]} the first of them. Give the optimizer all weights in"
+                " configure_optimizers(), as engine.build_optimizer does: frozen ones too."
+            )
+        if trainer.world_size > 1:  # DDP exchanges the gradients of those that learned then
+            trainer.strategy.model = task
+            trainer.strategy.configure_ddp()
+        for callback in trainer.callbacks:
+            if isinstance(callback, StepGraph):
+                callback.forget()
 
     def _initialize(self, trainer: Any, task: Any) -> None:
         """Load what a new run starts from; one process of a host first, which may download it."""
@@ -266,6 +312,10 @@ def loss_and_outputs(task: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor], 
     if isinstance(loss, dict):
         return sum(loss.values()), loss, outputs  # type: ignore[return-value]
     return loss, {}, outputs
+
+
+def _learning(task: L.LightningModule) -> frozenset[str]:
+    return frozenset(name for name, weight in task.named_parameters() if weight.requires_grad)
 
 
 def check_members(task: type) -> None:

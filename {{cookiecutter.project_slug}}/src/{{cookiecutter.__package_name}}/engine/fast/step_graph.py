@@ -55,6 +55,10 @@ class StepGraph(L.Callback):
             group["lr"] = torch.tensor(float(group["lr"]), device=device)
             group |= {"capturable": True} if "capturable" in group else {}
 
+    def forget(self) -> None:
+        """Capture a step anew: other weights learn now."""
+        self.steps, self.graph = 0, None
+
     def _step(self, batch: Any, batch_idx: int) -> Tensor:
         self.optimizer._on_before_step()
         if self.steps < EAGER_STEPS:

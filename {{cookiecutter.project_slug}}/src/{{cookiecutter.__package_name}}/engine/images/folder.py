@@ -2,8 +2,9 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -45,6 +46,24 @@ def folder(
             f"{place} holds no images. Expected a folder a class with files in it"
             f" ({' '.join(sorted(EXTENSIONS))}), or train/, val/ and test/ that hold such folders."
         )
+    return from_entries(found, place, val_share, test_share, skip_bad, remarks)
+
+
+def from_entries(
+    found: Sequence[ImageEntry],
+    place: Path,
+    val_share: float = 0.1,
+    test_share: float = 0.1,
+    skip_bad: bool = False,
+    remarks: Sequence[str] = (),
+) -> ImageSplits:
+    """Return the images of a list, as `folder` does; errors call it by its `place`.
+
+    Raises UserError as `folder` does.
+    """
+    if not found:
+        raise UserError(f"{place} names no images.")
+    remarks = list(remarks)
     if not 0 <= val_share < 1 or not 0 <= test_share < 1 or val_share + test_share >= 1:
         raise UserError(f"val_share {val_share} and test_share {test_share}: shares, below 1.")
     given = {image.split for image in found}
@@ -65,7 +84,7 @@ def folder(
     return ImageSplits(*files, classes=classes, remarks=tuple(remarks))
 
 
-def _checked(found: list[ImageEntry], skip_bad: bool, remarks: list[str]) -> list[ImageEntry]:
+def _checked(found: Sequence[ImageEntry], skip_bad: bool, remarks: list[str]) -> list[ImageEntry]:
     """Return the images that can be used, with their digests; stop at others, or leave them out."""
     results = check([image.path for image in found])
     problems = {i: problem for i, (_, problem) in enumerate(results) if problem}

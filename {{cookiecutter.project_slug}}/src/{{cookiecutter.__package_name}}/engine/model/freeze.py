@@ -1,5 +1,8 @@
 """Parts of a network that do not learn: their weights stay, and they stay in eval mode."""
 
+from collections.abc import Collection
+from typing import Any
+
 from torch import nn
 
 from ..errors import UserError
@@ -30,8 +33,23 @@ def freeze(network: nn.Module, except_head: bool = True, outputs: int | None = N
 
 
 def unfreeze(network: nn.Module) -> None:
-    """Let all of a network learn again."""
+    """Let all of a network learn again. Its optimizer has to have all weights from the start."""
     _set(network, False)
+
+
+def frozen_parts(task: nn.Module) -> list[str]:
+    """Return the names of the modules that are frozen."""
+    return [name for name, part in task.named_modules() if getattr(part, "frozen", False)]
+
+
+def freeze_parts(task: nn.Module, names: Collection[str]) -> None:
+    """Freeze exactly the modules of these names, as they were when the names were taken."""
+    for name, part in task.named_modules():
+        frozen = name in names
+        if getattr(part, "frozen", False) != frozen:
+            _set_mode(part, frozen)
+            for weight in part.parameters(recurse=False):
+                weight.requires_grad_(not frozen)
 
 
 def keep_frozen(network: nn.Module) -> None:
@@ -45,5 +63,24 @@ def _set(part: nn.Module, frozen: bool) -> None:
     part.requires_grad_(not frozen)
     for module in part.modules():
         if getattr(module, "frozen", False) != frozen:
-            module.frozen = frozen  # type: ignore[assignment]
-            module.training = not frozen
+            _set_mode(module, frozen)
+
+
+def _set_mode(module: nn.Module, frozen: bool) -> None:
+    module.frozen = frozen  # type: ignore[assignment]
+    module.training = not frozen
+
+
+def add_frozen_groups(checkpoint: dict[str, Any], network: nn.Module) -> None:
+    """Give an older checkpoint what optimizers have since then: groups of the frozen weights."""
+    frozen = [weight for weight in network.parameters() if not weight.requires_grad]
+    counts = [sum(p.ndim > 1 for p in frozen), sum(p.ndim <= 1 for p in frozen)]
+    for optimizer in checkpoint["optimizer_states"] if frozen else ():
+        groups = optimizer["param_groups"]
+        first = sum(len(group["params"]) for group in groups)
+        for group, count in zip(tuple(groups), counts, strict=True):
+            groups.append({**group, "params": list(range(first, first + count))})
+            first += count
+    for schedule in checkpoint["lr_schedulers"] if frozen else ():
+        for key in ("base_lrs", "lr_lambdas", "_last_lr"):
+            schedule[key] = 2 * schedule[key]

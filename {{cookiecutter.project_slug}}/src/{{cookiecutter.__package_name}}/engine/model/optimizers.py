@@ -1,7 +1,7 @@
 """How the weights are changed: fused optimizers, and the learning rate over a run."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -16,16 +16,20 @@ ScheduleName = Literal["one_cycle", "cosine", "constant"]
 def build_optimizer(
     network: nn.Module, name: OptimizerName, rate: float, weight_decay: float, momentum: float
 ) -> torch.optim.Optimizer:
-    """Return the fused optimizer of that name for the network's trainable weights.
+    """Return the fused optimizer of that name for the network's weights.
 
+    Weights that are frozen are groups of their own, which change once they are unfrozen.
     Weight decay acts on matrices and kernels only: pulling biases and the scales of a normalization
     towards zero does not regularize (Goyal et al., "Accurate, Large Minibatch SGD", 2017).
     """
-    weights = [p for p in network.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in weights if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    learning = [p for p in network.parameters() if p.requires_grad]
+    frozen = [p for p in network.parameters() if not p.requires_grad]
+    groups: list[dict[str, Any]] = []
+    for weights in [learning, frozen] if frozen else [learning]:
+        groups += [
+            {"params": [p for p in weights if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
+        ]
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=rate, fused=True)
     return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=True)

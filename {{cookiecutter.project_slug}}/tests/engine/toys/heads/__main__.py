@@ -1,4 +1,7 @@
-"""A toy: several heads with a loss each. Points in a plane: which quarter, and how far out."""
+"""A toy: several heads with a loss each. Points in a plane: which quarter, and how far out.
+
+In the first epoch only the heads learn.
+"""
 
 import sys
 from typing import Any, NamedTuple
@@ -7,7 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from .engine import Best, Data, Facts, Splits, Task, digest, main
+from .engine import (
+    Best,
+    Data,
+    Facts,
+    Splits,
+    Task,
+    build_optimizer,
+    digest,
+    freeze,
+    main,
+    unfreeze,
+)
 
 
 class Places(NamedTuple):
@@ -40,6 +54,11 @@ class PlaceTask(Task):
         super().__init__()
         self.save_hyperparameters()
         self.network = TwoHeads(width)
+        freeze(self.network.body, except_head=False)
+
+    def on_train_epoch_start(self) -> None:
+        if self.current_epoch == 1:
+            unfreeze(self.network)
 
     def forward(self, batch: Places) -> dict[str, Tensor]:
         return self.network(batch.place)
@@ -65,7 +84,7 @@ class PlaceTask(Task):
         return torch.cat([outputs["quarter"].softmax(1), outputs["radius"][:, None]], 1)
 
     def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.network.parameters(), self.hparams["learning_rate"], 0.9)
+        return build_optimizer(self.network, "sgd", self.hparams["learning_rate"], 0.0, 0.9)
 
 
 class PlaceData(Data):
