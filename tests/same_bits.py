@@ -37,6 +37,10 @@ FOLDER = (
     *("--data.batch_size=8", "--data.flip=true", "--model.network=small_cnn"),
     *("--trainer.max_epochs=2", "--trainer.log_every_n_steps=1"),
 )
+FROZEN = (
+    *(*DIGITS, "--model.network=shufflenet_v2_x0_5", "--model.freeze_backbone=true"),
+    "--model.small_images=false",
+)
 SYNTHETIC = (
     *("--config=configs/synthetic.yaml", "--data.eval_batch_size=256"),
     "--data.options={image_size: 32, train: 5120, val: 512}",
@@ -46,13 +50,17 @@ SYNTHETIC = (
 
 @dataclass(frozen=True)
 class Case:
-    """A run: its flags, then how it is interrupted and what is said to resume it."""
+    """A run: its flags, then how it is interrupted and what is said to resume it.
+
+    One that is `taken_over` begins with BASE on both sides, and is scored on the test rows too.
+    """
 
     name: str
     flags: tuple[str, ...]
     kill_after: int | None = None  # rows of metrics.csv
     until: int | None = None  # a step
     resume: tuple[str, ...] = ()
+    taken_over: bool = False
 
 
 CPU_CASES = [
@@ -61,9 +69,10 @@ CPU_CASES = [
     Case("accumulation", (*DIGITS, "--data.batch_size=16", "--data.global_batch_size=64")),
     *(Case(f"killed after {rows} rows", DIGITS, kill_after=rows) for rows in (5, 17, 28)),
     Case("elastic", DIGITS, until=20, resume=("--elastic", "--data.batch_size=16")),
+    Case("taken over", DIGITS, until=20, taken_over=True),
+    Case("frozen, taken over", FROZEN, until=20, taken_over=True),
     Case("adamw and cosine", (*DIGITS, "--model.optimizer=adamw", "--model.schedule=cosine")),
-    Case("frozen", (*DIGITS, "--model.network=shufflenet_v2_x0_5", "--model.freeze_backbone=true",
-                    "--model.small_images=false")),
+    Case("frozen", FROZEN),
     Case("recomputed", (*DIGITS, "--model.network=mobilenet_v3_small", "--model.small_images=false",
                         "--model.activation_checkpointing=true")),
     Case("clipped and smoothed", (*DIGITS, "--trainer.gradient_clip_val=0.5",
@@ -134,7 +143,8 @@ def main() -> int:
                     room / "runs" / side / re.sub(r"\W+", "-", case.name)
                     for side in ("base", "head")
                 ]
-                outcomes = list(both.map(train, [case] * 2, projects, folders, [images] * 2,
+                begins = [projects[0]] * 2 if case.taken_over else projects
+                outcomes = list(both.map(train, [case] * 2, begins, projects, folders, [images] * 2,
                                          [asked.python] * 2))  # fmt: skip
             return list(differences(*outcomes))
 
@@ -182,13 +192,15 @@ def project(folder: Path, revision: str | None) -> Path:
     return folder / "my-project"
 
 
-def train(case: Case, source: Path, run: Path, images: Path, python: str) -> dict[str, Any]:
-    """Train a case with a project's source and return all that is compared."""
+def train(
+    case: Case, begins: Path, source: Path, run: Path, images: Path, python: str
+) -> dict[str, Any]:
+    """Train a case with a project's source, of which another may begin it.
+
+    Returns all that is compared.
+    """
     run.mkdir(parents=True)
     settings = os.environ | {
-        "PYTHONPATH": os.pathsep.join(
-            filter(None, [str(source / "src"), os.environ.get("PYTHONPATH", "")])
-        ),
         "RUN_FOLDER": str(run),
         "XDG_CACHE_HOME": str(run.parent / "cache" / run.name),
         "OMP_NUM_THREADS": "1",
@@ -196,10 +208,12 @@ def train(case: Case, source: Path, run: Path, images: Path, python: str) -> dic
     }
     settings.pop("WANDB_API_KEY", None)
 
-    def start(*arguments: str) -> subprocess.Popen:
-        command = [python, "-m", "my_project", "fit", *arguments]
+    def start(*arguments: str, verb: str = "fit", root: Path = source) -> subprocess.Popen:
+        command = [python, "-m", "my_project", verb, *arguments]
+        search = [str(root / "src"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        own = settings | {"PYTHONPATH": os.pathsep.join(filter(None, search))}
         log = run.with_name(f"{run.name}.log").open("a")
-        return subprocess.Popen(command, cwd=source, env=settings, stdout=log, stderr=log)
+        return subprocess.Popen(command, cwd=root, env=own, stdout=log, stderr=log)
 
     def finish(process: subprocess.Popen) -> None:
         if status := process.wait():
@@ -219,10 +233,12 @@ def train(case: Case, source: Path, run: Path, images: Path, python: str) -> dic
             raise SystemExit(f"error: {case.name}: the run was over before it could be killed")
         finish(start("--run", str(run)))
     elif case.until is not None:
-        finish(start(*flags, f"--until={case.until}"))
+        finish(start(*flags, f"--until={case.until}", root=begins))
         finish(start("--run", str(run), *case.resume))
     else:
         finish(start(*flags))
+    if case.taken_over:
+        finish(start("--run", str(run), verb="test"))
     return outcome(run)
 
 
@@ -238,7 +254,8 @@ def outcome(run: Path) -> dict[str, Any]:
         for name, value in values.items()
     }
     flat |= {f"row {row['step']} {name}": value for row in rows for name, value in row.items()}
-    flat["best score"] = next(value for name, value in results.items() if name.startswith("best"))
+    scores = [name for name in results if name.startswith(("best ", "test/"))]
+    flat |= {f"result {name}": results[name] for name in scores}
     shutil.rmtree(run / "checkpoints")
     return flat
 
