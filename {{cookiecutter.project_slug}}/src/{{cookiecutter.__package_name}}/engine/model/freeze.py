@@ -1,6 +1,6 @@
 """Parts of a network that do not learn: their weights stay, and they stay in eval mode."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from torch import nn
@@ -38,13 +38,13 @@ def unfreeze(network: nn.Module) -> None:
 
 
 def frozen_parts(task: nn.Module) -> list[str]:
-    """Return the names of the modules that are frozen."""
-    return [name for name, part in task.named_modules() if getattr(part, "frozen", False)]
+    """Return the names of the modules of a task that are frozen."""
+    return [name for name, part in _parts_of(task) if getattr(part, "frozen", False)]
 
 
 def freeze_parts(task: nn.Module, names: Collection[str]) -> None:
     """Freeze exactly the modules of these names, as they were when the names were taken."""
-    for name, part in task.named_modules():
+    for name, part in _parts_of(task):
         frozen = name in names
         if getattr(part, "frozen", False) != frozen:
             _set_mode(part, frozen)
@@ -57,6 +57,10 @@ def keep_frozen(network: nn.Module) -> None:
     for module in network.modules():
         if getattr(module, "frozen", False):
             module.training = False
+
+
+def _parts_of(task: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return ((name, part) for name, part in task.named_modules() if name)
 
 
 def _set(part: nn.Module, frozen: bool) -> None:
