@@ -1,6 +1,7 @@
 """Real bakes for every test: of the template as git would commit it, and apart from this user's own
 cookiecutter and git settings."""
 
+import fcntl
 import json
 import os
 import re
@@ -129,7 +130,10 @@ def make(default_project):
         settings = os.environ | {"UV_PROJECT_ENVIRONMENT": str(ENVIRONMENT)} | variables
         return project.run("make", *arguments, env=settings)
 
-    done = run("setup")
+    ENVIRONMENT.parent.mkdir(exist_ok=True)
+    with ENVIRONMENT.with_suffix(".lock").open("w") as lock:  # both test processes want it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = run("setup")
     assert done.returncode == 0, done.stderr
     return run
 

@@ -5,7 +5,7 @@ import os
 import re
 
 import pytest
-from conftest import BIN, BakedProject, execute
+from conftest import BIN, ENVIRONMENT, BakedProject, execute
 
 DIGEST = "team/torch@sha256:" + "0123456789abcdef" * 4
 IMAGES = {  # answers: the image, the one without CUDA, the one to serve from
@@ -91,7 +91,7 @@ def test_the_service_is_made_of_the_image_without_tools(default_project):
     environment = {k: v for k, v in os.environ.items() if k not in ("DOCKER", "COMPOSE_FILE")}
     here = default_project.run("make", "--dry-run", "serve", "RUN=one", env=environment).stdout
     there = default_project.run("make", "--dry-run", "serve", "DOCKER=1", env=environment).stdout
-    assert here.splitlines()[-1].startswith("python -m my_project.engine.tools.serve --run one")
+    assert here.splitlines()[-1].startswith("python -m my_project serve --run one")
     assert f"docker pull {IMAGES['defaults'][3]} ||" in there and "--target serve" in there
     assert there.splitlines()[-1].endswith("docker compose up --build serve")
 
@@ -103,14 +103,9 @@ def test_wheels_replace_the_index_at_every_step(default_project):
     assert all('--no-index --find-links "a stick"' in line for line in installs)
 
 
-def test_a_bundle_without_a_lock_of_torch_is_refused(bake):
+def test_a_bundle_without_a_lock_of_torch_is_refused(make, bake):
     project = bake({"cuda": "cpu"})
     source = {"PYTHONPATH": str(project.path / "src")}
-    done = execute(
-        BIN / "python",
-        "-m",
-        f"{project.package}.engine.tools.bundle",
-        cwd=project.path,
-        env=os.environ | source,
-    )
+    command = [ENVIRONMENT / "bin" / "python", "-m", project.package, "bundle"]
+    done = execute(*command, cwd=project.path, env=os.environ | source)
     assert done.returncode == 2 and done.stdout.startswith("error: There is no torch-")

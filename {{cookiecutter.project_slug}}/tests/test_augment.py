@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-from {{ cookiecutter.__package_name }}.augment import Augmentation, cut_out, shift_and_flip
+from {{ cookiecutter.__package_name }}.augment import (
+    Augmentation,
+    cut_out,
+    shift_and_flip,
+)
 from {{ cookiecutter.__package_name }}.engine.data import order
 from {{ cookiecutter.__package_name }}.engine.images.batch import ImageBatch
 

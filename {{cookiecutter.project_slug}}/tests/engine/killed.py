@@ -19,7 +19,9 @@ from typing import Any
 import torch
 from warm import WarmPopen
 
-from {{ cookiecutter.__package_name }}.engine.run.checkpoint_files import find_checkpoint
+from {{ cookiecutter.__package_name }}.engine.run.checkpoint_files import (
+    find_checkpoint,
+)
 from {{ cookiecutter.__package_name }}.engine.run.digests import digest
 
 PACKAGE = "{{ cookiecutter.__package_name }}"

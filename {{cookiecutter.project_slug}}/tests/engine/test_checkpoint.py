@@ -25,10 +25,16 @@ from {{ cookiecutter.__package_name }}.engine.run.checkpoint_files import (
     is_intact,
     write_checkpoint,
 )
-from {{ cookiecutter.__package_name }}.engine.run.digests import digest, read_digests
+from {{ cookiecutter.__package_name }}.engine.run.digests import (
+    digest,
+    read_digests,
+)
 from {{ cookiecutter.__package_name }}.engine.run.interruption import Interruption
 from {{ cookiecutter.__package_name }}.engine.run.metrics import read_metrics
-from {{ cookiecutter.__package_name }}.engine.run.resume_checks import check_data, check_resume
+from {{ cookiecutter.__package_name }}.engine.run.resume_checks import (
+    check_data,
+    check_resume,
+)
 
 THREE = ("--config", "configs/digits.yaml", "--trainer.max_epochs", "3")
 HALVES = ("--trainer.val_check_interval", "0.5")

@@ -16,7 +16,9 @@ from {{ cookiecutter.__package_name }} import networks
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.engine import hardware
 from {{ cookiecutter.__package_name }}.engine.data import resident
-from {{ cookiecutter.__package_name }}.engine.fast.compile_messages import keep_cache
+from {{ cookiecutter.__package_name }}.engine.fast.compile_messages import (
+    keep_cache,
+)
 from {{ cookiecutter.__package_name }}.engine.monitor import progress
 from {{ cookiecutter.__package_name }}.engine.run import checkpoint
 from {{ cookiecutter.__package_name }}.engine.run.metrics import read_metrics

@@ -12,7 +12,10 @@ from {{ cookiecutter.__package_name }}.engine.data.resident import ResidentLoade
 from {{ cookiecutter.__package_name }}.engine.data.rows import TensorRows, digest
 from {{ cookiecutter.__package_name }}.engine.data.sources import load_source
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
-from {{ cookiecutter.__package_name }}.engine.images.batch import ImageBatch, in_memory
+from {{ cookiecutter.__package_name }}.engine.images.batch import (
+    ImageBatch,
+    in_memory,
+)
 
 CPU = torch.device("cpu")
 

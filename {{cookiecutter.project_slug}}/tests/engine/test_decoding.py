@@ -15,12 +15,26 @@ from {{ cookiecutter.__package_name }}.augment import Augmentation
 from {{ cookiecutter.__package_name }}.data import ImageData
 from {{ cookiecutter.__package_name }}.engine.cli.project import data_with_flags
 from {{ cookiecutter.__package_name }}.engine.contract import Facts
-from {{ cookiecutter.__package_name }}.engine.data.order import BatchShard, EpochPlan, uniforms
-from {{ cookiecutter.__package_name }}.engine.data.streaming import StreamConfig, StreamingLoader
+from {{ cookiecutter.__package_name }}.engine.data.order import (
+    BatchShard,
+    EpochPlan,
+    uniforms,
+)
+from {{ cookiecutter.__package_name }}.engine.data.streaming import (
+    StreamConfig,
+    StreamingLoader,
+)
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
-from {{ cookiecutter.__package_name }}.engine.images import decode, decoded_cache, reader
+from {{ cookiecutter.__package_name }}.engine.images import (
+    decode,
+    decoded_cache,
+    reader,
+)
 from {{ cookiecutter.__package_name }}.engine.images.read import read
-from {{ cookiecutter.__package_name }}.engine.images.reader import FileRows, ReadConfig
+from {{ cookiecutter.__package_name }}.engine.images.reader import (
+    FileRows,
+    ReadConfig,
+)
 from {{ cookiecutter.__package_name }}.engine.images.splits import Files
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

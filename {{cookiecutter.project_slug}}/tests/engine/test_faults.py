@@ -15,8 +15,14 @@ import torch
 
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.engine import nvml
-from {{ cookiecutter.__package_name }}.engine.cli.errors import explain, in_one_line
-from {{ cookiecutter.__package_name }}.engine.monitor.gpu import advise, out_of_memory
+from {{ cookiecutter.__package_name }}.engine.cli.errors import (
+    explain,
+    in_one_line,
+)
+from {{ cookiecutter.__package_name }}.engine.monitor.gpu import (
+    advise,
+    out_of_memory,
+)
 
 DIGITS = ("--config", "configs/digits.yaml")
 CPU = ("--trainer.accelerator", "cpu")

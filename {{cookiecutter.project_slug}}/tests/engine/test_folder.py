@@ -22,12 +22,25 @@ from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.data import ImageData
 from {{ cookiecutter.__package_name }}.engine.cli.project import data_with_flags
 from {{ cookiecutter.__package_name }}.engine.data import streaming
-from {{ cookiecutter.__package_name }}.engine.data.order import BatchShard, EpochPlan
-from {{ cookiecutter.__package_name }}.engine.data.streaming import StreamConfig, StreamingLoader
+from {{ cookiecutter.__package_name }}.engine.data.order import (
+    BatchShard,
+    EpochPlan,
+)
+from {{ cookiecutter.__package_name }}.engine.data.streaming import (
+    StreamConfig,
+    StreamingLoader,
+)
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
-from {{ cookiecutter.__package_name }}.engine.images import decode, file_check, reader
+from {{ cookiecutter.__package_name }}.engine.images import (
+    decode,
+    file_check,
+    reader,
+)
 from {{ cookiecutter.__package_name }}.engine.images.folder import folder
-from {{ cookiecutter.__package_name }}.engine.images.reader import FileRows, ReadConfig
+from {{ cookiecutter.__package_name }}.engine.images.reader import (
+    FileRows,
+    ReadConfig,
+)
 from {{ cookiecutter.__package_name }}.engine.images.splits import Files
 from {{ cookiecutter.__package_name }}.engine.tools.turns import Turns, _UntilTime
 

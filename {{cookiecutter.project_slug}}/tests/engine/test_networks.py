@@ -22,10 +22,22 @@ from {{ cookiecutter.__package_name }}.engine.images.torchvision_networks import
     weights_file,
 )
 from {{ cookiecutter.__package_name }}.engine.model.checks import check_task
-from {{ cookiecutter.__package_name }}.engine.model.freeze import freeze, head_of, unfreeze
-from {{ cookiecutter.__package_name }}.engine.model.means import RunningTotals, ratio
-from {{ cookiecutter.__package_name }}.engine.model.optimizers import build_optimizer, learning_rate_factor
-from {{ cookiecutter.__package_name }}.engine.model.recompute import recompute_blocks
+from {{ cookiecutter.__package_name }}.engine.model.freeze import (
+    freeze,
+    head_of,
+    unfreeze,
+)
+from {{ cookiecutter.__package_name }}.engine.model.means import (
+    RunningTotals,
+    ratio,
+)
+from {{ cookiecutter.__package_name }}.engine.model.optimizers import (
+    build_optimizer,
+    learning_rate_factor,
+)
+from {{ cookiecutter.__package_name }}.engine.model.recompute import (
+    recompute_blocks,
+)
 from {{ cookiecutter.__package_name }}.engine.run.numerics import StepSeed
 from {{ cookiecutter.__package_name }}.networks import NETWORKS, build_network
 

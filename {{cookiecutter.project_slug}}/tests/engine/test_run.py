@@ -28,7 +28,10 @@ from {{ cookiecutter.__package_name }}.engine.run.metrics import (
     OnItsWay,
     read_metrics,
 )
-from {{ cookiecutter.__package_name }}.engine.run.record import _only_writer, pack_source
+from {{ cookiecutter.__package_name }}.engine.run.record import (
+    _only_writer,
+    pack_source,
+)
 from {{ cookiecutter.__package_name }}.networks import NETWORKS
 
 PACKAGE = {{ cookiecutter.__package_name }}.__name__

@@ -26,7 +26,10 @@ import {{ cookiecutter.__package_name }} as package
 from {{ cookiecutter.__package_name }} import networks
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.data import SOURCES, ImageData, digits
-from {{ cookiecutter.__package_name }}.engine.cli.project import Project, data_with_flags
+from {{ cookiecutter.__package_name }}.engine.cli.project import (
+    Project,
+    data_with_flags,
+)
 from {{ cookiecutter.__package_name }}.engine.images.batch import in_memory
 from {{ cookiecutter.__package_name }}.engine.images.read import read
 from {{ cookiecutter.__package_name }}.engine.images.splits import ImageSplits
