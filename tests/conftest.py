@@ -77,7 +77,9 @@ def own_settings(tmp_path_factory):
         patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
         outer_make = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "ARGS")
         outer_environment = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "RUN_FOLDER")
-        for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", *outer_make, *outer_environment):
+        outer_git = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+        outer_tests = tuple(name for name in os.environ if name.startswith("PYTEST_XDIST"))
+        for name in (*outer_git, *outer_make, *outer_environment, *outer_tests):
             patch.delenv(name, raising=False)
         yield home
 

@@ -93,7 +93,8 @@ def test_the_engines_tests_pass(make):
     assert done.returncode == 0, done.stdout
     assert int(re.search(r"= (\d+) passed", done.stdout)[1]) > 400
     skipped = re.findall(r"^SKIPPED \[\d+\] \S+ (.*)$", done.stdout, re.MULTILINE)
-    assert set(skipped) <= {"needs a CUDA device", "no GPU", "no Docker here"}
+    here = {"needs a CUDA device", "no GPU", "no Docker here"}
+    assert set(skipped) <= here | {"needs a C compiler and Python's headers"}
 
 
 def test_training_needs_no_tools(make, bake, in_environment, tmp_path):

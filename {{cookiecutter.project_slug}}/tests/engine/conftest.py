@@ -20,7 +20,9 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _own_surroundings(
+    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[None]:
     """Keep the caller's wandb account, proxies and caches from the tests.
 
     One thread: networks as small as these only wait for a second one. What is compiled for a CPU
@@ -42,7 +44,7 @@ def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
             patch.setenv(name, "127.0.0.1")
         shared = tmp_path_factory.getbasetemp()
         owner = os.getpid()
-        if "PYTEST_XDIST_WORKER" in os.environ:
+        if hasattr(pytestconfig, "workerinput"):  # one of several test processes
             shared, owner = shared.parent, os.getppid()
         (shared / "warm").mkdir(exist_ok=True)
         patch.setenv(warm.SERVER, str(shared / "warm"))

@@ -19,6 +19,7 @@ from {{ cookiecutter.__package_name }}.engine.data import resident
 from {{ cookiecutter.__package_name }}.engine.fast.compile_messages import (
     keep_cache,
 )
+from {{ cookiecutter.__package_name }}.engine.model.freeze import unfreeze
 from {{ cookiecutter.__package_name }}.engine.monitor import progress
 from {{ cookiecutter.__package_name }}.engine.run import checkpoint
 from {{ cookiecutter.__package_name }}.engine.run.metrics import read_metrics
@@ -331,3 +332,24 @@ def test_gradients_that_are_summed_up_are_the_same_compiled(call, tmp_path, caps
     assert len(losses[0]) == 10 and losses[0] == pytest.approx(losses[1], abs=0.03)
     assert call(*summed, "--model.compile=reduce-overhead") == 2
     assert "error: CUDA graphs wrote over summed gradients" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mode", ["false", "default", "reduce-overhead", "step-graph"])
+def test_what_is_unfrozen_in_mid_run_learns_however_it_is_compiled(
+    mode, call, monkeypatch, tmp_path
+):
+    before = {}
+
+    def start(model) -> None:
+        if model.current_epoch == 1:
+            before.update({name: w.detach().cpu().clone() for name, w in model.named_parameters()})
+            unfreeze(model.network)
+
+    monkeypatch.setattr(ImageClassifier, "on_train_epoch_start", start, raising=False)
+    flags = ("--trainer.max_epochs=2", "--model.freeze_backbone=true", f"--model.compile={mode}")
+    assert call("fit", "--config", "configs/digits.yaml", *flags, folder=tmp_path) == 0
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert len(before) == 20
+    assert not [name for name, weight in before.items() if torch.equal(weight, saved[name].cpu())]

@@ -50,7 +50,9 @@ def server_address() -> str:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not address.exists():
             command = [_python(), __file__, str(address), os.environ[OWNER]]
-            server = _real_popen(command, stdout=subprocess.PIPE, start_new_session=True)
+            with (folder / "log").open("w") as log:  # it may outlive what it would write to
+                streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": log}
+                server = _real_popen(command, start_new_session=True, **streams)
             assert server.stdout and server.stdout.readline() == b"ready\n"
     return str(address)
 
@@ -140,7 +142,8 @@ def _descriptor(stream: Any, inherited: int) -> int:
 
 def _serve(address: str, owner: int) -> None:
     for name in LIBRARIES:
-        import_module(name)
+        with suppress(ImportError):  # where it is missing, only what needs it fails
+            import_module(name)
     # Sources are compiled once for all processes, also where bytecode is not to be written.
     sys.dont_write_bytecode, sys.pycache_prefix = False, f"{address}.cache"
     threading.Thread(target=_end_with, args=(owner,), daemon=True).start()

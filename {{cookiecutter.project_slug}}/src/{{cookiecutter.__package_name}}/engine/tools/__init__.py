@@ -1,1 +1,1 @@
-"""Programs about runs, each `python -m <package>.engine.tools.NAME`; training needs none."""
+"""Programs about runs, each `python -m <package> NAME`; training needs none."""
