@@ -30,7 +30,7 @@ bench: $(if $(findstring --rounds 0,$(ARGS)),,gpu) $(READY) ## this template, wh
 	$(or $(UV_PROJECT_ENVIRONMENT),$(DEMO)/.venv)/bin/python benchmarks/$(if $(filter accuracy,$(WORKLOAD)),accuracy.py,compare.py $(WORKLOAD)) $(ARGS)
 
 test: $(READY) ## bake every option, run what was baked
-	python -m pytest $(or $(ARGS),-n 2 --dist loadgroup)
+	python -m pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
 
 lint: $(READY) ## pre-commit's hooks on every file
 	git ls-files -coz --exclude-standard | xargs -0 pre-commit run --files

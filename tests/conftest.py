@@ -20,6 +20,11 @@ BIN = Path(sys.executable).parent
 ENVIRONMENT = TEMPLATE / "build" / "test-venv"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest file first, so that two processes end together."""
+    items.sort(key=lambda item: item.path.name != "test_engine.py")
+
+
 def execute(*command, cwd: Path, **options) -> subprocess.CompletedProcess:
     """Any command, without raising: what it printed (both streams in .stdout) and its exit code."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | options
@@ -52,6 +57,11 @@ class BakedProject:
     def run(self, *command, **options) -> subprocess.CompletedProcess:
         """Run a command in the project's folder; stdout and stderr come apart."""
         return execute(*command, cwd=self.path, stderr=subprocess.PIPE, **options)
+
+    def locked(self) -> set[tuple[str, str]]:
+        """Names and versions of what its locks name."""
+        text = "".join(lock.read_text() for lock in self.path.glob("*.lock"))
+        return set(re.findall(r"^([a-z0-9][a-z0-9.-]*)==([^ ;\\\n]+)", text, re.MULTILINE))
 
     def files(self) -> dict[str, bytes]:
         """Every file that the bake wrote, by its path within the project."""

@@ -1,0 +1,67 @@
+"""`make demo` in a bare clone, and what its owner does next in the project that it made."""
+
+import json
+import time
+
+import pytest
+from conftest import QUESTIONS, BakedProject, execute, git
+
+
+@pytest.fixture(scope="session")
+def demo(template, tmp_path_factory) -> BakedProject:
+    """The project that `make demo` made in a bare clone; its environment is its own."""
+    clone = tmp_path_factory.mktemp("demo") / "O'Neil's work"
+    git("clone", "--quiet", template, clone, cwd=clone.parent)
+    began = time.perf_counter()
+    done = execute("make", "demo", cwd=clone)
+    assert done.returncode == 0, done.stdout
+    assert time.perf_counter() - began < 180
+    return BakedProject(clone / "build" / "my-project")
+
+
+def test_the_demo_trains_from_a_bare_clone_whatever_its_folder_is_called(demo):
+    began = time.perf_counter()
+    done = execute("make", "demo", cwd=demo.path.parents[1])
+    assert done.returncode == 0, done.stdout
+    assert time.perf_counter() - began < 90
+    assert "predictions.png" in done.stdout and "curves.png" in done.stdout
+    assert (demo.path / ".venv").is_dir()
+    runs = sorted(demo.path.glob("runs/digits/*"))
+    assert len(runs) == 2
+    for run in runs:
+        record = json.loads((run / "run.json").read_text())
+        assert record["results"]["test/accuracy"] >= 0.97
+        assert record["seconds"]["total"] < 60
+        assert (run / "predictions.png").stat().st_size > 10_000
+    networks = demo.source / "networks.py"  # its recorded source is trained
+    before = networks.read_text()
+    networks.write_text(before.replace("def small_cnn", "def changed_cnn"))
+    again = execute("make", "reproduce", cwd=demo.path)
+    networks.write_text(before)
+    assert again.returncode == 0, again.stdout
+    assert "\nidentical: " in again.stdout and " tensors, to the bit" in again.stdout
+
+
+def test_a_commit_is_checked_without_an_activated_environment(demo):
+    project = demo
+    (project.path / "bad.py").write_text("print(nothing)\n")
+    git("add", "--all", cwd=project.path)
+    refused = project.run("git", "commit", "--message", "Mine")
+    assert refused.returncode != 0 and "F821" in refused.stdout + refused.stderr
+    (project.path / "bad.py").unlink()
+    git("add", "--all", cwd=project.path)
+    accepted = project.run("git", "commit", "--message", "Mine")
+    assert accepted.returncode == 0, accepted.stderr
+
+
+def test_adding_a_package_leaves_torch_alone(demo):
+    project = demo
+    before = (project.path / "torch-cu130.lock").read_text()
+    done = project.run("make", "add", "PKG=timm")
+    assert done.returncode == 0, done.stderr
+    assert '"timm' in (project.path / "pyproject.toml").read_text()
+    assert "timm" in dict(project.locked())
+    assert (project.path / "torch-cu130.lock").read_text() == before
+    command = "import timm, torch; print(torch.__version__)"
+    version = project.run(project.path / ".venv" / "bin" / "python", "-c", command).stdout
+    assert version.startswith(QUESTIONS["_torch_version"])
