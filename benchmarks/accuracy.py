@@ -103,9 +103,11 @@ def train_ours(task: Task, asked: argparse.Namespace, epochs: int, seed: int) ->
         paths = [str(asked.project.resolve() / "src"), os.environ.get("PYTHONPATH", "")]
         settings["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         command = [sys.executable, "-m", "my_project", "fit", *flags]
-        done = subprocess.run(command, env=settings, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(done.stdout + done.stderr)
+        log = Path(folder, "log")
+        with log.open("w") as output:
+            process = subprocess.Popen(command, env=settings, stdout=output, stderr=output)
+        if process.wait():
+            raise SystemExit(log.read_text())
         record = json.loads(Path(folder, "run", "run.json").read_text())
         return record["results"]["val/accuracy"]
 

@@ -1,14 +1,12 @@
-"""What the loops without Lightning share: the bench's clock, and when they have seen enough; and
-the callback that times the loops with it."""
+"""What the loops without Lightning share: the bench's clock, and when they have seen enough."""
 
-import json
 import time
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
 import torch
-from my_project.engine.tools.timing import Clock, ClockCallback
+from my_project.engine.tools.timing import Clock
 from torch import Tensor
 
 WARM_UP = 30  # steps that compile and fill the queues: an epoch of their own
@@ -24,7 +22,6 @@ class Loop:
     def __init__(self, device: torch.device, steps: int) -> None:
         self.device, self.steps, self.clock = device, steps, Clock(device)
         self.losses: list[float] = []  # of the first step, and of each epoch's last
-        self.first_step = 0.0
 
     def train(
         self, batches: Iterable, step: Callable[..., Tensor], least_seconds: float = 0.0
@@ -40,7 +37,7 @@ class Loop:
 
     def begin(self, loss: Tensor) -> None:
         """Wait for the first step, and note it."""
-        self.losses, self.first_step = [float(loss)], time.time()
+        self.losses, self.clock.first_step = [float(loss)], time.time()
 
     def _epoch(self, batches: Iterable, step: Callable[..., Tensor], end: float) -> int:
         steps = 0
@@ -57,29 +54,4 @@ class Loop:
 
     def found(self) -> dict[str, Any]:
         """Return what ClockCallback would have written."""
-        is_cuda = self.device.type == "cuda"
-        return {
-            "inside": self.clock.inside,
-            "whole": self.clock.whole,
-            "rates": self.clock.rates,
-            "epochs": len(self.clock.rates),
-            "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if is_cuda else None,
-            "first_loss": self.losses[0],
-            "last_loss": self.losses[-1],
-            "first_step": self.first_step,
-        }
-
-
-class Timed(ClockCallback):
-    """The bench's callback, which also notes when the first step was done."""
-
-    first_step = 0.0
-
-    def on_train_batch_end(self, *arguments: Any) -> None:
-        super().on_train_batch_end(*arguments)
-        self.first_step = self.first_step or time.time()
-
-    def on_fit_end(self, *arguments: Any) -> None:
-        super().on_fit_end(*arguments)
-        found = json.loads(self.path.read_text()) | {"first_step": self.first_step}
-        self.path.write_text(json.dumps(found, indent=2) + "\n")
+        return self.clock.found(self.losses)

@@ -63,16 +63,20 @@ def run(asked: argparse.Namespace, work: Workload, row: str, round_: int) -> dic
         settings.pop("WANDB_API_KEY", None)
         begun = time.time()
         with log.open("w") as output, clocks() as seen:
-            limited = ["timeout", str(LONGEST_SECONDS), *command]
-            done = subprocess.run(limited, env=settings, stdout=output, stderr=output)
+            process = subprocess.Popen(command, env=settings, stdout=output, stderr=output)
+            try:
+                status = process.wait(LONGEST_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                status = 124
         seconds = time.time() - begun
         last = log.read_text(errors="replace").splitlines()[-1:] or [""]
         named = {"workload": asked.workload, "row": row, "round": round_, "seconds": seconds}
-        if done.returncode == LEFT_OUT:
+        if status == LEFT_OUT:
             print(last[0], flush=True)
             return named | {"left_out": last[0]}
-        if done.returncode or not out.is_file():
-            print(f"{LABELS[row]} failed ({done.returncode}): {last[0]}, see {log}", flush=True)
+        if status or not out.is_file():
+            print(f"{LABELS[row]} failed ({status}): {last[0]}, see {log}", flush=True)
             return None
         found = json.loads(out.read_text())
         found["first_step"] -= begun
@@ -105,7 +109,7 @@ def command_of(asked: argparse.Namespace, work: Workload, row: str, out: Path) -
         # What a run of 30 epochs does by itself, and one of a few hundred steps would not.
         "model.compile": "step-graph" if row == "ours-step-graph" else json.dumps(work.compiles),
         "trainer.max_epochs": work.epochs,
-        "trainer.callbacks+": "loop.Timed",
+        "trainer.callbacks+": "my_project.engine.tools.timing.ClockCallback",
         "trainer.callbacks.path": out,
     }
     if streams:

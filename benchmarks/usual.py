@@ -5,9 +5,10 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from loop import Loop, Timed
+from loop import Loop
 from my_project.data import synthetic
 from my_project.engine.images.batch import ImageBatch
+from my_project.engine.tools.timing import ClockCallback
 from my_project.networks import build_network
 from PIL import Image
 from torch import nn
@@ -148,7 +149,7 @@ def lightning_project(work: Workload, out: Path) -> None:
                 L.pytorch.callbacks.ModelCheckpoint(
                     monitor="val/accuracy", mode="max", save_last=True
                 ),
-                Timed(out),
+                ClockCallback(out),
             ],
         )
         batches = loader(train_set(work, None), work, train=True)

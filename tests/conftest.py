@@ -15,6 +15,9 @@ import pytest
 from cookiecutter.main import cookiecutter as cookiecutter_api
 
 TEMPLATE = Path(__file__).parents[1]
+sys.path.append(str(TEMPLATE / "{{cookiecutter.project_slug}}" / "tests" / "engine"))
+import warm  # noqa: E402
+
 QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text())
 BIN = Path(sys.executable).parent
 ENVIRONMENT = TEMPLATE / "build" / "test-venv"
@@ -148,6 +151,29 @@ def make(default_project):
         done = run("setup")
     assert done.returncode == 0, done.stderr
     return run
+
+
+@pytest.fixture(scope="session")
+def python(make, in_environment, tmp_path_factory):
+    """`python(*arguments, cwd, **variables)` of the environment: its exit status, and its words.
+
+    It starts warm, as the processes that it starts do: see warm.py.
+    """
+    folder, executable = tmp_path_factory.mktemp("warm"), str(ENVIRONMENT / "bin" / "python")
+    settings = {warm.SERVER: str(folder), warm.OWNER: str(os.getpid()), warm.PYTHON: executable}
+
+    def run(*arguments, cwd: Path, **variables: str) -> tuple[int, str]:
+        environment = in_environment | settings | {"OMP_NUM_THREADS": "1"} | variables
+        command = [executable, *map(str, arguments)]
+        log = folder / "said"
+        with log.open("w") as file:
+            process = warm.WarmPopen(command, cwd=cwd, env=environment, stdout=file, stderr=file)
+            return process.wait(300), log.read_text()
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        yield run
 
 
 @pytest.fixture(scope="session")

@@ -15,26 +15,27 @@ from workloads import WORKLOADS  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def compare(make, default_project, tmp_path_factory):
+def compare(python, default_project, tmp_path_factory):
     """`compare(*arguments)` of the tiny version, in the project's environment, into compare.out."""
     folder = tmp_path_factory.mktemp("bench")
 
     def run(*arguments):
-        python = ENVIRONMENT / "bin" / "python"
         places = ["--project", default_project.path, "--jpegs", folder / "jpegs", "--out", folder]
         # To find out which vectors the compiler knows takes 20 s.
-        quick = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_VEC_ISA_OK": "0"}
-        command = [python, BENCHMARKS / "compare.py", *arguments, *places]
-        return execute(*command, cwd=folder, env=os.environ | quick)
+        quick = {"TORCHINDUCTOR_VEC_ISA_OK": "0"}
+        source = {"PYTHONPATH": str(default_project.path / "src")}
+        return python(BENCHMARKS / "compare.py", *arguments, *places, cwd=folder, **source, **quick)
 
     run.out = folder
     return run
 
 
 def test_rows_that_read_files_learn_and_are_timed(compare):
-    done = compare("resnet50-jpeg", "--tiny", "--rounds=1", "--rows=torchvision,timm,ours,limit")
-    assert done.returncode == 0, done.stdout
-    assert "timm's loading, fast loop is left out: timm is not installed" in done.stdout
+    status, said = compare(
+        "resnet50-jpeg", "--tiny", "--rounds=1", "--rows=torchvision,timm,ours,limit"
+    )
+    assert status == 0, said
+    assert "timm's loading, fast loop is left out: timm is not installed" in said
     results = {row["row"]: row for row in report.read(compare.out / "resnet50-jpeg.jsonl")}
     for name in ("torchvision", "ours", "limit"):
         assert results[name]["inside"] > 0 and results[name]["first_step"] > 0
@@ -54,9 +55,11 @@ def test_rows_that_read_files_learn_and_are_timed(compare):
 
 def test_what_was_measured_is_not_measured_again(compare):
     names = [row["row"] for row in report.read(compare.out / "resnet50-jpeg.jsonl")]
-    done = compare("resnet50-jpeg", "--tiny", "--rounds=2", "--rows=timm,ours", "--seconds=1")
-    assert done.returncode == 0, done.stdout
-    assert done.stdout.startswith("The time is over before ours, round 2")
+    status, said = compare(
+        "resnet50-jpeg", "--tiny", "--rounds=2", "--rows=timm,ours", "--seconds=1"
+    )
+    assert status == 0, said
+    assert said.startswith("The time is over before ours, round 2")
     again = [row["row"] for row in report.read(compare.out / "resnet50-jpeg.jsonl")]
     assert again == names
 
@@ -72,9 +75,9 @@ def test_the_made_jpegs_are_as_photographs_are_kept(compare):
 
 def test_the_usual_ways_run_and_a_row_that_fails_stops_no_other(compare):
     rows = "--rows=ours-step-graph,usual-compiled,usual-lightning"
-    done = compare("resnet18-128", "--tiny", "--rounds=1", rows)
-    assert done.returncode == 1, done.stdout
-    assert "ours, step graph failed (2): error: model.compile is step-graph" in done.stdout
+    status, said = compare("resnet18-128", "--tiny", "--rounds=1", rows)
+    assert status == 1, said
+    assert "ours, step graph failed (2): error: model.compile is step-graph" in said
     results = report.read(compare.out / "resnet18-128.jsonl")
     assert [row["row"] for row in results] == ["usual-compiled", "usual-lightning"]
     assert all(row["inside"] > 0 and report.falls(row) for row in results)
@@ -130,16 +133,14 @@ def test_what_chance_explains_is_not_called_a_difference():
     assert difference == pytest.approx(-0.04) and abs(difference) > chance
 
 
-def test_accuracies_are_compared_after_the_same_epochs(compare, default_project):
+def test_accuracies_are_compared_after_the_same_epochs(compare, python, default_project):
     told = ["--tasks", "digits", "--seeds=2", "--epochs=1", "--project", default_project.path]
-    python = ENVIRONMENT / "bin" / "python"
-    paths = {"PYTHONPATH": str(default_project.path / "src"), "OMP_NUM_THREADS": "1"}
-    command = [python, BENCHMARKS / "accuracy.py", *told]
-    done = execute(*command, cwd=compare.out, env=os.environ | paths)
-    row = done.stdout.splitlines()[-1]
+    source = {"PYTHONPATH": str(default_project.path / "src")}
+    status, said = python(BENCHMARKS / "accuracy.py", *told, cwd=compare.out, **source)
+    row = said.splitlines()[-1]
     plain, ours = (float(cell.split("%")[0]) for cell in row.split(" | ")[1:3])
     assert row.startswith("| digits | ") and 30 < plain < 100 and 30 < ours < 100
-    assert done.returncode in (0, 1)
+    assert status in (0, 1)
 
 
 def test_the_table_takes_its_place_in_a_readme(tmp_path):
@@ -183,6 +184,6 @@ def test_without_a_gpu_make_says_so(template, tmp_path):
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
 def test_without_a_gpu_nothing_is_compared(compare):
-    done = compare("resnet18-128")
-    assert done.returncode == 2
-    assert done.stdout.startswith("error: There is no NVIDIA GPU here")
+    status, said = compare("resnet18-128")
+    assert status == 2
+    assert said.startswith("error: There is no NVIDIA GPU here")

@@ -1,10 +1,11 @@
 """`make demo` in a bare clone, and what its owner does next in the project that it made."""
 
 import json
+import os
 import time
 
 import pytest
-from conftest import QUESTIONS, BakedProject, execute, git
+from conftest import ENVIRONMENT, QUESTIONS, BakedProject, execute, git
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +24,7 @@ def test_the_demo_trains_from_a_bare_clone_whatever_its_folder_is_called(demo):
     began = time.perf_counter()
     done = execute("make", "demo", cwd=demo.path.parents[1])
     assert done.returncode == 0, done.stdout
-    assert time.perf_counter() - began < 90
+    assert time.perf_counter() - began < 180
     assert "predictions.png" in done.stdout and "curves.png" in done.stdout
     assert (demo.path / ".venv").is_dir()
     runs = sorted(demo.path.glob("runs/digits/*"))
@@ -36,7 +37,7 @@ def test_the_demo_trains_from_a_bare_clone_whatever_its_folder_is_called(demo):
     networks = demo.source / "networks.py"  # its recorded source is trained
     before = networks.read_text()
     networks.write_text(before.replace("def small_cnn", "def changed_cnn"))
-    again = execute("make", "reproduce", cwd=demo.path)
+    again = execute("make", "reproduce", "UNTIL=40", cwd=demo.path)
     networks.write_text(before)
     assert again.returncode == 0, again.stdout
     assert "\nidentical: " in again.stdout and " tensors, to the bit" in again.stdout
@@ -46,11 +47,12 @@ def test_a_commit_is_checked_without_an_activated_environment(demo):
     project = demo
     (project.path / "bad.py").write_text("print(nothing)\n")
     git("add", "--all", cwd=project.path)
-    refused = project.run("git", "commit", "--message", "Mine")
+    checked = os.environ | {"MYPY_CACHE_DIR": str(ENVIRONMENT / "mypy-cache")}
+    refused = project.run("git", "commit", "--message", "Mine", env=checked)
     assert refused.returncode != 0 and "F821" in refused.stdout + refused.stderr
     (project.path / "bad.py").unlink()
     git("add", "--all", cwd=project.path)
-    accepted = project.run("git", "commit", "--message", "Mine")
+    accepted = project.run("git", "commit", "--message", "Mine", env=checked)
     assert accepted.returncode == 0, accepted.stderr
 
 

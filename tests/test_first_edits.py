@@ -2,19 +2,12 @@
 project's tests stay green."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ENVIRONMENT, TEMPLATE, BakedProject, execute
+from conftest import TEMPLATE, execute
 
-sys.path.append(str(TEMPLATE / "{{cookiecutter.project_slug}}" / "tests" / "engine"))
-import warm
-
-PYTHON = str(ENVIRONMENT / "bin" / "python")
 BIRDS = "source=birds options.path=birds.csv batch_size=8 crop_padding=0 image_size=16"
 
 # A patch in first_edits/, and the flags that use what is new in it.
@@ -28,29 +21,6 @@ EDITS = {
     "f1_and_the_best_by_it": [],
     "a_confusion_matrix": [],
 }
-
-
-@pytest.fixture(scope="session")
-def python(make, in_environment, tmp_path_factory):
-    """`python(project, *arguments, **variables)`: `python -m`'s status and words, started warm."""
-    server = tmp_path_factory.mktemp("warm")
-    settings = {warm.SERVER: str(server), warm.OWNER: str(os.getpid()), warm.PYTHON: PYTHON}
-
-    def run(project: BakedProject, *arguments: str, **variables: str) -> tuple[int, str]:
-        log = project.path / "log"
-        search = {"PYTHONPATH": str(project.path / "src"), "OMP_NUM_THREADS": "1"}
-        environment = in_environment | settings | search | variables
-        with log.open("w") as file:
-            streams = {"stdout": file, "stderr": subprocess.STDOUT}
-            command = [PYTHON, "-m", *arguments]
-            process = warm.WarmPopen(command, cwd=project.path, env=environment, **streams)
-            status = process.wait(120)
-        return status, log.read_text()
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        yield run
 
 
 def draw_birds(folder: Path) -> Iterator[str]:
@@ -71,17 +41,18 @@ def test_a_first_edit_trains_and_the_tests_stay_green(name, bake, python, in_env
     applied = execute("git", "apply", patch, cwd=project.path)
     assert applied.returncode == 0, applied.stdout
     (project.path / "birds.csv").write_text("\n".join(draw_birds(project.path)))
+    here = {"cwd": project.path, "PYTHONPATH": str(project.path / "src")}
     run = project.path / "runs" / "one"
     recipe = ["--config", "configs/digits.yaml", "--trainer.max_epochs=2", *EDITS[name]]
     every = "--trainer.log_every_n_steps=1"
-    status, said = python(project, "my_project", "fit", *recipe, every, RUN_FOLDER=str(run))
+    status, said = python("-m", "my_project", "fit", *recipe, every, **here, RUN_FOLDER=str(run))
     assert status == 0, said
     is_used(name, run)
     if name == "focal_loss":  # a loss's setting is compared as any other is
         other = ["--run", str(run), "--trainer.max_epochs=3", "--model.gamma=3"]
-        status, said = python(project, "my_project", "fit", *other)
+        status, said = python("-m", "my_project", "fit", *other, **here)
         assert status == 2 and "model.gamma" in said and "1.5" in said, said
-    status, said = python(project, "pytest", "--quiet")
+    status, said = python("-m", "pytest", "--quiet", **here)
     assert status == 0, said
     for command in ("check", "format --check"):
         done = project.run("ruff", *command.split(), "src", env=in_environment)

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from conftest import BIN, ENVIRONMENT, QUESTIONS, commit_all, execute, git
+from conftest import BIN, ENVIRONMENT, QUESTIONS, BakedProject, commit_all, execute, git
 
 VARIANTS = {
     "defaults": {},
@@ -41,13 +41,23 @@ def test_setup_installs_what_the_locks_name(make, default_project, in_environmen
     assert check.returncode == 0, check.stderr
 
 
+def sources(project: BakedProject) -> dict[str, bytes]:
+    names = ("src/", "tests/", "notebooks/", "pyproject.toml")
+    found = {name: text for name, text in project.files().items() if name.startswith(names)}
+    return found | {"pyproject.toml": re.sub(rb"(?m)^license.*", b"", found["pyproject.toml"])}
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_fresh_project_passes_its_own_checks(make, bake, in_environment, variant):
+def test_a_fresh_project_passes_its_own_checks(
+    make, bake, default_project, in_environment, variant
+):
     project = bake(VARIANTS[variant])
     commit_all(project.path, "As baked")
-    done = project.run("pre-commit", "run", "--all-files", env=in_environment)
+    same = sources(project) == sources(default_project) and variant != "defaults"
+    skip = {"SKIP": "mypy"} if same else {}  # has seen these very files
+    done = project.run("pre-commit", "run", "--all-files", env=in_environment | skip)
     assert done.returncode == 0, done.stdout
-    assert len(re.findall(r"\.Passed", done.stdout)) == 11, done.stdout
+    assert len(re.findall(r"\.Passed", done.stdout)) == 11 - len(skip), done.stdout
     assert git("status", "--porcelain", cwd=project.path) == ""
 
 

@@ -260,6 +260,17 @@ def test_of_a_frozen_backbone_nothing_changes_but_the_head():
     assert learning == {id(p) for p in model.network.body.fc.parameters()}
 
 
+class HidesItsLoss(ImageClassifier):
+    def __init__(self) -> None:
+        super().__init__("small_cnn", 10, small_images=True)
+        self.loss = nn.CrossEntropyLoss()
+
+
+def test_an_attribute_that_hides_a_method_of_the_task_is_named():
+    with pytest.raises(UserError, match=r"self\.loss is set to a CrossEntropyLoss.*loss_function"):
+        fit(HidesItsLoss())
+
+
 class LaterOn(ImageClassifier):
     """Let the body learn too from the second epoch on."""
 

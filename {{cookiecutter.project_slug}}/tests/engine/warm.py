@@ -2,7 +2,7 @@
 
 Each is a real process with its own arguments, environment, files, signals and exit status. What it
 saves is `import torch, lightning`, ten seconds of each start. `WarmPopen` is subprocess.Popen, but
-for `python -m MODULE ...`, which the server in `$WARM_SERVER` starts; the server ends
+for `python -m MODULE ...` and `python FILE ...`, which the server in `$WARM_SERVER` starts; it ends
 with the process `$WARM_OWNER`. `$WARM_PYTHON` is the Python meant, if it is not the caller's.
 """
 
@@ -71,7 +71,7 @@ class WarmPopen(subprocess.Popen):
         self.connection: socket.socket | None = None
         command = list(args) if not isinstance(args, str) else []
         command = [part for i, part in enumerate(command) if not (i == 1 and part == "-u")]
-        warm = command[:2] == [_python(), "-m"] and SERVER in os.environ
+        warm = command[:1] == [_python()] and command[1:2] != ["-c"] and SERVER in os.environ
         if not warm or options.get("stdout") == subprocess.PIPE:
             super().__init__(args, **options)
             return
@@ -83,7 +83,7 @@ class WarmPopen(subprocess.Popen):
             files[2] = files[1]
         files |= {number: number for number in options.get("pass_fds", ())}
         order = {
-            "arguments": command[2:],
+            "arguments": [str(part) for part in command[1:]],
             "environment": dict(options.get("env") or os.environ),
             "folder": str(options.get("cwd") or Path.cwd()),
             "files": list(files),
@@ -209,13 +209,18 @@ def _become(order: dict[str, Any], files: dict[int, int]) -> NoReturn:
     if threads := os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))
     added = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    sys.path[:1] = [order["folder"], *(folder for folder in added if folder)]
-    module, *arguments = order["arguments"]
-    sys.argv = [module, *arguments]
+    is_module = order["arguments"][0] == "-m"
+    name, *arguments = order["arguments"][is_module:]
+    first = order["folder"] if is_module else str(Path(name).parent)
+    sys.path[:1] = [first, *(folder for folder in added if folder)]
+    sys.argv = [name, *arguments]
     subprocess.Popen = WarmPopen  # type: ignore[misc]
     status: Any = 1
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if is_module:
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(name, run_name="__main__")
         status = 0
     except SystemExit as end:
         status = end.code

@@ -64,16 +64,9 @@ class Task(LeanModule):
         self.compile_decision = CompileDecision(None, "not trained")
         self.running = RunningTotals()
         self.collected: list[tuple[Any, ...]] = []  # of an evaluation that has scores()
-        self.step_weight: Tensor | None = None  # of a step's parts so far
+        self.parts_of_a_step = 1  # micro-batches, of all processes
+        self.step_weight: Tensor | None = None  # of those so far
         self.is_new_run = True  # until it has trained, or has taken a checkpoint's weights
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in METHODS and hasattr(type(self), name):
-            raise UserError(
-                f"self.{name} is set to a {type(value).__name__}, but the engine calls the method"
-                f" {name}(). Give the attribute another name: self.{name}_function, say."
-            )
-        super().__setattr__(name, value)
 
     def initialize(self) -> str | None:
         return None
@@ -164,12 +157,11 @@ class Task(LeanModule):
 
     def _weighted(self, loss: Tensor, batch: Any) -> Tensor:
         """Return the loss of a part of a step times its weight; Lightning divides by the parts."""
-        accumulate = self.trainer.accumulate_grad_batches
-        if accumulate * self.trainer.world_size == 1 or (weight := self.loss_weight(batch)) is None:
+        if self.parts_of_a_step == 1 or (weight := self.loss_weight(batch)) is None:
             return loss
         weight = weight.detach() / len(batch.row)  # so that float16 does not overflow
         self.step_weight = weight if self.step_weight is None else self.step_weight + weight
-        return loss * weight * accumulate
+        return loss * weight * self.trainer.accumulate_grad_batches
 
     def _divide_by_weight(self, optimizer: Any) -> None:
         """Make gradients that were summed up with weights those of the whole step's mean."""
@@ -215,12 +207,13 @@ class Task(LeanModule):
 class Preparation(L.Callback):
     """Makes a task ready: for its device, with its flags, checked, with its weights, compiled."""
 
-    epoch: int | None = None  # the last one at whose start it was seen which weights learn
-    learning: frozenset[str] = frozenset()
+    learning: frozenset[str] = frozenset()  # the names of the weights that learn
+    looked = False  # at which learn, since fit has begun
     frozen: list[str] | None = None  # when the checkpoint was written
 
     def setup(self, trainer: Any, pl_module: L.LightningModule, stage: str) -> None:
         task: Any = pl_module
+        check_attributes(task)
         device = trainer.strategy.root_device
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32 wherever float32 is left
@@ -244,7 +237,8 @@ class Preparation(L.Callback):
         if task.automatic_optimization or task.flags.compile == "step-graph":
             decision = decide_compiling(trainer, task.flags.compile)
         task.compile_decision = decision
-        self.epoch, self.learning = None, _learning(task)
+        self.learning, self.looked = _learning(task), False
+        task.parts_of_a_step = trainer.accumulate_grad_batches * trainer.world_size
         say(f"torch.compile {decision.mode or 'off'}: {decision.why}")
         if decision.mode is not None:
             say("The first step compiles the network: up to a minute, once.")
@@ -261,11 +255,11 @@ class Preparation(L.Callback):
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.current_epoch != self.epoch:
-            self.epoch, before = trainer.current_epoch, self.learning
-            self.learning = _learning(pl_module)
-            if self.learning != before:
-                self._follow(trainer, pl_module, self.learning - before)
+        if batch_idx and self.looked:  # once an epoch, after the task's on_train_epoch_start
+            return
+        before, self.learning, self.looked = self.learning, _learning(pl_module), True
+        if self.learning != before:
+            self._follow(trainer, pl_module, self.learning - before)
 
     def on_save_checkpoint(
         self, trainer: Any, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -327,6 +321,16 @@ def check_members(task: type) -> None:
     for name in ("inputs",):
         if not hasattr(task, name):
             raise UserError(f"{task.__name__} has no {name}: see engine/contract.py.")
+
+
+def check_attributes(task: Any) -> None:
+    """Raise UserError if an attribute of a task hides one of its methods."""
+    own = vars(task) | vars(task)["_modules"] | vars(task)["_parameters"] | vars(task)["_buffers"]
+    for name in sorted(METHODS & own.keys()):
+        raise UserError(
+            f"self.{name} is set to a {type(own[name]).__name__}, but the engine calls the method"
+            f" {name}(). Give the attribute another name: self.{name}_function, say."
+        )
 
 
 def _gathered(part: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ It needs torch and Lightning only, so it measures any other loop just as it does
 import json
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,14 @@ class Clock:
         self.marks: list[tuple[float, int]] = []  # time and rows so far, at each end_validation
         self.start: float | None = None
         self.rows = self.all_rows = 0
+        self.first_step: float | None = None  # time.time() when it was done
 
     def step(self, rows: int) -> None:
         """Count a training step that was asked for; only an epoch's first is waited for."""
         self.all_rows += rows
         if self.start is None:
             self.start = now(self.device)
+            self.first_step = self.first_step or time.time()
         else:
             self.rows += rows
 
@@ -67,12 +69,26 @@ class Clock:
         (begin, before), (end, after) = self.marks[0], self.marks[-1]
         return (after - before) / (end - begin)
 
+    def found(self, losses: Sequence[float]) -> dict[str, Any]:
+        """Return all that it measured, with the first and the last of the losses."""
+        on_gpu = self.device.type == "cuda"
+        return {
+            "inside": self.inside,
+            "whole": self.whole,
+            "rates": self.rates,
+            "epochs": len(self.rates),
+            "peak_gib": torch.cuda.max_memory_allocated(self.device) / 2**30 if on_gpu else None,
+            "first_step": self.first_step,
+            **dict(zip(("first_loss", "last_loss"), [*losses[:1], *losses[-1:]], strict=False)),
+        }
+
 
 class ClockCallback(L.Callback):
     """A Clock in any Lightning Trainer; what it found is a JSON file when fit ends.
 
-    That holds inside, whole, rates (of each epoch), epochs, peak_gib (of CUDA's memory), and the
-    mean of some steps' losses in the first and in the last epoch: first_loss, last_loss.
+    That holds inside, whole, rates (of each epoch), epochs, peak_gib (of CUDA's memory), first_step
+    (when it was done), and the mean of some steps' losses in the first and in the last epoch:
+    first_loss, last_loss.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -106,14 +122,9 @@ class ClockCallback(L.Callback):
             self.clock.end_validation()
 
     def on_fit_end(self, trainer, pl_module) -> None:
-        clock, device = self.clock, self.clock.device
         losses = [float(torch.stack(some).mean()) for some in self.losses if some]
-        peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
-        found = {"inside": clock.inside, "whole": clock.whole, "rates": clock.rates}
-        found |= {"epochs": len(clock.rates), "peak_gib": peak}
-        found |= dict(zip(("first_loss", "last_loss"), losses[:1] + losses[-1:], strict=False))
         if trainer.is_global_zero:
-            self.path.write_text(json.dumps(found, indent=2) + "\n")
+            self.path.write_text(json.dumps(self.clock.found(losses), indent=2) + "\n")
 
     def _end_epoch(self, trainer: L.Trainer) -> None:
         if self.clock.start is not None:
