@@ -13,7 +13,10 @@ from torchvision import models
 
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.data import ImageData
-from {{ cookiecutter.__package_name }}.engine.cli.project import task_with_flags
+from {{ cookiecutter.__package_name }}.engine.cli.project import (
+    data_with_flags,
+    task_with_flags,
+)
 from {{ cookiecutter.__package_name }}.engine.data.rows import as_rows
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.images.torchvision_networks import (
@@ -39,6 +42,7 @@ from {{ cookiecutter.__package_name }}.engine.model.recompute import (
     recompute_blocks,
 )
 from {{ cookiecutter.__package_name }}.engine.run.numerics import StepSeed
+from {{ cookiecutter.__package_name }}.engine.task import check_members
 from {{ cookiecutter.__package_name }}.networks import NETWORKS, build_network
 
 SMALL = "shufflenet_v2_x0_5"  # torchvision's smallest
@@ -550,3 +554,60 @@ def test_what_is_frozen_and_unfrozen_learns_again():
     ]
     unfreeze(network)
     assert all(p.requires_grad for p in network.parameters()) and network.body[1].training
+
+
+class Volumes(ImageClassifier):
+    """Has weights of five dimensions, which no memory format of images fits."""
+
+    def __init__(self) -> None:
+        super().__init__("small_cnn", 10, small_images=True)
+        self.network.body = nn.Sequential(
+            nn.Unflatten(1, (1, 3)), nn.Conv3d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10)
+        )
+
+
+def test_a_network_of_volumes_trains_too():
+    assert fit(Volumes(), steps=2).global_step == 2
+
+
+class KeepsNoSettings(ImageClassifier):
+    def save_hyperparameters(self, *_) -> None:
+        pass
+
+
+def test_a_task_that_keeps_no_settings_is_refused():
+    with pytest.raises(UserError, match=r"Call self\.save_hyperparameters\(\)"):
+        fit(KeepsNoSettings("small_cnn", 10))
+
+
+def test_a_metric_of_several_outputs_is_their_mean_also_if_they_share_a_count():
+    assert ratio(torch.tensor([1.0, 3.0]), torch.tensor(4)) == 0.5
+
+
+def test_a_setting_that_the_engine_has_too_is_refused():
+    class Split(ImageData):
+        def __init__(self, batch_size: int = 4, seed: int = 0) -> None: ...
+
+    class Compiles(ImageClassifier):
+        def __init__(self, compile: bool = False) -> None: ...
+
+    class Sizeless(ImageData):
+        def __init__(self) -> None: ...
+
+    for refused, message in (
+        (lambda: data_with_flags(Split), "a setting 'seed', as the engine has"),
+        (lambda: task_with_flags(Compiles), "a setting 'compile', as the engine has"),
+        (lambda: data_with_flags(Sizeless), "has no batch_size"),
+    ):
+        with pytest.raises(UserError, match=message):
+            refused()
+
+
+class WithCallbacks(ImageClassifier):
+    def configure_callbacks(self) -> list:
+        return []
+
+
+def test_a_hook_that_the_engine_needs_is_refused():
+    with pytest.raises(UserError, match=r"configure_callbacks\(\) of its own.*trainer\.callbacks"):
+        check_members(WithCallbacks)

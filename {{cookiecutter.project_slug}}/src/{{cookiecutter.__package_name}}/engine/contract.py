@@ -26,7 +26,8 @@ and `load()`, which returns a batch of all rows for `--data.loader resident`.
 
 - `network`: a module; it is compiled in place, and its weights are the keys "network.*".
 - `best`: the column of metrics.csv that decides which weights are kept, and in which direction.
-- `inputs`: the fields of a batch that `forward` reads. The service leaves the others None.
+- `inputs`: the fields of a batch that `forward` reads; in a request to the service, the others are
+  None.
 - `forward(batch)` returns the outputs, any nesting of tensors.
 - `loss(outputs, batch)` returns a scalar, or named scalars whose sum is minimized.
 - `totals(outputs, batch)` returns each metric as (sum, count): scalars, or one for each class. The
@@ -39,10 +40,11 @@ and `load()`, which returns a batch of all rows for `--data.loader resident`.
 - `loss_weight(batch)` says what the loss is a mean over, where that is not rows: the number of
   tokens, the sum of weights. Parts of a step then count by it. The loss must be finite where it is
   0.
-- `predict(outputs)` returns a tensor (n, …): what is written, scored and served.
+- `predict(outputs)` returns a tensor (n, …): what is written, scored and served. Of (n, classes),
+  where the data name that many classes, the most probable one is named.
 - `target(batch)` returns a tensor (n, …) to hold predictions against.
 - `scores(predictions, targets)` returns metrics that are no ratio of sums (AUROC, mAP), from all
-  rows of a split in order.
+  rows of a split in order, on the CPU. Where rows differ in length, shorter ones end with zeros.
 - `check(outputs, batch)` returns what is wrong with the outputs of a first batch, or None.
 - `for_export()` returns a copy of the task that is ready for export.
 - `may_change`: the settings that may change when a run is resumed, because they decide nothing of
@@ -53,6 +55,11 @@ wait for the GPU at each step. What `loss` returned is logged as train/loss, `to
 val/NAME and test/NAME. A task may override `training_step` and optimize by hand
 (`automatic_optimization = False`); it keeps records, checkpoints and exact resumes, and is not
 compiled.
+
+`__init__` calls `self.save_hyperparameters()`: its arguments are the settings under `model:`, as
+those of the data are under `data:`. `configure_callbacks` and `configure_gradient_clipping` are the
+engine's. Parts of a network may be frozen and unfrozen in mid-run (`engine.freeze`,
+`engine.unfreeze`): the optimizer has to have all weights from the start.
 
 **Data** are a LightningDataModule with `splits`, `facts()` and, if they like, the rest of `Data`
 below. What `facts` needs is read in `__init__`, and no more. `augment(batch, uniforms)` changes
@@ -84,7 +91,7 @@ class Rows(Protocol):
     """One split. `engine.TensorRows` is one for rows that are tensors in memory."""
 
     n: int
-    in_memory: bool  # false: take() is called in worker processes
+    in_memory: bool  # true of TensorRows alone; else take() is called in worker processes
     lengths: Tensor | None  # int32 (n,) where rows differ in length, else None
     uniforms: int  # how many random numbers take() uses; augment() gets those after them
 
@@ -127,8 +134,8 @@ class Facts:
     """What a run's record holds about its data: values only, no sentences that are read back.
 
     `unit` is what a row is called in messages; `classes` is empty where there are none; `shapes`
-    are those of the inputs, without n; `nbytes` those of all rows, which the engine counts where
-    they are in memory; `extra` is JSON; `remarks` are printed at the start.
+    are those of the inputs, without n; `nbytes` is filled in where the rows are in memory; `extra`
+    is JSON; `remarks` are printed at the start.
     """
 
     name: str
@@ -167,7 +174,7 @@ class Data(Protocol):
     """The members of data. Subclass `engine.Data`, which has the defaults."""
 
     splits: Splits
-    batch_size: int  # rows on one device at once
+    batch_size: int  # rows on one device at once: an argument of __init__
     eval_batch_size: int
     may_change: ClassVar[frozenset[str]]
     sample_weights: Tensor | None  # float64 (train rows,): drawn with replacement, by these weights

@@ -1,7 +1,8 @@
 """What a training step is: from the members of a task (contract.py) to Lightning's hooks."""
 
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from . import contract
 from .contract import Best
 from .data.module import Data
-from .data.rows import as_rows
+from .data.rows import as_rows, joined, to_length
 from .errors import UserError
 from .fast.compile import CompileDecision, CompileMode, compile_task, decide_compiling
 from .fast.lean_module import LeanModule
@@ -31,6 +32,11 @@ say = rank_zero_only(functools.partial(print, flush=True))
 REQUIRED = ("forward", "loss", "totals", "configure_optimizers")
 METHODS = frozenset(name for name, member in vars(contract.Task).items() if callable(member))
 METHODS -= {"forward", "configure_optimizers"}  # which Lightning itself replaces
+# Lightning's hooks that a task leaves to the engine, and what to do instead.
+ENGINES = {
+    "configure_callbacks": "name callbacks in the recipe, under trainer.callbacks",
+    "configure_gradient_clipping": "set trainer.gradient_clip_val, or write an optimizer_step",
+}
 
 
 @dataclass(frozen=True)
@@ -196,11 +202,13 @@ class Task(LeanModule):
         """Return scores() of all rows of all ranks, in order."""
         if any(part is None for part in self.collected[0]):
             raise UserError(f"{type(self).__name__} has scores(), which needs target() as well.")
-        parts = [torch.cat(part) for part in zip(*self.collected, strict=True)]
+        parts = [joined(part) for part in zip(*self.collected, strict=True)]
         if self.trainer.world_size > 1:
             parts = [_gathered(part) for part in parts]
-        row, predictions, targets = parts
+        row, predictions, targets = (part.cpu() for part in parts)
         order = row.argsort(stable=True)[int((row < 0).sum()) :]
+        if predictions.dtype in (torch.bfloat16, torch.float16):
+            predictions = predictions.float()  # which other libraries can't read
         return self.scores(predictions[order], targets[order])
 
 
@@ -209,18 +217,21 @@ class Preparation(L.Callback):
 
     learning: frozenset[str] = frozenset()  # the names of the weights that learn
     looked = False  # at which learn, since fit has begun
-    frozen: list[str] | None = None  # when the checkpoint was written
+    frozen: list[str] | None = None  # modules, when the checkpoint was written
+    saved_learning: Sequence[str] = ()  # and the weights that learned then
 
     def setup(self, trainer: Any, pl_module: L.LightningModule, stage: str) -> None:
         task: Any = pl_module
-        check_attributes(task)
+        check_instance(task)
         device = trainer.strategy.root_device
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32 wherever float32 is left
             # nvJPEG's own streams wait for whatever runs on the default one.
             torch.cuda.set_stream(torch.cuda.Stream(device))
         if task.flags.channels_last:
-            task.network.to(memory_format=torch.channels_last)
+            for tensor in (*task.network.parameters(), *task.network.buffers()):
+                if tensor.ndim == 4:
+                    tensor.data = tensor.data.to(memory_format=torch.channels_last)
         if stage == "fit" and isinstance(trainer.datamodule, Data):
             data = trainer.datamodule
             check_task(task, as_rows(data.splits.train), data.facts())
@@ -233,6 +244,11 @@ class Preparation(L.Callback):
         if task.is_new_run and trainer.ckpt_path is None:
             self._initialize(trainer, task)
         task.is_new_run = False
+        if task.flags.compile == "step-graph" and not _has_plain_step(task):
+            raise UserError(
+                "model.compile is step-graph, but the task has a training_step() of its own: leave"
+                " it unset."
+            )
         decision = CompileDecision(None, "the task optimizes by hand")
         if task.automatic_optimization or task.flags.compile == "step-graph":
             decision = decide_compiling(trainer, task.flags.compile)
@@ -248,6 +264,8 @@ class Preparation(L.Callback):
         """Let what a task has done at the start of an epoch hold where it resumes."""
         if self.frozen is not None:  # after the optimizers, whose groups are those of the start
             freeze_parts(pl_module, self.frozen)
+            for name, weight in pl_module.named_parameters():
+                weight.requires_grad_(name in self.saved_learning)
             self.frozen = None
         if trainer.fit_loop.restarted_mid_epoch:
             pl_module.on_train_epoch_start()
@@ -265,9 +283,11 @@ class Preparation(L.Callback):
         self, trainer: Any, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["frozen"] = frozen_parts(pl_module)
+        checkpoint["learning"] = sorted(_learning(pl_module))  # some may be frozen by hand
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self.frozen = checkpoint.get("frozen")
+        self.saved_learning = checkpoint.get("learning", ())
         if self.frozen is None:
             add_frozen_groups(checkpoint, pl_module.network)
 
@@ -308,6 +328,10 @@ def loss_and_outputs(task: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor], 
     return loss, {}, outputs
 
 
+def _has_plain_step(task: Any) -> bool:
+    return type(task).training_step is Task.training_step
+
+
 def _learning(task: L.LightningModule) -> frozenset[str]:
     return frozenset(name for name, weight in task.named_parameters() if weight.requires_grad)
 
@@ -318,13 +342,22 @@ def check_members(task: type) -> None:
         own = getattr(task, name, None)
         if own is None or own is getattr(L.LightningModule, name, None):
             raise UserError(f"{task.__name__} has no {name}(): see engine/contract.py.")
-    for name in ("inputs",):
-        if not hasattr(task, name):
-            raise UserError(f"{task.__name__} has no {name}: see engine/contract.py.")
+    if not hasattr(task, "inputs"):
+        raise UserError(f"{task.__name__} has no inputs: see engine/contract.py.")
+    for name, instead in ENGINES.items():
+        if getattr(task, name) is not getattr(Task, name):
+            raise UserError(
+                f"{task.__name__} has {name}() of its own, as the engine has: {instead}."
+            )
 
 
-def check_attributes(task: Any) -> None:
-    """Raise UserError if an attribute of a task hides one of its methods."""
+def check_instance(task: Any) -> None:
+    """Raise UserError if a task keeps no settings, or an attribute hides one of its methods."""
+    if not task.hparams_initial and inspect.signature(type(task)).parameters:
+        raise UserError(
+            f"{type(task).__name__} keeps no settings, without which its runs can't be resumed or"
+            " evaluated. Call self.save_hyperparameters() in __init__, after super().__init__()."
+        )
     own = vars(task) | vars(task)["_modules"] | vars(task)["_parameters"] | vars(task)["_buffers"]
     for name in sorted(METHODS & own.keys()):
         raise UserError(
@@ -335,6 +368,10 @@ def check_attributes(task: Any) -> None:
 
 def _gathered(part: Tensor) -> Tensor:
     """Return the rows of all ranks, which have equally many."""
+    if part.ndim > 1:  # of other lengths, perhaps
+        longest = torch.tensor(part.shape[1], device=part.device)
+        torch.distributed.all_reduce(longest, torch.distributed.ReduceOp.MAX)
+        part = to_length(part, int(longest))
     parts = [torch.empty_like(part) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(parts, part.contiguous())
     return torch.cat(parts)

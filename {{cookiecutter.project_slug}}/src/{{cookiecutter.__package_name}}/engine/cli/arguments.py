@@ -52,8 +52,13 @@ def device_name(machine: hardware.Machine, accelerator: str) -> str:
     return "Apple GPU" if accelerator == "mps" else f"CPU ({machine.cores} cores)"
 
 
-def complete_data(config: Any, machine: hardware.Machine, is_new: bool) -> None:
-    """Fill in what the data's configuration leaves open: workers, seed, parts of the batch."""
+def complete_data(
+    config: Any, machine: hardware.Machine, is_new: bool, decodes: bool = False
+) -> None:
+    """Fill in what the data's configuration leaves open: workers, seed, parts of the batch.
+
+    `decodes`: they have a setting that says where they are decoded.
+    """
     for section in ("data", "model", "trainer"):
         if config.get(section) is None:
             raise UserError(f"The section '{section}:' of the configuration is empty.")
@@ -61,7 +66,7 @@ def complete_data(config: Any, machine: hardware.Machine, is_new: bool) -> None:
         config.data.workers = hardware.workers(machine, config.trainer.devices)
     kind, devices = config.trainer.accelerator, config.trainer.devices
     # Where a GPU's run is evaluated on a CPU, that decodes.
-    if "decoder" in config.data and (config.data.decoder is None or kind != "cuda"):
+    if decodes and (config.data.decoder is None or kind != "cuda"):
         config.data.decoder = hardware.decoder(machine, kind, devices)
     if config.data.seed is None:
         config.data.seed = config.seed_everything

@@ -103,7 +103,8 @@ class Training(LightningCLI):
         folder = resolve.choose_folder(
             str(self.subcommand), config, self.root, self.resumed, package
         )
-        resolve.complete_data(config, machine, is_new=not (self.resumed or self.elastic))
+        decodes = self.project.data_class.gpu_decoder
+        resolve.complete_data(config, machine, not (self.resumed or self.elastic), decodes)
         if self.resumed and resuming:
             self._check_resume(config)
         devices = config.trainer.devices

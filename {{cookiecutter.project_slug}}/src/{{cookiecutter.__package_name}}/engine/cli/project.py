@@ -1,5 +1,6 @@
 """What a project is: package, task and data, and the flags that the engine adds to theirs."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -50,6 +51,7 @@ class Project:
 
 def task_with_flags(task: type[Task]) -> type[Task]:
     """Return the same task, which the command line can give the engine's flags as well."""
+    _check_settings(task, TaskFlags)
 
     class WithFlags(task):  # type: ignore[misc,valid-type]
         def __init__(
@@ -77,6 +79,9 @@ def task_with_flags(task: type[Task]) -> type[Task]:
 
 def data_with_flags(data: type[Data]) -> type[Data]:
     """Return the same data, which the command line can give the engine's flags as well."""
+    _check_settings(data, DataFlags)
+    if "batch_size" not in inspect.signature(data).parameters:
+        raise UserError(f"{data.__name__}.__init__ has no batch_size: see engine/contract.py.")
 
     class WithFlags(data):  # type: ignore[misc,valid-type]
         def __init__(
@@ -106,6 +111,16 @@ def data_with_flags(data: type[Data]) -> type[Data]:
             self.flags = DataFlags(global_batch_size, loader, workers, prefetch, seed)
 
     return _named_like(WithFlags, data)
+
+
+def _check_settings(own: type, flags: type) -> None:
+    """Raise UserError if a setting of a task or of data has the name of one of the engine's."""
+    for name in inspect.signature(own).parameters:
+        if name in flags.__dataclass_fields__:  # type: ignore[attr-defined]
+            raise UserError(
+                f"{own.__name__}.__init__ has a setting '{name}', as the engine has: it would never"
+                " be told its value. Give it another name."
+            )
 
 
 def _named_like(made: type, original: type) -> Any:

@@ -42,6 +42,7 @@ class Data(L.LightningDataModule):
 
     splits: Splits
     may_change: ClassVar[frozenset[str]] = frozenset()
+    gpu_decoder: ClassVar[bool] = False  # has a setting decoder: cpu or gpu
     sample_weights: Tensor | None = None
     flags = DataFlags()
 
@@ -113,7 +114,7 @@ class Data(L.LightningDataModule):
             if not hasattr(rows, "load"):
                 loader = self.decisions.loader
                 raise UserError(f"data.loader is {loader}, but these rows can only be streamed.")
-            return rows.load()
+            return as_rows(rows.load())
         return rows
 
     def _loader(

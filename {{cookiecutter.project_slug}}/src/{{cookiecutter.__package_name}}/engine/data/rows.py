@@ -71,14 +71,29 @@ def as_rows(split: Any) -> Any:
     return split if hasattr(split, "take") else TensorRows(split)
 
 
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Return the rows of several batches as one; shorter ones are filled with 0."""
+    if parts[0].ndim > 1:
+        longest = max(part.shape[1] for part in parts)
+        parts = [to_length(part, longest) for part in parts]
+    return torch.cat(tuple(parts))
+
+
+def to_length(part: Tensor, length: int) -> Tensor:
+    """Return a tensor (n, length, …), filled with 0 if it was shorter."""
+    missing = length - part.shape[1]
+    if not missing:
+        return part
+    return torch.cat([part, part.new_zeros(len(part), missing, *part.shape[2:])], 1)
+
+
 def with_size(facts: Facts, splits: Splits) -> Facts:
     """Return facts that say how many bytes the rows have, if they are in memory."""
     rows = [
         as_rows(split) for split in (splits.train, splits.val, splits.test) if split is not None
     ]
-    if facts.nbytes is not None or not all(part.in_memory for part in rows):
-        return facts
-    return replace(facts, nbytes=sum(part.nbytes for part in rows))
+    in_memory = all(part.in_memory for part in rows)
+    return replace(facts, nbytes=sum(part.nbytes for part in rows) if in_memory else None)
 
 
 def digest(splits: Splits) -> str:

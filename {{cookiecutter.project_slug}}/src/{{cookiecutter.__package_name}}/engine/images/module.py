@@ -25,6 +25,7 @@ class ImageModule(Data):
     """
 
     may_change: ClassVar[frozenset[str]] = frozenset({"decoder"})
+    gpu_decoder: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -19,14 +19,14 @@ def check_task(task: Any, rows: Rows, facts: Facts) -> None:
 
     Raises UserError if the network can't take it, or the task says that its outputs are wrong.
     """
-    modes = [(module, module.training) for module in task.network.modules()]
+    modes = [(module, module.training) for module in task.modules()]
     device = next((p.device for p in task.parameters()), torch.device("cpu"))
     batch: Any = rows.take(torch.tensor([0]), None, None)
     batch = batch._make(part if part is None else part.to(device) for part in batch)
     name = task.hparams.get("network") or type(task.network).__name__
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            task.network.eval()
+            task.eval()
             outputs = task.forward(batch)
             problem = task.check(outputs, batch)
     except (RuntimeError, AssertionError, ValueError) as error:  # how torch's layers refuse a shape
@@ -82,7 +82,7 @@ def check_checkpoint(
     A resume takes over the optimizer's state too, so that every setting has to be the same, and the
     network must not even have another activation. An evaluation needs the same weights.
     """
-    was = saved["hyper_parameters"]
+    was = saved.get("hyper_parameters", {})  # not there if a task has no settings
     settings = [
         f"model.{name} is {was[name]} in it and {value} here"
         for name, value in task.hparams.items()

@@ -35,6 +35,7 @@ def ratio(total: Tensor, count: Tensor) -> Tensor:
     """Return total / count; of several classes the mean over those that have a count."""
     if total.ndim == 0:
         return total / count
+    total, count = torch.broadcast_tensors(total, count)
     counted = count > 0
     wide = torch.float32 if total.device.type == "mps" else torch.float64
     ratios = (total.to(wide) / count.to(wide)).where(counted, 0.0)

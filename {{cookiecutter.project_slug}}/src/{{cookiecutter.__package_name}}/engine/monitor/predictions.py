@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..contract import Best, Facts
 from ..data.module import Data
+from ..data.rows import joined
 from ..run.checkpoint_files import BEST
 from ..run.metrics import read_metrics
 from ..task import Task
@@ -67,8 +68,6 @@ def predict(task: Any, data: Data) -> tuple[Any, Tensor, Tensor | None]:
             batch = batch._make(None if part is None else part.to(device) for part in batch)
             made = (*batch, task.predict(task(batch)), task.target(batch))
             parts.append([None if part is None else part.to("cpu")[real.cpu()] for part in made])
-    columns = [
-        None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)
-    ]
+    columns = [None if column[0] is None else joined(column) for column in zip(*parts, strict=True)]
     *fields, predictions, targets = columns
     return kind._make(fields), predictions, targets  # type: ignore[return-value]

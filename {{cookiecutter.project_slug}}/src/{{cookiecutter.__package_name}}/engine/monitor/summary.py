@@ -96,20 +96,29 @@ def say_scores(folder: Path, scores: dict[str, float], best: Best) -> None:
 def say_predictions(batches: Any, facts: Facts, folder: Path) -> None:
     """Write (row, target, prediction) of all batches as predictions.csv, and say where.
 
-    Of classes that is the most probable one and its probability, of anything else its numbers.
+    Where predictions are probabilities of classes, that is the most probable one and how probable
+    it is, of anything else its numbers.
     """
-    path = folder / "predictions.csv"
+    path, batches = folder / "predictions.csv", list(batches)
+    classes = facts.classes if _are_shares(batches[0], len(facts.classes)) else ()
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        if facts.classes:
+        if classes:
             writer.writerow(["index", "label", "prediction", "probability"])
         else:
             writer.writerow(["index", "target", "prediction"])
         for row, targets, predictions in batches:
             for i, index in enumerate(row.tolist()):
                 target = None if targets is None else targets[i]
-                writer.writerow([index, *_cells(target, predictions[i], facts.classes)])
+                writer.writerow([index, *_cells(target, predictions[i], classes)])
     _block(f"predictions of the test {facts.unit} of {shown(folder)}", {"file": shown(path)})
+
+
+def _are_shares(batch: tuple[Tensor, Tensor | None, Tensor], classes: int) -> bool:
+    """Say whether predictions are a probability for each class, and targets one class."""
+    _, targets, predictions = batch
+    one_each = targets is None or targets.ndim == 1
+    return classes > 0 and predictions.shape[1:] == (classes,) and one_each
 
 
 def _cells(target: Tensor | None, prediction: Tensor, classes: tuple[str, ...]) -> list[Any]:

@@ -122,6 +122,12 @@ class RunCheckpoint(Checkpoint):
             return
         best = trainer.lightning_module.best
         score = trainer.callback_metrics.get(best.metric)
+        if score is None and not trainer.sanity_checking:
+            known = [name for name in trainer.callback_metrics if name.startswith("val/")]
+            raise UserError(
+                f"{type(trainer.lightning_module).__name__}.best is '{best.metric}', which no"
+                f" validation has. It has {', '.join(known)}."
+            )
         if score is not None and self._is_better(float(score), best.mode):
             self.best_score, self.saved_step = float(score), -1
             self.best = self._weights(trainer) if trainer.is_global_zero else None

@@ -83,7 +83,7 @@ class ServedRun:
         if problems:
             raise BadRequest(problems[0])
         prediction = self.computing.submit(self._predict, batch).result()
-        if not self.classes:
+        if not isinstance(prediction, list) or len(prediction) != len(self.classes or ()):
             return {"prediction": prediction, **self.identity()}
         best = max(range(len(prediction)), key=prediction.__getitem__)
         return {
@@ -108,7 +108,7 @@ class ServedRun:
 
 
 def _task_of(project: Project, saved: dict[str, Any], run: str) -> Task:
-    settings = {k: v for k, v in saved["hyper_parameters"].items() if not k.startswith("_")}
+    settings = {k: v for k, v in saved.get("hyper_parameters", {}).items() if not k.startswith("_")}
     try:
         task = project.task_class(**settings)
         task.load_state_dict(saved["state_dict"])

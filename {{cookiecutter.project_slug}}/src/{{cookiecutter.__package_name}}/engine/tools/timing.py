@@ -137,6 +137,8 @@ class ClockCallback(L.Callback):
 
 def rows_in(batch: Any) -> int:
     """Return how many rows a batch has: the length of the first tensor in it."""
+    if hasattr(batch, "row"):
+        return len(batch.row)
     while not isinstance(batch, torch.Tensor):
         batch = next(iter(batch.values() if isinstance(batch, Mapping) else batch))
     return len(batch)

@@ -167,10 +167,8 @@ def tune(package: str, config: Path, flags: list[str], seconds: float) -> dict[s
     }
     if recipe["resident"]:
         return result
-    settings = recipe["settings"]["data"]
-    brought = load(
-        package, config, [*flags, *of_batch(size)], settings, machine, rates[size], seconds
-    )
+    at_size = [*flags, *of_batch(size)]
+    brought = load(package, config, at_size, recipe, machine, rates[size], seconds)
     chosen, enough = choose_loading(brought, rates[size])
     keys = {name: value for name, value in asdict(chosen).items() if value is not None}
     return result | {
@@ -191,17 +189,21 @@ def load(
     package: str,
     config: Path,
     flags: list[str],
-    settings: dict[str, Any],
+    recipe: dict[str, Any],
     machine: hardware.Machine,
     demand: float,
     seconds: float,
 ) -> dict[Loading, float]:
     """Return rows/s over workers and places to decode, and over prefetch for the best of them."""
     decoders: list[str | None] = [None]
-    if "decoder" in settings:
+    if recipe["gpu_decoder"]:
         decoders = ["cpu", "gpu"] if machine.gpus else ["cpu"]
     workers = workers_to_try(hardware.workers(machine, 1))
-    ways = [Loading(n, settings["prefetch"], place) for place in decoders for n in workers]
+    ways = [
+        Loading(n, recipe["settings"]["data"]["prefetch"], place)
+        for place in decoders
+        for n in workers
+    ]
     brought = supply(package, config, flags, ways, seconds)
     best, _ = choose_loading(brought, demand)
     others = [replace(best, prefetch=n) for n in (2, 8) if n != best.prefetch]

@@ -70,6 +70,7 @@ class Turns(ClockCallback):
             {
                 "rows": facts.rows["train"],
                 "unit": facts.unit,
+                "gpu_decoder": data.gpu_decoder,
                 "batch_size": data.batch_size,
                 "resident": data.decisions.loader != "streaming",
                 "compile": pl_module.compile_decision.mode,
