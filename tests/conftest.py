@@ -26,9 +26,9 @@ ENVIRONMENT = TEMPLATE / "build" / "test-venv"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the longest files first, so that two processes end together.
 
-    A process is given the next file while it runs the first, so short ones come third and fourth.
+    A process that has the engine's one test is given another file with it, the third: a short one.
     """
-    first = [f"test_{name}.py" for name in ("engine", "resume", "containers", "generation", "demo")]
+    first = [f"test_{name}.py" for name in ("engine", "generation", "containers", "demo", "resume")]
     items.sort(key=lambda item: first.index(n) if (n := item.path.name) in first else len(first))
 
 
