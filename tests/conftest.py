@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,12 @@ def execute(*command, cwd: Path, **options) -> subprocess.CompletedProcess:
     """Any command, without raising: what it printed (both streams in .stdout) and its exit code."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | options
     return subprocess.run([str(part) for part in command], cwd=cwd, **options)
+
+
+def cpu_seconds() -> float:
+    """What ended child processes have computed, whatever ran beside them."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def git(*arguments, cwd: Path) -> str:

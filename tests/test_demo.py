@@ -6,7 +6,7 @@ import re
 import time
 
 import pytest
-from conftest import ENVIRONMENT, QUESTIONS, BakedProject, execute, git
+from conftest import ENVIRONMENT, QUESTIONS, BakedProject, cpu_seconds, execute, git
 
 
 @pytest.fixture(scope="session")
@@ -22,10 +22,10 @@ def demo(template, tmp_path_factory) -> BakedProject:
 
 
 def test_the_demo_trains_from_a_bare_clone_whatever_its_folder_is_called(demo):
-    began = time.perf_counter()
+    before = cpu_seconds()
     done = execute("make", "demo", cwd=demo.path.parents[1])
     assert done.returncode == 0, done.stdout
-    assert time.perf_counter() - began < 180
+    assert cpu_seconds() - before < 90
     assert "predictions.png" in done.stdout and "curves.png" in done.stdout
     assert (demo.path / ".venv").is_dir()
     runs = sorted(demo.path.glob("runs/digits/*"))
@@ -33,13 +33,12 @@ def test_the_demo_trains_from_a_bare_clone_whatever_its_folder_is_called(demo):
     for run in runs:
         record = json.loads((run / "run.json").read_text())
         assert record["results"]["test/accuracy"] >= 0.97
-        assert record["seconds"]["total"] < 180  # the other test process takes a core
         assert (run / "predictions.png").stat().st_size > 10_000
     networks = demo.source / "networks.py"  # its recorded source is trained
-    before = networks.read_text()
-    networks.write_text(before.replace("def small_cnn", "def changed_cnn"))
+    text = networks.read_text()
+    networks.write_text(text.replace("def small_cnn", "def changed_cnn"))
     again = execute("make", "reproduce", "UNTIL=40", cwd=demo.path)
-    networks.write_text(before)
+    networks.write_text(text)
     assert again.returncode == 0, again.stdout
     assert re.search(r"\nidentical: \d+ losses, up to step 40, to the bit", again.stdout)
 

@@ -2,11 +2,10 @@
 
 import os
 import re
-import resource
 import shutil
 
 import pytest
-from conftest import QUESTIONS, TEMPLATE, BakedProject, commit_all, git
+from conftest import QUESTIONS, TEMPLATE, BakedProject, commit_all, cpu_seconds, git
 
 OPTIONS = [(name, choice) for name in ("license", "cuda") for choice in QUESTIONS[name]]
 LICENCES = {
@@ -149,10 +148,6 @@ def test_next_commands_can_be_typed_as_printed(cookiecutter, tmp_path):
 
 
 def test_generation_takes_less_than_three_seconds(cookiecutter):
-    def cpu_seconds() -> float:  # whatever else runs beside it
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return used.ru_utime + used.ru_stime
-
     before = cpu_seconds()
     assert cookiecutter("--no-input").returncode == 0
     assert cpu_seconds() - before < 3

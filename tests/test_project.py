@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import shlex
 import shutil
 import socket
@@ -13,7 +12,16 @@ import urllib.error
 import urllib.request
 
 import pytest
-from conftest import BIN, ENVIRONMENT, QUESTIONS, BakedProject, commit_all, execute, git
+from conftest import (
+    BIN,
+    ENVIRONMENT,
+    QUESTIONS,
+    BakedProject,
+    commit_all,
+    cpu_seconds,
+    execute,
+    git,
+)
 
 VARIANTS = {
     "defaults": {},
@@ -78,10 +86,6 @@ def test_make_alone_prints_every_target(make, default_project):
 
 
 def test_the_projects_own_tests_pass_in_half_a_minute_of_two_cores(make):
-    def cpu_seconds() -> float:
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return used.ru_utime + used.ru_stime
-
     before = cpu_seconds()
     done = make("test", "ARGS=-n 2 -p no:cacheprovider")
     assert done.returncode == 0, done.stdout
