@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import time
 
 import pytest
 from conftest import ENVIRONMENT, QUESTIONS, BakedProject, cpu_seconds, execute, git
@@ -14,26 +13,20 @@ def demo(template, tmp_path_factory) -> BakedProject:
     """The project that `make demo` made in a bare clone; its environment is its own."""
     clone = tmp_path_factory.mktemp("demo") / "O'Neil's work"
     git("clone", "--quiet", template, clone, cwd=clone.parent)
-    began = time.perf_counter()
+    began = cpu_seconds()
     done = execute("make", "demo", cwd=clone)
     assert done.returncode == 0, done.stdout
-    assert time.perf_counter() - began < 180
+    assert cpu_seconds() - began < 180
+    assert "predictions.png" in done.stdout and "curves.png" in done.stdout
     return BakedProject(clone / "build" / "my-project")
 
 
 def test_the_demo_trains_from_a_bare_clone_whatever_its_folder_is_called(demo):
-    before = cpu_seconds()
-    done = execute("make", "demo", cwd=demo.path.parents[1])
-    assert done.returncode == 0, done.stdout
-    assert cpu_seconds() - before < 90
-    assert "predictions.png" in done.stdout and "curves.png" in done.stdout
     assert (demo.path / ".venv").is_dir()
-    runs = sorted(demo.path.glob("runs/digits/*"))
-    assert len(runs) == 2
-    for run in runs:
-        record = json.loads((run / "run.json").read_text())
-        assert record["results"]["test/accuracy"] >= 0.97
-        assert (run / "predictions.png").stat().st_size > 10_000
+    (run,) = demo.path.glob("runs/digits/*")
+    record = json.loads((run / "run.json").read_text())
+    assert record["results"]["test/accuracy"] >= 0.97
+    assert (run / "predictions.png").stat().st_size > 10_000
     networks = demo.source / "networks.py"  # its recorded source is trained
     text = networks.read_text()
     networks.write_text(text.replace("def small_cnn", "def changed_cnn"))

@@ -95,13 +95,15 @@ def test_the_projects_own_tests_pass_in_half_a_minute_of_two_cores(make):
     assert used < 2 * 30
 
 
-def test_training_needs_no_tools(make, bake, in_environment, tmp_path):
+def test_training_needs_no_tools(python, bake, tmp_path):
     project = bake({})
     shutil.rmtree(project.source / "engine" / "tools")
-    environment = in_environment | {"PYTHONPATH": str(project.path / "src")}
-    command = "python -m my_project fit --config configs/digits.yaml --trainer.max_epochs 1"
-    done = project.run(*command.split(), env=environment | {"RUN_FOLDER": str(tmp_path)})
-    assert done.returncode == 0, done.stderr
+    command = "-m my_project fit --config configs/digits.yaml --trainer.max_epochs 1"
+    source = str(project.path / "src")
+    status, said = python(
+        *command.split(), cwd=project.path, PYTHONPATH=source, RUN_FOLDER=str(tmp_path)
+    )
+    assert status == 0, said
     assert json.loads((tmp_path / "run.json").read_text())["state"] == "finished"
 
 
