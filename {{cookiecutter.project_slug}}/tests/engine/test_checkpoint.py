@@ -15,8 +15,9 @@ import torch
 
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.data import ImageData
-from {{ cookiecutter.__package_name }}.engine.cli import main
+from {{ cookiecutter.__package_name }}.engine.cli import training
 from {{ cookiecutter.__package_name }}.engine.contract import Facts
+from {{ cookiecutter.__package_name }}.engine.decisions import applied
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.run.checkpoint import RunCheckpoint
 from {{ cookiecutter.__package_name }}.engine.run.checkpoint_files import (
@@ -65,7 +66,7 @@ def interrupt(monkeypatch, hook: str, step: int) -> None:
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
     """What is compared here is in files; drawing would be a third of each run."""
-    monkeypatch.setattr(main, "draw_pictures", lambda *_: [])
+    monkeypatch.setattr(training, "draw_pictures", lambda *_: [])
 
 
 @pytest.fixture(scope="module")
@@ -327,11 +328,12 @@ def test_an_elastic_resume_gives_each_step_the_same_images(call, tmp_path, monke
     assert len(shown["whole"]) == 48 and {len(each) for each in shown["whole"].values()} == {64}
     rows = [read_metrics(tmp_path / name / "metrics.csv") for name in ("whole", "broken")]
     assert [r["step"] for r in rows[0]] == [r["step"] for r in rows[1]]
-    assert read(broken)["resumes"][0]["config"]["trainer"]["accumulate_grad_batches"] == 4
+    decided = read(broken)["resumes"][0]["decisions"]
+    assert decided["trainer.accumulate_grad_batches"]["value"] == 4
 
 
 def test_another_number_of_devices_is_refused_unless_elastic(trained):
-    was = read(trained)["config"]
+    was = applied(read(trained))
     now = json.loads(json.dumps(was))
     now["trainer"]["devices"], now["data"]["batch_size"] = 2, 32
     with pytest.raises(UserError, match=r"the number of devices was 1, is 2.* add --elastic"):
@@ -347,7 +349,7 @@ def test_another_number_of_devices_is_refused_unless_elastic(trained):
 
 
 def test_settings_that_change_nothing_of_what_is_learned_may_change_on_a_resume(trained):
-    was = read(trained)["config"]
+    was = applied(read(trained))
     for part, key, value in (
         *(("data", "workers", 3), ("data", "eval_batch_size", 7), ("data", "options", {"a": 1})),
         *(("model", "pretrained", True), ("model", "compile", "default")),
@@ -377,7 +379,7 @@ def test_the_best_weights_alone_do_not_make_a_resume(trained, call, capsys, tmp_
     ("arguments", "message"),
     [
         (("fit", "--until", "soon"), "--until is 'soon'"),
-        (("test", "--elastic"), "--until and --elastic are for fit"),
+        (("test", "--elastic"), "--until, --elastic and --decisions are for fit"),
     ],
 )
 def test_until_and_elastic_that_make_no_sense_are_refused(arguments, message, call, capsys):

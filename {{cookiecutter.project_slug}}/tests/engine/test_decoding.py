@@ -152,7 +152,7 @@ def test_what_a_gpu_decoded_is_decoded_by_the_cpu_where_there_is_none(photograph
     flags += ["--trainer.accelerator=cpu", "--trainer.max_steps=1", "--data.decoder=gpu"]
     assert call("fit", *flags, folder=tmp_path / "run") == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record["config"]["data"]["decoder"] == "cpu"
+    assert record["decisions"]["data.decoder"] == {"value": "cpu", "why": "no GPU"}
     assert record["data"]["extra"]["decoder"] == "cpu"
 
 

@@ -19,6 +19,7 @@ from {{ cookiecutter.__package_name }}.engine.cli.errors import (
     explain,
     in_one_line,
 )
+from {{ cookiecutter.__package_name }}.engine.decisions import applied
 from {{ cookiecutter.__package_name }}.engine.monitor.gpu import (
     advise,
     out_of_memory,
@@ -99,8 +100,9 @@ def test_a_global_batch_is_kept_over_micro_batches(call, tmp_path):
         assert call("fit", *SHORT, *flags, folder=tmp_path / micro) == 0
         record = json.loads((tmp_path / micro / "run.json").read_text())
         assert record["results"]["steps"] == 1077 // 32
-        assert record["config"]["trainer"]["accumulate_grad_batches"] == 32 // int(micro)
-        assert record["config"]["data"]["global_batch_size"] == 32
+        trained = applied(record)
+        assert trained["trainer"]["accumulate_grad_batches"] == 32 // int(micro)
+        assert trained["data"]["global_batch_size"] == 32
         digests[micro] = record["results"]["weights_sha256"]
     assert digests["32"] != digests["16"]  # normalization sees other batches
 
@@ -178,7 +180,7 @@ def test_the_advice_against_a_full_gpu_trains_when_it_is_followed(choice, call, 
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert status == 0 and attempt > 0
     record = json.loads((tmp_path / str(attempt) / "run.json").read_text())
-    assert record["config"]["data"]["global_batch_size"] == 1024
+    assert applied(record)["data"]["global_batch_size"] == 1024
     assert record["results"]["steps"] == 2
 
 

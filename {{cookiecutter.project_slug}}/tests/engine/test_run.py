@@ -17,6 +17,7 @@ from torch._dynamo.utils import counters
 import {{ cookiecutter.__package_name }}
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.data import ImageData
+from {{ cookiecutter.__package_name }}.engine.decisions import KEYS
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.monitor.progress import Throughput
 from {{ cookiecutter.__package_name }}.engine.paths import project_root
@@ -64,7 +65,9 @@ def test_the_record_holds_what_repeating_needs(trained):
     assert record["versions"]["torch"] == torch.__version__
     assert set(record["locks"]) == {path.name for path in root.glob("*.lock")}
     assert len(record["data"]["fingerprint"]) == 64
-    assert record["compile"]["mode"] is None and record["compile"]["why"]
+    assert set(record["decisions"]) == set(KEYS.values())
+    assert all(d["value"] is not None and d["why"] for d in record["decisions"].values())
+    assert "null" not in (trained / "run.json").read_text()
     assert record["hardware"]["cores"] >= 1
     assert (trained / "config.yaml").read_text().count("precision: ") == 1
 
@@ -240,7 +243,7 @@ def test_compiling_changes_neither_the_keys_nor_the_loss(call, tmp_path, capsys,
         losses[compiled] = [row["train/loss"] for row in rows if "train/loss" in row]
     assert capsys.readouterr().out.count("first step compiles the network") == 1
     mode = "reduce-overhead" if torch.cuda.is_available() else "default"
-    assert read(tmp_path / "true")["compile"]["mode"] == mode
+    assert read(tmp_path / "true")["decisions"]["model.compile"]["value"] == mode
     assert counters["stats"]["unique_graphs"] == 2  # training and evaluation, for all batches
     assert states["true"].keys() == states["false"].keys()
     assert len(losses["true"]) == 4
@@ -263,7 +266,7 @@ def test_two_processes_train_one_network_and_score_it_as_one_would(call, tmp_pat
     cpu = ("--trainer.accelerator", "cpu")
     assert call("fit", *SHORT, "--trainer.devices", "2", *cpu, folder=tmp_path) == 0
     record = read(tmp_path)
-    assert record["decisions"]["device"].startswith("2 x CPU")
+    assert record["decisions"]["trainer.devices"]["value"] == 2
     assert record["results"]["steps"] == 16  # half of one process's: each step takes two batches
     assert capfd.readouterr().out.count("run folder") == 1
     together = record["results"]["val/accuracy"], record["results"]["val/loss"]

@@ -17,8 +17,9 @@ from . import contract
 from .contract import Best
 from .data.module import Data
 from .data.rows import as_rows, joined, to_length
+from .decisions import Decision, Decisions
 from .errors import UserError
-from .fast.compile import CompileDecision, CompileMode, compile_task, decide_compiling
+from .fast.compile import CompileMode, compile_task, decide_compiling
 from .fast.lean_module import LeanModule
 from .fast.step_graph import StepGraph
 from .model.checks import check_task
@@ -67,7 +68,8 @@ class Task(LeanModule):
     def __init__(self) -> None:
         super().__init__()
         self.learn: Callable[..., tuple[Tensor, dict[str, Tensor], Any]] = loss_and_outputs
-        self.compile_decision = CompileDecision(None, "not trained")
+        self.decisions: Decisions | None = None  # of the command line
+        self.compile_decision = Decision(False, "not trained")
         self.running = RunningTotals()
         self.collected: list[tuple[Any, ...]] = []  # of an evaluation that has scores()
         self.parts_of_a_step = 1  # micro-batches, of all processes
@@ -249,16 +251,18 @@ class Preparation(L.Callback):
                 "model.compile is step-graph, but the task has a training_step() of its own: leave"
                 " it unset."
             )
-        decision = CompileDecision(None, "the task optimizes by hand")
-        if task.automatic_optimization or task.flags.compile == "step-graph":
+        if task.decisions is not None:
+            decision = task.decisions.compile
+        elif task.automatic_optimization or task.flags.compile == "step-graph":
             decision = decide_compiling(trainer, task.flags.compile)
+        else:
+            decision = Decision(False, "the task optimizes by hand")
         task.compile_decision = decision
         self.learning, self.looked = _learning(task), False
         task.parts_of_a_step = trainer.accumulate_grad_batches * trainer.world_size
-        say(f"torch.compile {decision.mode or 'off'}: {decision.why}")
-        if decision.mode is not None:
+        if decision.value:
             say("The first step compiles the network: up to a minute, once.")
-            task.learn = compile_task(task.network, loss_and_outputs, decision.mode)
+            task.learn = compile_task(task.network, loss_and_outputs, decision.value)
 
     def on_train_start(self, trainer: Any, pl_module: L.LightningModule) -> None:
         """Let what a task has done at the start of an epoch hold where it resumes."""

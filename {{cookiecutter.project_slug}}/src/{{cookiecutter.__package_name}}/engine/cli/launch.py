@@ -2,8 +2,13 @@
 
 import logging
 import os
+import pickle
 import signal
+from collections.abc import Callable
+from datetime import timedelta
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ..run.folder import RUN_FOLDER_VARIABLE
 from ..run.record import RunRecord
@@ -16,6 +21,42 @@ def is_launched() -> bool:
 
 def is_rank_zero() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def launched() -> tuple[int, int] | None:
+    """Return how many processes torchrun has started on each node, and on how many nodes."""
+    if not is_launched():
+        return None
+    return int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"])
+
+
+def of_every_rank(name: str, value: Any) -> list[Any]:
+    """Return what each process of the launch gives under this name, by rank."""
+    if not is_launched():
+        return [value]
+    store, ranks = _store(), range(int(os.environ["WORLD_SIZE"]))
+    store.set(f"{name}/{os.environ['RANK']}", pickle.dumps(value))
+    return [pickle.loads(store.get(f"{name}/{rank}")) for rank in ranks]
+
+
+def of_rank_zero(name: str, make: Callable[[], Any]) -> Any:
+    """Return what rank 0 makes, in every process of the launch."""
+    if not is_launched():
+        return make()
+    if is_rank_zero():
+        _store().set(name, pickle.dumps(value := make()))
+        return value
+    return pickle.loads(_store().get(name))
+
+
+@cache
+def _store() -> Any:
+    """Return the launch's key-value store, which is there before any process group."""
+    from torch.distributed import PrefixStore, rendezvous
+
+    store, _, _ = next(rendezvous("env://"))
+    store.set_timeout(timedelta(hours=1))  # rank 0 may read its data first; torchrun ends who waits
+    return PrefixStore("engine", store)
 
 
 def launch(

@@ -11,21 +11,31 @@ from typing import Any
 
 import lightning as L
 import torch
-import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
-from .. import hardware
+from .. import nvml
 from ..data.rows import with_size
-from ..decisions import decide_loading
+from ..decisions import (
+    Decisions,
+    Layout,
+    applied,
+    check_sections,
+    decide,
+    decide_layout,
+    device_name,
+    filled_in,
+    in_common,
+)
 from ..fast.compile_messages import Compiling
 from ..fast.step_graph import StepGraph
+from ..hardware import this_machine
 from ..model.checks import check_checkpoint, read_checkpoint
 from ..monitor import summary
 from ..monitor.gpu import GpuUsage, OutOfMemory
 from ..monitor.predictions import draw_pictures
 from ..monitor.progress import Progress, Throughput
-from ..monitor.trackers import Tracking, decide_tracking, followers
+from ..monitor.trackers import Tracking, decide_wandb, followers
 from ..paths import project_root
 from ..run import resume_checks
 from ..run.checkpoint import RunCheckpoint
@@ -34,11 +44,11 @@ from ..run.digests import write_digests
 from ..run.interruption import Interruption
 from ..run.metrics import MetricsCSV
 from ..run.numerics import StepSeed, numerics, prefer_determinism
-from ..run.record import RunRecord, facts_of
+from ..run.record import RunRecord, facts_of, read_yaml
 from ..task import Task
 from . import arguments as resolve
 from .errors import Parser
-from .launch import is_launched, is_rank_zero, launch
+from .launch import is_launched, is_rank_zero, launch, launched, of_every_rank, of_rank_zero
 from .project import Project
 
 
@@ -50,7 +60,7 @@ class Training(LightningCLI):
     ) -> None:
         self.project, self.root, self.interruption = project, root, interruption
         self.arguments, self.resumed = resolve.expand_run(arguments, root)
-        rest, self.until, self.elastic = resolve.take_end_and_elastic(self.arguments)
+        rest, self.flags = resolve.take_fit_flags(self.arguments)
         every = self.subcommands()  # only the flags of the one that is called are prepared
         called = {name: every[name] for name in arguments[:1] if name in every} or every
         self.subcommands = lambda: called  # type: ignore[method-assign]
@@ -77,53 +87,51 @@ class Training(LightningCLI):
         """Leave the model as configured: Lightning would let a checkpoint overrule every flag."""
 
     def before_instantiate_classes(self) -> None:
-        config = self.config[self.subcommand]
-        resuming, path = self.subcommand == "fit", config.ckpt_path
+        """Decide what must be known before processes start and data are read."""
+        config, stage = self.config[self.subcommand], str(self.subcommand)
+        resuming, path = stage == "fit", config.ckpt_path
         self.from_step = read_checkpoint(path, resuming)["global_step"] if path else 0
-        self.machine = machine = hardware.this_machine()
-        self.decisions, self.hardware = resolve.decide(config.trainer, machine), asdict(machine)
+        self.text = self._parser(stage).dump(config, skip_unset=False)
+        self.asked = read_yaml(self.text)
+        check_sections(self.asked)
+        self.before = resolve.decided_before(self.resumed, stage, self.flags)
+        self.machine = in_common(of_every_rank("machine", this_machine()))
+        layout = decide_layout(self.asked, self.machine, self.before, launched())
         package = self.project.package
-        folder = resolve.choose_folder(
-            str(self.subcommand), config, self.root, self.resumed, package
-        )
-        decodes = self.project.data_class.gpu_decoder
-        resolve.complete_data(config, machine, not (self.resumed or self.elastic), decodes)
+        folder = resolve.choose_folder(stage, config, self.root, self.resumed, package, layout)
         if self.resumed and resuming:
-            self._check_resume(config)
-        devices = config.trainer.devices
-        threads = hardware.threads_per_process(machine, devices)
-        if devices > 1 and not is_launched():
-            sys.exit(launch(package, devices, threads, self.arguments, folder))
+            self._check_resume(layout)
+        if layout.devices.value > 1 and not is_launched():
+            count, threads = layout.devices.value, layout.threads.value
+            sys.exit(launch(package, count, threads, self.arguments, folder))
         if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(threads)
-        config.trainer.default_root_dir = str(folder)
+            torch.set_num_threads(layout.threads.value)
         prefer_determinism(config.trainer.deterministic)
         self.run_folder, self.record = folder, None
         if resuming and is_rank_zero() and not (folder / "run.json").exists():
             self.record = self._start_record()
 
-    def _check_resume(self, config: Any) -> None:
-        before = RunRecord(self.resumed).newest_start()["config"]  # type: ignore[arg-type]
-        now = yaml.safe_load(self._parser("fit").dump(config, skip_unset=False))
-        project = self.project
-        may_change = {
-            "model": project.task_class.may_change,
-            "data": project.data_class.may_change,
-        }
-        resume_checks.check_resume(now, before, self.elastic, may_change)
+    def _check_resume(self, layout: Layout) -> None:
+        record = RunRecord(self.resumed)  # type: ignore[arg-type]
+        config = read_yaml(record.newest_config().read_text())  # which has what was null
+        was = applied(record.newest_start() | {"config": config})
+        now = filled_in(self.asked, self.before)
+        now["trainer"]["devices"] = layout.devices.value
+        now["trainer"]["num_nodes"] = layout.num_nodes.value
+        task, data = self.project.task_class, self.project.data_class
+        may_change = {"model": task.may_change, "data": data.may_change}
+        resume_checks.check_resume(now, was, self.flags.elastic, may_change)
 
     def _start_record(self) -> RunRecord:
-        config = self.config[self.subcommand]
-        self.decisions |= decide_tracking(config.tracking, self.root)
         return RunRecord.start(
             self.run_folder,
             self.root,
-            resolve.recipe_of(config, self.project.package),
-            self._parser(self.subcommand).dump(config, skip_unset=False),
+            resolve.recipe_of(self.config[self.subcommand], self.project.package),
+            self.text,
             command=["python", "-m", self.project.package, *self.arguments],
-            seed=config.seed_everything,
-            decisions=self.decisions,
-            hardware=self.hardware,
+            seed=self.config[self.subcommand].seed_everything,
+            decisions=dict(self.before.decisions) if self.before else {},
+            hardware=asdict(self.machine),
             from_step=self.from_step,
         )
 
@@ -141,24 +149,38 @@ class Training(LightningCLI):
                 check_checkpoint(saved, self.model, self.facts.classes, resuming)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        self._decide_loading()
+        """Decide all else, now that the data are known, and build the Trainer from it."""
+        self.facts = with_size(self.datamodule.facts(), self.datamodule.splits)
+        self.decisions = decided = of_rank_zero("decisions", self._decide)
+        self.model.decisions = self.datamodule.decisions = decided
+        loaded = {"loader": decided.loader.value, "decoder": decided.decoder.value}
+        self.facts = replace(self.facts, extra=self.facts.extra | loaded)
         self.metrics = MetricsCSV(self.run_folder)
         ours = [self.metrics] if self.subcommand == "fit" else []
         theirs = self._get(self.config_init, "trainer")["logger"]  # null, a bool, one or a list
         theirs = theirs if isinstance(theirs, list) else [theirs]
         loggers = [*ours, *(logger for logger in theirs if isinstance(logger, Logger))]
         kwargs |= {"logger": loggers or False, "enable_progress_bar": False}  # the bar is Progress
+        kwargs |= {"default_root_dir": str(self.run_folder)} | self.decisions.of_the_trainer()
         self.trainer_defaults["callbacks"] = self._callbacks()
         return super().instantiate_trainer(**kwargs)
 
-    def _decide_loading(self) -> None:
-        """Decide how the data are loaded, and add it to what is recorded of them."""
-        data, flags = self.datamodule, self.datamodule.flags
-        facts = with_size(data.facts(), data.splits)
-        asked = flags.loader, flags.workers, flags.prefetch, flags.seed
-        data.decisions = decided = decide_loading(facts, self.machine, *asked)
-        self.facts = replace(facts, extra=facts.extra | {"loader": decided.loader})
-        self.decisions["loader"] = f"{decided.loader}: {decided.why}"
+    def _decide(self) -> Decisions:
+        """Decide for the run, and record it."""
+        fits = self.subcommand == "fit"
+        decided = decide(
+            self.asked,
+            self.machine,
+            self.facts,
+            self.before,
+            launched=launched(),
+            decodes=self.datamodule.gpu_decoder,
+            by_hand=not self.model.automatic_optimization,
+            **({"wandb": decide_wandb(self.asked["tracking"]["wandb"])} if fits else {}),
+        )
+        if self.record:
+            self.record.update_start(decisions=decided.as_json())
+        return decided
 
     def _callbacks(self) -> list[L.Callback]:
         """Return those of every run; they are added here, as a recipe's list replaces a file's."""
@@ -172,27 +194,32 @@ class Training(LightningCLI):
             StepSeed(config.seed_everything),
             Compiling(),
             *([StepGraph()] if config.model.compile == "step-graph" else []),
-            RunCheckpoint(self.run_folder, self.interruption, seconds, self.until, classes),
+            RunCheckpoint(self.run_folder, self.interruption, seconds, self.flags.until, classes),
         ]
 
     def fit(self, model: Task, **kwargs: Any) -> None:
         if not is_rank_zero():
             return self.trainer.fit(model, **kwargs)
         with (record := self.record or self._start_record()).watch():
-            record.update(data=asdict(self.facts), decisions=self.decisions, numerics=numerics())
+            record.update_start(decisions=self.decisions.as_json())
+            record.update(data=asdict(self.facts), numerics=numerics())
             record.update(artifacts=self._keep_artifacts())
             self.metrics.followers = followers(self.config.fit.tracking, record)
             resume_checks.warn_of_changed_source(record)
-            summary.say_start(record.content, self.facts, self.decisions)
+            kind = self.decisions.accelerator.value
+            in_use = nvml.in_use() if kind == "cuda" else ""
+            device = device_name(self.machine, kind)
+            summary.say_start(record.content, self.facts, self.decisions, device, in_use)
             with record.timed("fit"):
                 self.trainer.fit(model, **kwargs)
             results = write_digests(self.run_folder, model, self.trainer.optimizers)
-            compiled = model.compile_decision._asdict()
-            record.update(compile=compiled, results=summary.results_of(self.trainer) | results)
+            record.update(results=summary.results_of(self.trainer) | results)
             draw = self.project.load(self.project.pictures)
             drawn = draw_pictures(self.run_folder, model, self.datamodule, self.facts, draw)
         record.end("finished")
-        summary.say_fit(self.run_folder, record.content, model.best, self.facts, drawn)
+        summary.say_fit(
+            self.run_folder, record.content, self.decisions, model.best, self.facts, drawn
+        )
 
     def _keep_artifacts(self) -> dict[str, str]:
         """Copy the files that belong to the weights into the run's folder; return their SHA-256."""

@@ -1,6 +1,6 @@
 """The data of a run: splits become loaders, for one device or many, from any batch on."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import hardware
 from ..contract import Facts, Rows, Splits, Uniforms, count
-from ..decisions import Decisions, LoaderName, decide_loading
+from ..decisions import Decisions, LoaderName, decide
 from ..errors import UserError
 from .order import BatchShard, EpochPlan
 from .resident import ResidentLoader
@@ -62,10 +62,10 @@ class Data(L.LightningDataModule):
 
     @cached_property
     def decisions(self) -> Decisions:
-        """How rows are loaded. The command line sets it; in a notebook the machine decides here."""
-        flags, machine = self.flags, hardware.this_machine()
-        asked = flags.loader, flags.workers, flags.prefetch, flags.seed
-        return decide_loading(with_size(self.facts(), self.splits), machine, *asked)
+        """What the command line has decided; in a notebook, what it would for one device."""
+        batches = {"batch_size": self.batch_size, "eval_batch_size": self.eval_batch_size}
+        config = {"data": asdict(self.flags) | batches, "trainer": {"accelerator": "cpu"}}
+        return decide(config, hardware.this_machine(), with_size(self.facts(), self.splits))
 
     def train_dataloader(self) -> Loader:
         """Raises UserError if the rows do not fill one step."""
@@ -76,7 +76,7 @@ class Data(L.LightningDataModule):
                 f"The training split has {rows.n} {self.facts().unit}, fewer than one step of"
                 f" {shard.step}. Set --data.batch_size to {fits} or less."
             )
-        seed, weights = self.decisions.seed, self.sample_weights
+        seed, weights = self.decisions.seed.value, self.sample_weights
         plan = EpochPlan(rows.n, shard, seed, self._position, weights, rows.lengths)
         # A class that has no augment of its own spares its batches the call.
         own = type(self).augment is not Data.augment
@@ -110,9 +110,9 @@ class Data(L.LightningDataModule):
     def _rows(self, split: Any) -> Rows:
         """Return a split as rows, all of them in memory unless they are to be streamed."""
         rows = as_rows(split)
-        if not rows.in_memory and self.decisions.loader != "streaming":
+        if not rows.in_memory and self.decisions.loader.value != "streaming":
             if not hasattr(rows, "load"):
-                loader = self.decisions.loader
+                loader = self.decisions.loader.value
                 raise UserError(f"data.loader is {loader}, but these rows can only be streamed.")
             return as_rows(rows.load())
         return rows
@@ -121,7 +121,7 @@ class Data(L.LightningDataModule):
         self, rows: Rows, plan: EpochPlan, augment: Any = None, again: bool = True
     ) -> Loader:
         if rows.in_memory:
-            mapped = self.decisions.loader == "mapped"
+            mapped = self.decisions.loader.value == "mapped"
             return ResidentLoader(rows, plan, self._device(), mapped, augment)
         config = self._stream_config(again)
         reader = rows.reader(config) if hasattr(rows, "reader") else RowsReader(rows)
@@ -134,7 +134,10 @@ class Data(L.LightningDataModule):
     def _stream_config(self, again: bool) -> StreamConfig:
         fits = again and self.trainer is not None and self.trainer.state.fn == "fit"
         decided = self.decisions
-        return StreamConfig(decided.workers, decided.prefetch, self._device(), endless=fits)
+        workers, ahead, place = (
+            d.value for d in (decided.workers, decided.prefetch, decided.decoder)
+        )
+        return StreamConfig(workers, ahead, self._device(), fits, place)
 
     def _device(self) -> torch.device:
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device

@@ -40,6 +40,7 @@ class StreamConfig:
     prefetch: int = 2
     device: torch.device = CPU
     endless: bool = False  # whether the first batches of the next epoch are read at an epoch's end
+    decoder: str = "none"  # cpu or gpu, where rows are files that either can decode
 
     @property
     def slots(self) -> int:

@@ -1,29 +1,23 @@
 """torch.compile: whether it pays, in which mode, and applied to a task from outside."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from .. import hardware
+from ..decisions import Decision, compile_mode
+from ..hardware import this_machine
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "step-graph"]
 
 
-class CompileDecision(NamedTuple):
-    """torch.compile's mode, None for no compiling, and the reason for it."""
-
-    mode: str | None
-    why: str
-
-
-def decide_compiling(trainer: Any, asked: bool | CompileMode | None) -> CompileDecision:
-    """Return the mode for a run that is about to start."""
+def decide_compiling(trainer: Any, asked: bool | CompileMode | None) -> Decision:
+    """Return the mode for a Trainer that was built without the command line, in a notebook."""
     parts = trainer.world_size * trainer.accumulate_grad_batches
     kind, steps = trainer.strategy.root_device.type, trainer.estimated_stepping_batches
-    machine = hardware.this_machine()
-    return CompileDecision(*hardware.compile_mode(machine, kind, parts, steps, asked))
+    requested = None if asked is None else Decision(asked, "as configured")
+    return compile_mode(this_machine(), kind, parts, steps, requested)
 
 
 def compile_task(network: nn.Module, step: Callable, mode: str) -> Callable:

@@ -68,7 +68,7 @@ class Compiling(L.Callback):
         keep_cache(this_machine().cpu)
 
     def on_train_start(self, trainer, pl_module) -> None:
-        if pl_module.compile_decision.mode is None or "TORCH_LOGS" in os.environ:
+        if not pl_module.compile_decision.value or "TORCH_LOGS" in os.environ:
             return
         import torch._inductor.cudagraph_utils  # now, so that all of the logs are there
 

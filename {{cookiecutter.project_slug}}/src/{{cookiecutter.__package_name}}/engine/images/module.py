@@ -42,7 +42,7 @@ class ImageModule(Data):
         at_least(1, image_size=image_size)
         if not 0 < smallest_crop <= 1:
             raise UserError(f"data.smallest_crop is {smallest_crop}; it is a share, up to 1.")
-        config = ReadConfig(image_size, smallest_crop, flip, decoder or "cpu")
+        config = ReadConfig(image_size, smallest_crop, flip, decoder)
         parts = [_rows(part, config) for part in (source.train, source.val, source.test)]
         self.splits = ImageSplits(*parts, classes=source.classes, remarks=source.remarks)
         self._facts = _facts(name, source, config)
@@ -56,7 +56,7 @@ class ImageModule(Data):
     @property
     def are_files(self) -> bool:
         """Whether training reads, crops and mirrors files at each epoch."""
-        return self.decisions.loader == "streaming"
+        return self.decisions.loader.value == "streaming"
 
     def facts(self) -> Facts:
         return self._facts
@@ -80,6 +80,6 @@ def _facts(name: str, source: ImageSplits, config: ReadConfig) -> Facts:
         unit="images",
         classes=source.classes,
         shapes={"images": shape},
-        extra={"from_files": from_files, "jpeg": from_files, "decoder": config.decoder},
+        extra={"from_files": from_files, "jpeg": from_files},
         remarks=source.remarks,
     )

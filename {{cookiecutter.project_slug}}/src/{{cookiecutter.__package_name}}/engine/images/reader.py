@@ -44,7 +44,7 @@ class ReadConfig:
     image_size: int
     smallest_crop: float = 0.25
     flip: bool = False
-    decoder: Literal["cpu", "gpu"] = "cpu"
+    decoder: Literal["cpu", "gpu"] | None = None  # unset: as the run has decided
 
 
 class FileRows:
@@ -71,8 +71,8 @@ class FileRows:
         return TensorRows(decoded(self.files, self.config.image_size))
 
     def reader(self, config: StreamConfig) -> "ImageReader":
-        decoder = self.config.decoder if config.device.type == "cuda" else "cpu"
-        return ImageReader(self, decoder, config.device)
+        on_gpu = config.device.type == "cuda" and (self.config.decoder or config.decoder) == "gpu"
+        return ImageReader(self, "gpu" if on_gpu else "cpu", config.device)
 
     def decoded(
         self, index: np.ndarray, uniforms: Uniforms | None, read: Any

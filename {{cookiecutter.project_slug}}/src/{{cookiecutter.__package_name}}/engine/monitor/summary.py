@@ -9,6 +9,7 @@ import lightning as L
 from torch import Tensor
 
 from ..contract import Best, Facts
+from ..decisions import Decision, Decisions
 from ..paths import shown
 from ..run.checkpoint import RunCheckpoint
 from ..run.metrics import read_metrics
@@ -35,15 +36,23 @@ def results_of(trainer: L.Trainer) -> dict[str, Any]:
     }
 
 
-def say_start(record: dict[str, Any], facts: Facts, decisions: dict[str, str]) -> None:
+def say_start(
+    record: dict[str, Any], facts: Facts, decisions: Decisions, device: str, in_use: str
+) -> None:
     """Print what a run was decided to be, before its first step."""
     counts = ", ".join(f"{n:,} {name}" for name, n in facts.rows.items() if n)
-    batch, whole = (record["config"]["data"][key] for key in ("batch_size", "global_batch_size"))
+    batch, whole = decisions.batch_size.value, decisions.global_batch_size.value
+    processes = decisions.devices.value * decisions.num_nodes.value
     parts = f": {whole // batch} x {batch}" if whole > batch else ""
     rows = {
         "data": f"{counts} {facts.unit}",
         "batch": f"{whole} {facts.unit} a step{parts}",
-        **decisions,
+        "device": f"{processes} x {device}" if processes > 1 else device,
+        **({"GPUs in use": in_use} if in_use else {}),
+        "precision": _reason(decisions.precision),
+        "torch.compile": _reason(decisions.compile),
+        "loader": _reason(decisions.loader),
+        **({"wandb": _reason(decisions.wandb)} if decisions.wandb.value != "off" else {}),
     }
     if record["resumes"]:
         rows["resumes"] = f"after step {record['resumes'][-1]['from_step']}"
@@ -53,10 +62,15 @@ def say_start(record: dict[str, Any], facts: Facts, decisions: dict[str, str]) -
 
 
 def say_fit(
-    folder: Path, record: dict[str, Any], best: Best, facts: Facts, pictures: list[str]
+    folder: Path,
+    record: dict[str, Any],
+    decisions: Decisions,
+    best: Best,
+    facts: Facts,
+    pictures: list[str],
 ) -> None:
     """Print what a training run reached, where everything is and what to try next."""
-    results, compiled = record["results"], record["compile"]
+    results = record["results"]
     score, speed = results[f"best {best.metric}"], results["rows_per_second"]
     heat = "{busy_percent}% busy, up to {temperature_celsius} °C and {memory_gib} GiB"
     split, _, name = best.metric.partition("/")
@@ -64,13 +78,17 @@ def say_fit(
         f"{'validation' if split == 'val' else split} {name}": in_words(score, best),
         "speed": "too short to measure" if speed is None else f"{speed:,.0f} {facts.unit}/s",
         **({"GPU": heat.format(**results["gpu"])} if results["gpu"] else {}),
-        "torch.compile": f"{compiled['mode'] or 'off'}: {compiled['why']}",
+        "torch.compile": _reason(decisions.compile),
         "run folder": shown(folder),
         **{PICTURES.get(name, Path(name).stem): shown(folder / name) for name in pictures},
         "next": _next(facts),
     }
     took = f"{results['steps']} steps in {record['seconds']['total']:.0f} s"
     _block(f"{record['recipe']}: {took}", rows)
+
+
+def _reason(decision: Decision) -> str:
+    return f"{decision.value or 'off'}: {decision.why}"
 
 
 def _next(facts: Facts) -> str:

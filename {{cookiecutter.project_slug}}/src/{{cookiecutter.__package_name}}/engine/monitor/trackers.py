@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..paths import shown
+from ..decisions import Decision, applied
+from ..paths import project_root, shown
 from ..run.metrics import Follower, Row
 from ..run.record import RunRecord
 
@@ -33,12 +34,14 @@ class Tracking:
     tensorboard: bool = False
 
 
-def decide_tracking(tracking: Any, root: Path) -> dict[str, str]:
-    """Fill in what the section leaves open; return wandb's mode, and why, if it is on."""
-    if tracking.wandb is None:
-        tracking.wandb = bool(os.environ.get("WANDB_API_KEY"))
-    tracking.project = tracking.project or os.environ.get("WANDB_PROJECT") or root.name
-    return {"wandb": ": ".join(wandb_mode())} if tracking.wandb else {}
+def decide_wandb(wanted: bool | None) -> Decision:
+    """Return whether a run is followed with wandb, online or offline, and why."""
+    if wanted is False:
+        return Decision("off", "as configured")
+    if wanted is None and not os.environ.get("WANDB_API_KEY"):
+        return Decision("off", "WANDB_API_KEY is not set")
+    mode, why = wandb_mode()
+    return Decision("off" if mode == "disabled" else mode, why)
 
 
 class Wandb(Follower):
@@ -121,12 +124,13 @@ def followers(tracking: Any, record: RunRecord) -> list[Follower]:
     """Return those that the section asks for; wandb's id is kept in the run's record."""
     folder, found = record.path.parent, list[Follower]()
     start = record.newest_start()
-    mode = start["decisions"].get("wandb", "disabled").split(":")[0]
-    if mode != "disabled":
+    mode = start["decisions"]["tracking.wandb"]["value"]
+    if mode != "off":
         identity = {"id": uuid.uuid4().hex[:12], **record.content.get("wandb", {})}
         record.update(wandb={"id": identity["id"]})
         name = os.environ.get("WANDB_NAME") or f"{record.content['recipe']}/{folder.name}"
-        identity |= {"project": tracking.project, "name": name, "config": start["config"]}
+        project = tracking.project or os.environ.get("WANDB_PROJECT") or project_root().name
+        identity |= {"project": project, "name": name, "config": applied(start)}
         found.append(Wandb(folder, mode, **identity))
     return [*found, TensorBoard(folder)] if tracking.tensorboard else found
 

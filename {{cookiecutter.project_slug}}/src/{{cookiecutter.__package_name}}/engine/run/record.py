@@ -51,7 +51,7 @@ class RunRecord:
         archive = f"source{resume}.zip"
         (folder / f"config{resume}.yaml").write_text(config)
         content |= {
-            "config": yaml.safe_load(config),
+            "config": read_yaml(config),
             "source": pack_source(root, folder / archive) | {"commit": _commit(root)},
             "locks": {path.name: sha256(path) for path in root.glob("*.lock")},
             "versions": _versions(),
@@ -70,7 +70,13 @@ class RunRecord:
             if isinstance(old, dict) and isinstance(value, dict):
                 value = old | value
             self.content[key] = value
-        write_atomically(self.path, json.dumps(self.content, indent=2, default=str) + "\n")
+        content = _without_null(self.content)
+        write_atomically(self.path, json.dumps(content, indent=2, default=str) + "\n")
+
+    def update_start(self, **content: Any) -> None:
+        """Set these entries of the newest start and write the record."""
+        self.newest_start().update(content)
+        self.update()
 
     def newest_start(self) -> dict[str, Any]:
         """Return what was recorded when the run started, or went on, the last time."""
@@ -172,6 +178,17 @@ def facts_of(data: dict[str, Any]) -> Facts:
         shapes={"images": (channels, height, width)},
         extra={"from_files": from_files, "jpeg": from_files, "loader": loader},
     )
+
+
+def read_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def _without_null(content: Any) -> Any:
+    """Return JSON without what is unset: what was used instead is among the decisions."""
+    if isinstance(content, dict):
+        return {key: _without_null(value) for key, value in content.items() if value is not None}
+    return [_without_null(each) for each in content] if isinstance(content, list) else content
 
 
 def _now() -> str:

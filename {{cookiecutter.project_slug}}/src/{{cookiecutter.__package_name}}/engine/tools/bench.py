@@ -19,10 +19,10 @@ import lightning as L
 import torch
 from matplotlib.figure import Figure
 
-from .. import hardware, nvml
-from ..cli.arguments import device_name
+from .. import decisions, nvml
 from ..cli.project import Project
 from ..errors import UserError
+from ..hardware import Machine, this_machine
 from ..paths import project_root, shown
 from .turns import FEWEST, Process
 
@@ -42,7 +42,7 @@ class Row:
     shipped: bool = False
 
 
-def rows_of(machine: hardware.Machine, all_modes: bool = False) -> tuple[list[Row], list[str]]:
+def rows_of(machine: Machine, all_modes: bool = False) -> tuple[list[Row], list[str]]:
     """Return the rows that this machine can measure, and which are left out, and why."""
     eager = ("--model.channels_last=false", "--model.compile=false", "--trainer.precision=32-true")
     cpu = ("--trainer.accelerator=cpu", *eager)
@@ -58,7 +58,7 @@ def rows_of(machine: hardware.Machine, all_modes: bool = False) -> tuple[list[Ro
             *(Row(name, (*cpu, last, *compiled_by(mode))) for name, mode in modes.items()),
             Row("loader, as shipped", cpu[:1], one_batch=False, shipped=True),
         ], why
-    amp = (*eager, f"--trainer.precision={hardware.precision(machine, 'cuda')[0]}")
+    amp = (*eager, f"--trainer.precision={decisions.precision(machine, 'cuda').value}")
     return [
         Row("CPU, batch of 16", (*cpu, "--data.batch_size=16", "--data.global_batch_size=null")),
         Row(EAGER, eager),
@@ -154,7 +154,7 @@ def bench(
     package: str, rows: list[Row], config: Path, flags: list[str], seconds: float, rounds: int
 ) -> dict[str, Any]:
     """Measure the rows for a recipe; return all that stands in bench.json."""
-    machine = hardware.this_machine()
+    machine = this_machine()
     found = measure(package, rows, config, flags, seconds, rounds)
     good = next(row for row in found if "failed" not in row)
     eager = next((row for row in found if row["name"] == EAGER and "failed" not in row), good)
@@ -164,7 +164,7 @@ def bench(
         "config": str(config.relative_to(root) if config.is_relative_to(root) else config),
         "arguments": flags,
         "seconds": seconds,
-        "device": device_name(machine, hardware.accelerator(machine)),
+        "device": decisions.device_name(machine, decisions.accelerator(machine).value),
         "cpu": f"{machine.cpu}, {machine.cores} cores",
         "versions": versions(),
         "rows_an_epoch": good["rows"],
@@ -281,7 +281,7 @@ def main(project: Project, arguments: list[str]) -> int:
     parser.add_argument("--all-modes", action="store_true", help="two more ways to compile, slow")
     parser.add_argument("--into", type=Path, help="instead of runs/bench/<time>")
     known, flags = parser.parse_known_args(arguments)
-    machine = hardware.this_machine()
+    machine = this_machine()
     rows, left_out = rows_of(machine, known.all_modes)
     seconds = known.seconds or (1.5 if machine.gpus else 1.0)
     config = find_config(known.config)

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import hardware
-from ..cli.arguments import device_name
+from .. import decisions
 from ..cli.project import Project
 from ..errors import UserError
+from ..hardware import this_machine
 from ..paths import project_root
 from .turns import Process
 
@@ -78,7 +78,7 @@ def check_same(baseline: dict[str, Any], device: str, settings: dict[str, Any] |
 def check(package: str, path: Path, seconds: float | None, slower: float) -> int:
     """Compare this machine's speed with a baseline's; return the exit status and say why."""
     baseline, row = read_baseline(path)
-    device = device_name(machine := hardware.this_machine(), hardware.accelerator(machine))
+    device = decisions.device_name(machine := this_machine(), decisions.accelerator(machine).value)
     check_same(baseline, device, None)
     config = project_root() / baseline["config"]
     if not config.is_file():

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from ..cli.project import Project
+from ..decisions import applied, get
 from ..errors import UserError
 from ..paths import project_root, shown
 from ..run.checkpoint_files import sha256
@@ -62,8 +63,10 @@ def reproduce(package: str, run: Path, into: Path, until: int | None, flags: lis
         print(f"environment: {line}")
     command = [sys.executable, "-m", package, "fit", "--config", str(run / "config.yaml")]
     command += ["--tracking.wandb=false", "--tracking.tensorboard=false"]
-    if "compile" in record:  # what was decided is not decided again
+    if "compile" in record:  # before 0.1.0; what was decided is not decided again
         command.append(f"--model.compile={record['compile']['mode'] or 'false'}")
+    else:
+        command.append(f"--decisions={run / 'run.json'}")
     command += [f"--until={until}"] if until is not None else []
     again = into / "run"
     status, differs = train(command + flags, source, again, record)
@@ -78,13 +81,16 @@ def reproduce(package: str, run: Path, into: Path, until: int | None, flags: lis
 
 def check_one_run(run: Path, record: dict[str, Any], until: int | None) -> None:
     """Raise UserError if a run changed its settings or source when it went on, before `until`."""
-    if record["config"]["trainer"]["num_nodes"] > 1:
+    if get(applied(record), "trainer.num_nodes", 1) > 1:
         raise UserError("The run was trained on several machines; that can't be repeated from one.")
     before = record | {"resumes": []}
     for resume in record["resumes"]:
-        was, now = dict(_flat(before["config"])), dict(_flat(resume["config"]))
-        changed = [f"{key} {was.get(key)} -> {now[key]}" for key in now if was.get(key) != now[key]]
-        changed = [entry for entry in changed if not entry.startswith(NOT_TELLING)]
+        was, now = (dict(_flat(applied(start))) for start in (before, resume))
+        changed = [
+            f"{key} {was.get(key)} -> {now.get(key)}"
+            for key in sorted(was.keys() | now.keys())
+            if was.get(key) != now.get(key) and not key.startswith(NOT_TELLING)
+        ]
         changed += changed_source(_archive(run, before), _archive(run, resume))
         step = resume.get("from_step", 0)
         if changed and (until is None or until > step):

@@ -22,9 +22,10 @@ import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Request
 from starlette.requests import ClientDisconnect
 
-from .. import hardware
+from .. import decisions
 from ..cli.project import Project
 from ..errors import UserError
+from ..hardware import this_machine
 from ..model.checks import read_saved
 from ..paths import project_root, shown
 from ..run.checkpoint_files import find_checkpoint
@@ -58,15 +59,15 @@ class ServedRun:
         saved = read_saved(find_checkpoint(folder, "best", "last"), "--run")
         self.facts = facts_of(json.loads((folder / "run.json").read_text())["data"])
         self.name = shown(folder)
-        machine = hardware.this_machine()
-        kind = hardware.accelerator(machine)
-        precision, _ = hardware.precision(machine, kind)
+        machine = this_machine()
+        kind = decisions.accelerator(machine).value
+        precision = decisions.precision(machine, kind).value
         self.device, dtype = torch.device(kind), AUTOCAST.get(precision)
         self.precision = functools.partial(torch.autocast, kind, dtype, enabled=dtype is not None)
         if kind == "cuda":
             torch.set_float32_matmul_precision("high")  # as training does
         if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(hardware.threads_per_process(machine, 1))
+            torch.set_num_threads(decisions.threads_per_process(machine, 1))
         task = _task_of(project, saved, self.name)
         if not all(t.isfinite().all() for t in task.state_dict().values() if t.is_floating_point()):
             raise UserError(f"{self.name} has NaN weights: its training diverged. Serve another.")

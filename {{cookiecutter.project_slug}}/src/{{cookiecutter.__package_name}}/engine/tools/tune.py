@@ -17,10 +17,10 @@ from typing import Any
 import yaml
 from matplotlib.figure import Figure
 
-from .. import hardware
-from ..cli.arguments import device_name
+from .. import decisions
 from ..cli.project import Project
 from ..errors import UserError
+from ..hardware import Machine, this_machine
 from ..paths import shown
 from .bench import find_config, save, versions
 from .turns import Process
@@ -141,7 +141,7 @@ def tune(package: str, config: Path, flags: list[str], seconds: float) -> dict[s
 
     Raises UserError if the recipe can't be trained with any of the batch sizes.
     """
-    machine = hardware.this_machine()
+    machine = this_machine()
     with Process(package, config, flags) as process:
         recipe = process.ready().about
     whole = _global_batch_size(config)
@@ -155,7 +155,7 @@ def tune(package: str, config: Path, flags: list[str], seconds: float) -> dict[s
         "made": datetime.now().isoformat(timespec="seconds"),
         "config": config.name,
         "arguments": flags,
-        "device": device_name(machine, hardware.accelerator(machine)),
+        "device": decisions.device_name(machine, decisions.accelerator(machine).value),
         "versions": versions(),
         "unit": recipe["unit"],
         "recipe_batch_size": recipe["batch_size"],
@@ -190,7 +190,7 @@ def load(
     config: Path,
     flags: list[str],
     recipe: dict[str, Any],
-    machine: hardware.Machine,
+    machine: Machine,
     demand: float,
     seconds: float,
 ) -> dict[Loading, float]:
@@ -198,7 +198,7 @@ def load(
     decoders: list[str | None] = [None]
     if recipe["gpu_decoder"]:
         decoders = ["cpu", "gpu"] if machine.gpus else ["cpu"]
-    workers = workers_to_try(hardware.workers(machine, 1))
+    workers = workers_to_try(decisions.workers(machine, 1).value)
     ways = [
         Loading(n, recipe["settings"]["data"]["prefetch"], place)
         for place in decoders

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from ..decisions import applied
 from ..errors import UserError
 from ..nvml import gpu_state
 from ..run.folder import RUN_FOLDER_VARIABLE
@@ -72,8 +73,8 @@ class Turns(ClockCallback):
                 "unit": facts.unit,
                 "gpu_decoder": data.gpu_decoder,
                 "batch_size": data.batch_size,
-                "resident": data.decisions.loader != "streaming",
-                "compile": pl_module.compile_decision.mode,
+                "resident": data.decisions.loader.value != "streaming",
+                "compile": pl_module.compile_decision.value or None,
                 "by_hand": not pl_module.automatic_optimization,
                 "precision": str(trainer.precision),
                 "gpu": gpu and gpu.name,
@@ -272,7 +273,8 @@ class Process:
         """Wait until it could train. Raises UserError with what it said if it ended instead."""
         self.about = self._ask(None, [])
         record = json.loads((self.folder / "run" / "run.json").read_text())
-        self.about["settings"] = {part: record["config"][part] for part in ("data", "model")}
+        config = applied(record)
+        self.about["settings"] = {part: config[part] for part in ("data", "model")}
         self.about["settings"]["trainer"] = {"precision": self.about["precision"]}
         return self
 
