@@ -19,6 +19,7 @@ from .. import hardware
 from ..data.rows import with_size
 from ..decisions import decide_loading
 from ..fast.compile_messages import Compiling
+from ..fast.settings import process_settings_kept
 from ..fast.step_graph import StepGraph
 from ..model.checks import check_checkpoint, read_checkpoint
 from ..monitor import summary
@@ -51,22 +52,26 @@ class Training(LightningCLI):
         self.project, self.root, self.interruption = project, root, interruption
         self.arguments, self.resumed = resolve.expand_run(arguments, root)
         rest, self.until, self.elastic = resolve.take_end_and_elastic(self.arguments)
-        every = self.subcommands()  # only the flags of the one that is called are prepared
-        called = {name: every[name] for name in arguments[:1] if name in every} or every
-        self.subcommands = lambda: called  # type: ignore[method-assign]
+        every = LightningCLI.subcommands()
+        self.called = {name: every[name] for name in arguments[:1] if name in every} or every
         base = {"default_config_files": [str(root / "configs" / "base.yaml")]}
         super().__init__(
             project.task_class,
             project.data_class,
             args=rest,
             parser_class=Parser,
-            parser_kwargs={name: dict(base) for name in called},
+            parser_kwargs={name: dict(base) for name in self.called},
             save_config_callback=None,
             seed_everything_default=0,
             auto_configure_optimizers=False,
         )
 
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return the one that is called: the flags of the others are not prepared."""
+        return self.called
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        self.called_parser = parser
         for source, target in self.project.links.items():
             parser.link_arguments(source, target, apply_on="instantiate")
         parser.add_class_arguments(Tracking, "tracking")
@@ -104,7 +109,7 @@ class Training(LightningCLI):
 
     def _check_resume(self, config: Any) -> None:
         before = RunRecord(self.resumed).newest_start()["config"]  # type: ignore[arg-type]
-        now = yaml.safe_load(self._parser("fit").dump(config, skip_unset=False))
+        now = yaml.safe_load(self.called_parser.dump(config, skip_unset=False))
         project = self.project
         may_change = {
             "model": project.task_class.may_change,
@@ -119,7 +124,7 @@ class Training(LightningCLI):
             self.run_folder,
             self.root,
             resolve.recipe_of(config, self.project.package),
-            self._parser(self.subcommand).dump(config, skip_unset=False),
+            self.called_parser.dump(config, skip_unset=False),
             command=["python", "-m", self.project.package, *self.arguments],
             seed=config.seed_everything,
             decisions=self.decisions,
@@ -144,7 +149,8 @@ class Training(LightningCLI):
         self._decide_loading()
         self.metrics = MetricsCSV(self.run_folder)
         ours = [self.metrics] if self.subcommand == "fit" else []
-        theirs = self._get(self.config_init, "trainer")["logger"]  # null, a bool, one or a list
+        trainer = self.config_init[self.subcommand]["trainer"]
+        theirs = trainer["logger"]  # null, a bool, one or a list
         theirs = theirs if isinstance(theirs, list) else [theirs]
         loggers = [*ours, *(logger for logger in theirs if isinstance(logger, Logger))]
         kwargs |= {"logger": loggers or False, "enable_progress_bar": False}  # the bar is Progress
@@ -219,6 +225,6 @@ class Training(LightningCLI):
 
 def train(project: Project, arguments: list[str]) -> int:
     interruption = Interruption()
-    with interruption.heard():
+    with interruption.heard(), process_settings_kept():
         Training(project, arguments, project_root(), interruption)
     return 0
