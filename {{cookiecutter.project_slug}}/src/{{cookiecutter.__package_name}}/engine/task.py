@@ -3,13 +3,12 @@
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning as L
 import torch
-from lightning.pytorch.plugins.precision import Precision
-from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 
@@ -19,8 +18,14 @@ from .data.module import Data
 from .data.rows import as_rows, joined, to_length
 from .decisions import Decision, Decisions
 from .errors import UserError
-from .fast.compile import CompileMode, compile_task, decide_compiling
-from .fast.lean_module import LeanModule
+from .fast.compile import (
+    CompileMode,
+    compile_task,
+    decide_compiling,
+    stop_compiling,
+)
+from .fast.patches import Patches, clip_gradients
+from .fast.settings import device_settings
 from .fast.step_graph import StepGraph
 from .model.checks import check_task
 from .model.freeze import add_frozen_groups, freeze_parts, frozen_parts, keep_frozen
@@ -49,7 +54,7 @@ class TaskFlags:
     activation_checkpointing: bool = False
 
 
-class Task(LeanModule):
+class Task(L.LightningModule):
     """What a project's task derives from. contract.py says what each member is for."""
 
     network: nn.Module
@@ -74,6 +79,7 @@ class Task(LeanModule):
         self.collected: list[tuple[Any, ...]] = []  # of an evaluation that has scores()
         self.parts_of_a_step = 1  # micro-batches, of all processes
         self.step_weight: Tensor | None = None  # of those so far
+        self.step_graph: StepGraph | None = None  # while it takes the steps
         self.is_new_run = True  # until it has trained, or has taken a checkpoint's weights
 
     def initialize(self) -> str | None:
@@ -115,10 +121,12 @@ class Task(LeanModule):
         if flags.activation_checkpointing:
             recompute_blocks(self.network)
 
-    def configure_callbacks(self) -> L.Callback:
-        return Preparation()
+    def configure_callbacks(self) -> list[L.Callback]:
+        return [Preparation(), Patches()]
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if self.step_graph is not None:
+            return self.step_graph.step(batch)
         loss, terms, outputs = self.learn(self, batch)
         if self.logs(self.trainer.global_step + 1):
             self.log_step(batch, outputs, loss, terms)
@@ -154,14 +162,11 @@ class Task(LeanModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        """Clip under fused optimizers too, which Lightning 2.6.6 refuses (its issue 21435)."""
-        self._divide_by_weight(optimizer)
-        plugin = self.trainer.precision_plugin
-        scaler = getattr(plugin, "scaler", None)
-        if gradient_clip_val and scaler and getattr(optimizer, "_step_supports_amp_scaling", False):
-            scaler.unscale_(optimizer)  # which they do inside their step: too late
-        algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
-        Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
+        if self.step_weight is not None:
+            self._divide_by_weight(optimizer, self.step_weight)
+            self.step_weight = None
+        if gradient_clip_val:
+            clip_gradients(self.trainer, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def _weighted(self, loss: Tensor, batch: Any) -> Tensor:
         """Return the loss of a part of a step times its weight; Lightning divides by the parts."""
@@ -171,11 +176,8 @@ class Task(LeanModule):
         self.step_weight = weight if self.step_weight is None else self.step_weight + weight
         return loss * weight * self.trainer.accumulate_grad_batches
 
-    def _divide_by_weight(self, optimizer: Any) -> None:
+    def _divide_by_weight(self, optimizer: Any, total: Tensor) -> None:
         """Make gradients that were summed up with weights those of the whole step's mean."""
-        if self.step_weight is None:
-            return
-        total, self.step_weight = self.step_weight, None
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(total)  # DDP has divided by the number of ranks
         total = total.where(total > 0, 1)  # a step without weight has gradients of 0
@@ -222,14 +224,13 @@ class Preparation(L.Callback):
     frozen: list[str] | None = None  # modules, when the checkpoint was written
     saved_learning: Sequence[str] = ()  # and the weights that learned then
 
+    def __init__(self) -> None:
+        self.settings = ExitStack()  # to be put back when all is over
+
     def setup(self, trainer: Any, pl_module: L.LightningModule, stage: str) -> None:
         task: Any = pl_module
         check_instance(task)
-        device = trainer.strategy.root_device
-        if device.type == "cuda":
-            torch.set_float32_matmul_precision("high")  # TF32 wherever float32 is left
-            # nvJPEG's own streams wait for whatever runs on the default one.
-            torch.cuda.set_stream(torch.cuda.Stream(device))
+        self.settings.enter_context(device_settings(trainer.strategy.root_device))
         if task.flags.channels_last:
             for tensor in (*task.network.parameters(), *task.network.buffers()):
                 if tensor.ndim == 4:
@@ -265,7 +266,10 @@ class Preparation(L.Callback):
             task.learn = compile_task(task.network, loss_and_outputs, decision.value)
 
     def on_train_start(self, trainer: Any, pl_module: L.LightningModule) -> None:
-        """Let what a task has done at the start of an epoch hold where it resumes."""
+        """Log once an epoch at least; let what a task does at an epoch's start hold in a resume."""
+        an_epoch = max(int(trainer.num_training_batches) // trainer.accumulate_grad_batches, 1)
+        self.settings.callback(setattr, trainer, "log_every_n_steps", trainer.log_every_n_steps)
+        trainer.log_every_n_steps = min(trainer.log_every_n_steps, an_epoch)
         if self.frozen is not None:  # after the optimizers, whose groups are those of the start
             freeze_parts(pl_module, self.frozen)
             for name, weight in pl_module.named_parameters():
@@ -282,6 +286,15 @@ class Preparation(L.Callback):
         before, self.learning, self.looked = self.learning, _learning(pl_module), True
         if self.learning != before:
             self._follow(trainer, pl_module, self.learning - before)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if pl_module.learn is not loss_and_outputs:
+            stop_compiling(pl_module.network)
+            pl_module.learn = loss_and_outputs
+        self.settings.close()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, trainer.state.fn)
 
     def on_save_checkpoint(
         self, trainer: Any, pl_module: L.LightningModule, checkpoint: dict[str, Any]

@@ -28,6 +28,7 @@ from ..decisions import (
     in_common,
 )
 from ..fast.compile_messages import Compiling
+from ..fast.settings import process_settings_kept
 from ..fast.step_graph import StepGraph
 from ..hardware import this_machine
 from ..model.checks import check_checkpoint, read_checkpoint
@@ -61,22 +62,26 @@ class Training(LightningCLI):
         self.project, self.root, self.interruption = project, root, interruption
         self.arguments, self.resumed = resolve.expand_run(arguments, root)
         rest, self.flags = resolve.take_fit_flags(self.arguments)
-        every = self.subcommands()  # only the flags of the one that is called are prepared
-        called = {name: every[name] for name in arguments[:1] if name in every} or every
-        self.subcommands = lambda: called  # type: ignore[method-assign]
+        every = LightningCLI.subcommands()
+        self.called = {name: every[name] for name in arguments[:1] if name in every} or every
         base = {"default_config_files": [str(root / "configs" / "base.yaml")]}
         super().__init__(
             project.task_class,
             project.data_class,
             args=rest,
             parser_class=Parser,
-            parser_kwargs={name: dict(base) for name in called},
+            parser_kwargs={name: dict(base) for name in self.called},
             save_config_callback=None,
             seed_everything_default=0,
             auto_configure_optimizers=False,
         )
 
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return the one that is called: the flags of the others are not prepared."""
+        return self.called
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        self.called_parser = parser
         for source, target in self.project.links.items():
             parser.link_arguments(source, target, apply_on="instantiate")
         parser.add_class_arguments(Tracking, "tracking")
@@ -91,7 +96,7 @@ class Training(LightningCLI):
         config, stage = self.config[self.subcommand], str(self.subcommand)
         resuming, path = stage == "fit", config.ckpt_path
         self.from_step = read_checkpoint(path, resuming)["global_step"] if path else 0
-        self.text = self._parser(stage).dump(config, skip_unset=False)
+        self.text = self.called_parser.dump(config, skip_unset=False)
         self.asked = read_yaml(self.text)
         check_sections(self.asked)
         self.before = resolve.decided_before(self.resumed, stage, self.flags)
@@ -157,7 +162,8 @@ class Training(LightningCLI):
         self.facts = replace(self.facts, extra=self.facts.extra | loaded)
         self.metrics = MetricsCSV(self.run_folder)
         ours = [self.metrics] if self.subcommand == "fit" else []
-        theirs = self._get(self.config_init, "trainer")["logger"]  # null, a bool, one or a list
+        trainer = self.config_init[self.subcommand]["trainer"]
+        theirs = trainer["logger"]  # null, a bool, one or a list
         theirs = theirs if isinstance(theirs, list) else [theirs]
         loggers = [*ours, *(logger for logger in theirs if isinstance(logger, Logger))]
         kwargs |= {"logger": loggers or False, "enable_progress_bar": False}  # the bar is Progress
@@ -246,6 +252,6 @@ class Training(LightningCLI):
 
 def train(project: Project, arguments: list[str]) -> int:
     interruption = Interruption()
-    with interruption.heard():
+    with interruption.heard(), process_settings_kept():
         Training(project, arguments, project_root(), interruption)
     return 0

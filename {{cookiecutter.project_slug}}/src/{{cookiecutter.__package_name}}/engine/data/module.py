@@ -100,6 +100,15 @@ class Data(L.LightningDataModule):
 
     predict_dataloader = test_dataloader
 
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Return the batch: the engine's loaders have put it on the device."""
+        row = getattr(batch, "row", None)
+        if row is not None and row.device == device:
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def teardown(self, *_: Any, **__: Any) -> None:
         for kind in ("train_dataloader", *map("{}_dataloaders".format, ("val", "test", "predict"))):
             if isinstance(loader := getattr(self.trainer, kind), StreamingLoader):

@@ -23,6 +23,7 @@ from ..contract import Rows, Uniforms
 from ..errors import UserError
 from .order import EpochPlan, fixed_lengths
 from .prefetch import prefetch
+from .torch_workers import end_workers, shared_storage
 
 CPU = torch.device("cpu")
 PAGE = 4096  # bytes
@@ -155,8 +156,8 @@ class StreamingLoader:
         self.requests, self.next = _Requests(plan, config), (0, 0)  # the batch to come
         self.running: Iterator[Any] | None = None
         size = -(-reader.slot_size(plan.shard.batch_size) // PAGE) * PAGE
-        kind = torch.UntypedStorage
-        room = (kind._new_shared if config.workers else kind)(config.slots * size)
+        storage = shared_storage if config.workers else torch.UntypedStorage
+        room = storage(config.slots * size)
         self.memory = torch.tensor([], dtype=torch.uint8).set_(room).view(-1, size)
         self.pinned: set[int] = set()
         self.loader: DataLoader = DataLoader(
@@ -189,11 +190,9 @@ class StreamingLoader:
         self.running = self.running if self.config.endless else None
 
     def end(self) -> None:
-        """End the workers: where Python collects them, torch waits 5 s for each (issue 81794)."""
-        workers: Any = self.loader._iterator
-        self.running = self.loader._iterator = None
-        if workers is not None:
-            workers._shutdown_workers()
+        """End the workers."""
+        self.running = None
+        end_workers(self.loader)
 
     def finished(self, answer: Any) -> Any:
         """Return what a worker has read as a batch on the device, or raise what it met."""

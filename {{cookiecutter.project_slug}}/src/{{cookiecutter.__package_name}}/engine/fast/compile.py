@@ -25,3 +25,8 @@ def compile_task(network: nn.Module, step: Callable, mode: str) -> Callable:
     how: dict[str, Any] = {"mode": mode.replace("step-graph", "default"), "dynamic": False}
     network.compile(**how)
     return torch.compile(step, **how)
+
+
+def stop_compiling(network: nn.Module) -> None:
+    """Let the network run as it is again; torch 2.11 has no public way."""
+    network._compiled_call_impl = None  # type: ignore[assignment]

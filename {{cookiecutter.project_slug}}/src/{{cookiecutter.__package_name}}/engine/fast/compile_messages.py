@@ -12,7 +12,7 @@ import sysconfig
 import tempfile
 import traceback
 import warnings
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import lightning as L
@@ -61,6 +61,7 @@ class Compiling(L.Callback):
 
     def __init__(self) -> None:
         self.loggers: list[logging.Logger] = []
+        self.filters = ExitStack()  # of warnings
         self.known: set[tuple[str, int]] = set()  # places that were named, or lead to one
         self.warm: set[bool] = set()  # whether with gradients, once such a step is over
 
@@ -70,10 +71,14 @@ class Compiling(L.Callback):
     def on_train_start(self, trainer, pl_module) -> None:
         if not pl_module.compile_decision.value or "TORCH_LOGS" in os.environ:
             return
-        import torch._inductor.cudagraph_utils  # now, so that all of the logs are there
-
         self.speaks = trainer.is_global_zero
-        torch._logging.set_logs(graph_breaks=True, recompiles=True)
+        try:
+            import torch._inductor.cudagraph_utils  # now, so that all of the logs are there
+
+            torch._logging.set_logs(graph_breaks=True, recompiles=True)
+        except (ImportError, AttributeError, ValueError):  # another torch, whose logs stay as is
+            return
+        self.filters.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "Dynamo does not know how to trace")  # said here too, as
         also = ("torch._dynamo.convert_frame", "torch._dynamo.variables.tensor")  # these do
         names = [name for name in logging.root.manager.loggerDict if name.endswith(tuple(KINDS))]
@@ -91,6 +96,7 @@ class Compiling(L.Callback):
         while self.loggers:
             self.loggers.pop().removeFilter(self._hear)
             torch._logging.set_logs()  # as by default
+        self.filters.close()
 
     on_exception = on_train_end
 

@@ -20,10 +20,19 @@ EAGER_STEPS = 3  # real ones, in which everything compiles and allocates what la
 class StepGraph(L.Callback):
     """Takes over a task's training step: the first ones run as they stand, one is captured."""
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        pl_module.automatic_optimization = False
-        pl_module.training_step = self._step  # type: ignore[method-assign]
+    automatic = True  # whether the task's optimization was, before
+
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        self.automatic = pl_module.automatic_optimization
+        pl_module.automatic_optimization, pl_module.step_graph = False, self
         self.model: Any = pl_module
+
+    def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        pl_module.automatic_optimization, pl_module.step_graph = self.automatic, None
+        self.forget()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")
 
     def on_fit_start(self, trainer, pl_module) -> None:
         """Raises UserError where a step can't be one graph."""
@@ -49,6 +58,7 @@ class StepGraph(L.Callback):
 
     def on_train_start(self, trainer, pl_module) -> None:
         device, self.steps = pl_module.device, 0
+        self.progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         self.graph: torch.cuda.CUDAGraph | None = None
         self.optimizer, self.stream = pl_module.optimizers(), torch.cuda.Stream(device)
         for group in self.optimizer.param_groups:  # the graph reads it where the schedule writes it
@@ -59,8 +69,9 @@ class StepGraph(L.Callback):
         """Capture a step anew: other weights learn now."""
         self.steps, self.graph = 0, None
 
-    def _step(self, batch: Any, batch_idx: int) -> Tensor:
-        self.optimizer._on_before_step()
+    def step(self, batch: Any) -> Tensor:
+        """Train on a batch and return its loss."""
+        self.progress.increment_ready()
         if self.steps < EAGER_STEPS:
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
@@ -75,7 +86,7 @@ class StepGraph(L.Callback):
             self.graph.replay()  # type: ignore[union-attr]
             loss, terms, outputs = self.results
         self.steps += 1
-        self.optimizer._on_after_step()
+        self.progress.increment_completed()
         if self.model.logs(self.model.global_step):
             terms = {name: term.clone() for name, term in terms.items()}
             self.model.log_step(batch, outputs, loss.clone(), terms)

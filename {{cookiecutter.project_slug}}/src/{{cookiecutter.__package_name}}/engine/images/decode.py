@@ -7,7 +7,6 @@ decoded by libjpeg-turbo through torchvision, which takes half of Pillow's time.
 
 import hashlib
 import io
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +24,6 @@ Size = tuple[int, int]  # width, height
 File = Path | bytes  # where an image file lies, or what is in it
 Choose = Callable[[int, int], Box]  # of an upright image's width and height
 Jpeg = tuple[bytes, Box, Size]  # a file's content, the part that is wanted, the whole's size
-
-warnings.filterwarnings("ignore", module="PIL")  # of large images and broken metadata: no matter
 
 
 class ImageDecodeError(Exception):

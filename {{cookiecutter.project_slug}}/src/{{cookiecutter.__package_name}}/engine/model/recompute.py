@@ -56,7 +56,7 @@ def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
 
     Not track_running_stats: without statistics it saves fewer tensors, which checkpoint refuses.
     """
-    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in block.modules() if getattr(m, "num_batches_tracked", None) is not None]
     kept = [(norm, name, value) for norm in norms for name, value in norm.named_buffers()]
     for norm, name, value in kept:
         setattr(norm, name, value.clone())

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..contract import Best, Facts
 from ..data.module import Data
 from ..data.rows import joined
+from ..fast.settings import device_settings
 from ..run.checkpoint_files import BEST
 from ..run.metrics import read_metrics
 from ..task import Task
@@ -62,7 +63,7 @@ def predict(task: Any, data: Data) -> tuple[Any, Tensor, Tensor | None]:
     task.to(device).eval()
     parts = []
     eager = torch.compiler.set_stance("force_eager")  # a few rows do not pay for compiling anew
-    with eager, task.trainer.precision_plugin.forward_context():
+    with device_settings(device), eager, task.trainer.precision_plugin.forward_context():
         for batch in data.eval_loader(data.splits.val, first=MOST_PREDICTIONS):
             kind, real = type(batch), batch.row >= 0
             batch = batch._make(None if part is None else part.to(device) for part in batch)

@@ -1,13 +1,16 @@
 """wandb and TensorBoard get each row of metrics.csv once; neither asks, waits or ends training."""
 
+import netrc
 import os
 import shlex
 import sys
 import threading
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from ..decisions import Decision, applied
 from ..paths import project_root, shown
@@ -164,12 +167,22 @@ def _server() -> str:
     return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
 
 
+def netrc_key(server: str) -> str | None:
+    """Return the key that `wandb login` has written for a server into the user's netrc file."""
+    usual = [Path("~/.netrc"), Path("~/_netrc")]
+    files = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else usual
+    for path in map(Path.expanduser, files):
+        with suppress(OSError, netrc.NetrcParseError):
+            login = netrc.netrc(path).authenticators(urlsplit(server).netloc)
+            return (login and login[2]) or None
+    return None
+
+
 def _refusal(server: str, asked: bool) -> str:
     """Return why the server would not take a run, or nothing; it is `asked` whose key this is."""
     import requests
-    from wandb.sdk.lib.wbauth import read_netrc_auth
 
-    key = os.environ.get("WANDB_API_KEY") or read_netrc_auth(host=server)
+    key = os.environ.get("WANDB_API_KEY") or netrc_key(server)
     if not asked and (key or os.environ.get("WANDB_IDENTITY_TOKEN_FILE")):
         return ""
     if not key:

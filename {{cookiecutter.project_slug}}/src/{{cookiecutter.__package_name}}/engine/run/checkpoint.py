@@ -9,22 +9,20 @@ import math
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint, GradientAccumulationScheduler
-from lightning.pytorch.profilers import PassThroughProfiler
 
 from ..errors import UserError
+from ..fast import patches
 from .checkpoint_files import BEST, LAST, VerifiedIO
 from .interruption import Agreement, Interrupted, Interruption
-from .metrics import log_without_waiting, metrics_of
+from .metrics import metrics_of
 
 SHARE_OF_TIME = 0.02  # that writing may take
 SOONEST, LATEST = 20.0, 600.0  # seconds from one checkpoint to the next
-NOTHING = nullcontext()
 
 
 class RunCheckpoint(Checkpoint):
@@ -36,6 +34,8 @@ class RunCheckpoint(Checkpoint):
         seconds: from one checkpoint to the next; unset, as few as 20, up to 600, such that writing
             takes at most 2% of the time. Ctrl-C, SIGTERM and the run's end save in any case.
     """
+
+    agrees_on_signals = True  # see fast/patches.py
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class RunCheckpoint(Checkpoint):
         before = checkpoint.get("callbacks", {}).get(self.state_key, {}).get("accumulate")
         if trainer.state.fn != "fit" or before in (None, trainer.accumulate_grad_batches):
             return
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        progress = patches.training_progress(checkpoint)
         for counts in (progress["total"], progress["current"]):
             open_ = counts["processed"] - counts["completed"]  # 1 if saved before the batch's end
             batches = counts["processed"] // before * trainer.accumulate_grad_batches
@@ -80,35 +80,28 @@ class RunCheckpoint(Checkpoint):
         self.accumulate = trainer.accumulate_grad_batches
 
     def on_train_start(self, trainer, pl_module) -> None:
-        # Lightning has put its own handler in front, and asks all GPUs for it at every step
-        # (its issue 21487).
-        self.interruption.listen()
+        self.interruption.listen()  # Lightning has put its own handler in front
         self.interruption.waits = True
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
-        if type(trainer.profiler) is PassThroughProfiler:  # some 120 contexts a step, for nothing
-            vars(trainer.profiler)["profile"] = lambda action: NOTHING
         self.saved_at = time.monotonic()
-        log_without_waiting(trainer)
         for log in metrics_of(trainer):
             log.go_on_from(trainer.global_step)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        if _within_step(trainer):
+        if within_step(trainer):
             return
         self._agree(trainer)
         if self.until is not None and trainer.global_step >= self.until:
             self.ends = self.ends or f"--until {self.until}"
         self.due |= trainer.global_step == trainer.max_steps
-        if (self.due or self.ends) and batch_idx + 1 < trainer.num_training_batches:
-            loop = trainer.fit_loop
-            if not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # at this step
-                self._save_if_due(trainer, logged=False)
+        last = batch_idx + 1 >= trainer.num_training_batches
+        if (self.due or self.ends) and not last and not validates_next(trainer):
+            self._save_if_due(trainer, logged=False)
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
         self._save_if_due(trainer)  # if no validation did
 
     def on_validation_start(self, trainer, *_: Any) -> None:
-        if self.ends and _training(trainer) and not _within_step(trainer):
+        if self.ends and _training(trainer) and not within_step(trainer):
             self.validation_due = True
             self._save_if_due(trainer)
 
@@ -132,7 +125,7 @@ class RunCheckpoint(Checkpoint):
             self.best_score, self.saved_step = float(score), -1
             self.best = self._weights(trainer) if trainer.is_global_zero else None
         self._agree(trainer)
-        if not _within_step(trainer):
+        if not within_step(trainer):
             self._save_if_due(trainer)
 
     def on_train_end(self, trainer, pl_module) -> None:
@@ -146,7 +139,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
         """Where validation is due, let Lightning go back to its first batch when it resumes."""
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+        progress = patches.validation_progress(checkpoint)
         nothing = dict.fromkeys(("ready", "started", "processed", "completed"), 0)
         begun = nothing | {"ready": 1, "started": 1}
         progress |= {"total": begun if self.validation_due else nothing, "current": nothing}
@@ -164,7 +157,7 @@ class RunCheckpoint(Checkpoint):
 
     def _weights(self, trainer: Any) -> dict[str, Any]:
         """Return a copy of the weights as a checkpoint to evaluate or to start from."""
-        content = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
+        content = patches.weights_checkpoint(trainer)
         weights = content["state_dict"]  # and its layers' versions, which some need to load it
         weights.update((name, t.detach().clone()) for name, t in weights.items())
         return content | self._identity(trainer)
@@ -172,7 +165,7 @@ class RunCheckpoint(Checkpoint):
     def _save_if_due(self, trainer: L.Trainer, logged: bool = True) -> None:
         if self.due or self.ends:
             if not logged:  # Lightning logs a step after this hook
-                trainer._logger_connector.update_train_step_metrics()
+                patches.log_step_now(trainer)
             self._save(trainer)
         if self.ends:
             self.io.wait()
@@ -211,6 +204,30 @@ def _training(trainer: L.Trainer) -> bool:
     return trainer.state.fn == "fit" and not trainer.sanity_checking
 
 
-def _within_step(trainer: L.Trainer) -> bool:
+def within_step(trainer: Any) -> bool:
     """Return whether there are gradients that await their step: a checkpoint does not hold them."""
-    return trainer.fit_loop.epoch_loop._should_accumulate()
+    parts = trainer.accumulate_grad_batches
+    if parts == 1:
+        return False
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    done = progress.current.ready
+    last = progress.is_last_batch or done == trainer.num_training_batches
+    return done % parts != 0 and not last
+
+
+def validates_next(trainer: Any) -> bool:
+    """Return whether Lightning validates after this batch, which is not an epoch's last.
+
+    By the clock (val_check_interval as a time) none is due at a certain step: False.
+    """
+    loop, epochs = trainer.fit_loop, trainer.check_val_every_n_epoch
+    if not trainer.enable_validation or (epochs and (trainer.current_epoch + 1) % epochs):
+        return False
+    if trainer.should_stop:  # it validates before it stops, unless it has to train on
+        enough = loop.epoch_progress.current.processed >= (trainer.min_epochs or 0)
+        if enough and trainer.global_step >= (trainer.min_steps or 0):
+            return True
+    if trainer.val_check_batch is None:
+        return False
+    batches = loop.epoch_loop.batch_idx if epochs else loop.epoch_loop.total_batch_idx
+    return (batches + 1) % trainer.val_check_batch == 0

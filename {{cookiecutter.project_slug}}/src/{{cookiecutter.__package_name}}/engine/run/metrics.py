@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch import Tensor
 
+from ..fast.pending import OnItsWay
 from .checkpoint_files import fsync, write_atomically
 
 Row = dict[str, Any]
@@ -43,6 +42,7 @@ class MetricsCSV(Logger):
     """
 
     name, version = "csv", ""
+    takes_pending_numbers = True  # see fast/patches.py
 
     def __init__(self, folder: Path, followers: Sequence[Follower] = ()) -> None:
         super().__init__()
@@ -128,45 +128,8 @@ class MetricsCSV(Logger):
         write_atomically(self.path, text.getvalue())
 
 
-class OnItsWay:  # and no dataclass: Lightning reads those's tensors at once, before it is here
-    """A number that is being copied from the GPU; float() waits until it is here."""
-
-    def __init__(self, copy: Tensor, copied: torch.cuda.Event) -> None:
-        self.copy, self.copied = copy, copied
-
-    def __float__(self) -> float:
-        if not self.copied.query():
-            self.copied.synchronize()
-        return float(self.copy)
-
-
 def metrics_of(trainer: L.Trainer) -> list[MetricsCSV]:
     return [logger for logger in trainer.loggers if isinstance(logger, MetricsCSV)]
-
-
-def log_without_waiting(trainer: L.Trainer) -> None:
-    """Let Lightning hand over what is logged while it is still copied from the GPU.
-
-    It would wait for each value, and still does so where a logger is not ours. Where training is
-    about to stop it would log each step, those with nothing new to log too.
-    """
-    connector: Any = trainer._logger_connector
-    log, update = type(connector).log_metrics, type(connector).update_train_step_metrics
-    logs: Any = trainer.lightning_module.logs
-    connector.update_train_step_metrics = lambda: logs(trainer.global_step) and update(connector)
-    if all(isinstance(logger, MetricsCSV) for logger in trainer.loggers):
-        connector.log_metrics = lambda metrics, step=None: log(connector, _sent(metrics), step)
-
-
-def _sent(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics, those that lie on a GPU on their way to the host, in one copy."""
-    there = {k: v for k, v in metrics.items() if isinstance(v, Tensor) and v.is_cuda}
-    if not there:
-        return dict(metrics)
-    values = torch.stack([value.detach().double().reshape(()) for value in there.values()])
-    copies, copied = values.to("cpu", non_blocking=True), torch.cuda.Event()
-    copied.record()
-    return {**metrics, **{name: OnItsWay(copies[i], copied) for i, name in enumerate(there)}}
 
 
 def read_metrics(path: Path) -> list[Row]:

@@ -1,0 +1,235 @@
+"""What the engine changes in Lightning while it trains, and the private names of it that it uses.
+
+Each patch is a context manager: it lasts from the start of training to the end of the fit, also
+where an exception ends that, and leaves nothing behind. None changes a bit of a result. To train
+without them, or without some:
+
+    ENGINE_PATCHES=off python -m my_project fit ...
+    ENGINE_PATCHES=-profile_nothing,-skip_unwritten_hooks python -m my_project fit ...
+
+tests/engine/test_patches.py fails where Lightning changes a name or a signature that is used here.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.profilers import PassThroughProfiler, Profiler
+from lightning.pytorch.utilities.enums import GradClipAlgorithmType
+
+from ..errors import UserError
+from .pending import send
+
+SWITCH = "ENGINE_PATCHES"
+HOOKS: tuple[str, ...] = ("on_train_batch_start", "on_before_zero_grad", "on_before_backward")
+HOOKS += ("on_after_backward", "on_before_optimizer_step", "on_train_batch_end")
+NOTHING = nullcontext()
+
+
+@contextmanager
+def skip_unwritten_hooks(trainer: Any) -> Iterator[None]:
+    """Of a step's hooks, call those that somebody has written.
+
+    Lightning calls all of the module and of each callback, the empty ones too; it leaves out those
+    that are None. It can go when Lightning looks whether a hook is overridden.
+    """
+    with ExitStack() as stack:
+        for listener in (trainer.lightning_module, *trainer.callbacks):
+            base = L.Callback if isinstance(listener, L.Callback) else L.LightningModule
+            empty = [h for h in HOOKS if getattr(type(listener), h) is getattr(base, h)]
+            own = vars(listener)  # what was set on the object itself stays
+            stack.enter_context(_set(listener, **{h: None for h in empty if h not in own}))
+        yield
+
+
+@contextmanager
+def note_hooks_quickly(trainer: Any) -> Iterator[None]:
+    """Note which hook runs without torch's questions for parameters, some 30 times a step.
+
+    `_current_fx_name` is an attribute of a module, so it is set by nn.Module.__setattr__. It can go
+    when Lightning keeps that name elsewhere.
+    """
+    kind: Any = type(trainer.lightning_module)
+    own, usual = "__setattr__" in vars(kind), kind.__setattr__
+
+    def set_attribute(self: Any, name: str, value: Any) -> None:
+        if name == "_current_fx_name":
+            vars(self)[name] = value
+        else:
+            usual(self, name, value)
+
+    kind.__setattr__ = set_attribute
+    try:
+        yield
+    finally:
+        if own:
+            kind.__setattr__ = usual
+        else:
+            del kind.__setattr__
+
+
+@contextmanager
+def backward_in_this_thread(trainer: Any) -> Iterator[None]:
+    """Compute one GPU's gradients in the thread that trains: autograd's own has to be woken.
+
+    No private name. It can go when torch does so by itself.
+    """
+    with torch.autograd.set_multithreading_enabled(trainer.world_size > 1):
+        yield
+
+
+class NoProfiler(Profiler):
+    """Lightning's PassThroughProfiler, without a generator for each of 20 contexts a step."""
+
+    def start(self, action_name: str) -> None: ...
+    def stop(self, action_name: str) -> None: ...
+    def profile(self, action_name: str) -> Any:
+        return NOTHING
+
+
+@contextmanager
+def profile_nothing(trainer: Any) -> Iterator[None]:
+    """Where nobody asked for a profiler, enter no contexts for one. No private name."""
+    quiet = type(trainer.profiler) is PassThroughProfiler
+    with _set(trainer, profiler=NoProfiler()) if quiet else NOTHING:
+        yield
+
+
+@contextmanager
+def agree_on_signals_once(trainer: Any) -> Iterator[None]:
+    """Ask the other processes for a signal twice a second, as RunCheckpoint does, and not at every
+    step as well, which waits for the GPU.
+
+    It does nothing on one device. It can go when Lightning's issue 21487 is fixed.
+    """
+    agreed = any(getattr(each, "agrees_on_signals", False) for each in trainer.callbacks)
+    loop = trainer.fit_loop.epoch_loop
+    with _set(loop, _broadcast_sigterm_tensor=lambda: None) if agreed else NOTHING:
+        yield
+
+
+@contextmanager
+def log_without_waiting(trainer: Any) -> Iterator[None]:
+    """Hand numbers to the loggers while they are still copied from the GPU, if all can take them.
+
+    Lightning waits for each number. It can go when Lightning gives its loggers tensors.
+    """
+    connector, takes = trainer._logger_connector, "takes_pending_numbers"
+    log = type(connector).log_metrics
+    ready = trainer.loggers and all(getattr(each, takes, False) for each in trainer.loggers)
+    later = {"log_metrics": lambda metrics, step=None: log(connector, send(metrics), step)}
+    with _set(connector, **later) if ready else NOTHING:
+        yield
+
+
+PATCHES: dict[str, Callable[[Any], AbstractContextManager[None]]] = {
+    patch.__name__: patch
+    for patch in (
+        skip_unwritten_hooks,
+        note_hooks_quickly,
+        backward_in_this_thread,
+        profile_nothing,
+        agree_on_signals_once,
+        log_without_waiting,
+    )
+}
+
+
+@contextmanager
+def log_due_steps_only(trainer: Any) -> Iterator[None]:
+    """Where training is about to stop, log no step that is not due: it has nothing new to log.
+
+    It has no switch, as it decides which rows metrics.csv has.
+    """
+    connector = trainer._logger_connector
+    update, logs = type(connector).update_train_step_metrics, trainer.lightning_module.logs
+    due = {"update_train_step_metrics": lambda: logs(trainer.global_step) and update(connector)}
+    with _set(connector, **due):
+        yield
+
+
+class Patches(L.Callback):
+    """Has the patches that are switched on from the start of training to the end of the fit."""
+
+    def __init__(self) -> None:
+        self.stack = ExitStack()
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.stack.enter_context(log_due_steps_only(trainer))
+        self.apply(trainer, switched_on(os.environ.get(SWITCH, "")))
+
+    def apply(self, trainer: Any, names: list[str]) -> None:
+        """Enter these patches, at any place between two steps."""
+        for name in names:
+            self.stack.enter_context(PATCHES[name](trainer))
+
+    def undo(self, *_: Any, **__: Any) -> None:
+        self.stack.close()
+
+    teardown = on_exception = undo
+
+
+def switched_on(switch: str) -> list[str]:
+    """Return the names of the patches that the switch leaves on: "" all, "off" none."""
+    if switch == "off":
+        return []
+    off = {name.strip() for name in switch.split(",") if name.strip()}
+    if unknown := off - {f"-{name}" for name in PATCHES}:
+        raise UserError(
+            f"{SWITCH} is {switch!r}: {', '.join(sorted(unknown))} is unknown. Set it to off, or to"
+            f" some of these, with commas: {', '.join(f'-{name}' for name in PATCHES)}."
+        )
+    return [name for name in PATCHES if f"-{name}" not in off]
+
+
+# What is used as it is: no patch, so there is nothing to switch.
+
+
+def log_step_now(trainer: Any) -> None:
+    """Log the step that has just been trained, which Lightning does after a callback's hook."""
+    trainer._logger_connector.update_train_step_metrics()
+
+
+def weights_checkpoint(trainer: Any) -> dict[str, Any]:
+    """Return a checkpoint of the weights without writing it, as Trainer.save_checkpoint would."""
+    return trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
+
+
+def clip_gradients(trainer: Any, optimizer: Any, value: float, algorithm: Any) -> None:
+    """Clip under fused optimizers too, which Lightning 2.6.6 refuses in float16.
+
+    It can go when Lightning's issue 21435 is fixed.
+    """
+    plugin = trainer.precision_plugin
+    scaler = getattr(plugin, "scaler", None)
+    if scaler and getattr(optimizer, "_step_supports_amp_scaling", False):
+        scaler.unscale_(optimizer)  # which they do inside their step: too late
+    Precision.clip_gradients(plugin, optimizer, value, GradClipAlgorithmType(algorithm or "norm"))
+
+
+def training_progress(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's count of training batches: total and current, each a dict."""
+    return checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+
+
+def validation_progress(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's count of validation batches."""
+    return checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+
+
+@contextmanager
+def _set(thing: Any, **attributes: Any) -> Iterator[None]:
+    """Give an object attributes of its own, over those of its class, and take them away again."""
+    own = vars(thing)
+    before = {name: own[name] for name in attributes if name in own}
+    own.update(attributes)
+    try:
+        yield
+    finally:
+        for name in attributes:
+            own.pop(name, None)
+        own.update(before)
