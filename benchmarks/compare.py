@@ -86,7 +86,7 @@ def finish(asked: argparse.Namespace, file: Path, failed: bool) -> int:
     else:
         into.write_text(table)
     report.plot(results, file.with_suffix(".png"))
-    print(f"\n{table}\n{file}, .png beside it; the table: {into}")
+    print(f"\n{table}\nresults: {file}\nplot: {file.with_suffix('.png')}\ntable: {into}")
     return int(failed)
 
 
