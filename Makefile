@@ -58,17 +58,17 @@ push: engine ## publish the image that make image built    REGISTRY=registry.exa
 	for tag in $(IMAGE) $(addprefix $(IMAGE)-,$(TARGETS)); do docker tag $$tag $(REGISTRY)/$$tag$(SUFFIX) && docker push $(REGISTRY)/$$tag$(SUFFIX) || exit; done
 
 torch-lock: $(READY) ## lock torch for another CUDA: only where PyTorch's index is reached    CUDA=cu126|cpu
-	$(if $(filter cu130,$(CUDA)),$(error cu130 is locked by make lock: say CUDA=cu126 or CUDA=cpu))
+	$(if $(filter cu130,$(CUDA)),$(error make lock locks cu130; set CUDA=cu126 or CUDA=cpu))
 	cd image && grep -oE '"torch(vision)?==[^"]+"' pyproject.toml | tr -d '"' | uv pip compile --quiet --python-version 3.13 --generate-hashes --no-annotate --no-header --no-emit-index-url --torch-backend $(CUDA) --constraint requirements.lock --output-file torch-$(CUDA).lock -
 
 image-name:
 	@echo $(IMAGE)
 
 engine:
-	@docker info > /dev/null 2>&1 || { echo "There is no container engine: docker info fails. Install Docker, or start it" >&2; exit 1; }
+	@docker info > /dev/null 2>&1 || { echo "There is no container engine: docker info fails. Install or start Docker" >&2; exit 1; }
 
 gpu:
-	@nvidia-smi > /dev/null 2>&1 || { echo "There is no NVIDIA GPU here: nvidia-smi fails. make $(MAKECMDGOALS) measures one" >&2; exit 1; }
+	@nvidia-smi > /dev/null 2>&1 || { echo "There is no NVIDIA GPU here: nvidia-smi fails. make $(MAKECMDGOALS) needs one" >&2; exit 1; }
 
 clean: ## remove the demo, the environment and the caches
 	rm -rf build .venv .pytest_cache .ruff_cache

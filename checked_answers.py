@@ -1,7 +1,8 @@
-"""The `checked` filter, which stops cookiecutter and cruft before they make a folder.
+"""The Jinja filter `checked`: stops cookiecutter and cruft before they make a folder.
 
-The rules live in hooks/pre_gen_project.py. cookiecutter.json asks for them here, as a failing hook
-would bury their report under cookiecutter's own traceback; and here the locks can be read.
+The rules are in hooks/pre_gen_project.py. cookiecutter.json applies them through this filter,
+because cookiecutter prints a traceback after a failing hook, and because a hook cannot read the
+template's locks.
 """
 
 import re
@@ -20,7 +21,7 @@ def locked_packages() -> set[str]:
 
 
 def checked(answers: dict) -> str:
-    """'yes', or the end of the program with exit code 1 and every problem named."""
+    """Return 'yes', or exit with code 1 and a report of every problem."""
     rules = runpy.run_path(str(TEMPLATE / "hooks" / "pre_gen_project.py"))
     if report := rules["report"](answers, locked_packages()):
         raise SystemExit(report)

@@ -1,6 +1,6 @@
-"""Write the newest torch, torchvision and lightning that go together wherever versions live.
+"""Write the newest compatible torch, torchvision and lightning into every file that pins them.
 
-Prints them as a Markdown table. `make newest`; the canary workflow does so every week.
+Prints the versions as a Markdown table. `make newest` runs it, and so does the weekly canary.
 """
 
 import json
@@ -14,10 +14,10 @@ HOMES = (Path("cookiecutter.json"), Path("image/pyproject.toml"))
 
 
 def newest(pins: dict[str, str]) -> dict[str, str]:
-    """Return the newest releases on the index that accept each other, for the running Python.
+    """Return the newest compatible releases on the index, for the running Python.
 
-    None is older than its pin: without that floor, a torchvision from before it named its torch
-    would go with any, and lightning's malicious releases would be allowed.
+    No release is older than its pin. Without this limit, uv could choose a torchvision so old that
+    it requires no particular torch, or one of lightning's malicious releases.
     """
     wanted = "".join(f"{name}>={version}\n" for name, version in pins.items())
     command = ["uv", "pip", "compile", "--quiet", "--no-annotate", "--no-header", "-"]
@@ -32,7 +32,7 @@ def main() -> int:
     try:
         versions = newest(pins)
     except subprocess.CalledProcessError as error:
-        return error.returncode  # uv has said why
+        return error.returncode  # uv has printed the reason
     for home in HOMES:
         text = home.read_text()
         for name in NAMES:

@@ -1,8 +1,8 @@
-"""Is anything lost by being fast? Ours beside a plain float32 script, after the same epochs.
+"""Compare the accuracy of ours with a plain float32 script's, after the same epochs.
 
-`accuracy.py [--seeds 5]`: handwritten digits, and a folder of made JPEG files. Both rows have the
-same network, optimizer, schedule and number of images, and crop alike; the computing differs.
-The exit status is 1 if the means lie further apart than chance explains.
+`accuracy.py [--seeds 5]` trains on handwritten digits and on a folder of synthetic JPEG files. Both
+use the same network, optimizer, schedule, number of images and crops; only the computation differs.
+The exit status is 1 if the means differ significantly.
 """
 
 import argparse
@@ -34,7 +34,7 @@ WORKERS = min(len(os.sched_getaffinity(0)), 8)
 
 @dataclass(frozen=True)
 class Task:
-    """What both rows are told. `recipe` is ours, with `flags`."""
+    """The settings of both. Ours uses `recipe` with `flags`."""
 
     recipe: str
     epochs: int
@@ -62,18 +62,18 @@ TASKS = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--at-once", type=int, default=1, help="runs of ours at a time")
-    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument("--at-once", type=int, default=1, help="runs of ours in parallel")
+    parser.add_argument("--epochs", type=int, help="epochs, instead of the recipe's")
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--images", type=int, default=4000, help="to train on, in the folder")
+    parser.add_argument("--images", type=int, default=4000, help="training images in the folder")
     parser.add_argument("--project", type=Path, default=BUILD / "my-project")
     parser.add_argument("--jpegs", type=Path, default=BUILD / "few-jpegs")
     asked = parser.parse_args()
     if asked.seeds < 2 or asked.at_once < 1:
         found = f"--seeds {asked.seeds} --at-once {asked.at_once}"
-        parser.error(f"{found}: needs 2 seeds or more, to know chance by, and 1 at once or more")
+        parser.error(f"{found}: expected at least 2 seeds, for a variance, and at least 1 at once")
     apart = False
-    print("| validation accuracy | plain float32 | ours | apart | of it chance |")
+    print("| validation accuracy | plain float32 | ours | difference | 2 standard errors |")
     print("|---|--:|--:|--:|--:|")
     for name in asked.tasks:
         task = TASKS[name]
@@ -81,7 +81,7 @@ def main() -> int:
             jpegs.make(asked.jpegs, asked.images, asked.images // 4)
         epochs = asked.epochs or task.epochs
         plain = [train_plainly(task, asked.jpegs, epochs, seed) for seed in range(asked.seeds)]
-        with ThreadPoolExecutor(asked.at_once) as pool:  # processes, whose time does not matter
+        with ThreadPoolExecutor(asked.at_once) as pool:  # their time is not measured
             ours = list(pool.map(partial(train_ours, task, asked, epochs), range(asked.seeds)))
         difference, chance = report.apart(plain, ours)
         apart |= abs(difference) > chance
@@ -97,7 +97,7 @@ def train_ours(task: Task, asked: argparse.Namespace, epochs: int, seed: int) ->
         flags += [*task.flags, f"--trainer.max_epochs={epochs}"]
         if task.recipe == "imagefolder.yaml":
             flags.append(f"--data.options.path={asked.jpegs.resolve()}")
-        if torch.cuda.is_available():  # as longer runs do by themselves
+        if torch.cuda.is_available():  # as longer runs do automatically
             flags.append("--model.compile=true")
         settings = os.environ | {"RUN_FOLDER": f"{folder}/run"}
         paths = [str(asked.project.resolve() / "src"), os.environ.get("PYTHONPATH", "")]
@@ -113,7 +113,7 @@ def train_ours(task: Task, asked: argparse.Namespace, epochs: int, seed: int) ->
 
 
 def train_plainly(task: Task, files: Path, epochs: int, seed: int) -> float:
-    """Train in float32 and eagerly, with torchvision's transforms, and return the accuracy."""
+    """Train in float32 without compiling, with torchvision's transforms; return the accuracy."""
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     train, val = images(task, files)
@@ -141,7 +141,7 @@ def train_plainly(task: Task, files: Path, epochs: int, seed: int) -> float:
 
 
 def images(task: Task, files: Path) -> list[Dataset]:
-    """Return the training and the validation images of the script."""
+    """Return the plain script's training and validation images."""
     if task.recipe == "digits.yaml":
         crop = transforms.RandomCrop(task.size, padding=1)
         splits, whole = digits(), transforms.Compose(to_tensor())

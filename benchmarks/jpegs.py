@@ -1,7 +1,8 @@
-"""Made photographs for the workloads that read files: `jpegs.py FOLDER [--train 20000 --val 2000]`.
+"""Make synthetic photographs for workloads that read files.
 
-JPEG files of 500 by 375 pixels and about 50 KB, quality 90, 4:2:0, as ImageNet's. Like photographs
-their spectrum falls as 1/f; each class has a colour of its own, so that a loss can fall.
+`jpegs.py FOLDER [--train 20000 --val 2000]` writes JPEG files of 500 by 375 pixels and about 50 KB,
+quality 90, 4:2:0, as ImageNet's. As in photographs, their spectrum falls as 1/f. Each class has its
+own colour, so that the loss can fall.
 """
 
 import argparse
@@ -15,12 +16,12 @@ import numpy as np
 from PIL import Image
 
 WIDTH, HEIGHT, CLASSES = 500, 375, 10
-PATTERN = 1024  # pixels: files are parts of a few patterns, mirrored, mixed and coloured
+PATTERN = 1024  # pixels: a file is two crops of a few patterns, mirrored, mixed and coloured
 PATTERNS, CONTRAST, CHUNK = 4, 28, 250
 
 
 def make(folder: Path, train: int, val: int) -> None:
-    """Fill the folder with train/ and val/, a folder a class, unless it holds just that already."""
+    """Write train/ and val/ with one folder per class, unless the folder already has them."""
     mark, content = folder / "complete", f"{train} {val}\n"
     if mark.is_file() and mark.read_text() == content:
         return
@@ -39,7 +40,7 @@ def make(folder: Path, train: int, val: int) -> None:
 
 
 def write(folder: Path, numbers: range) -> None:
-    """Write the files of these numbers: the same pictures whoever makes them."""
+    """Write the files with these numbers. A number always gives the same picture."""
     bank = patterns()
     for number in numbers:
         kind = number % CLASSES
@@ -65,7 +66,7 @@ def patterns() -> np.ndarray:
 
 
 def picture(bank: np.ndarray, number: int, kind: int) -> np.ndarray:
-    """Return uint8 (HEIGHT, WIDTH, 3): two parts of the patterns around the colour of the class."""
+    """Return uint8 (HEIGHT, WIDTH, 3): two crops of the patterns around the colour of the class."""
     random = np.random.default_rng(number)
     colour = 128 + 40 * np.cos(2 * np.pi * (kind / CLASSES + np.arange(3) / 3))
     made = part(bank, random) + (part(bank, random) >> random.integers(3))

@@ -1,7 +1,7 @@
-"""What this GPU can do: the same network and optimizer with nothing in the way.
+"""The upper bound on this GPU: the same network and optimizer without anything else.
 
-One batch that is on the GPU already, bf16, channels last, fused SGD, compiled, the whole step in
-one CUDA graph; no loader, no augmentation, no Lightning.
+One fixed batch on the GPU, bf16, channels last, fused SGD, compiled, the whole step in one CUDA
+graph; no loader, no augmentation, no Lightning.
 """
 
 import torch
@@ -11,12 +11,12 @@ from my_project.data import synthetic
 from my_project.networks import build_network
 from workloads import CLASSES, Workload
 
-BEFORE_CAPTURE = 4  # steps, in which everything compiles and allocates what lasts
-LEAST_SECONDS = 6.0  # timed, for a GPU that warms up
+BEFORE_CAPTURE = 4  # steps that compile and allocate before the capture
+LEAST_SECONDS = 6.0  # timed at least this long, because a GPU warms up
 
 
 def limit(work: Workload, loop: Loop) -> None:
-    """Train on the one batch; without CUDA there is no graph, and the figure is only a test's."""
+    """Train on one batch. Without CUDA there is no graph; the figure is then only for tests."""
     device = loop.device
     images = synthetic(work.image_size, work.batch, CLASSES).train
     pixels = images.images.to(device)
@@ -31,7 +31,7 @@ def limit(work: Workload, loop: Loop) -> None:
         return
 
     def alone() -> torch.Tensor:
-        torch.clear_autocast_cache()  # of weights as they were before the last step
+        torch.clear_autocast_cache()  # it holds casts of the weights before the last step
         return step(pixels, labels)
 
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()

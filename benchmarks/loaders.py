@@ -1,4 +1,4 @@
-"""How torchvision and timm load a folder of JPEG files, each before the same fast loop."""
+"""Load a folder of JPEG files with torchvision and with timm, each with the same fast loop."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +15,11 @@ from torchvision.transforms import v2
 from usual import MEAN, STD
 from workloads import CLASSES, Workload
 
-TF32 = "high"  # wherever float32 is left
+TF32 = "high"  # for the operations that remain in float32
 
 
 def fast_step(network: nn.Module, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return a training step as fast as plain torch has it: bf16, channels last, fused SGD."""
+    """Return the fastest training step in plain torch: bf16, channels last, fused SGD."""
     torch.set_float32_matmul_precision(TF32)
     network.to(device, memory_format=torch.channels_last).train()
     on_gpu = device.type == "cuda"
@@ -41,7 +41,7 @@ def fast_step(network: nn.Module, device: torch.device) -> Callable[[Tensor, Ten
 
 
 def torchvision_loading(work: Workload, jpegs: Path, loop: Loop) -> None:
-    """decode_image and v2 on uint8 in a worker a core; scaled and normalized on the GPU."""
+    """Use decode_image and v2 on uint8, one worker per core; scale and normalize on the GPU."""
     crop = v2.RandomResizedCrop(work.image_size, antialias=True)
     pictures = datasets.ImageFolder(
         str(jpegs / "train"),
@@ -63,7 +63,7 @@ def torchvision_loading(work: Workload, jpegs: Path, loop: Loop) -> None:
 
 
 def timm_loading(work: Workload, jpegs: Path, loop: Loop) -> None:
-    """timm's create_loader, prefetching: Pillow in a worker a core, normalized on the GPU."""
+    """Use timm's create_loader: Pillow, prefetching, one worker per core; normalize on the GPU."""
     from timm.data import ImageDataset, create_loader
 
     batches = create_loader(
@@ -72,7 +72,7 @@ def timm_loading(work: Workload, jpegs: Path, loop: Loop) -> None:
         batch_size=work.batch,
         is_training=True,
         use_prefetcher=True,
-        color_jitter=None,  # crop and flip, as everywhere
+        color_jitter=None,  # only crop and flip, as in all rows
         interpolation="bilinear",
         mean=MEAN,
         std=STD,

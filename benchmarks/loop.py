@@ -1,4 +1,4 @@
-"""What the loops without Lightning share: the bench's clock, and when they have seen enough."""
+"""The training loop of rows without Lightning: the bench's clock, and when to stop."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -9,14 +9,14 @@ import torch
 from my_project.engine.tools.timing import Clock
 from torch import Tensor
 
-WARM_UP = 30  # steps that compile and fill the queues: an epoch of their own
-EPOCHS, SECONDS = 3, 15.0  # timed: that many epochs and steps, unless the seconds are over before
+WARM_UP = 30  # steps that compile and fill the queues, in a separate epoch
+EPOCHS, SECONDS = 3, 15.0  # timed: this many epochs, but not longer than SECONDS
 
 
 class Loop:
-    """Trains with any step on any batches, of which the second part is the labels.
+    """Trains with any step on any batches. The second part of a batch is its labels.
 
-    At least `steps` steps are timed.
+    At least `steps` steps are timed, unless that takes longer than SECONDS.
     """
 
     def __init__(self, device: torch.device, steps: int) -> None:
@@ -26,7 +26,7 @@ class Loop:
     def train(
         self, batches: Iterable, step: Callable[..., Tensor], least_seconds: float = 0.0
     ) -> None:
-        """Train epoch after epoch; `step` takes a batch's parts and returns its loss."""
+        """Train for several epochs; `step` takes the parts of a batch and returns its loss."""
         self._epoch(islice(batches, WARM_UP), step, float("inf"))
         begun, steps, epochs = time.perf_counter(), 0, 0
         end = begun + max(SECONDS, least_seconds)
@@ -36,7 +36,7 @@ class Loop:
             steps, epochs = steps + self._epoch(batches, step, end), epochs + 1
 
     def begin(self, loss: Tensor) -> None:
-        """Wait for the first step, and note it."""
+        """Wait for the first step, and record its loss and time."""
         self.losses, self.clock.first_step = [float(loss)], time.time()
 
     def _epoch(self, batches: Iterable, step: Callable[..., Tensor], end: float) -> int:
@@ -53,5 +53,5 @@ class Loop:
         return steps
 
     def found(self) -> dict[str, Any]:
-        """Return what ClockCallback would have written."""
+        """Return what ClockCallback writes for a Lightning run."""
         return self.clock.found(self.losses)

@@ -1,4 +1,4 @@
-"""One row of a workload, run as a process of its own, and what it was run on."""
+"""Run one row of a workload in its own process, and record the machine."""
 
 import argparse
 import importlib.metadata
@@ -21,11 +21,11 @@ from workloads import LABELS, LEFT_OUT, Workload
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("torch", "torchvision", "lightning", "triton", "timm", "pillow", "numpy")
-LONGEST_SECONDS = 180  # that a row may take
+LONGEST_SECONDS = 180  # limit for one row
 
 
 def this_machine(work: Workload) -> dict[str, Any]:
-    """Return what a figure depends on: GPU, driver, cores and the versions that are installed."""
+    """Return what a figure depends on: GPU, driver, cores and installed versions."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -39,14 +39,14 @@ def this_machine(work: Workload) -> dict[str, Any]:
 
 
 def this_gpu() -> nvml.GpuState | None:
-    """Return the state of the first GPU that CUDA_VISIBLE_DEVICES names, or of the first."""
+    """Return the state of the first GPU in CUDA_VISIBLE_DEVICES, or of the first GPU."""
     states = nvml.gpu_states()
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     return next((gpu for gpu in states if named in (str(gpu.index), gpu.uuid)), None)
 
 
 def run(asked: argparse.Namespace, work: Workload, row: str, round_: int) -> dict[str, Any] | None:
-    """Run a row and return what it found, or why it is left out; None if it failed."""
+    """Run a row. Return its result, or why it is skipped; None if it failed."""
     log = asked.out / f"{asked.workload}-{row}-{round_}.log"
     with tempfile.TemporaryDirectory(dir=asked.out) as folder:
         out = Path(folder) / "found.json"
@@ -91,14 +91,14 @@ def run(asked: argparse.Namespace, work: Workload, row: str, round_: int) -> dic
 
 
 def command_of(asked: argparse.Namespace, work: Workload, row: str, out: Path) -> list[str]:
-    """Return python's arguments for a row; ours is what a user would type, and a callback."""
+    """Return Python's arguments for a row. Ours is what a user types, plus a callback."""
     files = ["--jpegs", str(asked.jpegs)] if work.folder else []
     if not row.startswith("ours"):
         tiny = ["--tiny"] if asked.tiny else []
         return [str(HERE / "rows.py"), asked.workload, row, str(out), *files, *tiny]
     streams = work.folder and row == "ours"
     options = {"image_size": work.image_size, "train": work.train, "val": work.val}
-    if work.folder:  # on the GPU: half as many make the same figure
+    if work.folder:  # in GPU memory: half as many images give the same figure
         options |= {"train": work.train // 2, "val": work.val // 2}
     flags = {
         "config": asked.project / "configs" / ("imagefolder.yaml" if streams else "synthetic.yaml"),
@@ -106,7 +106,7 @@ def command_of(asked: argparse.Namespace, work: Workload, row: str, out: Path) -
         "data.batch_size": work.batch,
         "model.network": work.network,
         "model.small_images": json.dumps(work.small_images),
-        # What a run of 30 epochs does by itself, and one of a few hundred steps would not.
+        # A run of 30 epochs compiles automatically; one of a few hundred steps does not.
         "model.compile": "step-graph" if row == "ours-step-graph" else json.dumps(work.compiles),
         "trainer.max_epochs": work.epochs,
         "trainer.callbacks+": "my_project.engine.tools.timing.ClockCallback",
@@ -125,7 +125,7 @@ def command_of(asked: argparse.Namespace, work: Workload, row: str, out: Path) -
 
 @contextmanager
 def clocks() -> Iterator[dict[str, float]]:
-    """Note the GPU's clock and power every second; afterwards, the second half's medians."""
+    """Record the GPU's clock and power every second; at the end, the second half's medians."""
     seen: dict[str, float] = {}
     states, over = list[nvml.GpuState](), threading.Event()
 

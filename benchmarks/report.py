@@ -1,4 +1,4 @@
-"""From a file of results, a JSON object a line, to the table and the plot of a workload."""
+"""Make a workload's table and plot from its results, a file with one JSON object per line."""
 
 import json
 import math
@@ -15,9 +15,9 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """A row's rounds in figures; `problem` says why it does not count, if it doesn't.
+    """The figures of a row over all rounds; `problem` is the reason if the row is invalid.
 
-    `batch` is its own batch size, where that is not the workload's.
+    `batch` is the row's batch size if it differs from the workload's.
     """
 
     name: str
@@ -42,14 +42,14 @@ def read(file: Path) -> list[Result]:
             results.append(json.loads(line))
         except ValueError:
             raise SystemExit(
-                f"error: {file}, line {number} is no JSON ({line[:40]!r}). Delete that line: what"
-                " it held is measured again."
+                f"error: {file}, line {number} is not JSON ({line[:40]!r}). Delete that line; the"
+                " next run measures its row again."
             ) from None
     return results
 
 
 def summarize(results: list[Result]) -> list[Row]:
-    """Return the workload's rows in their order: medians over the rounds of those that count."""
+    """Return the workload's rows in order, with medians over the rounds."""
     work = WORKLOADS[results[0]["workload"]]
     rows = [(name, [r for r in results if r["row"] == name]) for name in work.rows]
     own = work.usual_batch if work.usual_batch != work.batch else None
@@ -64,7 +64,7 @@ def _row(name: str, batch: int | None, rounds: list[Result]) -> Row:
     problem = None
     if bad:
         losses = f"{bad['first_loss']} to {bad['last_loss']}"
-        problem = f"{LABELS[name]} does not count: its loss did not fall ({losses})"
+        problem = f"{LABELS[name]} is invalid: its loss did not fall ({losses})"
     inside = [r["inside"] for r in rounds]
     wholes, peaks = ([r[key] for r in rounds if r[key]] for key in ("whole", "peak_gib"))
     return Row(
@@ -81,13 +81,13 @@ def _row(name: str, batch: int | None, rounds: list[Result]) -> Row:
 
 
 def falls(result: Result) -> bool:
-    """Say whether training learned: NaN and a loss that nobody saw are no."""
+    """Return whether the loss fell. NaN or a missing loss gives False."""
     first, last = result["first_loss"], result["last_loss"]
     return first is not None and last is not None and last < first
 
 
 def apart(one: list[float], other: list[float]) -> tuple[float, float]:
-    """Return how much the second mean is higher, and twice that difference's standard error."""
+    """Return by how much the second mean is higher, and twice the standard error of this."""
     squares = [statistics.stdev(values) ** 2 / len(values) for values in (one, other)]
     return statistics.mean(other) - statistics.mean(one), 2 * sum(squares) ** 0.5
 
@@ -97,7 +97,7 @@ def limit_of(rows: list[Row]) -> float | None:
 
 
 def table(results: list[Result]) -> str:
-    """Return the workload's table in Markdown, with what it was measured on below."""
+    """Return the workload's table in Markdown, with the machine below."""
     rows, newest = summarize(results), results[-1]
     limit = limit_of(rows)
     lines = [
@@ -144,7 +144,7 @@ def share(value: float | None, limit: float | None) -> str:
 
 
 def plot(results: list[Result], path: Path) -> None:
-    """Draw a bar a row, the whole run's inside the epoch's, and the limit as a line."""
+    """Draw one bar per row, the whole run's inside the epoch's, and the limit as a line."""
     from matplotlib.figure import Figure
 
     rows = [row for row in summarize(results) if not row.problem][::-1]
@@ -173,7 +173,7 @@ def plot(results: list[Result], path: Path) -> None:
 
 
 def insert(readme: Path, workload: str, table: str) -> None:
-    """Put the table between `<!-- benchmark: NAME -->` and `<!-- end -->`, in place of what is."""
+    """Replace the text between `<!-- benchmark: NAME -->` and `<!-- end -->` by the table."""
     start, end = f"<!-- benchmark: {workload} -->\n", "<!-- end -->"
     before, found, rest = readme.read_text().partition(start)
     if not found or end not in rest:

@@ -1,6 +1,6 @@
-"""One row that is not our own command line, as a process: `rows.py WORKLOAD ROW OUT`.
+"""Run one row that is not our command line: `rows.py WORKLOAD ROW OUT`.
 
-Writes to OUT, as JSON, what our command line's ClockCallback writes and the time of the first step.
+Writes the same JSON to OUT as our command line's ClockCallback, with the time of the first step.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> int:
         else:
             script(work, asked.jpegs, loop, compiled=asked.row == "usual-compiled")
     except ModuleNotFoundError as missing:
-        print(f"{LABELS[asked.row]} is left out: {missing.name} is not installed")
+        print(f"{LABELS[asked.row]} is skipped: {missing.name} is not installed")
         return LEFT_OUT
     asked.out.write_text(json.dumps(loop.found(), indent=2) + "\n")
     return 0
@@ -52,5 +52,5 @@ if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
     for worker in multiprocessing.active_children():
-        worker.terminate()  # torch waits seconds for each at exit (pytorch issue 81794)
+        worker.terminate()  # torch waits seconds for each worker at exit (pytorch issue 81794)
     os._exit(status)

@@ -1,4 +1,4 @@
-"""What users do today: the script of the tutorials, and the Lightning project built like it."""
+"""The baselines: the script of the tutorials, and a Lightning project built like it."""
 
 import tempfile
 from pathlib import Path
@@ -22,7 +22,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Pictures(Dataset):
-    """Images in memory, turned into Pillow's pictures and transformed one by one."""
+    """Images in memory, converted to Pillow images and transformed one by one."""
 
     def __init__(self, images: ImageBatch, transform: transforms.Compose) -> None:
         self.pixels = images.images.permute(0, 2, 3, 1).numpy()
@@ -37,10 +37,10 @@ class Pictures(Dataset):
 
 
 def script(work: Workload, jpegs: Path | None, loop: Loop, compiled: bool) -> None:
-    """Adam, float32, Pillow and float32 tensors in 8 workers, pinned memory, the loss now and then.
+    """Adam, float32, Pillow and float32 tensors in 8 workers, pinned memory, some losses printed.
 
-    Kinder than most: the workers stay, and the last batch, smaller than the others, is dropped (it
-    would compile anew).
+    Two choices favour this script: it keeps its workers, and it drops the smaller last batch, so
+    that torch.compile does not compile again.
     """
     device = loop.device
     network = plain_network(work).to(device)
@@ -66,7 +66,7 @@ def script(work: Workload, jpegs: Path | None, loop: Loop, compiled: bool) -> No
 
 
 def plain_network(work: Workload) -> nn.Module:
-    """Return the same network as everywhere, without its first layer: it takes float32 images."""
+    """Return the same network without its first layer: it takes float32 images."""
     return build_network(work.network, CLASSES, work.small_images).body
 
 
@@ -86,7 +86,7 @@ def to_tensor() -> list:
 
 
 def made(work: Workload):
-    """Return our command line's synthetic images."""
+    """Return the project's synthetic images."""
     return synthetic(work.image_size, work.train, work.val, CLASSES)
 
 
@@ -103,7 +103,7 @@ def loader(images: Dataset, work: Workload, train: bool) -> DataLoader:
 
 
 class Classifier(L.LightningModule):
-    """A module as templates write it: each step and each epoch logged, to the bar too."""
+    """A module as in other templates: logs each step and each epoch, also to the progress bar."""
 
     def __init__(self, network: nn.Module, compiled: bool) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class Classifier(L.LightningModule):
 
 
 def lightning_project(work: Workload, out: Path) -> None:
-    """bf16, compiled, 8 workers, a log of each step, the bar, ModelCheckpoint, CSVLogger."""
+    """bf16, compiled, 8 workers, each step logged, progress bar, ModelCheckpoint, CSVLogger."""
     model = Classifier(plain_network(work), compiled=work.compiles)
     val = Pictures(made(work).val, transforms.Compose(to_tensor()))
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:

@@ -1,10 +1,10 @@
-"""What is compared: the workloads, and the rows that each of them has."""
+"""The workloads, and the rows of each."""
 
 import os
 from dataclasses import dataclass, replace
 
 CLASSES = 10
-LEFT_OUT = 3  # the exit status of a row whose package is not installed
+LEFT_OUT = 3  # exit status of a row whose package is not installed
 LABELS = {
     "usual-eager": "the usual script",
     "usual-compiled": "the usual script, torch.compile",
@@ -20,11 +20,11 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Workload:
-    """A network, its images and how long our command line trains it.
+    """A network, its images, and the number of epochs that our command line trains.
 
-    `batch` is that of every row but the usual script's and Lightning project's, `usual_batch`.
-    The first of the `epochs` compiles and is timed apart. `cores` is how many of this process's a
-    row is given, the limit apart; `steps` are timed in a loop without Lightning.
+    The usual script and Lightning project use `usual_batch`, all other rows use `batch`. The first
+    of the `epochs` compiles and is not part of the figures. Every row but the limit is pinned to
+    `cores` cores, if set. A loop without Lightning times at least `steps` steps.
     """
 
     title: str
@@ -46,7 +46,7 @@ class Workload:
 
     @property
     def all_workers(self) -> int:
-        """A worker for each core that this process may use: what whoever feeds a GPU would take."""
+        """One worker for each core that this process may use."""
         return len(os.sched_getaffinity(0)) if self.device == "cuda" else self.workers
 
 
@@ -93,14 +93,16 @@ WORKLOADS = {
     "resnet50-jpeg-4cores": replace(
         _RESNET50,
         title=f"{_RESNET50.title}, on 4 cores",
-        rows=tuple(row for row in _RESNET50.rows if row != "ours-resident"),  # needs no cores
+        rows=tuple(
+            row for row in _RESNET50.rows if row != "ours-resident"
+        ),  # does not depend on cores
         cores=4,
     ),
 }
 
 
 def workload(name: str, tiny: bool = False) -> Workload:
-    """Return the workload of that name; `tiny`, one that a CPU trains in seconds, for tests."""
+    """Return the workload with this name; if `tiny`, a version that a CPU trains in seconds."""
     full = WORKLOADS[name]
     if not tiny:
         return full

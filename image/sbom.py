@@ -1,4 +1,4 @@
-"""Print a CycloneDX bill of materials of the machine it runs in: Python's packages and Debian's.
+"""Print a CycloneDX bill of materials of the machine it runs on: Python and Debian packages.
 
 docker run --rm --interactive IMAGE python - < image/sbom.py > sbom.cdx.json
 """

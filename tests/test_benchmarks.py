@@ -1,4 +1,4 @@
-"""The benchmarks: every kind of row runs, on a CPU and tiny; what the table says is right."""
+"""The benchmarks: every kind of row runs, small and on a CPU, and the table is correct."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ def compare(python, default_project, tmp_path_factory):
 
     def run(*arguments):
         places = ["--project", default_project.path, "--jpegs", folder / "jpegs", "--out", folder]
-        # To find out which vectors the compiler knows takes 20 s.
+        # Detecting the CPU's vector instructions takes the compiler 20 s.
         quick = {"TORCHINDUCTOR_VEC_ISA_OK": "0"}
         source = {"PYTHONPATH": str(default_project.path / "src")}
         return python(BENCHMARKS / "compare.py", *arguments, *places, cwd=folder, **source, **quick)
@@ -35,7 +35,7 @@ def test_rows_that_read_files_learn_and_are_timed(compare):
         "resnet50-jpeg", "--tiny", "--rounds=1", "--rows=torchvision,timm,ours,limit"
     )
     assert status == 0, said
-    assert "timm's loading, fast loop is left out: timm is not installed" in said
+    assert "timm's loading, fast loop is skipped: timm is not installed" in said
     results = {row["row"]: row for row in report.read(compare.out / "resnet50-jpeg.jsonl")}
     for name in ("torchvision", "ours", "limit"):
         assert results[name]["inside"] > 0 and results[name]["first_step"] > 0
@@ -59,7 +59,7 @@ def test_what_was_measured_is_not_measured_again(compare):
         "resnet50-jpeg", "--tiny", "--rounds=2", "--rows=timm,ours", "--seconds=1"
     )
     assert status == 0, said
-    assert said.startswith("The time is over before ours, round 2")
+    assert said.startswith("No time left for ours, round 2")
     again = [row["row"] for row in report.read(compare.out / "resnet50-jpeg.jsonl")]
     assert again == names
 
@@ -123,7 +123,7 @@ def test_a_row_whose_loss_does_not_fall_does_not_count(results, last_loss):
     results[1] |= {"last_loss": last_loss}
     table = report.table(results)
     assert "| the limit |" not in table and "78%" not in table
-    assert f"the limit does not count: its loss did not fall (2.3 to {last_loss})." in table
+    assert f"the limit is invalid: its loss did not fall (2.3 to {last_loss})." in table
 
 
 def test_what_chance_explains_is_not_called_a_difference():
@@ -168,7 +168,7 @@ def test_rounds_that_are_not_whole_and_lines_that_are_broken_are_told(tmp_path):
         report.measured(rounds) == "Medians of 1 to 2 interleaved rounds on CPU, 1 cores, torch 2"
     )
     (tmp_path / "cut.jsonl").write_text('{"row": "ours"}\n{"row": "li')
-    with pytest.raises(SystemExit, match=r"cut\.jsonl, line 2 is no JSON .*Delete that line"):
+    with pytest.raises(SystemExit, match=r"cut\.jsonl, line 2 is not JSON .*Delete that line"):
         report.read(tmp_path / "cut.jsonl")
 
 

@@ -110,7 +110,7 @@ def test_second_bake_over_a_project_keeps_what_is_not_the_templates(bake, tmp_pa
     (project.path / "mine.txt").write_text("mine")
     commit_all(project.path, "Mine")
     done = cookiecutter("--no-input", "--overwrite-if-exists")
-    assert done.returncode == 0 and "left as it is" in done.stdout
+    assert done.returncode == 0 and "existing git repository" in done.stdout
     assert (project.path / "mine.txt").read_text() == "mine"
     assert git("status", "--porcelain", cwd=project.path) == ""
 

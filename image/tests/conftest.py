@@ -1,4 +1,4 @@
-"""The built image, asked from outside: every test starts real containers of it."""
+"""Tests of the built image from outside: every test starts real containers."""
 
 import os
 import re
@@ -20,7 +20,7 @@ ANYBODY = ("--user", "1234:1234")  # no user has this number
 
 
 def execute(*command, **options) -> subprocess.CompletedProcess:
-    """Any command, without raising: both streams in .stdout, and its exit code."""
+    """Run any command without raising: both streams are in .stdout."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | options
     if "input" not in options:
         options["stdin"] = subprocess.DEVNULL
@@ -34,7 +34,7 @@ def docker(*arguments, **options) -> str:
 
 
 def run(*command, image=IMAGE, options=(), **more) -> subprocess.CompletedProcess:
-    """A command in a fresh container that is gone afterwards."""
+    """Run a command in a new container that is removed afterwards."""
     return execute("docker", "run", "--rm", "--interactive", *options, image, *command, **more)
 
 
@@ -50,7 +50,7 @@ def python(code: str, *arguments, **more) -> str:
 
 @contextmanager
 def container(*command, image=IMAGE, options=()):
-    """The name of a container that runs meanwhile."""
+    """Yield the name of a running container, and remove it afterwards."""
     started = docker("run", "--detach", *options, image, *command).splitlines()[-1]
     try:
         yield started
@@ -59,7 +59,7 @@ def container(*command, image=IMAGE, options=()):
 
 
 def logs_with(pattern: str, name: str, seconds: float = 60) -> re.Match:
-    """Wait until the container has printed this."""
+    """Wait until the container has printed a match of the pattern."""
     deadline = time.monotonic() + seconds
     while not (found := re.search(pattern, printed := docker("logs", name))):
         assert time.monotonic() < deadline, printed
@@ -69,7 +69,7 @@ def logs_with(pattern: str, name: str, seconds: float = 60) -> re.Match:
 
 @pytest.fixture
 def port() -> int:
-    """A free one, the same within and without: so it holds in the host's network, too."""
+    """A free port, the same in the container and outside, so that the host's network works too."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -77,7 +77,7 @@ def port() -> int:
 
 @pytest.fixture
 def own_folder(tmp_path):
-    """A folder of a user who is not root, as it would be mounted, and the option for that user."""
+    """A folder of a user other than root, and docker's options to mount it as that user."""
     uid, gid = (os.getuid(), os.getgid()) if os.getuid() else (1234, 1234)
     folder = tmp_path / "work"
     folder.mkdir()

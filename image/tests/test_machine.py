@@ -93,7 +93,7 @@ def test_a_stopped_container_ends_at_once_with_the_signals_status():
 
 
 def test_somebodys_own_training_script_runs_unchanged(own_folder):
-    """README's line, less `--gpus all`."""
+    """The README's command, without `--gpus all`."""
     folder, options = own_folder
     (folder / "train.py").write_text(TRAIN)
     output("python", "train.py", options=("--shm-size", "1g", *options))
@@ -109,22 +109,22 @@ def test_torch_is_imported_soon_after_the_start():
 
 
 def test_a_mirror_that_fails_is_done_without():
-    """The first try has the mirror's index, the second none."""
+    """The first try uses the mirror's index, the second does not."""
     asked = 'echo "${UV_DEFAULT_INDEX:-the default}"; test -z "$UV_DEFAULT_INDEX"'
     script = ("sh", "-c", f"PACKAGE_MIRROR=$0 with-mirror sh -c '{asked}' 2>&1")
     for mirror, index in (("tuna", "tuna.tsinghua"), ("aliyun", "aliyun.com")):
         said = output(*script, mirror, options=("--user", "0")).splitlines()
         assert index in said[0] and said[1:] == [
-            f"The mirror {mirror} failed: without it",
+            f"The mirror {mirror} failed. Trying without it",
             "the default",
         ]
     assert output(*script, "none") == "the default"
     refused = run(*script, "tunaa")
-    assert refused.returncode == 2 and "not 'tunaa'" in refused.stdout
+    assert refused.returncode == 2 and "is 'tunaa'" in refused.stdout
 
 
 def test_the_size_is_within_the_budget():
-    """As layers are pulled: `docker save`, compressed with zstd's default level."""
+    """The size of a pull: `docker save`, compressed with zstd's default level."""
     with subprocess.Popen(["docker", "save", IMAGE], stdout=subprocess.PIPE) as saved:
         total = 0
         compressor = zstandard.ZstdCompressor(threads=-1).compressobj()

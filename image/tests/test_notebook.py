@@ -1,4 +1,4 @@
-"""JupyterLab: only with a token, and what a cell shows."""
+"""JupyterLab needs a token, and cells show their output."""
 
 import json
 import urllib.error
@@ -81,7 +81,7 @@ def test_it_never_runs_as_root(port):
 
 @pytest.fixture(scope="module")
 def outputs() -> list[list[dict]]:
-    """What each of CELLS shows."""
+    """The outputs of each of CELLS."""
     cells = [
         {"cell_type": "code", "id": str(i), "source": source, "metadata": {}, "outputs": []}
         for i, source in enumerate(CELLS)

@@ -1,4 +1,4 @@
-"""What is installed is what the locks say, works, and stays."""
+"""The installed packages are those of the locks; they work, and torch stays."""
 
 import json
 import re
@@ -24,7 +24,7 @@ def test_everything_promised_is_imported_without_a_warning():
 def test_versions_are_the_locks():
     locked = pins("".join(path.read_text() for path in FOLDER.glob("*.lock")))
     installed = pins(output("uv", "pip", "freeze", "--quiet"))
-    if CUDA != "cu130":  # torch's stack is another build
+    if CUDA != "cu130":  # torch and its libraries are another build
         held = pins(output("cat", "/etc/torch.txt"))
         assert any(pin.startswith("torch==2.") for pin in held)
         installed -= held
@@ -77,7 +77,7 @@ print("both")
 
 
 def test_a_two_gigabyte_table_is_read_in_chunks_within_one_gigabyte():
-    """The same table at once is killed: the limit holds, it is the chunks that save memory."""
+    """Reading the table at once is killed: the limit works, and the chunks save the memory."""
     code = """
 import sys
 import pandas as pd

@@ -1,4 +1,4 @@
-"""What the tests of your files share. The engine's own are in tests/engine."""
+"""Shared by the tests of your files. The tests of the engine are in tests/engine."""
 
 import pytest
 import torch
@@ -6,6 +6,6 @@ import torch
 
 @pytest.fixture(autouse=True)
 def _one_seed_and_one_thread() -> None:
-    """Networks as small as these only wait for a second thread."""
+    """A second thread would only slow down networks as small as these."""
     torch.set_num_threads(1)
     torch.manual_seed(0)

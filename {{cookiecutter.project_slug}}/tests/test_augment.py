@@ -1,4 +1,4 @@
-"""What is done to training images: by their own random numbers, whatever batch they are in."""
+"""Augmentation uses each image's own random numbers, in any batch."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def augmented(augmentation: Augmentation, images: torch.Tensor, batch_size: int)
     return augmentation(batch, lambda k: uniforms(len(images), k), batch_size)
 
 
-def test_images_are_shifted_by_their_numbers_and_filled_with_black():
+def test_images_are_shifted_by_their_uniforms_and_filled_with_black():
     image = torch.arange(1, 10, dtype=torch.uint8).view(1, 1, 3, 3).expand(1, 3, 3, 3)
     down_right = shift_and_flip(image, torch.tensor([[0.99, 0.99, 0.9]]), crop_padding=1, flip=True)
     expected = torch.tensor([[5, 6, 0], [8, 9, 0], [0, 0, 0]], dtype=torch.uint8)
@@ -59,7 +59,7 @@ def test_several_batches_at_once_are_augmented_as_one_by_one():
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(1.0, 0.0), (0.0, 1.0), (0.4, 1.0)])
-def test_mixed_images_hold_the_shares_that_their_loss_is_told(mixup, cutmix):
+def test_mixed_images_have_the_weights_that_the_loss_uses(mixup, cutmix):
     images = torch.arange(0, 240, 4).byte()[:, None, None, None].expand(60, 3, 16, 16)
     row = torch.arange(60)
     augment = Augmentation(mixup=mixup, cutmix=cutmix)
@@ -70,6 +70,6 @@ def test_mixed_images_hold_the_shares_that_their_loss_is_told(mixup, cutmix):
     assert torch.equal(mixed.labels, row) and not torch.equal(mixed.images, images)
 
 
-def test_nothing_is_done_where_nothing_is_set():
+def test_without_settings_nothing_is_augmented():
     images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
     assert torch.equal(augmented(Augmentation(), images, 4).images, images)

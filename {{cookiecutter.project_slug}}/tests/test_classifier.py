@@ -15,7 +15,7 @@ def classifier() -> ImageClassifier:
 
 
 def batch_of(n: int, padding: int = 0) -> ImageBatch:
-    """Return n images with labels, and others that only fill up the batch."""
+    """Return n images with labels, and `padding` images that only fill the batch."""
     images = torch.randint(0, 256, (n + padding, 3, 8, 8), dtype=torch.uint8)
     row = torch.cat([torch.arange(n), torch.full((padding,), -1)])
     return ImageBatch(images, torch.arange(n + padding) % 10, row)
@@ -41,7 +41,7 @@ def test_the_loss_falls_and_the_validation_is_better_than_chance(classifier):
     assert trainer.callback_metrics[classifier.best.metric] > 0.5
 
 
-def test_the_loss_is_a_number_that_every_trainable_weight_learns_from(classifier):
+def test_the_loss_is_a_scalar_that_gives_every_trainable_weight_a_gradient(classifier):
     batch = batch_of(20)
     loss = classifier.loss(classifier(batch), batch)
     assert loss.shape == () and torch.isfinite(loss)
@@ -50,7 +50,7 @@ def test_the_loss_is_a_number_that_every_trainable_weight_learns_from(classifier
     assert learning and all(weight.grad is not None for weight in learning)
 
 
-def test_images_that_fill_up_a_batch_count_for_nothing(classifier):
+def test_images_that_only_fill_a_batch_do_not_count(classifier):
     padded = batch_of(5, padding=3)
     whole = ImageBatch(*(part if part is None else part[:5] for part in padded))
     classifier.eval()
@@ -66,7 +66,7 @@ def test_predictions_are_probabilities(classifier):
     torch.testing.assert_close(probabilities.sum(1), torch.ones(6))
 
 
-def test_a_mixed_image_is_one_of_both_labels_by_its_weight(classifier):
+def test_the_loss_of_a_mixed_image_weights_both_labels(classifier):
     batch = batch_of(6)
     logits = torch.randn(6, 10)
     alone = classifier.loss(logits, batch)

@@ -1,4 +1,4 @@
-"""The sources: what they return, and what becomes of it as batches."""
+"""The sources return the expected splits, and the splits become batches."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def test_digits_are_divided_by_class_and_never_overlap():
     assert splits.train.images.dtype == torch.uint8 and splits.train.images.max() == 255
 
 
-def test_synthetic_images_are_the_same_each_time_and_their_colour_tells_the_class():
+def test_synthetic_images_are_the_same_each_time_and_their_colour_depends_on_the_class():
     splits, again = synthetic(8, 64, 16, num_classes=4), synthetic(8, 64, 16, num_classes=4)
     assert splits.fingerprint == again.fingerprint
     means = splits.train.images.float().mean((2, 3))
@@ -29,7 +29,7 @@ def test_batches_are_uint8_images_with_labels_and_rows():
     assert batch.images.shape == (32, 3, 8, 8) and batch.images.dtype == torch.uint8
     assert torch.equal(batch.labels, data.splits.train.labels[batch.row])
     rows = torch.cat([batch.row for batch in data.val_dataloader()])
-    assert torch.equal(rows[rows >= 0], torch.arange(360))  # each once, in order
+    assert torch.equal(rows[rows >= 0], torch.arange(360))  # each row once, in order
 
 
 @pytest.mark.parametrize("settings", [{"crop_padding": 1}, {"flip": True}, {"cutout": 3}])

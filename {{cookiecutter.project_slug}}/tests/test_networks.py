@@ -1,11 +1,11 @@
-"""Every network takes images and returns logits, and all of its weights learn."""
+"""Every network takes images and returns logits, and every weight gets a gradient."""
 
 import pytest
 import torch
 
 from {{ cookiecutter.__package_name }}.networks import NETWORKS, build_network
 
-SIZES: dict[str, int] = {}  # of networks that take images of one size alone: {"mine": 224}
+SIZES: dict[str, int] = {}  # for networks that take only one image size: {"mine": 224}
 
 
 @pytest.mark.parametrize("name", NETWORKS)

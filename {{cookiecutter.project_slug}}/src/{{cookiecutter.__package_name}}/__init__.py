@@ -1,1 +1,1 @@
-"""Train an image classifier at the speed of the GPU, and be able to repeat every run."""
+"""Train an image classifier at the speed of the GPU, and repeat any run."""

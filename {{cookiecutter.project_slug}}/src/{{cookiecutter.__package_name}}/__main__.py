@@ -1,4 +1,4 @@
-"""python -m <package> fit|validate|test|predict --config configs/NAME.yaml: see README.md."""
+"""The command line, and the parts of this project: see README.md."""
 
 import sys
 

@@ -1,8 +1,8 @@
-"""What is done to training images: whole batches on the device, uint8 in and uint8 out.
+"""Augmentation of training images: whole batches on the device, uint8 in and uint8 out.
 
-Every number is drawn for each image by itself, from its uniforms (engine/data/order.py), so that
-the pictures a network sees depend on (seed, epoch, index) alone; what an image is mixed with, on
-its batch as well. n images have c channels, h by w pixels.
+Every parameter is sampled per image, from the image's own uniforms (engine/data/order.py). An
+augmented image depends only on (seed, epoch, index); a mixed image also depends on its batch.
+Shapes: n images, c channels, h by w pixels.
 """
 
 import functools
@@ -18,7 +18,7 @@ from .engine.images.batch import ImageBatch
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images: see ImageData, which has these settings too."""
+    """The augmentation of training images. ImageData has the same settings and explains them."""
 
     crop_padding: int = 0
     flip: bool = False
@@ -32,13 +32,13 @@ class Augmentation:
                 raise UserError(f"data.{name} is {value}; it must be at least 0.")
 
     def after_cropping(self) -> "Augmentation":
-        """Return what is left to do to images that were cropped and mirrored already."""
+        """Return the augmentation for images that were already cropped and mirrored."""
         return replace(self, crop_padding=0, flip=False)
 
     def __call__(self, batch: ImageBatch, uniforms: Uniforms, batch_size: int) -> ImageBatch:
-        """Return one or several batches of that size, augmented.
+        """Augment one or several batches of `batch_size` images.
 
-        Of an image's uniforms 0 and 1 shift it, 2 mirrors it, 3 and 4 cut out, 5 to 9 mix it.
+        An image's uniforms: 0 and 1 shift, 2 mirrors, 3 and 4 place the cutout, 5 to 9 mix.
         """
         if self.crop_padding or self.flip:
             images = shift_and_flip(batch.images, uniforms(3), self.crop_padding, self.flip)
@@ -51,10 +51,10 @@ class Augmentation:
 
 
 def shift_and_flip(images: Tensor, uniforms: Tensor, crop_padding: int, flip: bool) -> Tensor:
-    """Shift each image by up to `crop_padding` pixels, filling with black; `flip` mirrors half.
+    """Shift each image by up to `crop_padding` pixels, fill with black; `flip` mirrors half.
 
-    `images` are uint8 (n, c, h, w), `uniforms` (n, 3): down, right, and whether it is mirrored.
-    What is returned has its channels last in memory.
+    `images` are uint8 (n, c, h, w), `uniforms` (n, 3): down, right, mirroring. Returns images of
+    the same shape, channels last in memory.
     """
     n, _, height, width = images.shape
     shift = (uniforms[:, :2] * (2 * crop_padding + 1)).long() - crop_padding
@@ -72,8 +72,8 @@ def shift_and_flip(images: Tensor, uniforms: Tensor, crop_padding: int, flip: bo
 def cut_out(images: Tensor, uniforms: Tensor, side: int) -> Tensor:
     """Set a square of `side` pixels of each image to zero (DeVries and Taylor, 2017).
 
-    `images` are uint8 (n, c, h, w), `uniforms` (n, 2): the square's middle, which may be at the
-    edge.
+    `images` are uint8 (n, c, h, w), `uniforms` (n, 2): the square's center. Near an edge, part
+    of the square is outside of the image.
     """
     return images * ~_box(images, uniforms, torch.full_like(uniforms, side / 2))[:, None]
 
@@ -81,15 +81,15 @@ def cut_out(images: Tensor, uniforms: Tensor, side: int) -> Tensor:
 def mix(
     batch: ImageBatch, uniforms: Tensor, batch_size: int, mixup: float, cutmix: float
 ) -> ImageBatch:
-    """Mix each image with the one before it in its batch.
+    """Mix each image with the previous one in its batch.
 
-    By mixup it is blended with it (Zhang et al., 2017), by cutmix it shows a part of it (Yun et
-    al., 2019); if both are asked for, half of the images each.
+    mixup blends the two images (Zhang et al., 2017), cutmix pastes a box of the other image (Yun et
+    al., 2019). If both are on, each is used for half of the images.
 
     Args:
         batch: one or several batches of `batch_size` images.
-        uniforms: (n, 5): which, the image's own share by either, the two places of the part.
-        mixup, cutmix: alpha of the distribution Beta(alpha, alpha) of the shares; 0 is off.
+        uniforms: (n, 5): mixup or cutmix; own share in mixup; own share in cutmix; box center (2).
+        mixup, cutmix: shares follow Beta(alpha, alpha) with this alpha; 0 is off.
     """
     images, labels = batch.images, batch.labels
     chance = 0.5 if mixup and cutmix else float(mixup > 0)
@@ -109,7 +109,8 @@ def mix(
 def _box(images: Tensor, middle: Tensor, half: Tensor) -> Tensor:
     """Return where a box covers its image: bool (n, h, w).
 
-    `middle` (n, 2) is a share of height and width, `half` (n, 2) half of the box in pixels.
+    `middle` (n, 2) is the center as a share of height and width, `half` (n, 2) half the box's size
+    in pixels.
     """
     covered = [
         ((torch.arange(length, device=images.device) + 0.5) - middle[:, i : i + 1] * length).abs()
@@ -120,12 +121,12 @@ def _box(images: Tensor, middle: Tensor, half: Tensor) -> Tensor:
 
 
 def _before(values: Tensor, batch_size: int) -> Tensor:
-    """Return for every sample that of the one before it in its batch, for the first the last."""
+    """Return each sample's predecessor in its batch; the first gets the last."""
     return values.unflatten(0, (-1, batch_size)).roll(1, 1).flatten(0, 1)
 
 
 def _beta(alpha: float, uniform: Tensor) -> Tensor:
-    """Return the quantiles of Beta(alpha, alpha) at these uniforms, in 1,024 steps."""
+    """Return the quantiles of Beta(alpha, alpha) at `uniform`, in 1,024 steps."""
     return _quantiles(alpha or 1.0, uniform.device)[(uniform * 1024).long()]
 
 

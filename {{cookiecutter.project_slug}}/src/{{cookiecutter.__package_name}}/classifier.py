@@ -1,4 +1,4 @@
-"""What is learned: which class an image shows. How it runs is the engine's: engine/contract.py."""
+"""The task: classify images. The engine runs it; engine/contract.py describes its members."""
 
 from typing import Any
 
@@ -16,18 +16,18 @@ IGNORED = -100  # cross_entropy counts nothing for this label
 
 
 class ImageClassifier(Task):
-    """Train a network to name what an image shows.
+    """Train a network to classify images.
 
     Args:
-        network: a name from networks.py, or of one of torchvision's classification networks.
-        num_classes: how many classes; the command line takes it from the data.
-        small_images: use the network's stem for images of about 32 by 32 pixels and less.
-        pretrained: start from torchvision's weights for this network (true), or from a file's: a
-            state dict or a run's checkpoint. Read when a run starts, never when it resumes.
-        freeze_backbone: only the head learns; all else stays as it is, in eval mode.
-        optimizer: sgd (with Nesterov's momentum) or adamw.
-        learning_rate: the highest of the run, for the global batch.
-        weight_decay: on weights only, never on biases and normalization.
+        network: a name in networks.py, or the name of a torchvision classification network.
+        num_classes: number of classes; the command line takes it from the data.
+        small_images: use the network's stem for images of at most about 32 by 32 pixels.
+        pretrained: true for torchvision's weights, or a file: a state dict or a run's checkpoint.
+            Read when a run starts, never when it resumes.
+        freeze_backbone: train only the head; the rest stays unchanged, in eval mode.
+        optimizer: sgd (with Nesterov momentum) or adamw.
+        learning_rate: the highest learning rate of the run, for the global batch.
+        weight_decay: for weights only, not for biases and normalization.
         momentum: of sgd.
         schedule: one_cycle, cosine or constant, each after the warm-up.
         warmup: share of the steps in which the learning rate rises from nothing to its highest.

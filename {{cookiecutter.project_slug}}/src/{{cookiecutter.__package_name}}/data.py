@@ -1,6 +1,6 @@
-"""What is learned from: the sources of images, and what becomes of one as a run's data.
+"""The data: the sources of images, and the settings for loading and augmenting them.
 
-To add a source, write a function that returns ImageSplits and name it in SOURCES. Each of its
+To add a source, write a function that returns ImageSplits and add it to SOURCES. Each of its
 splits is what `in_memory(pixels, labels)` returns, or comes from `folder`.
 """
 
@@ -26,8 +26,8 @@ from .engine.images.splits import ImageSplits
 def digits() -> ImageSplits:
     """Return scikit-learn's handwritten digits: 1,797 real images of 8 by 8 pixels in 10 classes.
 
-    A fifth of each class is the test split, another fifth the validation split. (E. Alpaydin and
-    C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998.)
+    A fifth of each class is the test split, and another fifth is the validation split. (E. Alpaydin
+    and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998.)
     """
     data = load_digits()
     grey = np.round(data.images * (255 / 16)).astype(np.uint8)
@@ -41,9 +41,10 @@ def digits() -> ImageSplits:
 def synthetic(
     image_size: int = 32, train: int = 50_000, val: int = 10_000, num_classes: int = 10
 ) -> ImageSplits:
-    """Return synthetic images: noise around one colour a class, for speed measurements and tests.
+    """Return synthetic images: noise around one colour per class, for speed measurements and tests.
 
-    They are `image_size` pixels high and wide: `train` of them, and `val` in each other split.
+    They are `image_size` pixels high and wide. `train` and `val` are their numbers; the test split
+    has `val` images too.
     """
     colours = (uniforms(SPLIT_SEED, 0, torch.arange(num_classes), 3) * 95).byte()
 
@@ -75,20 +76,20 @@ class ImageData(ImageModule):
     Args:
         source: digits, mnist, fashion_mnist, cifar10, cifar100, folder or synthetic.
         options: keyword arguments of that source, such as path for folder.
-        batch_size: training images that a device computes at once, the micro-batch.
+        batch_size: training images per device and forward pass, the micro-batch.
         eval_batch_size: images per step and device in validation, test and prediction.
-        image_size: height and width to which the images of a folder are brought.
-        smallest_crop: least share of an image's area that training on a folder sees at a time.
-        flip: mirror every second training image; wrong for digits and text.
-        crop_padding: random shift of training images by up to this many pixels, not for folders.
-        cutout: side in pixels of a square of each training image that is set to zero.
-        mixup: alpha of the shares in which training images are blended with another; 0 is off.
-        cutmix: alpha of the shares of another image that training images show; 0 is off.
-        decoder: cpu or gpu, where a folder's JPEG files are decoded; unset, gpu where the cores
-            would not keep up and the GPU has engines for it.
+        image_size: height and width to which the images of a folder are cropped and resized.
+        smallest_crop: smallest share of an image's area in a random crop; for folders.
+        flip: mirror half of the training images; wrong for digits and text.
+        crop_padding: random shift of training images by up to this many pixels; not for folders.
+        cutout: side in pixels of a square in each training image that is set to zero; 0 is off.
+        mixup: alpha of the shares with which two training images are blended; 0 is off.
+        cutmix: alpha of the share of a training image that another one replaces; 0 is off.
+        decoder: where a folder's JPEG files are decoded, cpu or gpu. If unset, gpu if there are too
+            few cores and the GPU has JPEG engines.
     """
 
-    # What the images are is compared by their content.
+    # A resume compares the content of the images instead.
     may_change: ClassVar[frozenset[str]] = ImageModule.may_change | {"source", "options"}
 
     def __init__(
@@ -112,6 +113,6 @@ class ImageData(ImageModule):
         self.augmentation = Augmentation(crop_padding, flip, cutout, mixup, cutmix)
 
     def augment(self, batch: ImageBatch, uniforms: Uniforms) -> ImageBatch:
-        """Return training images as the network sees them; files are cropped when they are read."""
+        """Return the augmented training images. Files were already cropped when they were read."""
         augmentation = self.augmentation.after_cropping() if self.are_files else self.augmentation
         return augmentation(batch, uniforms, self.batch_size)

@@ -1,7 +1,7 @@
 """The networks: the file to change first.
 
 Every network takes uint8 images (n, 3, height, width) and returns logits (n, num_classes). Its
-first layer scales and normalizes, so that training, notebook and service can't differ in that.
+first layer normalizes the images, so that training, notebook and service cannot differ in this.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from .engine.images.torchvision_networks import (
 
 
 class Normalize(nn.Module):
-    """uint8 images to float32 with the mean and spread of ImageNet's pixels, channel by channel."""
+    """Normalize uint8 images to float32 with ImageNet's mean and standard deviation per channel."""
 
     mean: Tensor
     std: Tensor
@@ -33,7 +33,7 @@ class Normalize(nn.Module):
 
 
 class Network(nn.Module):
-    """A body behind its normalization; torch.compile would take an nn.Sequential in pieces."""
+    """Normalization, then the body. An nn.Sequential would be compiled in pieces."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -44,9 +44,9 @@ class Network(nn.Module):
 
 
 def small_cnn(num_classes: int, small_images: bool) -> nn.Module:
-    """Six convolutions for images of 8 by 8 pixels and up: 290,000 weights, quick on a laptop.
+    """Six convolutions for images of 8 by 8 pixels and larger: 290,000 weights, fast on a laptop.
 
-    With small_images false it halves the resolution twice before it starts, as for photographs.
+    If small_images is false, the first two layers halve the resolution, as for photographs.
     """
 
     def block(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
@@ -71,7 +71,7 @@ def small_cnn(num_classes: int, small_images: bool) -> nn.Module:
 def resnet18(num_classes: int, small_images: bool) -> nn.Module:
     """torchvision's ResNet-18 (He et al., 2015); as it is here, any of its layers can be replaced.
 
-    With small_images its stem keeps the resolution of images of about 32 by 32 pixels.
+    With small_images, the stem keeps the resolution, for images of about 32 by 32 pixels.
     """
     return torchvision_network("resnet18", num_classes, small_images)
 
@@ -83,10 +83,11 @@ NETWORKS: dict[str, Callable[[int, bool], nn.Module]] = {
 
 
 def build_network(name: str, num_classes: int, small_images: bool = False) -> Network:
-    """Return the network of that name, ready to be given uint8 images.
+    """Return the network with this name; it takes uint8 images.
 
-    The name is one of NETWORKS, or of torchvision's classification networks; `small_images` have
-    about 32 by 32 pixels. Raises UserError for unknown names, and what is no plain nn.Module.
+    The name is a key of NETWORKS or a torchvision classification network. `small_images` is for
+    about 32 by 32 pixels. Raises UserError for unknown names and for a body that is not a plain
+    nn.Module.
     """
     if name in NETWORKS:
         body = NETWORKS[name](num_classes, small_images)

@@ -1,4 +1,4 @@
-"""What is drawn at the end of a run, into its folder, beside the engine's learning curves."""
+"""The pictures drawn into a run's folder at its end, in addition to the engine's curves."""
 
 import torch
 from matplotlib.figure import Figure
@@ -31,7 +31,7 @@ def draw_predictions(
     figure = Figure(figsize=(1.5 * COLUMNS, 1.5 * height))
     errors = f"{int(wrong.sum())} errors in {len(labels)} images, the most confident first"
     figure.suptitle(errors)
-    axes = figure.add_axes((0, 0, 1, 1))  # one for all: an Axes for each takes three times as long
+    axes = figure.add_axes((0, 0, 1, 1))  # one for all images: many take 3 times as long
     axes.set_axis_off()
     high, wide = (0.9 * side / max(images.shape[1:3]) for side in images.shape[1:3])
     for place, i in enumerate(order):

@@ -1,6 +1,6 @@
-"""Print what each part of an image weighs, on disk and compressed with zstd.
+"""Print the size of each part of an image, on disk and compressed with zstd.
 
-python image/weigh.py torch-universal:2.11.0-cu130
+python image/size.py torch-universal:2.11.0-cu130
 """
 
 import re
@@ -13,7 +13,7 @@ import zstandard
 MATHEMATICS = "nvidia/.*/lib(cublas|cusparse|cusolver|cufft|curand)"
 SCIENCE = "scipy|numpy|pandas|sklearn|scikit_learn|matplotlib|fontTools|PIL|pillow"
 COMPILER = r"libexec/gcc|lib/gcc|include|lib/[^/]+/[^/]+\.a$|bin/.*(gcc|g\+\+|cpp|c\+\+|-(as|ld))"
-PACKAGES = {  # what the path of a file starts with, within site-packages
+PACKAGES = {  # part: pattern for the start of a file's path in site-packages
     "cuBLAS, cuSPARSE, cuSOLVER, cuFFT, cuRAND": MATHEMATICS,
     "cuDNN": "nvidia/cudnn/",
     "NCCL, NVSHMEM": "nvidia/(nccl|nvshmem)/",
@@ -24,7 +24,7 @@ PACKAGES = {  # what the path of a file starts with, within site-packages
     "OpenCV": "cv2|opencv",
     "wandb, TensorBoard": "wandb|tensorboard|grpc|google",
 }
-PARTS = [  # the first that fits
+PARTS = [  # a file belongs to the first part whose pattern matches
     *((part, f"opt/venv/lib/[^/]+/site-packages/({path})") for part, path in PACKAGES.items()),
     ("every other Python package (JupyterLab, Lightning, uv ...)", "opt/venv/"),
     ("g++ and headers", f"usr/({COMPILER})"),
@@ -32,8 +32,8 @@ PARTS = [  # the first that fits
 ]
 
 
-def weigh(image: str) -> dict[str, tuple[int, int]]:
-    """Return each part's bytes on disk and compressed; each part is compressed by itself."""
+def measure(image: str) -> dict[str, tuple[int, int]]:
+    """Return each part's bytes on disk and compressed; each part is compressed separately."""
     created = subprocess.run(
         ["docker", "create", image], capture_output=True, text=True, check=True
     )
@@ -57,7 +57,7 @@ def weigh(image: str) -> dict[str, tuple[int, int]]:
 
 
 def main(image: str) -> None:
-    parts = weigh(image)
+    parts = measure(image)
     rows = sorted(parts.items(), key=lambda row: -row[1][1])
     rows.append(("**together**", tuple(map(sum, zip(*parts.values(), strict=True)))))
     print("| part | MB on disk | MB compressed |\n|---|---|---|")
