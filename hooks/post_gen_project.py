@@ -1,8 +1,10 @@
-"""Drop what was not chosen, begin a git repository, say what comes next.
+"""Drop what was not chosen, write what `make update` starts from, begin a git repository, say what
+comes next.
 
 Nothing fails here because a tool is missing, and a project made without hooks works as well.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -14,6 +16,7 @@ from pathlib import Path
 # tojson writes ASCII, never with three " in a row: this stays one literal, whatever the answers.
 ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
 PROJECT = Path.cwd()
+ENGINE = PROJECT / "src" / ANSWERS["__package_name"] / "engine"
 
 WANTED = {  # file: is it part of this project?
     "torch-cu130.lock": ANSWERS["cuda"] == "cu130",
@@ -31,23 +34,62 @@ def drop_unchosen() -> None:
             (PROJECT / name).unlink(missing_ok=True)
 
 
-def git(*arguments: str) -> int | None:
-    """git's exit code in the project's folder; None when there is no git."""
+def write_manifest() -> None:
+    """The SHA-256 of each file of the engine and its tests, in the form of `sha256sum --check`."""
+    manifest = ENGINE / "MANIFEST"
+    manifest.unlink(missing_ok=True)
+    found = (path for top in (ENGINE, PROJECT / "tests" / "engine") for path in top.rglob("*"))
+    files = (p for p in sorted(found) if p.is_file() and "__pycache__" not in p.parts)
+    lines = (
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(PROJECT).as_posix()}\n"
+        for path in list(files)
+    )
+    manifest.write_text("".join(lines), newline="\n")
+
+
+def git(*arguments: str, folder: Path = PROJECT) -> tuple[int | None, str]:
+    """git's exit code and words in a folder; None and nothing when there is no git."""
     elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set where a git hook bakes
     env = {name: value for name, value in os.environ.items() if name not in elsewhere}
     try:
-        return subprocess.run(["git", *arguments], env=env, capture_output=True).returncode
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, env=env, capture_output=True, encoding="utf-8"
+        )
     except OSError:
-        return None
+        return None, ""
+    return done.returncode, done.stdout.strip()
+
+
+def link_to_template() -> None:
+    """Write .cruft.json as `cruft create` does, which brings its own, if the commit is known."""
+    given, repository = ANSWERS["_template"], ANSWERS.get("_repo_dir")
+    if "_commit" in ANSWERS or not repository:
+        return
+    folder = Path(os.environ.get("PWD", PROJECT.parent), repository)
+    if not (folder / ".git").exists() or git("status", "--porcelain", folder=folder) != (0, ""):
+        return  # no repository, or one whose commit is not what was baked
+    address = str(folder.resolve())
+    if given != repository:  # cookiecutter has cloned it
+        address = git("remote", "get-url", "origin", folder=folder)[1]
+    own = ("_output_dir", "_repo_dir", "_checkout")
+    content = {
+        "template": re.sub(r"^(https?://)[^/@]*@", r"\1", address),  # without a password
+        "commit": git("rev-parse", "HEAD", folder=folder)[1],
+        "checkout": None,
+        "context": {"cookiecutter": {k: v for k, v in ANSWERS.items() if k not in own}},
+        "directory": None,
+    }
+    text = json.dumps(content, ensure_ascii=False, indent=2, separators=(",", ": "))
+    (PROJECT / ".cruft.json").write_text(text + "\n", encoding="utf-8")
 
 
 def begin_repository() -> str:
     """A repository of its own, unless the folder is already part of one. Returns what to tell."""
     # check-ignore answers 1 in a repository that takes this folder in; 0 in one that ignores it (as
     # the template's own demo/) and 128 outside any: there the project gets its own.
-    if git("check-ignore", "--quiet", ".") == 1:
+    if git("check-ignore", "--quiet", ".")[0] == 1:
         return "It lies in a git repository already, which was left as it is."
-    if git("-c", "init.defaultBranch=main", "init", "--quiet") == 0:
+    if git("-c", "init.defaultBranch=main", "init", "--quiet")[0] == 0:
         return "It is a git repository, on branch main, with nothing committed yet."
     return "It is no git repository yet: install git and run `git init` in it."
 
@@ -68,6 +110,8 @@ def is_throwaway() -> bool:
 
 if __name__ == "__main__":
     drop_unchosen()
+    write_manifest()
+    link_to_template()
     if not is_throwaway():
         sys.stdout.reconfigure(errors="backslashreplace")  # a Windows console may lack letters
         print(f"\nMade {PROJECT.name}. {begin_repository()}\n\nNext:\n{next_steps()}\n")

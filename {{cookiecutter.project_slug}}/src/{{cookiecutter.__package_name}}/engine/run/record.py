@@ -19,6 +19,7 @@ import yaml
 
 from ..contract import Facts
 from ..errors import UserError
+from ..paths import template_version
 from .checkpoint_files import sha256, write_atomically
 from .interruption import Interrupted
 
@@ -51,6 +52,7 @@ class RunRecord:
         archive = f"source{resume}.zip"
         (folder / f"config{resume}.yaml").write_text(config)
         content |= {
+            "template": template_version(),
             "config": yaml.safe_load(config),
             "source": pack_source(root, folder / archive) | {"commit": _commit(root)},
             "locks": {path.name: sha256(path) for path in root.glob("*.lock")},
