@@ -1,50 +1,52 @@
 """Bring the template's news: your files are merged, the engine and its tests are replaced whole.
 
-cruft merges your files. Engine files that you edited are named first, and your edits are kept in
-engine-edits.patch. All that changes is staged, so that `git reset --hard` undoes it.
+cruft generates the project as the template had it and as it has it now, and git merges the
+difference into your files: cruft's own `update` would leave .rej files where a patch does not fit.
+Engine files that you edited are named first, and your edits are kept in engine-edits.patch. All
+that changes is staged, so that `git reset --hard` undoes it.
+
+It needs git and cruft, nothing of the project: UPGRADING.md in the template runs it in projects
+that have no engine yet.
 """
 
 import argparse
+import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-from itertools import takewhile
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import NoReturn
 
-from ..errors import UserError
-from ..paths import project_root
-from ..run.checkpoint_files import sha256
-
+LINK = ".cruft.json"  # which template, commit and answers the project was made from
 PATCH = "engine-edits.patch"
-UNLINKED = """\
-.cruft.json is missing: it says which commit of the template this project was made from. Write it:
-  .venv/bin/cruft link ADDRESS-OF-THE-TEMPLATE --checkout COMMIT
-with the answers of then, commit it, and make update again. UPGRADING.md in the template says how to
-find the commit."""
+UNLINKED = f"""\
+{LINK} is missing: it says which commit of the template this project was made from. Write it:
+  cruft link ADDRESS-OF-THE-TEMPLATE --checkout COMMIT
+with the answers that you gave then, commit it, and update again. UPGRADING.md in the template says
+how to find the commit."""
+
+
+def refuse(why: str) -> NoReturn:
+    """End with status 2, as UserError does elsewhere: this file imports nothing of the engine."""
+    print(f"error: {why}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 def output_of(*command: str | Path, cwd: Path, **variables: str) -> str:
-    """Return what a command prints.
-
-    Raises:
-        UserError: it failed, with what it said.
-    """
-    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    environment = os.environ | variables
-    done = subprocess.run(command, cwd=cwd, env=environment, encoding="utf-8", **options)
+    """Return what a command prints, or end with what it said."""
+    options = {"cwd": cwd, "env": os.environ | variables, "encoding": "utf-8"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
     if done.returncode:
-        words = [*map(str, command[:3]), "…"]
-        raise UserError(f"{' '.join(words)} failed:\n{done.stdout}{done.stderr}".rstrip())
+        refuse(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}".rstrip())
     return done.stdout
 
 
 def git(*arguments: str | Path, cwd: Path, **variables: str) -> str:
-    """Return what git prints. Raises UserError if it fails."""
+    """Return what git prints, or end with what it said."""
     return output_of("git", *arguments, cwd=cwd, **variables)
 
 
@@ -54,145 +56,151 @@ def names(*arguments: str, cwd: Path) -> list[str]:
 
 
 def refuse_unsaved_work(root: Path) -> None:
-    """Raise UserError unless all is committed: only then can an update be undone."""
+    """End unless all is committed: only then can an update be undone."""
     if not shutil.which("git"):
-        raise UserError("There is no git: an update is a merge. Install git.")
-    unsaved = git("status", "--short", cwd=root).splitlines()
-    if unsaved:
+        refuse("There is no git, which merges the update. Install it.")
+    if unsaved := git("status", "--short", cwd=root).splitlines():
         listed = "\n".join([*unsaved[:20], *(["…"] if unsaved[20:] else [])])
-        raise UserError(f"Not committed:\n{listed}\nCommit or stash it, then: make update")
+        refuse(f"These files are not committed:\n{listed}\nCommit or stash them, then update again.")
 
 
-class Template:
-    """A clone of the template, and the project as its commits generate it."""
+@dataclass(frozen=True)
+class Generated:
+    """The project as one commit of the template generates it, in the project's git database."""
 
-    def __init__(self, address: str, answers: dict[str, Any], folder: Path) -> None:
-        self.clone, self.folder = folder / "template", folder
-        self.answers = {k: v for k, v in answers.items() if not k.startswith("_")}
-        git("clone", "--quiet", address, self.clone, cwd=folder)
+    folder: Path
+    link: dict
+    whole: str  # a tree
+    rest: str  # a tree without the engine
 
-    def commit(self, reference: str) -> str:
-        """Check out a branch, tag or commit and return the commit's name."""
-        git("checkout", "--quiet", "--force", reference, cwd=self.clone)
-        return git("rev-parse", "HEAD", cwd=self.clone).strip()
+    @classmethod
+    def at(cls, reference: str | None, link: dict, root: Path, folder: Path) -> "Generated":
+        """Generate it from a commit, branch or tag, with the answers of a link."""
+        given = link["context"]["cookiecutter"]
+        answers = {name: answer for name, answer in given.items() if not name.startswith("_")}
+        command = [sys.executable, "-m", "cruft", "create", link["template"], "--no-input"]
+        command += ["--extra-context", json.dumps(answers), "--output-dir", str(folder / "made")]
+        command += ["--checkout", reference] if reference else []
+        output_of(*command, cwd=root)
+        made = next((folder / "made").iterdir())
+        shutil.rmtree(made / ".git", ignore_errors=True)  # of its own, begun by the template's hook
 
-    def generate(self, commit: str) -> Path:
-        """Return a folder with the project as this commit of the template generates it."""
-        self.commit(commit)
-        settings = self.folder / "cookiecutter.yaml"
-        settings.write_text(json.dumps({"replay_dir": str(self.folder / "replay")}))
-        command = [sys.executable, "-B", "-m", "cookiecutter", str(self.clone), "--no-input"]
-        command += ["--config-file", str(settings), "--output-dir", str(self.folder / commit)]
-        command += [f"{name}={answer}" for name, answer in self.answers.items()]
-        output_of(*command, cwd=self.folder)
-        return next((self.folder / commit).iterdir())
-
-    def advice(self, version: str) -> str:
-        """Return what UPGRADING.md says about the versions after this one."""
-        text = (self.clone / "UPGRADING.md").read_text()
-        sections = re.split(r"^(?=## )", text, flags=re.MULTILINE)[1:]
-        newer = takewhile(lambda section: not section.startswith(f"## {version}\n"), sections)
-        return "".join(newer).rstrip()
-
-
-class Engine:
-    """The engine and its tests in a project's folder."""
-
-    def __init__(self, root: Path, package: str) -> None:
-        self.root = root
-        self.folders = (f"src/{package}/engine", "tests/engine")
-        self.manifest = root / self.folders[0] / "MANIFEST"
+        prefix = git("rev-parse", "--show-prefix", cwd=root).strip()  # of a project in a repository
+        place = folder / "top" / prefix
+        place.parent.mkdir(parents=True, exist_ok=True)
+        made.rename(place)
+        into = {
+            "GIT_DIR": git("rev-parse", "--absolute-git-dir", cwd=root).strip(),
+            "GIT_WORK_TREE": str(folder / "top"),
+            "GIT_INDEX_FILE": str(folder / "index"),
+        }
+        git("add", "--all", "--force", ".", cwd=place, **into)
+        whole = git("write-tree", cwd=place, **into).strip()
+        apart = (*engine_folders(link), LINK)
+        git("rm", "-r", "--cached", "--quiet", "--ignore-unmatch", *apart, cwd=place, **into)
+        rest = git("write-tree", cwd=place, **into).strip()
+        return cls(place, json.loads((place / LINK).read_text("utf-8")), whole, rest)
 
     @property
-    def version(self) -> str:
-        return self.manifest.with_name("VERSION").read_text().strip()
-
-    def edited(self, manifest: Path) -> list[str]:
-        """Return the files that are not as the manifest says: changed, added or removed."""
-        lines = manifest.read_text().splitlines()
-        written = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-        tracked = names("ls-files", "-z", "--", *self.folders, cwd=self.root)
-        present = (name for name in tracked if self.root / name != self.manifest)
-        digests = {name: sha256(self.root / name) for name in present}
-        return sorted(n for n in written.keys() | digests if written.get(n) != digests.get(n))
-
-    def replace(self, new: Path) -> None:
-        """Put the engine of another folder in the place of this one."""
-        git("rm", "-r", "--quiet", "--ignore-unmatch", "--", *self.folders, cwd=self.root)
-        for folder in self.folders:
-            shutil.copytree(new / folder, self.root / folder, dirs_exist_ok=True)
-        git("add", "--all", "--", *self.folders, cwd=self.root)
+    def commit(self) -> str:
+        return self.link["commit"]
 
 
-def remember(generated: Path, root: Path) -> str:
-    """Write generated files into the project's git database and return the name of their tree.
-
-    With them git can merge any edit, also one that was there before the project's first commit.
-    """
-    repository = git("rev-parse", "--absolute-git-dir", cwd=root).strip()
-    index = str(generated.with_name("index"))
-    settings = {"GIT_DIR": repository, "GIT_WORK_TREE": str(generated), "GIT_INDEX_FILE": index}
-    git("add", "--all", "--force", ".", cwd=generated, **settings)
-    return git("write-tree", cwd=generated, **settings).strip()
+def engine_folders(link: dict) -> tuple[str, str]:
+    """Return the folders that are the template's alone."""
+    return f"src/{link['context']['cookiecutter']['__package_name']}/engine", "tests/engine"
 
 
-def write_patch(root: Path, tree: str, files: list[str], patch: Path) -> None:
-    """Write how committed files differ from a tree, for `git apply -3` in the project's folder."""
-    prefix = git("rev-parse", "--show-prefix", cwd=root).strip()  # of a project in a repository
-    command = ["diff-tree", "-r", "-p", "--binary", "--full-index", f"--output={patch}"]
-    command += [f"--src-prefix=a/{prefix}", f"--dst-prefix=b/{prefix}", tree, "HEAD:./"]
-    git(*command, "--", *(f":(top,literal){name}" for name in files), cwd=root)
+def version(root: Path, link: dict) -> str:
+    """Return the version of the engine in a folder."""
+    file = root / engine_folders(link)[0] / "VERSION"
+    return file.read_text().strip() if file.exists() else "a template without version"
 
 
-def main(project: Any, arguments: list[str]) -> int:
+def edited_engine_files(root: Path, old: Generated) -> list[str]:
+    """Return the engine's files that are not as its MANIFEST says: changed, added or removed."""
+    folders = engine_folders(old.link)
+    own = f"{folders[0]}/MANIFEST"
+    manifest = root / own if (root / own).exists() else old.folder / own
+    if not manifest.exists():
+        return []  # a project from before there was an engine
+    lines = manifest.read_text("utf-8").splitlines()
+    written = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    tracked = [name for name in names("ls-files", "-z", *folders, cwd=root) if name != own]
+    there = {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in tracked}
+    return sorted(n for n in written.keys() | there.keys() if written.get(n) != there.get(n))
+
+
+def write_patch(root: Path, old: Generated, files: list[str]) -> None:
+    """Write how committed files differ from the generated ones, for `git apply -3`."""
+    command = ["diff-tree", "-r", "-p", "--binary", "--full-index", f"--output={root / PATCH}"]
+    git(*command, old.whole, "HEAD", "--", *(f":(literal){name}" for name in files), cwd=root)
+
+
+def merge(root: Path, old: Generated, new: Generated) -> list[str]:
+    """Merge what is new in all files but the engine's; return those that git could not merge."""
+    roles = ("AUTHOR_NAME", "AUTHOR_EMAIL", "COMMITTER_NAME", "COMMITTER_EMAIL")
+    who = {f"GIT_{role}": "torch-gpu-template" for role in roles}
+    before = git("commit-tree", "-m", "before", old.rest, cwd=root, **who).strip()
+    after = git("commit-tree", "-m", "after", "-p", before, new.rest, cwd=root, **who).strip()
+    command = ["git", "-c", "merge.directoryRenames=false", "cherry-pick", "--no-commit", after]
+    done = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8")
+    conflicts = names("diff", "--name-only", "--diff-filter=U", "--relative", "-z", cwd=root)
+    if done.returncode and not conflicts:
+        refuse(f"git could not merge:\n{done.stdout}{done.stderr}".rstrip())
+    return conflicts
+
+
+def replace_engine(root: Path, new: Generated) -> None:
+    """Put the new engine and the new link in the place of the old ones."""
+    folders = engine_folders(new.link)
+    git("rm", "-r", "--quiet", "--ignore-unmatch", *folders, cwd=root)
+    git("checkout", new.whole, "--", *folders, LINK, cwd=root)
+
+
+def main(project: object = None, arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make update", description=__doc__)
     parser.add_argument(
-        "--checkout", default="HEAD", help="the template's tag, branch or commit; else its newest"
+        "--checkout", help="the template's tag, branch or commit; unset, its newest commit"
     )
     known = parser.parse_args(arguments)
-    root = project_root()
+    root = Path.cwd()
     refuse_unsaved_work(root)
-    link = root / ".cruft.json"
-    if not link.is_file():
-        raise UserError(UNLINKED)
-    state = json.loads(link.read_text("utf-8"))
+    if not (root / LINK).is_file():
+        refuse(UNLINKED)
+    link = json.loads((root / LINK).read_text("utf-8"))
     with TemporaryDirectory() as folder:
-        template = Template(state["template"], state["context"]["cookiecutter"], Path(folder))
-        return update(root, project.package, template, state["commit"], known.checkout)
+        old = Generated.at(link["commit"], link, root, Path(folder, "old"))
+        new = Generated.at(known.checkout, link, root, Path(folder, "new"))
+        return update(root, old, new)
 
 
-def update(root: Path, package: str, template: Template, since: str, reference: str) -> int:
-    """Move a project from one commit of the template to another and say what is left to do."""
-    commit = template.commit(reference)
-    old, new = template.generate(since), template.generate(commit)
-    engine, newer = Engine(root, package), Engine(new, package)
-    version = engine.version
-    manifest = engine.manifest if engine.manifest.exists() else Engine(old, package).manifest
-    if edited := engine.edited(manifest):
+def update(root: Path, old: Generated, new: Generated) -> int:
+    """Bring a project from one to the other; return 3 if it leaves conflicts to resolve."""
+    had, has = (version(folder, new.link) for folder in (root, new.folder))
+    if edited := edited_engine_files(root, old):
         print("You edited these files of the engine:", *edited, sep="\n  ")
-    if commit == since and manifest.read_text() == newer.manifest.read_text():
-        print(f"Nothing to do: this is the template's {version}, commit {commit[:7]}.")
+    manifests = [folder / engine_folders(new.link)[0] / "MANIFEST" for folder in (root, new.folder)]
+    if old.rest == new.rest and len({m.read_bytes() for m in manifests if m.exists()}) == 1:
+        print(f"Nothing to do: this is {has}, the template's newest.")
         return 0
-    pristine, patch = remember(old, root), template.folder / PATCH
+    conflicts = merge(root, old, new)
+    replace_engine(root, new)
     if edited:
-        write_patch(root, pristine, edited, patch)
-    cruft = [sys.executable, "-m", "cruft", "update", "--skip-apply-ask", "--checkout", commit]
-    output_of(*cruft, cwd=root)
-    if edited:
-        shutil.copy(patch, root)
-        print(f"They are replaced. {PATCH} keeps your edits: git apply -3 {PATCH}")
-    engine.replace(new)
-    git("add", ".cruft.json", cwd=root)
-    print(f"Updated from {version} ({since[:7]}) to {newer.version} ({commit[:7]}).")
-    print("All is staged: git diff --cached shows it, git reset --hard undoes it.")
-    if advice := template.advice(version):
-        print(f"\nUPGRADING.md of the template says:\n\n{advice}\n")
-    conflicts = names("diff", "--name-only", "--diff-filter=U", "--relative", "-z", cwd=root)
-    conflicts += names("ls-files", "--others", "--exclude-standard", "-z", "*.rej", cwd=root)
+        write_patch(root, old, edited)
+        print(f"They are replaced, and {PATCH} keeps your edits: git apply -3 {PATCH}")
+    print(f"Updated from {had} to {has}: git diff --cached shows it, git reset --hard undoes it.")
+    print(f"Read what UPGRADING.md says about {has}: {new.link['template']}")
     if conflicts:
         print("The template and you changed the same lines of these files:", *conflicts, sep="\n  ")
-        print("Choose between the marks <<<<<<< and >>>>>>>, then: git add FILE. For a lock:")
-        print("  git checkout --theirs requirements.lock && make lock")
-        return 3
-    print("Next: make test lint, then git commit")
-    return 0
+        print(
+            "Edit what is between <<<<<<< and >>>>>>>, then git add the file. One without these marks"
+            "\nis no longer the template's: git add keeps yours, git rm deletes it. A lock:"
+            "\ngit checkout --theirs requirements.lock && git add requirements.lock && make lock"
+        )
+    print("Then: make test lint, git commit")
+    return 3 if conflicts else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
