@@ -141,8 +141,9 @@ def merge(root: Path, old: Generated, new: Generated) -> list[str]:
     """Merge what is new in all files but the engine's; return those that git could not merge."""
     roles = ("AUTHOR_NAME", "AUTHOR_EMAIL", "COMMITTER_NAME", "COMMITTER_EMAIL")
     who = {f"GIT_{role}": "torch-gpu-template" for role in roles}
-    before = git("commit-tree", "-m", "before", old.rest, cwd=root, **who).strip()
-    after = git("commit-tree", "-m", "after", "-p", before, new.rest, cwd=root, **who).strip()
+    title = f"Update to the template's {version(new.folder, new.link)}"
+    before = git("commit-tree", "-m", "Before", old.rest, cwd=root, **who).strip()
+    after = git("commit-tree", "-m", title, "-p", before, new.rest, cwd=root, **who).strip()
     command = ["git", "-c", "merge.directoryRenames=false", "cherry-pick", "--no-commit", after]
     done = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8")
     conflicts = names("diff", "--name-only", "--diff-filter=U", "--relative", "-z", cwd=root)
