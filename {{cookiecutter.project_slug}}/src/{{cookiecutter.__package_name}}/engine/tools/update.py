@@ -29,6 +29,11 @@ UNLINKED = f"""\
 with the answers that you gave then, commit it, and update again. UPGRADING.md in the template says
 how to find the commit."""
 
+CONFLICTS = """\
+Edit what is between <<<<<<< and >>>>>>>, then git add the file. A file without these marks is one
+that the template has deleted: git add keeps it, git rm deletes it. For a lock:
+git checkout --theirs requirements.lock && git add requirements.lock && make lock"""
+
 
 def refuse(why: str) -> NoReturn:
     """End with status 2, as UserError does elsewhere: this file imports nothing of the engine."""
@@ -38,8 +43,8 @@ def refuse(why: str) -> NoReturn:
 
 def output_of(*command: str | Path, cwd: Path, **variables: str) -> str:
     """Return what a command prints, or end with what it said."""
-    options = {"cwd": cwd, "env": os.environ | variables, "encoding": "utf-8"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    environment = os.environ | variables
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, encoding="utf-8")
     if done.returncode:
         refuse(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}".rstrip())
     return done.stdout
@@ -61,7 +66,9 @@ def refuse_unsaved_work(root: Path) -> None:
         refuse("There is no git, which merges the update. Install it.")
     if unsaved := git("status", "--short", cwd=root).splitlines():
         listed = "\n".join([*unsaved[:20], *(["…"] if unsaved[20:] else [])])
-        refuse(f"These files are not committed:\n{listed}\nCommit or stash them, then update again.")
+        refuse(
+            f"These files are not committed:\n{listed}\nCommit or stash them, then update again."
+        )
 
 
 @dataclass(frozen=True)
@@ -100,10 +107,6 @@ class Generated:
         git("rm", "-r", "--cached", "--quiet", "--ignore-unmatch", *apart, cwd=place, **into)
         rest = git("write-tree", cwd=place, **into).strip()
         return cls(place, json.loads((place / LINK).read_text("utf-8")), whole, rest)
-
-    @property
-    def commit(self) -> str:
-        return self.link["commit"]
 
 
 def engine_folders(link: dict) -> tuple[str, str]:
@@ -181,8 +184,8 @@ def update(root: Path, old: Generated, new: Generated) -> int:
     had, has = (version(folder, new.link) for folder in (root, new.folder))
     if edited := edited_engine_files(root, old):
         print("You edited these files of the engine:", *edited, sep="\n  ")
-    manifests = [folder / engine_folders(new.link)[0] / "MANIFEST" for folder in (root, new.folder)]
-    if old.rest == new.rest and len({m.read_bytes() for m in manifests if m.exists()}) == 1:
+    mine, theirs = (f / engine_folders(new.link)[0] / "MANIFEST" for f in (root, new.folder))
+    if old.rest == new.rest and mine.exists() and mine.read_bytes() == theirs.read_bytes():
         print(f"Nothing to do: this is {has}, the template's newest.")
         return 0
     conflicts = merge(root, old, new)
@@ -193,12 +196,8 @@ def update(root: Path, old: Generated, new: Generated) -> int:
     print(f"Updated from {had} to {has}: git diff --cached shows it, git reset --hard undoes it.")
     print(f"Read what UPGRADING.md says about {has}: {new.link['template']}")
     if conflicts:
-        print("The template and you changed the same lines of these files:", *conflicts, sep="\n  ")
-        print(
-            "Edit what is between <<<<<<< and >>>>>>>, then git add the file. One without these marks"
-            "\nis no longer the template's: git add keeps yours, git rm deletes it. A lock:"
-            "\ngit checkout --theirs requirements.lock && git add requirements.lock && make lock"
-        )
+        print("The template and you changed the same part of these files:", *conflicts, sep="\n  ")
+        print(CONFLICTS)
     print("Then: make test lint, git commit")
     return 3 if conflicts else 0
 
