@@ -201,6 +201,14 @@ def test_a_project_without_link_is_told_how_to_get_one(copy):
     assert done.returncode == 2 and "cruft link" in done.stdout and "UPGRADING.md" in done.stdout
 
 
+def test_a_template_that_is_not_there_is_one_message(copy):
+    edit(copy.path / LINK, link_of(copy)["commit"], "0" * 40)
+    commit_all(copy.path, "A commit that never was")
+    done = update(copy)
+    assert done.returncode == 2 and "Traceback" not in done.stdout
+    assert done.stdout.startswith("error: Generating") and "0" * 40 in done.stdout
+
+
 def test_make_update_calls_it(default_project):
     planned = default_project.run("make", "--dry-run", "update", "ARGS=--checkout v1").stdout
     assert planned.splitlines()[-1] == "python src/my_project/engine/tools/update.py --checkout v1"

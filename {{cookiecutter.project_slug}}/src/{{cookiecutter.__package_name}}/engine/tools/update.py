@@ -41,18 +41,20 @@ def refuse(why: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def output_of(*command: str | Path, cwd: Path, **variables: str) -> str:
-    """Return what a command prints, or end with what it said."""
+def output_of(*command: str | Path, doing: str, cwd: Path, **variables: str) -> str:
+    """Return what a command prints, or end with what it was doing and what it said."""
     environment = os.environ | variables
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, encoding="utf-8")
     if done.returncode:
-        refuse(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}".rstrip())
+        said = f"{done.stdout}{done.stderr}".rpartition("Traceback (most recent call last):\n")[2]
+        lines = (line for line in said.splitlines() if not line.startswith("  "))
+        refuse("\n".join([f"{doing} failed:", *lines]))
     return done.stdout
 
 
 def git(*arguments: str | Path, cwd: Path, **variables: str) -> str:
     """Return what git prints, or end with what it said."""
-    return output_of("git", *arguments, cwd=cwd, **variables)
+    return output_of("git", *arguments, doing=f"git {arguments[0]}", cwd=cwd, **variables)
 
 
 def names(*arguments: str, cwd: Path) -> list[str]:
@@ -88,7 +90,8 @@ class Generated:
         command = [sys.executable, "-m", "cruft", "create", link["template"], "--no-input"]
         command += ["--extra-context", json.dumps(answers), "--output-dir", str(folder / "made")]
         command += ["--checkout", reference] if reference else []
-        output_of(*command, cwd=root)
+        doing = f"Generating {link['template']} at {reference or 'its newest commit'}, see {LINK},"
+        output_of(*command, doing=doing, cwd=root, _TYPER_STANDARD_TRACEBACK="1")
         made = next((folder / "made").iterdir())
         shutil.rmtree(made / ".git", ignore_errors=True)  # of its own, begun by the template's hook
 
