@@ -70,7 +70,7 @@ def link_to_template() -> None:
         return  # no repository, or one whose commit is not what was baked
     address = str(folder.resolve())
     if given != repository:  # cookiecutter has cloned it
-        address = git("remote", "get-url", "origin", folder=folder)[1]
+        address = git("remote", "get-url", "origin", folder=folder)[1] or address
     own = ("_output_dir", "_repo_dir", "_checkout")
     content = {
         "template": re.sub(r"^(https?://)[^/@]*@", r"\1", address),  # without a password

@@ -52,10 +52,10 @@ class RunRecord:
         archive = f"source{resume}.zip"
         (folder / f"config{resume}.yaml").write_text(config)
         content |= {
-            "template": template_version(),
             "config": yaml.safe_load(config),
             "source": pack_source(root, folder / archive) | {"commit": _commit(root)},
             "locks": {path.name: sha256(path) for path in root.glob("*.lock")},
+            "template": template_version(),
             "versions": _versions(),
         }
         record.content |= {"results": {}, "reason": None, "ended": None}
