@@ -1,8 +1,10 @@
-"""Delete files that were not chosen, run `git init`, print the next steps.
+"""Delete files that were not chosen, write what `make update` needs, run `git init`, print the next
+steps.
 
 A missing tool is no error, and a project generated without hooks works as well.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -14,6 +16,7 @@ from pathlib import Path
 # tojson writes ASCII and never three " in a row, so this is one literal for any answers.
 ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
 PROJECT = Path.cwd()
+ENGINE = PROJECT / "src" / ANSWERS["__package_name"] / "engine"
 
 WANTED = {  # file: is it part of this project?
     "torch-cu130.lock": ANSWERS["cuda"] == "cu130",
@@ -31,27 +34,62 @@ def drop_unchosen() -> None:
             (PROJECT / name).unlink(missing_ok=True)
 
 
-def git(*arguments: str) -> int | None:
-    """Run git in the project's folder. Return its exit code, or None if git is not installed."""
-    elsewhere = (
-        "GIT_DIR",
-        "GIT_WORK_TREE",
-        "GIT_INDEX_FILE",
-    )  # set if a git hook runs cookiecutter
+def write_manifest() -> None:
+    """Write the SHA-256 of each file of the engine and its tests, in the form of `sha256sum --check`."""
+    manifest = ENGINE / "MANIFEST"
+    manifest.unlink(missing_ok=True)
+    found = (path for top in (ENGINE, PROJECT / "tests" / "engine") for path in top.rglob("*"))
+    files = (p for p in sorted(found) if p.is_file() and "__pycache__" not in p.parts)
+    lines = (
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(PROJECT).as_posix()}\n"
+        for path in list(files)
+    )
+    manifest.write_text("".join(lines), newline="\n")
+
+
+def git(*arguments: str, folder: Path = PROJECT) -> tuple[int | None, str]:
+    """Run git in a folder. Return its exit code, None if git is not installed, and its output."""
+    elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set if a git hook runs cookiecutter
     env = {name: value for name, value in os.environ.items() if name not in elsewhere}
     try:
-        return subprocess.run(["git", *arguments], env=env, capture_output=True).returncode
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, env=env, capture_output=True, encoding="utf-8"
+        )
     except OSError:
-        return None
+        return None, ""
+    return done.returncode, done.stdout.strip()
+
+
+def link_to_template() -> None:
+    """Write .cruft.json as `cruft create` does, which brings its own, if the commit is known."""
+    given, repository = ANSWERS["_template"], ANSWERS.get("_repo_dir")
+    if "_commit" in ANSWERS or not repository:
+        return
+    folder = Path(os.environ.get("PWD", PROJECT.parent), repository)
+    if not (folder / ".git").exists() or git("status", "--porcelain", folder=folder) != (0, ""):
+        return  # no repository, or one whose commit is not what was baked
+    address = str(folder.resolve())
+    if given != repository:  # cookiecutter has cloned it
+        address = git("remote", "get-url", "origin", folder=folder)[1] or address
+    own = ("_output_dir", "_repo_dir", "_checkout")
+    content = {
+        "template": re.sub(r"^(https?://)[^/@]*@", r"\1", address),  # without a password
+        "commit": git("rev-parse", "HEAD", folder=folder)[1],
+        "checkout": None,
+        "context": {"cookiecutter": {k: v for k, v in ANSWERS.items() if k not in own}},
+        "directory": None,
+    }
+    text = json.dumps(content, ensure_ascii=False, indent=2, separators=(",", ": "))
+    (PROJECT / ".cruft.json").write_text(text + "\n", encoding="utf-8")
 
 
 def begin_repository() -> str:
     """Run `git init` unless the folder is already in a repository. Return what to print."""
     # check-ignore returns 1 in a repository that includes this folder. It returns 0 in one that
     # ignores it (as the template's build/) and 128 outside of any: then the project gets its own.
-    if git("check-ignore", "--quiet", ".") == 1:
+    if git("check-ignore", "--quiet", ".")[0] == 1:
         return "It is inside an existing git repository, so no new one was created."
-    if git("-c", "init.defaultBranch=main", "init", "--quiet") == 0:
+    if git("-c", "init.defaultBranch=main", "init", "--quiet")[0] == 0:
         return "It is a git repository on branch main, without commits."
     return "It is not a git repository: install git and run `git init` in it."
 
@@ -72,6 +110,8 @@ def is_throwaway() -> bool:
 
 if __name__ == "__main__":
     drop_unchosen()
+    write_manifest()
+    link_to_template()
     if not is_throwaway():
         sys.stdout.reconfigure(errors="backslashreplace")  # a Windows console may lack characters
         print(f"\nCreated {PROJECT.name}. {begin_repository()}\n\nNext:\n{next_steps()}\n")

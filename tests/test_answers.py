@@ -199,7 +199,7 @@ def test_text_that_would_break_a_file_is_refused(bake, tmp_path, field, text, wh
 def test_free_text_stays_out_of_whatever_runs(bake):
     answers = {name: f"Zebra {name}" for name in FREE_TEXT} | {"project_slug": "net"}
     holding = {name for name, content in bake(answers).files().items() if b"Zebra" in content}
-    assert holding <= {"README.md", "LICENSE", "pyproject.toml"}
+    assert holding <= {"README.md", "LICENSE", "pyproject.toml", ".cruft.json"}
 
 
 def test_every_problem_is_named_at_once(bake, tmp_path):

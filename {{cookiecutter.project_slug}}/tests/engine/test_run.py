@@ -20,7 +20,7 @@ from {{ cookiecutter.__package_name }}.data import ImageData
 from {{ cookiecutter.__package_name }}.engine.decisions import KEYS
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.monitor.progress import Throughput
-from {{ cookiecutter.__package_name }}.engine.paths import project_root
+from {{ cookiecutter.__package_name }}.engine.paths import project_root, template_version
 from {{ cookiecutter.__package_name }}.engine.run import metrics
 from {{ cookiecutter.__package_name }}.engine.run.digests import digest
 from {{ cookiecutter.__package_name }}.engine.run.folder import find_run
@@ -63,6 +63,7 @@ def test_the_record_holds_what_repeating_needs(trained):
     assert 0 < record["seconds"]["fit"] <= record["seconds"]["total"]
     assert 0 < record["results"]["seconds_to_first_step"] <= record["seconds"]["fit"] + 0.1
     assert record["versions"]["torch"] == torch.__version__
+    assert record["template"] == template_version()
     assert set(record["locks"]) == {path.name for path in root.glob("*.lock")}
     assert len(record["data"]["fingerprint"]) == 64
     assert set(record["decisions"]) == set(KEYS.values())

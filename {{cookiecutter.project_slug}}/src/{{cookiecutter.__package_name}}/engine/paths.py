@@ -17,6 +17,11 @@ def project_root() -> Path:
     raise UserError(f"No configs/base.yaml above {Path.cwd()}: start in the project's folder.")
 
 
+def template_version() -> str:
+    """Return the version of the template that this engine is from."""
+    return (Path(__file__).parent / "VERSION").read_text().strip()
+
+
 def cache_folder() -> Path:
     """Return the folder of what can be made again, the user's own."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -26,6 +26,7 @@ from .training import train
 TOOLS = {
     **{name: name for name in ("bench", "bundle", "lock", "reproduce", "seeds", "serve", "tune")},
     "bench-check": "bench_check",
+    "update": "update",
 }
 
 

@@ -19,6 +19,7 @@ import yaml
 
 from ..contract import Facts
 from ..errors import UserError
+from ..paths import template_version
 from .checkpoint_files import sha256, write_atomically
 from .interruption import Interrupted
 
@@ -54,6 +55,7 @@ class RunRecord:
             "config": read_yaml(config),
             "source": pack_source(root, folder / archive) | {"commit": _commit(root)},
             "locks": {path.name: sha256(path) for path in root.glob("*.lock")},
+            "template": template_version(),
             "versions": _versions(),
         }
         record.content |= {"results": {}, "reason": None, "ended": None}
