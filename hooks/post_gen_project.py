@@ -44,7 +44,7 @@ def git(*arguments: str) -> int | None:
 def begin_repository() -> str:
     """A repository of its own, unless the folder is already part of one. Returns what to tell."""
     # check-ignore answers 1 in a repository that takes this folder in; 0 in one that ignores it (as
-    # the template's own demo/) and 128 outside any: there the project gets its own.
+    # the template's own build/) and 128 outside any: there the project gets its own.
     if git("check-ignore", "--quiet", ".") == 1:
         return "It lies in a git repository already, which was left as it is."
     if git("-c", "init.defaultBranch=main", "init", "--quiet") == 0:

@@ -18,7 +18,15 @@ from .engine.images.batch import ImageBatch
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images: see ImageData, which has these settings too."""
+    """What is done to training images. Each of these settings is one of ImageData's too.
+
+    Args:
+        crop_padding: random shift of training images by up to this many pixels, not for folders.
+        flip: mirror every second training image; wrong for digits and text.
+        cutout: side in pixels of a square of each training image that is set to zero.
+        mixup: alpha of the shares in which training images are blended with another; 0 is off.
+        cutmix: alpha of the shares of another image that training images show; 0 is off.
+    """
 
     crop_padding: int = 0
     flip: bool = False

@@ -79,13 +79,9 @@ class ImageData(ImageModule):
         eval_batch_size: images per step and device in validation, test and prediction.
         image_size: height and width to which the images of a folder are brought.
         smallest_crop: least share of an image's area that training on a folder sees at a time.
-        flip: mirror every second training image; wrong for digits and text.
-        crop_padding: random shift of training images by up to this many pixels, not for folders.
-        cutout: side in pixels of a square of each training image that is set to zero.
-        mixup: alpha of the shares in which training images are blended with another; 0 is off.
-        cutmix: alpha of the shares of another image that training images show; 0 is off.
         decoder: cpu or gpu, where a folder's JPEG files are decoded; unset, gpu where the cores
             would not keep up and the GPU has engines for it.
+        augmentation: the settings of Augmentation, in augment.py.
     """
 
     # What the images are is compared by their content.
@@ -99,17 +95,13 @@ class ImageData(ImageModule):
         eval_batch_size: int = 256,
         image_size: int = 224,
         smallest_crop: float = 0.25,
-        flip: bool = False,
-        crop_padding: int = 0,
-        cutout: int = 0,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
         decoder: Literal["cpu", "gpu"] | None = None,
+        **augmentation: Any,
     ) -> None:
+        self.augmentation = Augmentation(**augmentation)
         images = load_source(SOURCES, source, options or {})
         sizes = batch_size, eval_batch_size, image_size, smallest_crop
-        super().__init__(images, source, *sizes, flip, decoder)
-        self.augmentation = Augmentation(crop_padding, flip, cutout, mixup, cutmix)
+        super().__init__(images, source, *sizes, self.augmentation.flip, decoder)
 
     def augment(self, batch: ImageBatch, uniforms: Uniforms) -> ImageBatch:
         """Return training images as the network sees them; files are cropped when they are read."""

@@ -10,7 +10,6 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 
 from . import contract
@@ -25,6 +24,7 @@ from .model.checks import check_task
 from .model.freeze import add_frozen_groups, freeze_parts, frozen_parts, keep_frozen
 from .model.means import RunningTotals, ratio
 from .model.recompute import recompute_blocks
+from .ranks import rank_zero_only
 
 say = rank_zero_only(functools.partial(print, flush=True))
 

@@ -14,10 +14,6 @@ def is_launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def is_rank_zero() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 def launch(
     package: str, processes: int, threads: int, arguments: list[str], run_folder: Path
 ) -> int:

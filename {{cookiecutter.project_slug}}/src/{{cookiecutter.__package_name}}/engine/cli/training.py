@@ -20,6 +20,7 @@ from ..data.rows import with_size
 from ..decisions import decide_loading
 from ..fast.compile_messages import Compiling
 from ..fast.step_graph import StepGraph
+from ..hashing import sha256
 from ..model.checks import check_checkpoint, read_checkpoint
 from ..monitor import summary
 from ..monitor.gpu import GpuUsage, OutOfMemory
@@ -27,9 +28,9 @@ from ..monitor.predictions import draw_pictures
 from ..monitor.progress import Progress, Throughput
 from ..monitor.trackers import Tracking, decide_tracking, followers
 from ..paths import project_root
+from ..ranks import is_rank_zero
 from ..run import resume_checks
 from ..run.checkpoint import RunCheckpoint
-from ..run.checkpoint_files import sha256
 from ..run.digests import write_digests
 from ..run.interruption import Interruption
 from ..run.metrics import MetricsCSV
@@ -38,7 +39,7 @@ from ..run.record import RunRecord, facts_of
 from ..task import Task
 from . import arguments as resolve
 from .errors import Parser
-from .launch import is_launched, is_rank_zero, launch
+from .launch import is_launched, launch
 from .project import Project
 
 

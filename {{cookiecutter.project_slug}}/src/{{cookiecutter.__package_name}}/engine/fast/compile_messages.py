@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from ..hardware import this_machine
 from ..paths import cache_folder, shown
+from ..ranks import is_rank_zero
 
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
@@ -72,7 +73,7 @@ class Compiling(L.Callback):
             return
         import torch._inductor.cudagraph_utils  # now, so that all of the logs are there
 
-        self.speaks = trainer.is_global_zero
+        self.speaks = is_rank_zero()
         torch._logging.set_logs(graph_breaks=True, recompiles=True)
         warnings.filterwarnings("ignore", "Dynamo does not know how to trace")  # said here too, as
         also = ("torch._dynamo.convert_frame", "torch._dynamo.variables.tensor")  # these do

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
+from ..ranks import rank_zero_only
 from .checkpoint_files import fsync, write_atomically
 
 Row = dict[str, Any]

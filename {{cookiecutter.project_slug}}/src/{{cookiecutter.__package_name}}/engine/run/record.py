@@ -19,7 +19,8 @@ import yaml
 
 from ..contract import Facts
 from ..errors import UserError
-from .checkpoint_files import sha256, write_atomically
+from ..hashing import sha256
+from .checkpoint_files import write_atomically
 from .interruption import Interrupted
 
 NOT_SOURCE = {"runs", "data", "build", "dist"}  # at the top of the project
