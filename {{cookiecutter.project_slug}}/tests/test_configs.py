@@ -1,4 +1,4 @@
-"""Every recipe in configs/, yours too, is one that `fit` takes: known keys, values of their type."""
+"""Every recipe in configs/, yours too, is one `fit` takes: known keys, values of their type."""
 
 import runpy
 import sys
