@@ -15,7 +15,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test lint lock newest image test-image push torch-lock image-name engine gpu clean
+.PHONY: help demo bench test golden lint lock newest image test-image push torch-lock image-name engine gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,9 @@ bench: $(if $(findstring --rounds 0,$(ARGS)),,gpu) $(READY) ## this template, wh
 
 test: $(READY) ## bake every option, run what was baked
 	python -m pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
+
+golden: demo ## write what the digits come to in tests/golden/, where a commit is meant to change it
+	python tests/golden.py $(DEMO)
 
 lint: $(READY) ## pre-commit's hooks on every file
 	git ls-files -coz --exclude-standard | xargs -0 pre-commit run --files

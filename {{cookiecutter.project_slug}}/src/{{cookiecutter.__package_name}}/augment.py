@@ -18,7 +18,15 @@ from .engine.images.batch import ImageBatch
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The augmentation of training images. ImageData has the same settings and explains them."""
+    """The augmentation of training images. Each of these settings is one of ImageData's too.
+
+    Args:
+        crop_padding: random shift of training images by up to this many pixels; not for folders.
+        flip: mirror half of the training images; wrong for digits and text.
+        cutout: side in pixels of a square in each training image that is set to zero; 0 is off.
+        mixup: alpha of the shares with which two training images are blended; 0 is off.
+        cutmix: alpha of the share of a training image that another one replaces; 0 is off.
+    """
 
     crop_padding: int = 0
     flip: bool = False

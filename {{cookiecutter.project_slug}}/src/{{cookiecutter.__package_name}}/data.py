@@ -80,13 +80,9 @@ class ImageData(ImageModule):
         eval_batch_size: images per step and device in validation, test and prediction.
         image_size: height and width to which the images of a folder are cropped and resized.
         smallest_crop: smallest share of an image's area in a random crop; for folders.
-        flip: mirror half of the training images; wrong for digits and text.
-        crop_padding: random shift of training images by up to this many pixels; not for folders.
-        cutout: side in pixels of a square in each training image that is set to zero; 0 is off.
-        mixup: alpha of the shares with which two training images are blended; 0 is off.
-        cutmix: alpha of the share of a training image that another one replaces; 0 is off.
         decoder: where a folder's JPEG files are decoded, cpu or gpu. If unset, gpu if there are too
             few cores and the GPU has JPEG engines.
+        augmentation: the settings of Augmentation, in augment.py.
     """
 
     # A resume compares the content of the images instead.
@@ -100,17 +96,13 @@ class ImageData(ImageModule):
         eval_batch_size: int = 256,
         image_size: int = 224,
         smallest_crop: float = 0.25,
-        flip: bool = False,
-        crop_padding: int = 0,
-        cutout: int = 0,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
         decoder: Literal["cpu", "gpu"] | None = None,
+        **augmentation: Any,
     ) -> None:
+        self.augmentation = Augmentation(**augmentation)
         images = load_source(SOURCES, source, options or {})
         sizes = batch_size, eval_batch_size, image_size, smallest_crop
-        super().__init__(images, source, *sizes, flip, decoder)
-        self.augmentation = Augmentation(crop_padding, flip, cutout, mixup, cutmix)
+        super().__init__(images, source, *sizes, self.augmentation.flip, decoder)
 
     def augment(self, batch: ImageBatch, uniforms: Uniforms) -> ImageBatch:
         """Return the augmented training images. Files were already cropped when they were read."""

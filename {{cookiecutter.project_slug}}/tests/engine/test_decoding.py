@@ -27,7 +27,6 @@ from {{ cookiecutter.__package_name }}.engine.data.streaming import (
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.images import (
     decode,
-    decoded_cache,
     reader,
 )
 from {{ cookiecutter.__package_name }}.engine.images.read import read
@@ -222,20 +221,24 @@ def test_a_folder_is_decoded_once_and_then_read_from_one_file(photographs, tmp_p
         assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
 
 
+def cached(files: Files, size: int) -> torch.Tensor:
+    return FileRows(files, ReadConfig(size)).load().batch.images
+
+
 def test_a_cache_that_is_truncated_is_written_again(photographs, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     files = files_of(photographs)
-    before = decoded_cache.decoded(files, 24).images.clone()
+    before = cached(files, 24).clone()
     (path,) = (tmp_path / "decoded-images").glob("*.npy")
     for length in (0, 50, 1000):
         path.write_bytes(path.read_bytes()[:length])
-        assert torch.equal(decoded_cache.decoded(files, 24).images, before)
+        assert torch.equal(cached(files, 24), before)
 
 
 def test_a_cache_that_does_not_fit_on_the_disk_is_refused(photographs, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(UserError, match=r"take [\d,]+ MB, and .* free.*--data\.loader streaming"):
-        decoded_cache.decoded(files_of(photographs), 2_000_000)
+        cached(files_of(photographs), 2_000_000)
 
 
 @gpu

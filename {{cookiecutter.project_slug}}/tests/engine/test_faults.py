@@ -24,6 +24,7 @@ from {{ cookiecutter.__package_name }}.engine.monitor.gpu import (
     advise,
     out_of_memory,
 )
+from {{ cookiecutter.__package_name }}.engine.run.interruption import passing_on_sigterm
 
 DIGITS = ("--config", "configs/digits.yaml")
 CPU = ("--trainer.accelerator", "cpu")
@@ -224,6 +225,14 @@ def test_several_seeds_end_with_their_mean_and_spread(call, tmp_path, capsys):
 def test_seeds_that_make_no_sense_are_refused(arguments, message, call, capsys):
     assert call("seeds", *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_what_a_verb_starts_ends_with_it_by_sigterm():
+    before = signal.getsignal(signal.SIGTERM)
+    with subprocess.Popen(["sleep", "60"]) as child, passing_on_sigterm(child):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert child.wait(10) == -signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_folder_that_may_not_be_written_to_is_one_line():

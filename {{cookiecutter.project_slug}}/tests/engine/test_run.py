@@ -20,10 +20,11 @@ from {{ cookiecutter.__package_name }}.data import ImageData
 from {{ cookiecutter.__package_name }}.engine.decisions import KEYS
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.monitor.progress import Throughput
-from {{ cookiecutter.__package_name }}.engine.paths import project_root, template_version
+from {{ cookiecutter.__package_name }}.engine.paths import project_root, resolve_path, template_version
+from {{ cookiecutter.__package_name }}.engine.ranks import rank_zero_only
 from {{ cookiecutter.__package_name }}.engine.run import metrics
 from {{ cookiecutter.__package_name }}.engine.run.digests import digest
-from {{ cookiecutter.__package_name }}.engine.run.folder import find_run
+from {{ cookiecutter.__package_name }}.engine.run.folder import find_run, recipe_name
 from {{ cookiecutter.__package_name }}.engine.run.metrics import (
     MetricsCSV,
     OnItsWay,
@@ -291,6 +292,29 @@ def test_the_latest_run_is_the_newest_with_a_checkpoint(trained, tmp_path):
     assert find_run(tmp_path, "latest").name == "newer"
     with pytest.raises(UserError, match="No run of the recipe 'synthetic'"):
         find_run(tmp_path, "latest", "synthetic")
+
+
+def test_a_recipe_is_called_as_its_file_or_as_the_run_was_whose_file_it_is(trained):
+    assert recipe_name(Path("configs/digits.yaml")) == "digits"
+    for name in ("config.yaml", "config.resume-1.yaml"):
+        assert recipe_name(trained / name) == trained.parent.name
+
+
+def test_a_path_is_looked_for_here_and_then_in_the_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = project_root()
+    assert root != tmp_path and resolve_path("configs") == root / "configs"
+    (tmp_path / "configs").mkdir()
+    assert resolve_path("configs") == tmp_path / "configs"
+    assert resolve_path("new", must_exist=False) == root / "new"
+
+
+def test_only_the_first_of_several_processes_speaks(monkeypatch):
+    said: list[str] = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        rank_zero_only(said.append)(rank)
+    assert said == ["0"]
 
 
 def test_evaluating_what_is_no_run_is_refused(call, capsys, tmp_path):

@@ -32,10 +32,13 @@ def resolve_path(path: str, must_exist: bool = True) -> Path:
 
     Raises UserError if there is nothing, and there must be.
     """
-    here, from_project = Path(path).expanduser().absolute(), Path(__file__).parents[3] / path
-    if must_exist and not here.exists() and not from_project.exists():
+    here = Path(path).expanduser().absolute()
+    if here.exists():
+        return here
+    from_project = project_root() / path
+    if must_exist and not from_project.exists():
         raise UserError(f"{here} does not exist. Put it there, or set --data.options.path.")
-    return here if here.exists() else from_project
+    return from_project
 
 
 def shown(path: Path) -> str:

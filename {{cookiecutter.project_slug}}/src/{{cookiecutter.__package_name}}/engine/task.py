@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 
 from . import contract
@@ -31,6 +30,7 @@ from .model.checks import check_task
 from .model.freeze import add_frozen_groups, freeze_parts, frozen_parts, keep_frozen
 from .model.means import RunningTotals, ratio
 from .model.recompute import recompute_blocks
+from .ranks import rank_zero_only
 
 say = rank_zero_only(functools.partial(print, flush=True))
 

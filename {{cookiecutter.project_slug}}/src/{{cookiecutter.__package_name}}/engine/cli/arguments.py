@@ -9,18 +9,16 @@ from typing import Any
 from ..decisions import KEYS, OF_THE_DEVICES, Before, Layout
 from ..errors import UserError
 from ..paths import shown
+from ..ranks import is_rank_zero
 from ..run.checkpoint_files import find_checkpoint
-from ..run.folder import find_run, new_run_folder
+from ..run.folder import find_run, new_run_folder, recipe_name
 from ..run.record import RunRecord
-from .launch import is_rank_zero
 
 
 def recipe_of(config: Any, package: str) -> str:
     """Return the recipe's name: that of the last configuration file, or else the package's."""
-    files = [Path(str(file)) for file in config.get("config") or []]
-    if not files:
-        return package
-    return files[-1].parent.parent.name if files[-1].name == "config.yaml" else files[-1].stem
+    files = config.get("config") or []
+    return recipe_name(Path(str(files[-1]))) if files else package
 
 
 def expand_run(arguments: list[str], root: Path) -> tuple[list[str], Path | None]:

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..ranks import is_rank_zero
 from ..run.folder import RUN_FOLDER_VARIABLE
 from ..run.record import RunRecord
 
@@ -17,10 +18,6 @@ from ..run.record import RunRecord
 def is_launched() -> bool:
     """Return whether this process is one that torchrun started."""
     return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def is_rank_zero() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def launched() -> tuple[int, int] | None:

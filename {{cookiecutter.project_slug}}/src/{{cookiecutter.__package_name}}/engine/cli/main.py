@@ -15,10 +15,10 @@ from ..data.module import Data
 from ..errors import UserError
 from ..monitor import quiet_lightning
 from ..nvml import prefer_idle_gpus
+from ..ranks import is_rank_zero
 from ..run.interruption import Interrupted
 from ..task import Task
 from .errors import explain
-from .launch import is_rank_zero
 from .project import Project
 from .training import train
 

@@ -31,6 +31,7 @@ from ..fast.compile_messages import Compiling
 from ..fast.settings import process_settings_kept
 from ..fast.step_graph import StepGraph
 from ..hardware import this_machine
+from ..hashing import sha256
 from ..model.checks import check_checkpoint, read_checkpoint
 from ..monitor import summary
 from ..monitor.gpu import GpuUsage, OutOfMemory
@@ -38,9 +39,9 @@ from ..monitor.predictions import draw_pictures
 from ..monitor.progress import Progress, Throughput
 from ..monitor.trackers import Tracking, decide_wandb, followers
 from ..paths import project_root
+from ..ranks import is_rank_zero
 from ..run import resume_checks
 from ..run.checkpoint import RunCheckpoint
-from ..run.checkpoint_files import sha256
 from ..run.digests import write_digests
 from ..run.interruption import Interruption
 from ..run.metrics import MetricsCSV
@@ -49,7 +50,7 @@ from ..run.record import RunRecord, facts_of, read_yaml
 from ..task import Task
 from . import arguments as resolve
 from .errors import Parser
-from .launch import is_launched, is_rank_zero, launch, launched, of_every_rank, of_rank_zero
+from .launch import is_launched, launch, launched, of_every_rank, of_rank_zero
 from .project import Project
 
 

@@ -1,7 +1,6 @@
 """Rows of a split: tensors in memory, and what every split has in common."""
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..contract import Batch, Facts, Splits, Uniforms
+from ..hashing import sha256_of
 
 ROWS_AT_ONCE = 1024  # whose content is digested together
 
@@ -98,7 +98,10 @@ def with_size(facts: Facts, splits: Splits) -> Facts:
 
 def digest(splits: Splits) -> str:
     """Return SHA-256 over the content of all splits: what tells whether data have changed."""
-    content = hashlib.sha256()
+    return sha256_of(_content(splits))
+
+
+def _content(splits: Splits) -> Iterator[bytes | memoryview]:
     for name in ("train", "val", "test"):
         split = getattr(splits, name)
         if split is None:
@@ -108,9 +111,8 @@ def digest(splits: Splits) -> str:
             index = torch.arange(start, min(start + ROWS_AT_ONCE, rows.n))
             for field, part in rows.take(index, None, None)._asdict().items():
                 if part is not None:
-                    content.update(f"{name} {field} {part.dtype} {tuple(part.shape)}".encode())
-                    content.update(part.contiguous().view(torch.uint8).numpy().data)
-    return content.hexdigest()
+                    yield f"{name} {field} {part.dtype} {tuple(part.shape)}".encode()
+                    yield part.contiguous().view(torch.uint8).numpy().data
 
 
 def _gather(part: Tensor, index: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from ..hardware import this_machine
 from ..paths import cache_folder, shown
+from ..ranks import is_rank_zero
 
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
@@ -71,7 +72,7 @@ class Compiling(L.Callback):
     def on_train_start(self, trainer, pl_module) -> None:
         if not pl_module.compile_decision.value or "TORCH_LOGS" in os.environ:
             return
-        self.speaks = trainer.is_global_zero
+        self.speaks = is_rank_zero()
         try:
             import torch._inductor.cudagraph_utils  # now, so that all of the logs are there
 

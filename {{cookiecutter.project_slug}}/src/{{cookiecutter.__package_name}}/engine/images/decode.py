@@ -5,7 +5,6 @@ spoil (16 bits, transparency, a camera's rotation) is turned into upright RGB he
 decoded by libjpeg-turbo through torchvision, which takes half of Pillow's time.
 """
 
-import hashlib
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch.nn import functional
 from torchvision.io import ImageReadMode, decode_jpeg
+
+from ..hashing import sha256_of
 
 CENTER_CROP_RATIO = 224 / 256  # of the shorter side, in evaluation, as is usual for ImageNet
 
@@ -46,7 +47,7 @@ def inspect(path: Path) -> tuple[str, str | None]:
             _as_rgb(image)
     except ImageDecodeError as reason:
         problem = str(reason)
-    return hashlib.sha256(content).hexdigest(), problem
+    return sha256_of([content]), problem
 
 
 def center_crop(file: File, size: int) -> np.ndarray:

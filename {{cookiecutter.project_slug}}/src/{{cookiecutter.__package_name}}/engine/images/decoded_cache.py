@@ -4,24 +4,26 @@ It is in the user's cache folder under the content's digest; deleting it costs t
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from ..data.order import BatchShard, EpochPlan
-from ..data.streaming import StreamConfig, StreamingLoader
+from ..data.streaming import Reader, StreamConfig, StreamingLoader
 from ..errors import UserError
 from ..hardware import this_machine
 from ..paths import cache_folder, exclusive_lock
 from .batch import ImageBatch, in_memory
-from .reader import FileRows, ReadConfig
 from .splits import Files, content
 
 BATCH = 64  # images that a worker hands over together
 
+MakeReader = Callable[[StreamConfig], Reader]  # of the middle squares, at the size asked for
 
-def decoded(files: Files, size: int) -> ImageBatch:
+
+def decoded(files: Files, size: int, reader: MakeReader) -> ImageBatch:
     """Return the middle square of every image, `size` pixels wide and high, mapped into memory.
 
     Raises UserError if there is no room on the disk, or an image can't be read.
@@ -39,18 +41,17 @@ def decoded(files: Files, size: int) -> ImageBatch:
                     f" {free / 1e6:,.0f} MB free. Name another place with XDG_CACHE_HOME, or read"
                     " the files at each epoch: --data.loader streaming."
                 ) from None
-            _write(files, size, path)
+            _write(files, size, reader, path)
             pixels = np.load(path, mmap_mode="c")
     return in_memory(pixels, files.labels)
 
 
-def _write(files: Files, size: int, path: Path) -> None:
+def _write(files: Files, size: int, reader: MakeReader, path: Path) -> None:
     unfinished = path.with_suffix(".unfinished")
     pixels = np.lib.format.open_memmap(unfinished, "w+", np.uint8, (files.n, size, size, 3))
     workers = this_machine().cores if files.n > 8 * BATCH else 0
     config = StreamConfig(workers=workers)
-    reader = FileRows(files, ReadConfig(size)).reader(config)
-    batches = StreamingLoader(reader, EpochPlan(files.n, BatchShard(BATCH)), config)
+    batches = StreamingLoader(reader(config), EpochPlan(files.n, BatchShard(BATCH)), config)
     for batch in tqdm(batches, desc="decoding images, once", delay=1, disable=None):
         real = batch.row >= 0
         pixels[batch.row[real].numpy()] = batch.images.permute(0, 2, 3, 1)[real].numpy()

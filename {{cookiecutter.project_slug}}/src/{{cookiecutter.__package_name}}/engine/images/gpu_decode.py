@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from .decode import ImageDecodeError
-from .reader import Packed
+from .packed import Packed
 
 PIXELS_AT_ONCE = 128 * 2**20  # that are decoded together, each of three bytes
 

@@ -33,10 +33,10 @@ class ImageModule(Data):
         name: str,
         batch_size: int,
         eval_batch_size: int,
-        image_size: int = 224,
-        smallest_crop: float = 0.25,
-        flip: bool = False,
-        decoder: Literal["cpu", "gpu"] | None = None,
+        image_size: int,
+        smallest_crop: float,
+        flip: bool,
+        decoder: Literal["cpu", "gpu"] | None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size)
         at_least(1, image_size=image_size)

@@ -18,7 +18,7 @@ from .decode import (
     cropped_or_jpeg,
     largest_box,
 )
-from .reader import pack
+from .packed import pack
 
 MOST_PIXELS = 50_000_000  # of one image: 150 MB as RGB
 

@@ -3,7 +3,7 @@
 Where the GPU decodes (gpu_decode.py), a worker hands over the files.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,19 +22,16 @@ from .decode import (
     Choose,
     ImageDecodeError,
     Jpeg,
-    Size,
     center_box,
     cropped,
     cropped_or_jpeg,
     random_box,
 )
+from .decoded_cache import decoded
+from .packed import Packed, pack
 from .splits import Files
 
 UNIFORMS = 5  # for each training image: area, shape, two for the place, mirroring
-
-# For each of m JPEGs, int64 (m, 9): how many bytes it has, its row in the batch, the box that is
-# seen of it, the whole's width and height. The finished images of other rows.
-Packed = tuple[np.ndarray, dict[int, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -66,9 +63,7 @@ class FileRows:
 
     def load(self) -> TensorRows:
         """Return the middle square of every image, decoded once and mapped into memory."""
-        from .decoded_cache import decoded
-
-        return TensorRows(decoded(self.files, self.config.image_size))
+        return TensorRows(decoded(self.files, self.config.image_size, self.reader))
 
     def reader(self, config: StreamConfig) -> "ImageReader":
         on_gpu = config.device.type == "cuda" and (self.config.decoder or config.decoder) == "gpu"
@@ -141,24 +136,3 @@ class ImageReader:
                 names = ", ".join(str(self.rows.files[row]) for row in index.tolist())
                 raise UserError(f"One of these files {reason}: {names}") from None
         return ImageBatch(images.permute(0, 3, 1, 2), self.labels[index], index)
-
-
-def pack(images: Iterable[Jpeg | np.ndarray], buffer: np.ndarray, size: Size) -> Packed:
-    """Lay the JPEGs among the images of a batch one after another into `buffer`, uint8 (bytes,).
-
-    One that finds no room any more is decoded here, to `size`.
-    """
-    jpegs, done, used = [], {}, 0
-    for row, image in enumerate(images):
-        if not isinstance(image, tuple):
-            done[row] = image
-            continue
-        content, box, whole = image
-        end = used + len(content)
-        if end > len(buffer):
-            done[row] = cropped(content, size, lambda *_, box=box: box)
-            continue
-        buffer[used:end] = np.frombuffer(content, np.uint8)
-        jpegs.append([len(content), row, *box, *whole])
-        used = end
-    return np.array(jpegs, np.int64).reshape(-1, 9), done

@@ -1,6 +1,5 @@
 """What a source of images returns: three splits of pixels or of files, and its classes."""
 
-import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ..contract import Splits
+from ..hashing import sha256_of
 from .batch import ImageBatch
 
 
@@ -42,20 +42,13 @@ class ImageSplits(Splits):
     def fingerprint(self) -> str:
         """SHA-256 over the classes and the content of all three splits."""
         contents = (content(part) for part in (self.train, self.val, self.test))
-        return _sha256(" ".join([repr(self.classes), *contents]).encode())
+        return sha256_of([" ".join([repr(self.classes), *contents]).encode()])
 
 
 def content(split: ImageBatch | Files) -> str:
     """Return SHA-256 over every pixel, or file, and label; where files are is not in it."""
     labels = split.labels.numpy().tobytes()
     if isinstance(split, Files):
-        return _sha256(" ".join(split.sha256).encode(), labels)
+        return sha256_of([" ".join(split.sha256).encode(), labels])
     pixels = split.images.permute(0, 2, 3, 1)
-    return _sha256(repr(tuple(pixels.shape)).encode(), pixels.numpy().tobytes(), labels)
-
-
-def _sha256(*parts: bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
+    return sha256_of([repr(tuple(pixels.shape)).encode(), pixels.numpy().tobytes(), labels])

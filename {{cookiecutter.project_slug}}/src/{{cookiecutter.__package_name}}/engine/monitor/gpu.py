@@ -10,6 +10,7 @@ import lightning as L
 import torch
 
 from ..nvml import GpuState, gpu_state, other_users
+from ..ranks import is_rank_zero
 
 GIB = 2**30
 SECONDS_BETWEEN = 1.0
@@ -25,7 +26,7 @@ class GpuUsage(L.Callback):
         self.uuid: str | None = None
 
     def on_train_start(self, trainer, pl_module) -> None:
-        if pl_module.device.type == "cuda" and trainer.is_global_zero:
+        if pl_module.device.type == "cuda" and is_rank_zero():
             self.uuid = str(torch.cuda.get_device_properties(pl_module.device).uuid)
             if not self.path.exists():
                 self._write(COLUMNS)

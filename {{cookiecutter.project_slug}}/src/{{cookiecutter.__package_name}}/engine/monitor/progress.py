@@ -1,15 +1,15 @@
 """How fast a run trains, and the bar that shows how far it is."""
 
-import statistics
 import sys
 import time
 
 import lightning as L
-import torch
 from tqdm.auto import tqdm
 
 from ..data.module import Data
+from ..ranks import is_rank_zero
 from ..run.metrics import metrics_of
+from .clock import Clock
 
 SECONDS_BETWEEN_UPDATES = 0.5  # of the bar
 SECONDS_BETWEEN_LINES = 10.0  # where the output is a file
@@ -22,8 +22,7 @@ class Throughput(L.Callback):
     """
 
     def __init__(self) -> None:
-        self.rates: list[float] = []
-        self.rows, self.start = 0, 0.0
+        self.clock: Clock | None = None
         self.seconds_to_first_step: float | None = None  # from fit's start to that step's end
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -32,29 +31,19 @@ class Throughput(L.Callback):
     @property
     def rows_per_second(self) -> float | None:
         """The median of the stretches, the first apart if there are more; None before one ends."""
-        return statistics.median(self.rates[1:] or self.rates) if self.rates else None
+        return self.clock.inside if self.clock else None
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        if self.start:
-            self.rows += len(batch.row) * trainer.world_size
-        else:
-            self.start = _now(pl_module.device)
-            if self.seconds_to_first_step is None:
-                self.seconds_to_first_step = round(self.start - self.begun, 2)
+        self.clock = self.clock or Clock(pl_module.device)
+        self.clock.step(len(batch.row) * trainer.world_size)
+        if self.seconds_to_first_step is None and self.clock.start is not None:
+            self.seconds_to_first_step = round(self.clock.start - self.begun, 2)
 
     def _end_stretch(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.rows:
-            self.rates.append(self.rows / (_now(pl_module.device) - self.start))
-        self.rows, self.start = 0, 0.0
+        if self.clock:
+            self.clock.end_epoch()
 
     on_validation_start = on_train_epoch_end = on_train_end = _end_stretch
-
-
-def _now(device: torch.device) -> float:
-    """Return the time when all that was asked of the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 class Progress(L.Callback):
@@ -81,7 +70,7 @@ class Progress(L.Callback):
         how = ".1%" if best.format.endswith("%") else best.format
         self.shown = {"train/loss": ("loss", ".3f"), f"train/{quantity}": (quantity, how)}
         self.shown |= {best.metric: (split, how)}
-        if self.live and trainer.is_global_zero:
+        if self.live and is_rank_zero():
             layout = "{percentage:3.0f}%|{bar:24}| {desc}"
             self.bar = tqdm(total=self.steps, initial=self.first_step, bar_format=layout)
 
@@ -107,7 +96,7 @@ class Progress(L.Callback):
 
     def _show(self, trainer: L.Trainer) -> None:
         """Show loss, best metric, the run's speed until now and the time that is left."""
-        if not trainer.is_global_zero or not self.rows:
+        if not is_rank_zero() or not self.rows:
             return
         self.shown_at, step = time.perf_counter(), self.progress.ready
         seconds = self.shown_at - self.begun_at

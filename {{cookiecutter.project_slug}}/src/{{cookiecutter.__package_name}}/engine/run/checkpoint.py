@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint, GradientAccumulationSchedule
 
 from ..errors import UserError
 from ..fast import patches
+from ..ranks import is_rank_zero
 from .checkpoint_files import BEST, LAST, VerifiedIO
 from .interruption import Agreement, Interrupted, Interruption
 from .metrics import metrics_of
@@ -123,7 +124,7 @@ class RunCheckpoint(Checkpoint):
             )
         if score is not None and self._is_better(float(score), best.mode):
             self.best_score, self.saved_step = float(score), -1
-            self.best = self._weights(trainer) if trainer.is_global_zero else None
+            self.best = self._weights(trainer) if is_rank_zero() else None
         self._agree(trainer)
         if not within_step(trainer):
             self._save_if_due(trainer)

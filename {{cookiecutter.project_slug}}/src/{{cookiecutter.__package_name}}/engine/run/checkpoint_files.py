@@ -1,7 +1,6 @@
 """Checkpoint files that are whole or not there: written beside their place, known by SHA-256."""
 
 import copy
-import hashlib
 import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from ..errors import UserError
+from ..hashing import sha256
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 # A line a digest, written before its file takes its place: so whenever a process is killed,
@@ -108,12 +108,6 @@ def find_checkpoint(folder: Path, *names: str) -> Path:
         f"{' and '.join(map(str, found))}: damaged, the bytes are not those that were written."
         " Bring back a copy, choose another file with --ckpt_path, or start a new run."
     )
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -3,7 +3,6 @@
 They are stored in digests.json; `make reproduce` compares them.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..hashing import sha256_of
 from .metrics import read_metrics
 
 Digests = dict[str, dict[str, str]]  # what is digested, then name of the step or tensor -> digest
@@ -27,9 +27,8 @@ def _digests_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Return SHA-256 over type, shape and bits of each tensor."""
     found = {}
     for name, tensor in tensors.items():
-        content = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        content.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
-        found[name] = content.hexdigest()
+        bits = tensor.detach().cpu().flatten().view(torch.uint8).numpy().data
+        found[name] = sha256_of([f"{tensor.dtype} {tuple(tensor.shape)}".encode(), bits])
     return found
 
 
@@ -67,4 +66,4 @@ def read_digests(folder: Path) -> Digests:
 
 
 def _one(digests: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+    return sha256_of([json.dumps(digests, sort_keys=True).encode()])

@@ -10,6 +10,12 @@ from ..errors import UserError
 RUN_FOLDER_VARIABLE = "RUN_FOLDER"  # in which the launcher hands its choice to its processes
 
 
+def recipe_name(file: Path) -> str:
+    """Return what a recipe is called: as its file, or as it was for the run whose file it is."""
+    in_run = (file.parent / "run.json").is_file()
+    return file.absolute().parent.parent.name if in_run else file.stem
+
+
 def new_run_folder(root: Path, recipe: str) -> Path:
     """Make and return the folder of a run that starts; processes of one launch get the same one."""
     given, run_id = (os.environ.get(name) for name in (RUN_FOLDER_VARIABLE, "TORCHELASTIC_RUN_ID"))

@@ -3,6 +3,7 @@ over and saved, and all processes of the run know of it."""
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from typing import Any
 
 import lightning as L
 import torch
+
+from ..ranks import is_rank_zero
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ONE_MORE = 1.0  # seconds: torchrun repeats at once what the terminal sends, a person takes longer
@@ -27,6 +30,16 @@ class Interrupted(BaseException):
     def status(self) -> int:
         """The exit status: 128 plus the signal's number, or 0."""
         return 128 + signal.Signals[self.reason] if self.reason.startswith("SIG") else 0
+
+
+@contextmanager
+def passing_on_sigterm(process: subprocess.Popen) -> Iterator[None]:
+    """Send SIGTERM on to a child for as long as the block lasts; Ctrl-C reaches both by itself."""
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Interruption:
@@ -86,7 +99,7 @@ class Agreement:
             return 0, False
         now = time.monotonic()
         calls = round(self.calls / max(now - self.reached_at, 1e-3) * SECONDS_BETWEEN)
-        wishes = [signal, save, calls] if trainer.is_global_zero else [signal, 0, 0]
+        wishes = [signal, save, calls] if is_rank_zero() else [signal, 0, 0]
         agreed = torch.tensor(wishes, device=trainer.strategy.root_device)
         torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
         signal, due, calls = agreed.tolist()

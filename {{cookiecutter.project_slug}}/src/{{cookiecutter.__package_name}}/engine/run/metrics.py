@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from ..fast.pending import OnItsWay
+from ..ranks import rank_zero_only
 from .checkpoint_files import fsync, write_atomically
 
 Row = dict[str, Any]

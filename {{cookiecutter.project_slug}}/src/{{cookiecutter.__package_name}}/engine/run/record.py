@@ -19,8 +19,9 @@ import yaml
 
 from ..contract import Facts
 from ..errors import UserError
+from ..hashing import sha256
 from ..paths import template_version
-from .checkpoint_files import sha256, write_atomically
+from .checkpoint_files import write_atomically
 from .interruption import Interrupted
 
 NOT_SOURCE = {"runs", "data", "build", "dist"}  # at the top of the project

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -26,10 +25,11 @@ import torch
 from ..cli.project import Project
 from ..decisions import applied, get
 from ..errors import UserError
+from ..hashing import sha256
 from ..paths import project_root, shown
-from ..run.checkpoint_files import sha256
 from ..run.digests import Digests, read_digests
 from ..run.folder import RUN_FOLDER_VARIABLE, find_run
+from ..run.interruption import passing_on_sigterm
 from ..run.resume_checks import changed_source
 
 # Settings that change no bit of a run, or are of the machine.
@@ -151,20 +151,18 @@ def train(
         environment = {**os.environ, "PYTHONPATH": str(source / "src"), "XDG_CACHE_HOME": empty}
         environment |= {"TORCH_HOME": str(Path(torch.hub.get_dir()).parent)}
         process = subprocess.Popen(command, env=environment | {RUN_FOLDER_VARIABLE: str(again)})
-        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
-            while process.poll() is None and "numerics" not in _record(again):
-                time.sleep(0.3)
-            differs = list(differences(record, _record(again)))
-            for line in differs:
-                print(f"environment: {line}", flush=True)
-            if any(line.startswith("data") for line in differs):
-                process.terminate()
-            return process.wait(), differs
-        except KeyboardInterrupt:  # the terminal has told the training too
+            with passing_on_sigterm(process):
+                while process.poll() is None and "numerics" not in _record(again):
+                    time.sleep(0.3)
+                differs = list(differences(record, _record(again)))
+                for line in differs:
+                    print(f"environment: {line}", flush=True)
+                if any(line.startswith("data") for line in differs):
+                    process.terminate()
+                return process.wait(), differs
+        except KeyboardInterrupt:  # the training has been told too
             raise SystemExit(process.wait()) from None
-        finally:
-            signal.signal(signal.SIGTERM, before)
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -16,7 +15,8 @@ from ..contract import Best
 from ..errors import UserError
 from ..monitor.summary import in_words
 from ..paths import project_root, shown
-from ..run.folder import RUN_FOLDER_VARIABLE
+from ..run.folder import RUN_FOLDER_VARIABLE, recipe_name
+from ..run.interruption import passing_on_sigterm
 
 
 def read_seeds(given: str, arguments: list[str]) -> list[int]:
@@ -38,7 +38,7 @@ def read_seeds(given: str, arguments: list[str]) -> list[int]:
 def train_seeds(project: Project, arguments: list[str], seeds: list[int], root: Path) -> int:
     """Train one run a seed, each in its own process; return the first bad exit status, or 0."""
     config = take(arguments, "--config", "-c")[1]
-    recipe = Path(config).stem if config else project.package
+    recipe = recipe_name(Path(config)) if config else project.package
     together = root / "runs" / recipe / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     runs = {seed: together.with_name(f"{together.name}_seed-{seed}") for seed in seeds}
     finished: dict[int, Path] = {}
@@ -58,15 +58,12 @@ def train_seeds(project: Project, arguments: list[str], seeds: list[int], root: 
 def _run(command: list[str], folder: Path) -> int:
     """Run a command whose run goes to that folder; it gets the signals that end this process."""
     process = subprocess.Popen(command, env=os.environ | {RUN_FOLDER_VARIABLE: str(folder)})
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    try:
+    with passing_on_sigterm(process):
         while True:
             try:
                 return process.wait()
             except KeyboardInterrupt:
-                continue  # the terminal has told the run too, and it ends by itself
-    finally:
-        signal.signal(signal.SIGTERM, before)
+                continue  # the run has been told too, and ends by itself
 
 
 def _summarize(runs: dict[int, Path], table: Path, best: Best) -> None:

@@ -25,9 +25,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..decisions import applied
 from ..errors import UserError
+from ..monitor.clock import now
 from ..nvml import gpu_state
 from ..run.folder import RUN_FOLDER_VARIABLE
-from .timing import ClockCallback, now
+from .timing import ClockCallback
 
 FEWEST = 4  # steps that a turn begins with: after so many all is compiled and recorded
 AS_LONG_AS_IT_LASTS = 10**6  # steps: an epoch of the one batch

@@ -1,0 +1,198 @@
+"""Every command of the READMEs is run: here, by another test, or it stands in a list of exceptions.
+
+A command that is new in a README fails here until somebody has decided which of the three it is.
+"""
+
+import re
+import shlex
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from conftest import TEMPLATE, BakedProject
+
+PROGRAMS = "make python pip cookiecutter cruft curl docker devcontainer tensorboard wandb apt"
+COMMAND = re.compile(rf"(?:{'|'.join(PROGRAMS.split())})(?: (?!was )[^`]+)?")
+
+ONE_STEP = "--trainer.max_steps=1"
+FEW = "'--data.options={image_size: 32, train: 64, val: 32}' --data.batch_size=32"
+SMALL = "--data.image_size=32 --data.batch_size=8 --model.network=small_cnn --data.workers=0"
+
+# Run below, in this order and in one project: a command, and what makes it quick.
+HERE = {
+    'make train ARGS="--model.network resnet18 --model.optimizer adamw'
+    ' --model.learning_rate 0.002"': ONE_STEP,
+    "make train CONFIG=configs/synthetic.yaml": f"{ONE_STEP} {FEW} --data.eval_batch_size=32",
+    "make train CONFIG=configs/imagefolder.yaml": f"{ONE_STEP} {SMALL}",
+    'make train CONFIG=configs/imagefolder.yaml ARGS="--data.options.path=/data/birds.csv"': (
+        f"{ONE_STEP} {SMALL} --data.options.path=birds.csv"
+    ),
+    "python -m my_project fit --config configs/digits.yaml": "--until=2",
+    "make resume": "--until=4",
+    'make resume ARGS="--elastic --trainer.devices 1"': "--until=6 --data.batch_size=32",
+}
+
+# Run by another test, of this folder or of the project's tests/engine/.
+ELSEWHERE = {
+    "test_project.py::test_make_alone_prints_every_target": ["make"],
+    "test_project.py::test_setup_installs_what_the_locks_name": ["make setup"],
+    "test_project.py::test_the_projects_own_tests_pass_in_half_a_minute_of_two_cores": [
+        "make test"
+    ],
+    "test_project.py::test_a_fresh_project_passes_its_own_checks": ["make lint"],
+    "test_project.py::test_jupyterlab_starts_with_a_token": ["make notebook"],
+    "test_demo.py::test_the_demo_trains_from_a_bare_clone_whatever_its_folder_is_called": [
+        *("make demo", "make train", "make evaluate", "make reproduce")
+    ],
+    "test_demo.py::test_adding_a_package_leaves_torch_alone": ["make add PKG=timm"],
+    "test_engine.py::test_the_engines_tests_pass": ["make test-engine"],
+    "test_resume.py::test_runs_that_are_killed_resume_to_the_same_bits": ["make test-resume"],
+    "test_locks.py::test_the_committed_locks_resolve": ["make lock"],
+    "test_readmes.py::test_clean_keeps_the_runs": ["make clean"],
+    "test_update.py::test_cruft_create_gives_a_repository_and_remembers_the_answers": [
+        "cruft create"
+    ],
+    "test_update.py::test_update_brings_the_change": ["cruft update"],
+    "engine/test_faults.py::test_several_seeds_end_with_their_mean_and_spread": [
+        'make train SEEDS="1 2 3"'
+    ],
+    "engine/test_run.py::test_two_processes_train_one_network_and_score_it_as_one_would": [
+        "make train-multi"
+    ],
+    "engine/test_reproduce.py::test_a_copied_run_is_trained_again_from_its_own_source": [
+        "python -m my_project reproduce"
+    ],
+    "engine/test_serve.py::test_it_says_of_an_image_what_predict_says": [
+        *("make serve", "curl --data-binary @image.jpg http://127.0.0.1:8000/predict")
+    ],
+    "engine/test_bench.py::test_a_bench_is_a_table_a_json_and_a_picture_of_the_same_rows": [
+        "make bench"
+    ],
+    "engine/test_bench.py::test_what_takes_longer_is_found_and_what_does_not_is_not": [
+        *("make bench-check", "make bench-check BASELINE=runs/bench/…")
+    ],
+    "engine/test_bench.py::test_the_lines_of_tune_are_accepted_as_a_recipe": ["make tune"],
+}
+
+# Run by no test, and why.
+EXCEPTIONS = {
+    "needs a GPU": [
+        *(
+            f"make bench WORKLOAD={name}"
+            for name in (
+                *("accuracy", "resnet18-128", "resnet18-512"),
+                *("resnet50-jpeg", "resnet50-jpeg-4cores"),
+            )
+        ),
+        'make bench CONFIG=configs/synthetic.yaml ARGS="--all-modes --model.network resnet18"',
+        'make bench CONFIG=configs/imagefolder.yaml ARGS="--all-modes --rounds 1 --model.network'
+        ' resnet50 --data.batch_size 256 --data.options.path FOLDER"',
+        "python -m pytest -m gpu -s tests/engine/test_decoding.py",
+    ],
+    "needs the network": [
+        'pip install "cookiecutter>=2.7.1"',
+        "pip install cruft",
+        "cookiecutter gh:org/torch-gpu-template",
+        "cruft create gh:org/torch-gpu-template",
+        "make setup CUDA=cu126",
+        "apt install gcc python3-dev",
+        "wandb sync",
+    ],
+    "needs Docker": [
+        *("make image", "make test-image", "make bundle"),
+        *(f"make {target} DOCKER=1" for target in ("train", "serve", "notebook", "shell")),
+        "make setup WHEELS=dist/bundle/wheels",
+        "docker load --input dist/bundle/image.tar",
+        "docker compose",
+        *("docker compose up -d train", "docker compose stop train", "docker compose up -d serve"),
+        "devcontainer up",
+    ],
+    "waits for its user": ["make shell", "tensorboard --logdir runs"],
+}
+
+
+def commands(text: str) -> set[str]:
+    """Return the commands of a README: those in its blocks of sh, and those in its sentences."""
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+    lines = [part for line in blocks.splitlines() for part in line.split("#")[0].split("&&")]
+    sentences = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", sentences)]
+    typed = [line.strip() for line in lines if line.strip() and not line.strip().startswith("cd ")]
+    return set(typed) | {span for span in spans if COMMAND.fullmatch(span)}
+
+
+def decided() -> set[str]:
+    return {*HERE, *chain(*ELSEWHERE.values(), *EXCEPTIONS.values())}
+
+
+@pytest.fixture(scope="module")
+def readmes(default_project) -> dict[Path, str]:
+    folders = TEMPLATE, default_project.path
+    return {folder: (folder / "README.md").read_text() for folder in folders}
+
+
+def test_every_command_of_the_readmes_is_run_or_a_named_exception(readmes):
+    found = set().union(*map(commands, readmes.values()))
+    assert found - decided() == set(), "new in a README: run it, or name it as an exception"
+    assert decided() - found == set(), "no README says this any more"
+
+
+def test_a_command_is_found_in_a_block_and_in_a_sentence():
+    text = "```sh\ncd x && make new   # comment\n```\nThen `make\nother A=1`, `data/` and `wandb/`."
+    assert commands(text) == {"make new", "make other A=1"}
+
+
+@pytest.mark.parametrize("where", ELSEWHERE)
+def test_the_test_that_runs_a_command_exists(where):
+    name, _, test = where.partition("::")
+    engine = TEMPLATE / "{{cookiecutter.project_slug}}" / "tests"
+    file = (engine if name.startswith("engine/") else TEMPLATE / "tests") / name
+    assert f"\ndef {test}(" in file.read_text()
+
+
+def test_make_knows_every_target_and_variable_of_the_readmes(readmes, default_project):
+    """The template's README speaks of the project's commands too."""
+    theirs = (default_project.path / "Makefile").read_text()
+    for folder, text in readmes.items():
+        makefiles = (folder / "Makefile").read_text() + theirs
+        for command in filter(re.compile("make ").match, commands(text)):
+            target, *settings = shlex.split(command)[1:]
+            assert f"\n{target}:" in makefiles, command
+            unread = [one for one in settings if f"$({one.partition('=')[0]})" not in makefiles]
+            assert not unread, command
+
+
+@pytest.fixture(scope="module")
+def project(bake) -> BakedProject:
+    """A project with images of its owner's: in data/images, and in a table."""
+    project = bake()
+    rows = ["path,label,split"]
+    for i in range(48):
+        kind, split = ("jay", "wren")[i % 2], ("train", "train", "val", "test")[i // 2 % 4]
+        file = project.path / "data" / "images" / split / kind / f"{i}.ppm"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"P6 16 16 255\n" + 256 * bytes([5 * i, 255 * (i % 2), 0]))
+        rows.append(f"{file},{kind},{split}")
+    (project.path / "birds.csv").write_text("\n".join(rows))
+    return project
+
+
+@pytest.mark.parametrize("command", HERE)
+def test_a_command_of_the_readme_runs(command, project, make, python):
+    planned = command
+    if command.startswith("make "):
+        said = make("--dry-run", *shlex.split(command)[1:], project=project).stdout
+        planned = said.splitlines()[-1]
+    program, *arguments = shlex.split(planned)
+    assert program == "python"
+    source = {"PYTHONPATH": str(project.path / "src")}
+    status, said = python(*arguments, *shlex.split(HERE[command]), cwd=project.path, **source)
+    assert status == 0, said
+
+
+def test_clean_keeps_the_runs(project, make):
+    for name in (".ruff_cache", "build", "runs/digits"):
+        (project.path / name).mkdir(parents=True, exist_ok=True)
+    assert make("clean", project=project).returncode == 0
+    assert (project.path / "runs" / "digits").is_dir()
+    assert not list(project.path.glob("build")) + list(project.path.glob(".ruff_cache"))
