@@ -333,22 +333,20 @@ BASES = (LightningCLI, L.LightningModule, L.Callback, nn.Module)  # that classes
 
 
 def names_in(node):
-    """Return the names of others that a piece of source uses: attributes, imports, overrides."""
+    """Yield the names of others that a piece of source uses: attributes, imports, overrides."""
     match node:
         case ast.Attribute(attr=name, value=of) if ast.unparse(of) not in ("self", "cls"):
-            return [name]
-        case ast.keyword(arg=str(name)) | ast.Call(
-            func=ast.Name(id="getattr" | "hasattr"), args=[_, ast.Constant(name), *_]
-        ):
-            return [name]
+            yield name
+        case ast.keyword(arg=str(name)):
+            yield name
+        case ast.Call(func=ast.Name(id="getattr" | "hasattr"), args=[_, ast.Constant(name), *_]):
+            yield name
         case ast.ImportFrom(level=0, module=module):
-            return [*module.split("."), *(each.name for each in node.names)]
+            yield from [*module.split("."), *(each.name for each in node.names)]
         case ast.Import():
-            return [part for each in node.names for part in each.name.split(".")]
+            yield from [part for each in node.names for part in each.name.split(".")]
         case ast.FunctionDef(name=name) if any(hasattr(base, name) for base in BASES):
-            return [name]  # a method of theirs that ours replaces
-        case _:
-            return []
+            yield name  # a method of theirs that ours replaces
 
 
 def private_names(file):
