@@ -19,17 +19,18 @@ from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.data import ImageData
 from {{ cookiecutter.__package_name }}.engine.decisions import KEYS
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
+from {{ cookiecutter.__package_name }}.engine.fast import patches
+from {{ cookiecutter.__package_name }}.engine.fast.pending import OnItsWay
 from {{ cookiecutter.__package_name }}.engine.monitor.progress import Throughput
-from {{ cookiecutter.__package_name }}.engine.paths import project_root, resolve_path, template_version
+from {{ cookiecutter.__package_name }}.engine.paths import (
+    project_root,
+    resolve_path,
+    template_version,
+)
 from {{ cookiecutter.__package_name }}.engine.ranks import rank_zero_only
-from {{ cookiecutter.__package_name }}.engine.run import metrics
 from {{ cookiecutter.__package_name }}.engine.run.digests import digest
 from {{ cookiecutter.__package_name }}.engine.run.folder import find_run, recipe_name
-from {{ cookiecutter.__package_name }}.engine.run.metrics import (
-    MetricsCSV,
-    OnItsWay,
-    read_metrics,
-)
+from {{ cookiecutter.__package_name }}.engine.run.metrics import MetricsCSV, read_metrics
 from {{ cookiecutter.__package_name }}.engine.run.record import (
     _only_writer,
     pack_source,
@@ -381,7 +382,7 @@ def test_numbers_that_come_late_from_the_gpu_are_waited_for(
         copies = {k: Copy(v.clone()) for k, v in metrics.items() if isinstance(v, Tensor)}
         return metrics | {k: OnItsWay(copy.copy, copy) for k, copy in copies.items()}
 
-    monkeypatch.setattr(metrics, "_sent", sent)
+    monkeypatch.setattr(patches, "send", sent)
     assert call("fit", *DIGITS, "--trainer.max_epochs", "4", folder=tmp_path) == 0
     assert "  val " in (shown := capsys.readouterr().out) and "nan" not in shown
     expected = read_metrics(trained / "metrics.csv")

@@ -28,5 +28,10 @@ def compile_task(network: nn.Module, step: Callable, mode: str) -> Callable:
 
 
 def stop_compiling(network: nn.Module) -> None:
-    """Let the network run as it is again; torch 2.11 has no public way."""
+    """Let the network run as it is again, and the next fit find nothing that was compiled.
+
+    Of one function torch keeps 8 versions; from the ninth fit of a notebook on it would compile no
+    more. torch 2.11 has no public way to undo nn.Module.compile().
+    """
     network._compiled_call_impl = None  # type: ignore[assignment]
+    torch.compiler.reset()
