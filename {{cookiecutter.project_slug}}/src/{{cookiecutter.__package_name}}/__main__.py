@@ -1,4 +1,4 @@
-"""python -m <package> fit|validate|test|predict --config configs/NAME.yaml: see README.md."""
+"""What this project trains: python -m <package> --help lists the verbs."""
 
 import sys
 
