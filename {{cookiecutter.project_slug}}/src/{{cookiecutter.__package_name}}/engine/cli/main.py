@@ -5,13 +5,14 @@ and predict load its best checkpoint. `--elastic` resumes on other devices, `--u
 early. Every key of the configuration is a flag as well: --trainer.max_epochs 3.
 """
 
+import gc
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from .help import help_of
-from .project import Project
+from .project import Project, collecting_later
 from .verbs import VERBS, parse
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..task import Task
 
 HELP = {"-h", "--help"}
+ALL = "--help-all"
 
 
 def main(
@@ -39,7 +41,8 @@ def main(
     package = str(sys._getframe(1).f_globals["__package__"])
     project = Project(package, task, data, read, pictures, links or {})
     verb, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
-    if verb in HELP or (verb in VERBS and not HELP.isdisjoint(rest)):
+    asked = HELP if verb in VERBS and VERBS[verb].tool is None else {*HELP, ALL}  # fit: Lightning's
+    if verb in asked or (verb in VERBS and not asked.isdisjoint(rest)):
         print(help_of(verb, project))
         return 0
     try:
@@ -47,6 +50,10 @@ def main(
     except UserError as error:
         print(f"error: {error}" if verb else help_of("", project), file=sys.stderr)
         return 2
-    from .command import run
+    fresh = "torch" not in sys.modules
+    with collecting_later():
+        from .command import run
 
+        if fresh:
+            gc.freeze()  # the libraries are not looked through again, in training and in workers
     return run(project, verb, options, flags)
