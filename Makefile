@@ -20,11 +20,11 @@ export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
-demo: $(READY) ## generate a project with the defaults in build/, train it, score it
+demo: $(READY) ## generate the default project in build/, train and score it
 	cookiecutter . --no-input --default-config --overwrite-if-exists --output-dir build
 	$(MAKE) -C $(DEMO) train evaluate CONFIG=configs/digits.yaml
 
-bench: $(if $(findstring --rounds 0,$(ARGS)),,gpu) $(READY) ## this template, what users do today and the limit, on this GPU   WORKLOAD=resnet18-128 [ARGS="--rounds 1"]
+bench: $(if $(findstring --rounds 0,$(ARGS)),,gpu) $(READY) ## measure training on this GPU [WORKLOAD=…] [ARGS=…]
 	cookiecutter . --no-input --default-config --overwrite-if-exists --output-dir build
 	$(MAKE) -C $(DEMO) setup
 	$(or $(UV_PROJECT_ENVIRONMENT),$(DEMO)/.venv)/bin/python benchmarks/$(if $(filter accuracy,$(WORKLOAD)),accuracy.py,compare.py $(WORKLOAD)) $(ARGS)
@@ -38,7 +38,7 @@ golden: demo ## write what the digits come to in tests/golden/, where a commit i
 lint: $(READY) ## pre-commit's hooks on every file
 	git ls-files -coz --exclude-standard | xargs -0 pre-commit run --files
 
-lock: $(READY) ## renew every lock: this folder's, the generated project's, the image's
+lock: $(READY) ## renew every lock: of this folder, the project, the image
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --group dev pyproject.toml --output-file requirements.lock
 	cookiecutter . --no-input --default-config --overwrite-if-exists --output-dir build
 	cd $(DEMO) && python "$(LOCK)"
@@ -46,21 +46,21 @@ lock: $(READY) ## renew every lock: this folder's, the generated project's, the 
 	cd image && python "$(LOCK)" --constraint ../$(DEMO)/requirements.lock --constraint ../$(DEMO)/torch-cu130.lock
 	cd image && uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --group nvcc --constraint torch-cu130.lock --output-file nvcc-cu130.lock
 
-newest: $(READY) ## write the newest torch, torchvision, lightning where versions live; then: make lock test
+newest: $(READY) ## name the newest torch and lightning; then: make lock test
 	python newest_versions.py
 
-image: engine ## build the universal image                  [CUDA=cu130] [PACKAGE_MIRROR=tuna] [DEBIAN=debian@sha256:...]
+image: engine ## build the universal image [CUDA=…] [PACKAGE_MIRROR=…]
 	$(BUILD) --tag $(IMAGE) --tag $(REGISTRY)/$(IMAGE) image
 	for target in $(TARGETS); do $(BUILD) --target $$target --tag $(IMAGE)-$$target --tag $(REGISTRY)/$(IMAGE)-$$target image || exit; done
 
-test-image: image $(READY) ## build it, test every promise of it, write its bill of materials in build/   [CUDA=cu130]
+test-image: image $(READY) ## build it, test it, list its contents in build/ [CUDA=…]
 	IMAGE=$(IMAGE) python -m pytest image/tests --capture=no
 	mkdir -p build && docker run --rm --interactive $(IMAGE) python - < image/sbom.py > build/$(subst :,-,$(IMAGE)).cdx.json
 
-push: engine ## publish the image that make image built    REGISTRY=registry.example.com/team [CUDA=cu130]
+push: engine ## publish the image that is built: REGISTRY=host/team [CUDA=…]
 	for tag in $(IMAGE) $(addprefix $(IMAGE)-,$(TARGETS)); do docker tag $$tag $(REGISTRY)/$$tag$(SUFFIX) && docker push $(REGISTRY)/$$tag$(SUFFIX) || exit; done
 
-torch-lock: $(READY) ## lock torch for another CUDA: only where PyTorch's index is reached    CUDA=cu126|cpu
+torch-lock: $(READY) ## lock torch for CUDA=cu126 or cpu, from PyTorch's own index
 	$(if $(filter cu130,$(CUDA)),$(error make lock locks cu130; set CUDA=cu126 or CUDA=cpu))
 	cd image && grep -oE '"torch(vision)?==[^"]+"' pyproject.toml | tr -d '"' | uv pip compile --quiet --python-version 3.13 --generate-hashes --no-annotate --no-header --no-emit-index-url --torch-backend $(CUDA) --constraint requirements.lock --output-file torch-$(CUDA).lock -
 

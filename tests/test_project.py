@@ -81,8 +81,9 @@ def test_the_template_passes_its_own_checks(template):
 def test_make_alone_prints_every_target(make, default_project):
     text = (default_project.path / "Makefile").read_text()
     targets = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()
-    printed = re.findall(r"^  make ([a-z-]+) +\S", make().stdout, re.MULTILINE)
-    assert printed == targets
+    listed = make().stdout
+    assert re.findall(r"^  make ([a-z-]+) +\S", listed, re.MULTILINE) == targets
+    assert max(map(len, listed.splitlines())) <= 80
 
 
 def test_the_projects_own_tests_pass_in_half_a_minute_of_two_cores(make):

@@ -1,4 +1,4 @@
-"""The command line, and the parts of this project: see README.md."""
+"""The command line, and the parts of this project: python -m <package> --help lists the verbs."""
 
 import sys
 

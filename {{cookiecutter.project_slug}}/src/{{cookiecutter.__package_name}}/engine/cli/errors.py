@@ -72,7 +72,7 @@ def in_one_line(message: str, known: list[str]) -> str:
     if unknown := UNKNOWN.search(message):
         close = difflib.get_close_matches(unknown[1], known, n=1)
         meant = f" Did you mean {close[0]}?" if close else ""
-        return f"{unknown[1]} is no setting.{meant} All of them: fit --help"
+        return f"{unknown[1]} is no setting.{meant} All of them: fit --help-all"
     wrong, found = WRONG.search(message), FOUND.search(message)
     if not wrong or not found:
         return " ".join((f"{wrong[1]}: {wrong[2]}" if wrong else message).split())

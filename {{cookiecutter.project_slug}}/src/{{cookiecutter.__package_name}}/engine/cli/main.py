@@ -1,40 +1,34 @@
-"""python -m <package> fit|validate|test|predict --config configs/NAME.yaml
+"""python -m <package> VERB: finds the verb, and answers --help before torch is imported.
 
-`--run FOLDER` (or `--run latest`) resumes a run with fit; the others load its best checkpoint.
-`--elastic` resumes on other devices, `--until STEP` ends early. Every key of the configuration is a
-flag as well: --trainer.max_epochs 3.
+verbs.py lists the verbs. `--run FOLDER` (or `--run latest`) resumes a run with fit; validate, test
+and predict load its best checkpoint. `--elastic` resumes on other devices, `--until STEP` ends
+early. Every key of the configuration is a flag as well: --trainer.max_epochs 3.
 """
 
-import os
+import gc
 import sys
 from collections.abc import Callable, Mapping
-from importlib import import_module
+from typing import TYPE_CHECKING
 
-from ..contract import Read
-from ..data.module import Data
 from ..errors import UserError
-from ..monitor import quiet_lightning
-from ..nvml import prefer_idle_gpus
-from ..ranks import is_rank_zero
-from ..run.interruption import Interrupted
-from ..task import Task
-from .errors import explain
-from .project import Project
-from .training import train
+from .help import help_of
+from .project import Project, collecting_later
+from .verbs import VERBS, parse
 
-# Programs beside training: verb -> module in tools/ whose main(project, arguments) it calls.
-TOOLS = {
-    **{name: name for name in ("bench", "bundle", "lock", "reproduce", "seeds", "serve", "tune")},
-    "bench-check": "bench_check",
-    "update": "update",
-}
+if TYPE_CHECKING:
+    from ..contract import Read
+    from ..data.module import Data
+    from ..task import Task
+
+HELP = {"-h", "--help"}
+ALL = "--help-all"
 
 
 def main(
     *,
-    task: str | type[Task],
-    data: str | type[Data],
-    read: str | Read | None = None,
+    task: "str | type[Task]",
+    data: "str | type[Data]",
+    read: "str | Read | None" = None,
     pictures: str | Callable | None = None,
     links: Mapping[str, str] | None = None,
     arguments: list[str] | None = None,
@@ -46,30 +40,20 @@ def main(
     """
     package = str(sys._getframe(1).f_globals["__package__"])
     project = Project(package, task, data, read, pictures, links or {})
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] and arguments[0] in TOOLS:
-        tool = import_module(f"..tools.{TOOLS[arguments[0]]}", __package__)
-        return _explained(lambda: tool.main(project, arguments[1:]))
-    return _explained(lambda: train(project, arguments))
-
-
-def _explained(command: Callable[[], int]) -> int:
-    """Return the exit status of a command, and say what ended it."""
-    quiet_lightning()
-    prefer_idle_gpus()
-    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # see images/gpu_decode.py
+    verb, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
+    asked = HELP if verb in VERBS and VERBS[verb].tool is None else {*HELP, ALL}  # fit: Lightning's
+    if verb in asked or (verb in VERBS and not asked.isdisjoint(rest)):
+        print(help_of(verb, project))
+        return 0
     try:
-        return command()
+        options, flags = parse(verb, package, rest)
     except UserError as error:
-        said, status = f"error: {error}", 2
-    except Interrupted as end:
-        resume = " Checkpoint saved. Resume with: make resume" if end.saved else ""
-        said, status = f"\nInterrupted ({end.reason}).{resume}", end.status
-    except BaseException as error:
-        if (page := explain(error)) is None:
-            raise
-        print(f"error: {page}", file=sys.stderr)  # from whichever process it happened in
+        print(f"error: {error}" if verb else help_of("", project), file=sys.stderr)
         return 2
-    if is_rank_zero():
-        print(said, file=sys.stderr)
-    return status
+    fresh = "torch" not in sys.modules
+    with collecting_later():
+        from .command import run
+
+        if fresh:
+            gc.freeze()  # the libraries are not looked through again, in training and in workers
+    return run(project, verb, options, flags)

@@ -1,18 +1,20 @@
 """What a project is: package, task and data, and the flags that the engine adds to theirs."""
 
+import gc
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..contract import Read
-from ..data.module import Data, DataFlags, at_least
-from ..decisions import LoaderName
 from ..errors import UserError
-from ..fast.compile import CompileMode
-from ..task import Task, TaskFlags, check_members
+
+if TYPE_CHECKING:  # torch and Lightning are imported when a class is made: help does without
+    from ..contract import Read
+    from ..data.module import Data
+    from ..task import Task
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Project:
     package: str
     task: str | type
     data: str | type
-    read: str | Read | None = None
+    read: "str | Read | None" = None
     pictures: str | Callable | None = None
     links: Mapping[str, str] = field(default_factory=dict)
 
@@ -32,28 +34,46 @@ class Project:
             return what
         module, _, name = what.partition(":")
         try:
-            return getattr(import_module(module, self.package), name)
+            with collecting_later():
+                return getattr(import_module(module, self.package), name)
         except AttributeError as error:
             raise UserError(f"__main__.py names {what}, but {error}.") from error
 
     @cached_property
-    def task_class(self) -> type[Task]:
+    def task_class(self) -> "type[Task]":
         """The project's task, with the engine's flags."""
+        from ..task import check_members
+
         task = self.load(self.task)
         check_members(task)
         return task_with_flags(task)
 
     @cached_property
-    def data_class(self) -> type[Data]:
+    def data_class(self) -> "type[Data]":
         """The project's data, with the engine's flags."""
         return data_with_flags(self.load(self.data))
 
 
-def task_with_flags(task: type[Task]) -> type[Task]:
+@contextmanager
+def collecting_later() -> Iterator[None]:
+    """Import without garbage collection: what is imported stays, and looking takes a second."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def task_with_flags(task: "type[Task]") -> "type[Task]":
     """Return the same task, which the command line can give the engine's flags as well."""
+    from ..fast.compile import CompileMode
+    from ..task import TaskFlags
+
     _check_settings(task, TaskFlags)
 
-    class WithFlags(task):  # type: ignore[misc,valid-type]
+    class TaskWithFlags(task):  # type: ignore[misc,valid-type]
         def __init__(
             self,
             compile: bool | CompileMode | None = None,
@@ -74,16 +94,19 @@ def task_with_flags(task: type[Task]) -> type[Task]:
             super().__init__(**settings)
             self.take_flags(TaskFlags(compile, channels_last, activation_checkpointing))
 
-    return _named_like(WithFlags, task)
+    return _named_like(TaskWithFlags, task)
 
 
-def data_with_flags(data: type[Data]) -> type[Data]:
+def data_with_flags(data: "type[Data]") -> "type[Data]":
     """Return the same data, which the command line can give the engine's flags as well."""
+    from ..data.module import DataFlags, at_least
+    from ..decisions import LoaderName
+
     _check_settings(data, DataFlags)
     if "batch_size" not in inspect.signature(data).parameters:
         raise UserError(f"{data.__name__}.__init__ has no batch_size: see engine/contract.py.")
 
-    class WithFlags(data):  # type: ignore[misc,valid-type]
+    class DataWithFlags(data):  # type: ignore[misc,valid-type]
         def __init__(
             self,
             global_batch_size: int | None = None,
@@ -110,7 +133,7 @@ def data_with_flags(data: type[Data]) -> type[Data]:
             at_least(1, prefetch=prefetch)
             self.flags = DataFlags(global_batch_size, loader, workers, prefetch, seed)
 
-    return _named_like(WithFlags, data)
+    return _named_like(DataWithFlags, data)
 
 
 def _check_settings(own: type, flags: type) -> None:

@@ -71,7 +71,8 @@ class Training(LightningCLI):
             project.data_class,
             args=rest,
             parser_class=Parser,
-            parser_kwargs={name: dict(base) for name in self.called},
+            parser_kwargs={"prog": f"python -m {project.package}"}
+            | {name: dict(base) for name in self.called},
             save_config_callback=None,
             seed_everything_default=0,
             auto_configure_optimizers=False,

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
-from torchvision import datasets
 
 from ..errors import UserError
 from ..paths import exclusive_lock, resolve_path
@@ -23,6 +21,8 @@ def published(name: str, root: str = "data") -> ImageSplits:
     A tenth of each training class is the validation split. The files are below `root`, as
     torchvision lays them out; UserError if they are damaged, or can't be downloaded.
     """
+    from torchvision import datasets
+
     kind, place = getattr(datasets, name), resolve_path(root, must_exist=False)
     with exclusive_lock(place):
         try:
@@ -39,6 +39,8 @@ def published(name: str, root: str = "data") -> ImageSplits:
 
 def stratified(index: np.ndarray, labels: np.ndarray, share: float) -> list[np.ndarray]:
     """Split an index in two, the second with that share of every class; both stay in order."""
+    from sklearn.model_selection import train_test_split  # half a second, which few sources need
+
     parts = train_test_split(index, test_size=share, stratify=labels, random_state=SPLIT_SEED)
     return [np.sort(part) for part in parts]
 

@@ -273,20 +273,13 @@ def save(kind: str, folder: Path | None, result: dict[str, Any], figure: Figure)
     return folder
 
 
-def main(project: Project, arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--config", type=Path, help="the recipe, a file in configs/")
-    parser.add_argument("--seconds", type=float, help="of a turn; 1.5, on a CPU 1")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--all-modes", action="store_true", help="two more ways to compile, slow")
-    parser.add_argument("--into", type=Path, help="instead of runs/bench/<time>")
-    known, flags = parser.parse_known_args(arguments)
+def main(project: Project, options: argparse.Namespace, flags: list[str]) -> int:
     machine = this_machine()
-    rows, left_out = rows_of(machine, known.all_modes)
-    seconds = known.seconds or (1.5 if machine.gpus else 1.0)
-    config = find_config(known.config)
-    result = bench(project.package, rows, config, flags, seconds, known.rounds)
-    folder = save("bench", known.into, result | {"left_out": left_out}, draw(result))
+    rows, left_out = rows_of(machine, options.all_modes)
+    seconds = options.seconds or (1.5 if machine.gpus else 1.0)
+    config = find_config(options.config)
+    result = bench(project.package, rows, config, flags, seconds, options.rounds)
+    folder = save("bench", options.into, result | {"left_out": left_out}, draw(result))
     print(f"\n{table(result)}\n")
     for reason in left_out:
         print(f"left out: {reason}")

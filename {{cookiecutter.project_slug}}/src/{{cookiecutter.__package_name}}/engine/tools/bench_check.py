@@ -100,12 +100,5 @@ def check(package: str, path: Path, seconds: float | None, slower: float) -> int
     return 0
 
 
-def main(project: Project, arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="make bench-check", description=__doc__)
-    parser.add_argument("baseline", type=Path, help="a bench.json, or its folder")
-    parser.add_argument("--seconds", type=float, help="of each turn; as in the baseline")
-    parser.add_argument(
-        "--slower", type=float, default=0.0, help="sleep this share: tests the check"
-    )
-    known = parser.parse_args(arguments)
-    return check(project.package, known.baseline, known.seconds, known.slower)
+def main(project: Project, options: argparse.Namespace, flags: list[str]) -> int:
+    return check(project.package, options.baseline, options.seconds, options.slower)

@@ -63,16 +63,11 @@ def torch_lock(root: Path) -> Path:
     return locks[0]
 
 
-def main(project: Any, arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="make bundle", description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("dist/bundle"))
-    parser.add_argument("--image", help="the image to save beside the wheels")
-    parser.add_argument("--no-image", action="store_true", help="only the wheels")
-    known = parser.parse_args(arguments)
-    wheels, archive = known.folder / "wheels", known.folder / "image.tar"
+def main(project: Any, options: argparse.Namespace, flags: list[str]) -> int:
+    wheels, archive = options.folder / "wheels", options.folder / "image.tar"
     count = download_wheels([Path("requirements.lock"), torch_lock(Path.cwd())], wheels)
-    if known.image and not known.no_image:
-        save_image(known.image, archive)
+    if options.image and not options.no_image:
+        save_image(options.image, archive)
     print(f"{count} wheels in {wheels}. Copy the project and this folder, and there:")
     print(f"  make setup WHEELS={wheels}")
     if archive.exists():

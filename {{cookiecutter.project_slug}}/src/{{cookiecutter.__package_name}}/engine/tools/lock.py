@@ -40,11 +40,10 @@ def split(lock: str) -> tuple[str, str]:
     return HEADER + "\n".join(rest) + "\n", HEADER + "\n".join(torch) + "\n"
 
 
-def main(project: object = None, arguments: list[str] | None = None) -> int:
+def main(project: object, options: object, flags: list[str]) -> int:
     root = Path.cwd()
     try:
-        options = sys.argv[1:] if arguments is None else arguments
-        requirements, torch = split(compile_lock(root, options))
+        requirements, torch = split(compile_lock(root, flags))
     except subprocess.CalledProcessError as error:
         return error.returncode  # uv has said why
     (root / "requirements.lock").write_text(requirements)
@@ -54,4 +53,4 @@ def main(project: object = None, arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(None, None, sys.argv[1:]))

@@ -37,15 +37,10 @@ OF_THE_MACHINE = ("data.workers", "data.prefetch", "trainer.default_root_dir", "
 NOT_TELLING = (*OF_THE_MACHINE, "tracking.", "checkpoints.", "ckpt_path", "trainer.enable_progress")
 
 
-def main(project: Project, arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="make reproduce", description=__doc__)
-    parser.add_argument("--run", default="latest", help="the run's folder, here or copied here")
-    parser.add_argument("--until", type=int, help="compare up to this step, and no weights")
-    parser.add_argument("--into", type=Path, help="train there instead of <run>/reproduce")
-    known, flags = parser.parse_known_args(arguments)
-    run = find_run(project_root(), known.run)
-    into = known.into or run / "reproduce"
-    return reproduce(project.package, run, into, known.until, flags)
+def main(project: Project, options: argparse.Namespace, flags: list[str]) -> int:
+    run = find_run(project_root(), options.run)
+    into = options.into or run / "reproduce"
+    return reproduce(project.package, run, into, options.until, flags)
 
 
 def reproduce(package: str, run: Path, into: Path, until: int | None, flags: list[str]) -> int:

@@ -1,5 +1,6 @@
 """Train one configuration with several seeds, one after the other: the mean and the spread."""
 
+import argparse
 import csv
 import json
 import os
@@ -90,6 +91,6 @@ def _summarize(runs: dict[int, Path], table: Path, best: Best) -> None:
         )
 
 
-def main(project: Project, arguments: list[str]) -> int:
-    seeds = read_seeds(arguments[0] if arguments else "", arguments[1:])
-    return train_seeds(project, arguments[1:], seeds, project_root())
+def main(project: Project, options: argparse.Namespace, flags: list[str]) -> int:
+    seeds = read_seeds(options.seeds, flags)
+    return train_seeds(project, flags, seeds, project_root())

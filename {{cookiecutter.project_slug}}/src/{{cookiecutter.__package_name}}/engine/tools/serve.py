@@ -232,12 +232,7 @@ def serve(project: Project, folder: Path, listening: socket.socket) -> None:
         loading.result()
 
 
-def main(project: Project, arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="make serve", description=__doc__)
-    parser.add_argument("--run", default="latest", help="a run's folder, or latest")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: any machine may ask")
-    parser.add_argument("--port", type=int, default=8000, help="0: any free one")
-    options = parser.parse_args(arguments)
+def main(project: Project, options: argparse.Namespace, flags: list[str]) -> int:
     folder = find_run(project_root(), options.run)
     try:
         with listen(options.host, options.port) as listening:

@@ -282,14 +282,9 @@ def draw(result: dict[str, Any]) -> Figure:
     return figure
 
 
-def main(project: Project, arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="make tune", description=__doc__)
-    parser.add_argument("--config", type=Path, help="the recipe, a file in configs/")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
-    parser.add_argument("--into", type=Path, help="instead of runs/tune/<time>")
-    known, flags = parser.parse_known_args(arguments)
-    config = find_config(known.config)
-    result = tune(project.package, config, flags, known.seconds)
-    folder = save("tune", known.into, result, draw(result))
+def main(project: Project, options: argparse.Namespace, flags: list[str]) -> int:
+    config = find_config(options.config)
+    result = tune(project.package, config, flags, options.seconds)
+    folder = save("tune", options.into, result, draw(result))
     print(f"\n{report(result)}\nwritten: {shown(folder / 'tune.json')}, tune.png beside it\n")
     return 0

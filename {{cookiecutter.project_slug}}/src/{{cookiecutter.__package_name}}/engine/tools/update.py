@@ -165,12 +165,13 @@ def replace_engine(root: Path, new: Generated) -> None:
     git("checkout", new.whole, "--", *folders, LINK, cwd=root)
 
 
-def main(project: object = None, arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="make update", description=__doc__)
-    parser.add_argument(
-        "--checkout", help="the template's tag, branch or commit; unset, its newest commit"
-    )
-    known = parser.parse_args(arguments)
+def main(project: object = None, options: argparse.Namespace | None = None, *_: object) -> int:
+    if options is None:  # run as a file, by make
+        parser = argparse.ArgumentParser(prog="make update", description=__doc__)
+        parser.add_argument(
+            "--checkout", help="the template's tag, branch or commit; unset: newest"
+        )
+        options = parser.parse_args()
     root = Path.cwd()
     refuse_unsaved_work(root)
     if not (root / LINK).is_file():
@@ -178,7 +179,7 @@ def main(project: object = None, arguments: list[str] | None = None) -> int:
     link = json.loads((root / LINK).read_text("utf-8"))
     with TemporaryDirectory() as folder:
         old = Generated.at(link["commit"], link, root, Path(folder, "old"))
-        new = Generated.at(known.checkout, link, root, Path(folder, "new"))
+        new = Generated.at(options.checkout, link, root, Path(folder, "new"))
         return update(root, old, new)
 
 

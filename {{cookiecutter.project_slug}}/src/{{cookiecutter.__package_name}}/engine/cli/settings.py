@@ -1,0 +1,136 @@
+"""The settings of a class, read from its source: names, defaults and the Args of its docstring.
+
+Nothing is imported, so that help comes at once. What can't be read so raises Unreadable.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Unreadable(Exception):
+    """A class that is not where it was named, or is made by code that has to run."""
+
+
+class Setting(NamedTuple):
+    """An argument of __init__. `default` is as YAML writes it, None for one without a default."""
+
+    name: str
+    default: str | None
+    help: str
+
+
+def settings_of(named: str | type, package: str) -> list[Setting]:
+    """Return the settings of a class that `.module:Class` names in a package, or that is given."""
+    if isinstance(named, str):
+        module, _, name = named.partition(":")
+        return read_settings(_file_of(module, package), name)
+    file = getattr(sys.modules.get(named.__module__), "__file__", None)
+    if file is None:
+        raise Unreadable(f"{named.__name__} has no source file")
+    return read_settings(Path(file), named.__qualname__)
+
+
+def _file_of(module: str, package: str) -> Path:
+    """Return the file of a module, which may be named from the package on: `.data`."""
+    dots = len(module) - len(module.lstrip("."))
+    names = module.lstrip(".").split(".")
+    parts = [*package.split(".")[: 1 - dots or None], *names] if dots else names
+    top = getattr(sys.modules.get(parts[0]), "__path__", None)
+    if not top:
+        raise Unreadable(f"{module} is not of this project")
+    return _existing(Path(top[0]).joinpath(*filter(None, parts[1:])))
+
+
+def _existing(path: Path) -> Path:
+    for file in (path.with_suffix(".py"), path / "__init__.py"):
+        if file.is_file():
+            return file
+    raise Unreadable(f"there is no {path.name}.py")
+
+
+@cache
+def _parsed(file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError) as error:
+        raise Unreadable(f"{file.name} can't be read: {error}") from error
+
+
+def read_settings(file: Path, name: str) -> list[Setting]:
+    """Return the settings of a class of a file, with those of its base that it takes as **kwargs.
+
+    Raises Unreadable.
+    """
+    found = _find(file, name)
+    if found is None:
+        raise Unreadable(f"{file.name} has no class {name}")
+    file, node = found
+    init = next((part for part in node.body if _is_init(part)), None)
+    assert init is None or isinstance(init, ast.FunctionDef)
+    own = list(_arguments(init, node)) if init else []
+    if init is None or init.args.kwarg:
+        for base in node.bases:
+            if isinstance(base, ast.Name) and _find(file, base.id):
+                names = {setting.name for setting in own}
+                own += [s for s in read_settings(file, base.id) if s.name not in names]
+                break
+    return own
+
+
+def _is_init(part: ast.stmt) -> bool:
+    return isinstance(part, ast.FunctionDef) and part.name == "__init__"
+
+
+def _find(file: Path, name: str) -> tuple[Path, ast.ClassDef] | None:
+    """Return a class and its file: it may be imported there, from a file beside or above it."""
+    for node in ast.walk(_parsed(file)):
+        if isinstance(node, ast.ClassDef) and node.name == name.rpartition(".")[2]:
+            return file, node
+    for node in ast.walk(_parsed(file)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    names = node.module.split(".") if node.module else []
+                    home = _existing(file.parents[node.level - 1].joinpath(*names))
+                    return _find(home, alias.name)
+    return None
+
+
+def _arguments(init: ast.FunctionDef, owner: ast.ClassDef) -> Iterator[Setting]:
+    helps = _helps(ast.get_docstring(owner)) | _helps(ast.get_docstring(init))
+    positional = [*init.args.posonlyargs, *init.args.args]
+    without = [None] * (len(positional) - len(init.args.defaults))
+    defaults = [*without, *init.args.defaults, *init.args.kw_defaults]
+    pairs = [*zip([*positional, *init.args.kwonlyargs], defaults, strict=True)]
+    for argument, default in pairs[bool(positional) :]:  # without self
+        yield Setting(argument.arg, _as_yaml(default), helps.get(argument.arg, ""))
+
+
+def _as_yaml(default: ast.expr | None) -> str | None:
+    if default is None:
+        return None
+    try:
+        return in_yaml(ast.literal_eval(default))
+    except (ValueError, TypeError):  # a name, or a call
+        return ast.unparse(default)
+
+
+def in_yaml(value: Any) -> str:
+    """Return a value as a flag takes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value) or "''"
+
+
+def _helps(docstring: str | None) -> dict[str, str]:
+    """Return what a docstring says of each argument, under Args: in a line each."""
+    _, _, section = (docstring or "").partition("Args:\n")
+    section = re.split(r"\n(?=\S)", section)[0]
+    entry = r"^ {4}\*{0,2}(\w+)[^:\n]*:\s*(.*(?:\n(?: {5,}.*)?)*)"
+    entries = re.findall(entry, section, re.MULTILINE)
+    return {name: " ".join(text.split()).removesuffix(".") for name, text in entries}
