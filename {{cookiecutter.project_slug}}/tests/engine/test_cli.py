@@ -5,9 +5,11 @@ import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from jsonargparse import ArgumentParser
 
 import {{ cookiecutter.__package_name }} as package
 from {{ cookiecutter.__package_name }}.engine.cli.settings import (
@@ -199,3 +201,12 @@ def test_all_flags_are_listed_under_the_programs_name(call, capsys):
     said = capsys.readouterr().out
     assert said.startswith(f"usage: {PROGRAM} [options] fit ")
     assert "--trainer.gradient_clip_val" in said and "--data.workers" in said
+
+
+@pytest.mark.parametrize("named", [".classifier:ImageClassifier", ".data:ImageData"])
+def test_help_finds_the_settings_that_the_parser_finds(named):
+    module, _, name = named.partition(":")
+    parser = ArgumentParser()
+    parser.add_class_arguments(getattr(import_module(module, PACKAGE), name))
+    found = {setting.name for setting in settings_of(named, PACKAGE)}
+    assert found == set(vars(parser.get_defaults()))

@@ -72,14 +72,42 @@ def read_settings(file: Path, name: str) -> list[Setting]:
     file, node = found
     init = next((part for part in node.body if _is_init(part)), None)
     assert init is None or isinstance(init, ast.FunctionDef)
-    own = list(_arguments(init, node)) if init else []
-    if init is None or init.args.kwarg:
-        for base in node.bases:
-            if isinstance(base, ast.Name) and _find(file, base.id):
-                names = {setting.name for setting in own}
-                own += [s for s in read_settings(file, base.id) if s.name not in names]
-                break
+    own = list(_arguments(init, node)) if init else list(_fields(node))
+    for other in _takers_of_the_rest(init, node):
+        if _find(file, other):
+            names = {setting.name for setting in own}
+            own += [s for s in read_settings(file, other) if s.name not in names]
+            break
     return own
+
+
+def _takers_of_the_rest(init: ast.FunctionDef | None, node: ast.ClassDef) -> list[str]:
+    """Return which classes get the settings that __init__ takes as **kwargs: by their names."""
+    bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+    if init is None:
+        return bases
+    if init.args.kwarg is None:
+        return []
+    rest = init.args.kwarg.arg
+    built = [
+        call.func.id
+        for call in ast.walk(init)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+        for keyword in call.keywords
+        if keyword.arg is None and isinstance(keyword.value, ast.Name) and keyword.value.id == rest
+    ]
+    return built or bases
+
+
+def _fields(node: ast.ClassDef) -> Iterator[Setting]:
+    """Yield the fields of a dataclass."""
+    decorators = [d.func if isinstance(d, ast.Call) else d for d in node.decorator_list]
+    if any(isinstance(d, ast.Name) and d.id == "dataclass" for d in decorators):
+        helps = _helps(ast.get_docstring(node))
+        for part in node.body:
+            if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
+                name = part.target.id
+                yield Setting(name, _as_yaml(part.value), helps.get(name, ""))
 
 
 def _is_init(part: ast.stmt) -> bool:
