@@ -27,7 +27,7 @@ demo: $(READY) ## generate a project with the defaults in build/, train it, scor
 bench: $(if $(findstring --rounds 0,$(ARGS)),,gpu) $(READY) ## this template, what users do today and the limit, on this GPU   WORKLOAD=resnet18-128 [ARGS="--rounds 1"]
 	cookiecutter . --no-input --default-config --overwrite-if-exists --output-dir build
 	$(MAKE) -C $(DEMO) setup
-	$(or $(UV_PROJECT_ENVIRONMENT),$(DEMO)/.venv)/bin/python benchmarks/$(if $(filter accuracy,$(WORKLOAD)),accuracy.py,compare.py $(WORKLOAD)) $(ARGS)
+	$(or $(UV_PROJECT_ENVIRONMENT),$(DEMO)/.venv)/bin/python benchmarks/$(if $(filter accuracy patches,$(WORKLOAD)),$(WORKLOAD).py,compare.py $(WORKLOAD)) $(ARGS)
 
 test: $(READY) ## bake every option, run what was baked
 	python -m pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)

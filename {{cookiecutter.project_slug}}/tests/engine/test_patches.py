@@ -30,7 +30,6 @@ from {{ cookiecutter.__package_name }}.data import ImageData
 from {{ cookiecutter.__package_name }}.engine.contract import Splits
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.fast import patches
-from {{ cookiecutter.__package_name }}.engine.fast.compile import CompileDecision
 from {{ cookiecutter.__package_name }}.engine.fast.compile_messages import Compiling
 from {{ cookiecutter.__package_name }}.engine.fast.settings import process_settings_kept
 from {{ cookiecutter.__package_name }}.engine.monitor.progress import Throughput
@@ -312,7 +311,8 @@ def test_batches_of_the_engine_are_on_the_device_and_others_are_moved_there():
 
 def test_without_torchs_logs_training_goes_on(monkeypatch):
     monkeypatch.delattr(torch._logging, "set_logs")
-    task = SimpleNamespace(compile_decision=CompileDecision("default", "asked"))
+    decision = SimpleNamespace(mode="default", value="default", why="asked")
+    task = SimpleNamespace(compile_decision=decision)
     listener = Compiling()
     listener.on_train_start(L.Trainer(**QUIET), task)
     assert listener.loggers == []
