@@ -27,7 +27,7 @@ demo: $(READY) ## generate the default project in build/, train and score it
 bench: $(if $(findstring --rounds 0,$(ARGS)),,gpu) $(READY) ## measure training on this GPU [WORKLOAD=…] [ARGS=…]
 	cookiecutter . --no-input --default-config --overwrite-if-exists --output-dir build
 	$(MAKE) -C $(DEMO) setup
-	$(or $(UV_PROJECT_ENVIRONMENT),$(DEMO)/.venv)/bin/python benchmarks/$(if $(filter accuracy,$(WORKLOAD)),accuracy.py,compare.py $(WORKLOAD)) $(ARGS)
+	$(or $(UV_PROJECT_ENVIRONMENT),$(DEMO)/.venv)/bin/python benchmarks/$(if $(filter accuracy patches,$(WORKLOAD)),$(WORKLOAD).py,compare.py $(WORKLOAD)) $(ARGS)
 
 test: $(READY) ## bake every option, run what was baked
 	python -m pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)

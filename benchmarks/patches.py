@@ -6,7 +6,8 @@ the machine's own ups and downs are longer. A turn is an epoch; its time goes fr
 first steps to the end of its last. A patch's gain is the median, over the rounds, of the turn
 without it against the mean of the turns with all before and after it.
 
-    PYTHONPATH=build/my-project/src python benchmarks/patches.py --seconds 420
+    make bench WORKLOAD=patches
+    PYTHONPATH=build/my-project/src python benchmarks/patches.py --seconds 420   # as make does
 """
 
 import argparse
@@ -53,7 +54,6 @@ class Turns(L.Callback):
     def on_train_epoch_start(self, trainer, pl_module) -> None:
         self.left_out = self.without[self.turn % len(self.without)] if self.turn >= 0 else ALL
         left = [] if self.left_out == "off" else [n for n in PATCHES if n != self.left_out]
-        self.patches.undo()
         self.patches.apply(trainer, left)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
@@ -67,8 +67,9 @@ class Turns(L.Callback):
             self._end_if_over(trainer)
 
     def _end_if_over(self, trainer) -> None:
-        """Let all processes end after the same turn, one with all patches."""
+        """Let all processes end after the same turn, one with all patches, a round at the least."""
         over = time.monotonic() > self.end and self.turn % 2 == 1
+        over = over and self.turn > len(self.without)
         trainer.should_stop = trainer.strategy.reduce_boolean_decision(over, all=False)
 
     def on_train_end(self, trainer, pl_module) -> None:

@@ -159,11 +159,12 @@ class Patches(L.Callback):
         self.stack = ExitStack()
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self.stack.enter_context(log_due_steps_only(trainer))
         self.apply(trainer, switched_on(os.environ.get(SWITCH, "")))
 
     def apply(self, trainer: Any, names: list[str]) -> None:
-        """Enter these patches, at any place between two steps."""
+        """Have these patches and no others, from between two steps on."""
+        self.undo()
+        self.stack.enter_context(log_due_steps_only(trainer))
         for name in names:
             self.stack.enter_context(PATCHES[name](trainer))
 
