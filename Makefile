@@ -32,7 +32,7 @@ bench: $(if $(findstring --rounds 0,$(ARGS)),,gpu) $(READY) ## measure training 
 test: $(READY) ## bake every option, run what was baked
 	python -m pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
 
-golden: demo ## write what the digits come to in tests/golden/, where a commit is meant to change it
+golden: demo ## write tests/golden/ again, if results are meant to change
 	python tests/golden.py $(DEMO)
 
 lint: $(READY) ## pre-commit's hooks on every file

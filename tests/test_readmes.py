@@ -30,6 +30,9 @@ HERE = {
     "python -m my_project fit --config configs/digits.yaml": "--until=2",
     "make resume": "--until=4",
     'make resume ARGS="--elastic --trainer.devices 1"': "--until=6 --data.batch_size=32",
+    'make resume ARGS="--trainer.max_epochs 60"': "--until=8",
+    "python -m my_project fit --run latest": "--until=10",
+    "python -m my_project test --run latest": "",
 }
 
 # Run by another test, of this folder or of the project's tests/engine/.
@@ -49,15 +52,22 @@ ELSEWHERE = {
     "test_resume.py::test_runs_that_are_killed_resume_to_the_same_bits": ["make test-resume"],
     "test_locks.py::test_the_committed_locks_resolve": ["make lock"],
     "test_readmes.py::test_clean_keeps_the_runs": ["make clean"],
-    "test_update.py::test_cruft_create_gives_a_repository_and_remembers_the_answers": [
-        "cruft create"
+    "test_update.py::test_update_keeps_edits_and_brings_all_else": ["make update"],
+    "test_update.py::test_make_update_calls_it": ['make update ARGS="--checkout v0.1.0"'],
+    "engine/test_cli.py::test_help_comes_at_once_and_fits_a_screen": [
+        *("python -m my_project --help", "python -m my_project fit --help")
     ],
-    "test_update.py::test_update_brings_the_change": ["cruft update"],
+    "engine/test_run.py::test_a_second_resume_keeps_what_the_first_was_told": [
+        "make resume RUN=runs/digits/…"
+    ],
+    "engine/test_run.py::test_the_test_images_are_scored_into_the_record": [
+        "make evaluate RUN=runs/digits/…"
+    ],
     "engine/test_faults.py::test_several_seeds_end_with_their_mean_and_spread": [
         'make train SEEDS="1 2 3"'
     ],
     "engine/test_run.py::test_two_processes_train_one_network_and_score_it_as_one_would": [
-        "make train-multi"
+        *("make train-multi", "make train-multi GPUS=4")
     ],
     "engine/test_reproduce.py::test_a_copied_run_is_trained_again_from_its_own_source": [
         "python -m my_project reproduce"
@@ -91,9 +101,7 @@ EXCEPTIONS = {
     ],
     "needs the network": [
         'pip install "cookiecutter>=2.7.1"',
-        "pip install cruft",
         "cookiecutter gh:org/torch-gpu-template",
-        "cruft create gh:org/torch-gpu-template",
         "make setup CUDA=cu126",
         "apt install gcc python3-dev",
         "wandb sync",
