@@ -8,6 +8,7 @@ from pathlib import Path
 
 import golden
 import pytest
+import yaml
 
 KNOWN = json.loads(golden.GOLDEN.read_text())
 KEYS = golden.GOLDEN.with_name("configuration_keys.txt")
@@ -62,6 +63,7 @@ def keys_of(config: dict) -> set[str]:
 
 
 def test_a_new_key_of_the_configuration_is_a_decision(run):
-    found, known = keys_of(json.loads((run / "run.json").read_text())["config"]), KEYS.read_text()
+    found = keys_of(yaml.safe_load((run / "config.yaml").read_text()))
+    known = KEYS.read_text()
     assert "model.network" in found and "trainer.devices" not in found
     assert known == "".join(f"{key}\n" for key in sorted(found)), f"decided on: see {KEYS.name}"
