@@ -187,6 +187,10 @@ def test_eight_processes_of_torchrun_on_two_hosts_decide_for_the_weakest():
     assert decisions.in_common([H200, V100]).gpus[0].capability == (7, 0)
 
 
+def test_threads_are_those_that_the_environment_sets():
+    assert decide(configured(), replace(H200, threads=4), FILES).threads.value == 4
+
+
 def test_a_laptop_keeps_small_data_in_memory_and_compiles_nothing():
     found = values(decide(configured(), LAPTOP, DIGITS, decodes=True))
     assert found["data.loader"] == "resident"

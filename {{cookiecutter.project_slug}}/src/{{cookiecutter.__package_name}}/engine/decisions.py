@@ -217,6 +217,8 @@ def decide_layout(
         count = devices(machine, asked("devices"), kind.value)
     threads = threads_per_process(machine, count.value)
     share = "all cores" if count.value == 1 else f"an equal share of {machine.cores} cores"
+    if machine.threads not in (None, threads):
+        threads, share = machine.threads, "OMP_NUM_THREADS is set"
     return Layout(kind, count, nodes, Decision(threads, share))
 
 

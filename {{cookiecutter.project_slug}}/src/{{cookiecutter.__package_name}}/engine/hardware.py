@@ -35,6 +35,7 @@ class Machine:
     gpus: tuple[Gpu, ...] = ()
     mps: bool = False
     compiler: bool = True
+    threads: int | None = None  # OMP_NUM_THREADS
 
 
 @cache
@@ -42,6 +43,7 @@ def this_machine() -> Machine:
     """Look at the machine: cores within affinity and quota, and the GPUs that torch can use."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     properties = map(torch.cuda.get_device_properties, range(count))
+    threads = os.environ.get("OMP_NUM_THREADS", "")
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     return Machine(
         system=platform.system(),
@@ -50,6 +52,7 @@ def this_machine() -> Machine:
         gpus=tuple(Gpu(p.name, (p.major, p.minor), p.total_memory / 2**30) for p in properties),
         mps=torch.backends.mps.is_available(),
         compiler=_has_compiler(),
+        threads=int(threads) if threads.isdecimal() else None,
     )
 
 

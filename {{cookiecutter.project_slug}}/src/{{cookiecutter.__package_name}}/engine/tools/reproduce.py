@@ -171,7 +171,9 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     for part in ("versions", "hardware", "numerics"):
         was, is_ = dict(_flat(then.get(part, {}))), dict(_flat(now.get(part, {})))
         for key in sorted(was.keys() | is_.keys()):
-            if was.get(key) != is_.get(key) and key != "cores":
+            if was.get(key) != is_.get(key) and not (
+                part == "hardware" and key in ("cores", "threads")
+            ):
                 yield f"{part}: {key} was {was.get(key)}, is {is_.get(key)}"
 
 
