@@ -160,7 +160,7 @@ def test_sigterm_finishes_the_step_saves_and_exits_143(processes, call, tmp_path
 def test_insisting_ends_a_run_at_once():
     interruption = Interruption()
     before = signal.getsignal(signal.SIGINT)
-    with interruption.heard():
+    with interruption.listening():
         interruption.waits = True
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)  # as torchrun repeats what the terminal sent

@@ -185,7 +185,7 @@ def test_classes_that_derive_from_each_other_do_not_hang(tmp_path):
 )
 def test_an_unknown_verb_is_answered_by_the_nearest(word, meant):
     said = say(word, status=2)
-    assert said.startswith(f"error: '{word}' is no verb. Did you mean {meant}? Verbs: fit, ")
+    assert said.startswith(f"error: unknown verb '{word}'. Did you mean {meant}? Verbs: fit, ")
     assert "\n" not in said
 
 

@@ -234,7 +234,7 @@ def test_a_setting_that_a_resume_changes_is_obeyed():
 def test_an_elastic_resume_keeps_the_global_batch_on_fewer_devices():
     config = configured(trainer__devices=-1, data__batch_size=32)
     start = {"config": config, "decisions": decide(config, A100, FILES).as_json()}
-    before = Before.of(start).without(decisions.OF_THE_DEVICES)
+    before = Before.of(start).without(decisions.DEVICE_DECISIONS)
     found = decide(configured(trainer__devices=2, data__batch_size=64), A100, FILES, before)
     assert found.global_batch_size.value == 8 * 32
     assert found.accumulate_grad_batches.value == 2
@@ -256,10 +256,10 @@ def test_a_run_of_an_older_engine_keeps_its_loader_and_what_it_compiled():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"data__global_batch_size": 300}, "no multiple of 256"),
-        ({"data__global_batch_size": 1024, "trainer__accumulate_grad_batches": 2}, "takes 4"),
+        ({"data__global_batch_size": 300}, "not a multiple of 256"),
+        ({"data__global_batch_size": 1024, "trainer__accumulate_grad_batches": 2}, "needs 4"),
         ({"data__loader": "streaming"}, "has no files"),
-        ({"trainer__num_nodes": 2}, "start torchrun on each"),
+        ({"trainer__num_nodes": 2}, "Start torchrun on each"),
     ],
 )
 def test_what_does_not_fit_is_refused(settings, said):

@@ -34,7 +34,10 @@ SHORT = (*DIGITS, "--trainer.max_epochs", "1")
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--data.batch_sise", "3"), "data.batch_sise is no setting. Did you mean data.batch_size"),
+        (
+            ("--data.batch_sise", "3"),
+            "unknown setting data.batch_sise. Did you mean data.batch_size? All settings: fit",
+        ),
         (("--data.batch_size", "many"), "data.batch_size is 'many'; expected a whole number."),
         (("--model.optimizer", "adam"), "is 'adam'; expected one of 'sgd', 'adamw'."),
         (("--trainer.precision", "bf17"), "trainer.precision is 'bf17'; expected"),
@@ -69,7 +72,7 @@ def test_a_mistake_is_one_line_that_says_what_to_do(flags, message, call, capsys
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("data:\n  batch_sizes: 3\n", "batch_sizes is no setting. Did you mean data.batch_size?"),
+        ("data:\n  batch_sizes: 3\n", "unknown setting batch_sizes. Did you mean data.batch_size?"),
         ("data: [\n", "Problems parsing config: while parsing"),
         ("- 3\n", "error: "),
         ("trainer:\n  max_epochs: 1\ndata:\n", "The section 'data:' of the config"),
@@ -111,7 +114,7 @@ def test_a_global_batch_is_kept_over_micro_batches(call, tmp_path):
 def test_accumulation_and_a_global_batch_must_agree(call, tmp_path, capsys):
     flags = ("--data.global_batch_size", "128", "--trainer.accumulate_grad_batches", "3")
     assert call("fit", *SHORT, *flags, folder=tmp_path) == 2
-    assert "Leave one of the two out" in capsys.readouterr().err
+    assert "Remove one of the two settings" in capsys.readouterr().err
 
 
 def test_advice_keeps_the_global_batch():

@@ -64,7 +64,7 @@ def test_another_source_shows_the_first_step_and_tensor_that_differ(short, call,
     assert call("reproduce", "--run", str(run)) == 1
     said = capfd.readouterr().out
     assert "first step    4: its loss was" in said and "first tensor  network." in said
-    assert "nothing in it differs" in said
+    assert "environment   no difference" in said
 
 
 def test_a_quick_check_ends_at_a_step(short, call, tmp_path, capfd):
@@ -81,7 +81,7 @@ def test_a_folder_of_something_else_is_left_alone(short, call, tmp_path, capsys)
     thesis.touch()
     assert call("reproduce", "--run", str(short), "--into", str(tmp_path)) == 2
     assert thesis.exists()
-    assert "holds thesis.txt: name a new folder" in capsys.readouterr().err
+    assert "contains thesis.txt. Choose a new folder" in capsys.readouterr().err
 
 
 def test_damaged_data_are_said_to_differ(call, tmp_path, capfd):
@@ -99,10 +99,10 @@ def test_damaged_data_are_said_to_differ(call, tmp_path, capfd):
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     assert call("reproduce", "--run", str(tmp_path / "run")) == 2
-    assert "data: they differ, and can't be read" in capfd.readouterr().out
+    assert "data: changed and unreadable" in capfd.readouterr().out
     Image.fromarray(draw.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(file)
     assert call("reproduce", "--run", str(tmp_path / "run")) == 2
-    assert "data: they differ from those" in capfd.readouterr().out
+    assert "data: changed since the run was trained" in capfd.readouterr().out
 
 
 def test_what_can_not_be_trained_again_is_refused(short, call, tmp_path, capsys):
@@ -114,7 +114,7 @@ def test_what_can_not_be_trained_again_is_refused(short, call, tmp_path, capsys)
     check_one_run(run, record, until=20)
     (run / "source.zip").write_bytes(b"other")
     assert call("reproduce", "--run", str(run)) == 2
-    assert "not what the run was started from" in capsys.readouterr().err
+    assert "has changed since the run" in capsys.readouterr().err
 
 
 def test_other_versions_hardware_and_switches_are_named(short):

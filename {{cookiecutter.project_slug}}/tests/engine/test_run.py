@@ -155,14 +155,14 @@ def test_a_second_resume_keeps_what_the_first_was_told(call, tmp_path, monkeypat
 def test_a_new_run_never_takes_the_folder_of_another(trained, call, capsys):
     before = read(trained)
     assert call("fit", *SHORT, "--seed_everything", "9", folder=trained) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "already holds a run" in capsys.readouterr().err
     assert read(trained) == before
 
 
 def test_a_run_folder_that_is_a_file_is_refused(call, capsys, tmp_path):
     (tmp_path / "file").touch()
     assert call("fit", *SHORT, folder=tmp_path / "file") == 2
-    assert "can't be made: File exists" in capsys.readouterr().err
+    assert "can't be created: File exists" in capsys.readouterr().err
 
 
 def test_the_bar_changes_nothing_that_is_recorded(call, tmp_path):
@@ -320,7 +320,7 @@ def test_only_the_first_of_several_processes_speaks(monkeypatch):
 
 def test_evaluating_what_is_no_run_is_refused(call, capsys, tmp_path):
     assert call("test", "--run", str(tmp_path)) == 2
-    assert "is no run" in capsys.readouterr().err
+    assert "is not a run" in capsys.readouterr().err
 
 
 def test_hooks_of_a_step_are_called_where_somebody_has_written_them(monkeypatch):
@@ -355,7 +355,7 @@ def test_metrics_survive_a_kill_in_the_middle_of_a_line(tmp_path):
     with log.path.open("a") as file:
         file.write("3,")
     resumed = MetricsCSV(tmp_path)
-    resumed.go_on_from(4)
+    resumed.resume_from(4)
     resumed.log_metrics({"train/loss": 0.25, "epoch": 1}, 3)
     resumed.finalize("success")
     expected = [(0, 1.0), (1, 0.5), (2, pytest.approx(1 / 3)), (3, 0.25)]
@@ -397,7 +397,7 @@ def test_a_row_whose_numbers_are_on_their_way_holds_nothing_up(tmp_path):
     copies[0].synchronize()
     log.log_metrics({"train/loss": 3.0}, 3)
     assert [row["step"] for row in read_metrics(log.path)] == [0] and copies[1].copy.isnan()
-    log.to_disk()
+    log.fsync()
     assert [row["train/loss"] for row in read_metrics(log.path)] == [0.0, 1.0, 2.0, 3.0]
 
 
@@ -415,13 +415,13 @@ def test_a_global_batch_that_would_change_is_refused(call, capsys):
     scheduler = "lightning.pytorch.callbacks.GradientAccumulationScheduler"
     flags = (f"--trainer.callbacks+={scheduler}", "--trainer.callbacks.scheduling={1: 2}")
     assert call("fit", *SHORT, *flags) == 2
-    assert "changes the global batch: leave it out" in capsys.readouterr().err
+    assert "changes the global batch: remove it" in capsys.readouterr().err
 
 
 def test_metrics_are_written_before_the_checkpoint_that_follows_them(tmp_path):
     log = MetricsCSV(tmp_path)
     log.log_metrics({"train/loss": 0.5, "epoch": 0}, 7)
-    log.to_disk()
+    log.fsync()
     assert [row["step"] for row in read_metrics(log.path)] == [7]
     log.log_metrics({"val/loss": 0.4, "epoch": 0}, 7)
     log.log_metrics({"train/loss": 0.3, "epoch": 0}, 8)

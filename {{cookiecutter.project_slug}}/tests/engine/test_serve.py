@@ -206,7 +206,7 @@ def test_a_photograph_of_any_shape_is_brought_to_the_networks(ask):
 
 
 def test_too_large_a_body_is_refused_when_it_is_announced_or_has_come(address):
-    size = serve.MOST_BYTES + 1
+    size = serve.MAX_BYTES + 1
     unannounced = head(size).replace(b"Content-Length: %d" % size, b"Transfer-Encoding: chunked")
     for request in (head(size), unannounced + b"%x\r\n" % size + bytes(size)):
         with socket.create_connection(address.split(":"), timeout=60) as connection:
@@ -222,7 +222,7 @@ def test_mistakes_in_the_command_line_are_one_line(trained, call, capsys, tmp_pa
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2
     assert errors[0].startswith(f"error: 127.0.0.1:{port}: Address already in use")
-    assert "is no run" in errors[1]
+    assert "is not a run" in errors[1]
 
 
 def test_a_run_that_does_not_fit_the_source_ends_the_service(trained, call, monkeypatch, capsys):
