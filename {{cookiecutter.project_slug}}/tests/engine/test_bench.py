@@ -197,6 +197,17 @@ def test_bench_check_refuses_another_device_or_other_settings(measured, call, tm
     assert call("bench-check", str(tmp_path)) == 2
 
 
+@pytest.mark.parametrize("key", ["valid", "counts"])  # counts: in files of older versions
+def test_only_a_valid_row_of_default_settings_is_a_baseline(key, tmp_path):
+    for valid in (True, False):
+        row = {"name": "loader", "shipped": True, key: valid}
+        (tmp_path / "bench.json").write_text(json.dumps({"rows": [row]}))
+        if valid:
+            assert bench_check.read_baseline(tmp_path)[1] == row
+    with pytest.raises(UserError, match="not a bench.json with a valid row"):
+        bench_check.read_baseline(tmp_path)
+
+
 def test_tune_chooses_the_smallest_batch_that_is_almost_fastest():
     assert tune.choose_batch_size({64: 50.0, 128: 96.0, 256: 100.0}) == 128
     assert tune.batch_sizes(64, 200, None) == [32, 64, 128]
