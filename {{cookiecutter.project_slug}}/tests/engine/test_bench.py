@@ -204,7 +204,7 @@ def test_only_a_valid_row_of_default_settings_is_a_baseline(key, tmp_path):
         (tmp_path / "bench.json").write_text(json.dumps({"rows": [row]}))
         if valid:
             assert bench_check.read_baseline(tmp_path)[1] == row
-    with pytest.raises(UserError, match="not a bench.json with a valid row"):
+    with pytest.raises(UserError, match="with a valid row of default settings"):
         bench_check.read_baseline(tmp_path)
 
 

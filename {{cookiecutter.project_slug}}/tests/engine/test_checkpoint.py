@@ -257,9 +257,7 @@ def test_a_folder_that_can_not_be_written_to_is_reported(tmp_path):
         write_checkpoint({}, tmp_path / "checkpoints" / "last.ckpt")
 
 
-def test_a_failed_write_of_one_process_is_reported_in_one_line_by_each(
-    call, tmp_path, capfd
-):
+def test_a_failed_write_of_one_process_is_reported_in_one_line_by_each(call, tmp_path, capfd):
     (tmp_path / "checkpoints").touch()
     flags = (*THREE, "--checkpoints.seconds", "0", "--trainer.devices", "2")
     assert call("fit", *flags, "--trainer.accelerator", "cpu", folder=tmp_path) == 2

@@ -12,7 +12,11 @@ from torch.utils.data import DataLoader
 
 from {{ cookiecutter.__package_name }}.engine import decisions, hardware
 from {{ cookiecutter.__package_name }}.engine.contract import Facts
-from {{ cookiecutter.__package_name }}.engine.decisions import Before, Decision, decide
+from {{ cookiecutter.__package_name }}.engine.decisions import (
+    Before,
+    Decision,
+    decide,
+)
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.hardware import Gpu, Machine
 
@@ -256,7 +260,7 @@ def test_a_run_of_an_older_engine_keeps_its_loader_and_compile_mode():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"data__global_batch_size": 300}, "not a multiple of 256"),
+        ({"data__global_batch_size": 300}, "expected a multiple of 256"),
         ({"data__global_batch_size": 1024, "trainer__accumulate_grad_batches": 2}, "needs 4"),
         ({"data__loader": "streaming"}, "has no files"),
         ({"trainer__num_nodes": 2}, "Start torchrun on each"),
@@ -338,7 +342,8 @@ class TensorData(L.LightningDataModule):
 def test_rank_zero_decides_for_all(tmp_path):
     script = tmp_path / "ranks.py"
     script.write_text(
-        "import os, {{ cookiecutter.__package_name }}.engine.cli.launch as launch\n"
+        "import os\n"
+        "import {{ cookiecutter.__package_name }}.engine.cli.launch as launch\n"
         "rank = os.environ['RANK']\n"
         "print(launch.of_every_rank('m', rank), launch.of_rank_zero('d', lambda: 'by ' + rank))\n"
     )

@@ -24,7 +24,9 @@ from {{ cookiecutter.__package_name }}.engine.monitor.gpu import (
     advise,
     out_of_memory,
 )
-from {{ cookiecutter.__package_name }}.engine.run.interruption import passing_on_sigterm
+from {{ cookiecutter.__package_name }}.engine.run.interruption import (
+    passing_on_sigterm,
+)
 
 DIGITS = ("--config", "configs/digits.yaml")
 CPU = ("--trainer.accelerator", "cpu")
@@ -45,15 +47,15 @@ SHORT = (*DIGITS, "--trainer.max_epochs", "1")
         (("--config", "configs/none.yaml"), "configs/none.yaml"),
         (("--model.network", "resnet81"), "Known: small_cnn"),
         (("--data.source", "digit"), "Known: digits"),
-        (("--data.source", "folder", "--data.options.path=none"), "none does not exist. Put"),
+        (("--data.source", "folder", "--data.options.path=none"), "none does not exist. Create it"),
         (("--data.options.sise=3",), "unexpected keyword argument 'sise'. It takes: none."),
         (("--data.batch_size", "5000"), "Set --data.batch_size to 1077 or less"),
-        (("--data.global_batch_size", "100"), "no multiple of 64"),
+        (("--data.global_batch_size", "100"), "expected a multiple of 64"),
         (("--trainer.devices", "nine"), "CUDA_VISIBLE_DEVICES"),
         (("--model.warmup", "3"), "a share of the steps"),
         (("--data.smallest_crop", "2"), "it is a share, up to 1"),
         (("--data.crop_padding", "-1"), "data.crop_padding is -1"),
-        (("--data.global_batch_size", "-64"), "no multiple of 64"),
+        (("--data.global_batch_size", "-64"), "expected a multiple of 64"),
         (("--trainer.strategy", "foo"), "foo"),
         (("--seed_everything", "-1"), "-1 is not in bounds"),
         (("--model.compile", "step-graph", *CPU), "step-graph, but it needs an NVIDIA GPU"),
@@ -72,7 +74,7 @@ def test_a_wrong_setting_is_one_line_with_what_to_do(flags, message, call, capsy
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("data:\n  batch_sizes: 3\n", "unknown setting batch_sizes. Did you mean data.batch_size?"),
+        ("data:\n  batch_sizes: 3\n", "unknown setting data.batch_sizes. Did you mean data.batch_size?"),
         ("data: [\n", "Problems parsing config: while parsing"),
         ("- 3\n", "error: "),
         ("trainer:\n  max_epochs: 1\ndata:\n", "The section 'data:' of the config"),
@@ -144,9 +146,7 @@ def test_out_of_memory_is_found_below_the_compilers_exception():
     assert out_of_memory(ValueError("no")) is None
 
 
-def test_out_of_memory_prints_advice_and_no_traceback(
-    call, tmp_path, capsys, monkeypatch
-):
+def test_out_of_memory_prints_advice_and_no_traceback(call, tmp_path, capsys, monkeypatch):
     def too_much(*_) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has.")
 
@@ -240,7 +240,7 @@ def test_sigterm_also_ends_the_process_that_a_verb_started():
 
 def test_a_read_only_folder_is_one_line():
     error = OSError(errno.EROFS, os.strerror(errno.EROFS), "runs/digits/one/.lock")
-    assert explain(error).startswith("runs/digits/one/.lock: Read-only file system. Make it")
+    assert explain(error).startswith("runs/digits/one/.lock: Read-only file system. Change the")
 
 
 def gpu(index: int, users=(), used: int = 0) -> nvml.GpuState:

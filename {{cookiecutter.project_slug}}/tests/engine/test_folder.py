@@ -42,7 +42,10 @@ from {{ cookiecutter.__package_name }}.engine.images.reader import (
     ReadConfig,
 )
 from {{ cookiecutter.__package_name }}.engine.images.splits import Files
-from {{ cookiecutter.__package_name }}.engine.tools.trials import BenchWorker, _UntilTime
+from {{ cookiecutter.__package_name }}.engine.tools.trials import (
+    BenchWorker,
+    _UntilTime,
+)
 
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
 

@@ -351,8 +351,8 @@ def _parts_of_a_step(
     count, rest = divmod(whole.value, at_once)
     if rest or count < 1:
         raise UserError(
-            f"data.global_batch_size is {whole.value}, not a multiple of {at_once}"
-            f" ({batch_size.value} on each of {processes} devices). Change --data.batch_size."
+            f"data.global_batch_size is {whole.value}; expected a multiple of {at_once}"
+            f" (--data.batch_size {batch_size.value} x {processes} devices). Change one of the two."
         )
     if is_new and accumulate.value not in (1, count):
         raise UserError(
