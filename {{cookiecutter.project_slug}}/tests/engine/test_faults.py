@@ -74,7 +74,10 @@ def test_a_wrong_setting_is_one_line_with_what_to_do(flags, message, call, capsy
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("data:\n  batch_sizes: 3\n", "unknown setting data.batch_sizes. Did you mean data.batch_size?"),
+        (
+            "data:\n  batch_sizes: 3\n",
+            "unknown setting data.batch_sizes. Did you mean data.batch_size?",
+        ),
         ("data: [\n", "Problems parsing config: while parsing"),
         ("- 3\n", "error: "),
         ("trainer:\n  max_epochs: 1\ndata:\n", "The section 'data:' of the config"),
