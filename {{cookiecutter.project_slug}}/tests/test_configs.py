@@ -34,7 +34,7 @@ def test_a_recipe_fits_the_signatures(recipe, capsys):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("data: {batch_sise: 64}", "batch_sise is no setting"),
+        ("data: {batch_sise: 64}", "unknown setting batch_sise"),
         ("trainer: {max_epochs: many}", "trainer.max_epochs is 'many'; expected"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Training jobs that are killed, by themselves at a chosen moment or from outside."""
+"""Training jobs that are killed: by themselves at a chosen moment, or from outside."""
 
 import json
 import os
@@ -29,7 +29,7 @@ PACKAGE = "{{ cookiecutter.__package_name }}"
 
 @dataclass
 class Moment:
-    """When a process kills itself: `what` it is doing, in or after which optimizer step."""
+    """When a process kills itself: what it is doing, and in or after which optimizer step."""
 
     what: str = "never"
     step: int = 0
@@ -37,7 +37,7 @@ class Moment:
 
 @dataclass
 class Job:
-    """One training job: its arguments, its processes, its moment, and what is taken out of it."""
+    """A training job: arguments, number of processes, moment of the kill, disabled feature."""
 
     arguments: list[str]
     folder: Path
@@ -49,7 +49,7 @@ class Job:
 
 
 def start(job: Job) -> list[WarmPopen]:
-    """Start the processes of a job; what torchrun would set is set by hand."""
+    """Start the processes of a job, with the variables that torchrun would set."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     search = [str(Path(__file__).parent), *job.search, os.environ.get("PYTHONPATH", "")]
@@ -68,8 +68,10 @@ def start(job: Job) -> list[WarmPopen]:
 
 
 def wait(started: Sequence[WarmPopen], seconds: float = 300.0) -> int:
-    """Return 0 if all end well, or the status of the first that does not: if killed, as the others
-    are then, or 124 if they take too long."""
+    """Return 0 if all processes succeed, else the status of the first that fails; 124 on timeout.
+
+    The others are then killed.
+    """
     deadline, status = time.monotonic() + seconds, None
     while status is None:
         codes = [process.poll() for process in started]
@@ -95,7 +97,7 @@ def _of_torchrun(job: Job, rank: int, port: int) -> dict[str, str]:
 
 
 def _train(job: Job, rank: int) -> None:
-    """Be one of the job's processes."""
+    """Run as one of the job's processes."""
     if rank == 0:
         _arm(job)
     _take_out(job)
@@ -112,7 +114,7 @@ def _kill() -> None:
 
 
 def _before(owner: Any, name: str, check: Callable[..., bool]) -> None:
-    """Let a function kill the process first, if the check of its arguments says so."""
+    """Patch a function so that it kills the process first if `check(*arguments)` is true."""
     original = getattr(owner, name)
 
     def armed(*arguments: Any, **options: Any) -> Any:
@@ -158,7 +160,7 @@ def _arm(job: Job) -> None:
 
 
 def _take_out(job: Job) -> None:
-    """Take out what makes a resume exact, to see that it is noticed, or a fast disk."""
+    """Disable what makes a resume exact, to test that this is detected; or slow the disk."""
     what = job.without
     if what == "step seeding":
         _engine(job, "run.numerics").StepSeed.on_train_batch_start = lambda *_: None
@@ -176,7 +178,7 @@ def _take_out(job: Job) -> None:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """Return all that has to be equal: weights, optimizer, losses, rates, best checkpoint."""
+    """Return everything that has to be equal: weights, optimizer, metrics, best checkpoint."""
     results = json.loads((folder / "run.json").read_text())["results"]
     best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     found = json.loads((folder / "digests.json").read_text())
@@ -190,7 +192,7 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 def steps_done(folder: Path) -> int | None:
-    """Return the step of the checkpoint that a resume would take, None without one."""
+    """Return the step of the checkpoint that a resume would load, or None."""
     with suppress(Exception):
         path = find_checkpoint(folder, "last", "previous")
         return torch.load(path, weights_only=True)["global_step"]

@@ -1,4 +1,4 @@
-"""make bench, make tune and make bench-check: what is measured, counted, chosen and compared."""
+"""make bench, make tune and make bench-check: measurement, validity, choice and comparison."""
 
 import json
 import math
@@ -36,7 +36,7 @@ PACKAGE = package.__name__
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory, call) -> Path:
-    """The folder that make bench writes on a machine with neither GPU nor compiler."""
+    """The output folder of make bench on a machine without GPU and compiler."""
     folder = tmp_path_factory.mktemp("bench")
     bare = Machine("Linux", "CPU", 2, compiler=False)
     with pytest.MonkeyPatch.context() as patch:
@@ -51,13 +51,13 @@ def read(folder: Path, name: str = "bench") -> dict:
 
 
 @pytest.mark.speed
-def test_a_bench_is_a_table_a_json_and_a_picture_of_the_same_rows(measured, capsys):
+def test_bench_writes_the_same_rows_to_a_table_a_json_and_a_picture(measured, capsys):
     result = read(measured)
-    names = ["CPU, eager", "+ channels_last", "loader, as shipped"]
+    names = ["CPU, eager", "+ channels_last", "loader, defaults"]
     assert [row["name"] for row in result["rows"]] == names
     assert [row["shipped"] for row in result["rows"]] == [False, False, True]
     for row in result["rows"]:
-        assert row["counts"] and row["loss"][1] < row["loss"][0]
+        assert row["valid"] and row["loss"][1] < row["loss"][0]
         assert row["epoch_seconds"] == pytest.approx(1077 / row["rows_per_second"])
         step = 1e3 * result["batch_size"] / row["rows_per_second"]
         assert set(row["step_ms"]) == {"data", "forward", "backward", "optimizer"}
@@ -71,7 +71,7 @@ def test_a_bench_is_a_table_a_json_and_a_picture_of_the_same_rows(measured, caps
     assert (measured / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_rows_of_a_gpu_add_one_thing_at_a_time_and_end_as_shipped():
+def test_gpu_rows_add_one_feature_at_a_time_and_end_with_default_settings():
     rows, left_out = bench.rows_of(H200)
     settings = [{flag.partition("=")[::2] for flag in row.flags} for row in rows]
     new = [dict(sorted(after - before)) for before, after in pairwise(settings[1:-1])]
@@ -90,7 +90,7 @@ def test_the_rows_of_a_gpu_add_one_thing_at_a_time_and_end_as_shipped():
 @pytest.mark.parametrize(
     ("machine", "more"), [(H200, ["max-autotune", "step-graph"]), (LAPTOP, ["max-autotune"])]
 )
-def test_all_modes_are_the_rows_of_before_and_the_other_ways_to_compile(machine, more):
+def test_all_modes_adds_the_other_compile_modes_to_the_rows(machine, more):
     few, many = (bench.rows_of(machine, all_modes)[0] for all_modes in (False, True))
     others = [row.flags for row in many if row not in few]
     assert [row for row in many if row in few] == few and len(others) == len(more)
@@ -103,61 +103,61 @@ FOUND = {
     **{"name": "row", "flags": (), "shipped": False, "rows": 1000, "batch_size": 10},
     **{
         "compile": "default",
-        "by_hand": False,
+        "manual_optimization": False,
         "precision": "32-true",
         "parts": {"parts": {"data": 1.0}},
     },
     "first": {"first_loss": 2.0, "first_seconds": 8.3, "peak_gib": 1.0},
-    "turns": [{"rate": rate, "loss": 1.0, "busy": 50.0} for rate in (90.0, 100.0, 130.0)],
+    "trials": [{"rate": rate, "loss": 1.0, "busy": 50.0} for rate in (90.0, 100.0, 130.0)],
 }
 
 
-def test_a_row_is_the_median_of_its_turns():
+def test_a_row_is_the_median_of_its_trials():
     row = bench.summarize(FOUND, eager_gib=4.0)
-    assert row["counts"] and row["rows_per_second"] == 100 and row["epoch_seconds"] == 10
+    assert row["valid"] and row["rows_per_second"] == 100 and row["epoch_seconds"] == 10
     assert row["saved"] == 0.75 and row["compile_seconds"] == pytest.approx(7.9)
 
 
 @pytest.mark.speed
 @pytest.mark.parametrize("loss", [2.5, 2.0, math.nan])
-def test_a_row_whose_loss_does_not_fall_does_not_count(measured, loss):
-    last = {**FOUND["turns"][-1], "loss": loss}
-    row = bench.summarize(FOUND | {"turns": [*FOUND["turns"][:-1], last]})
-    assert not row["counts"]
+def test_a_row_whose_loss_does_not_fall_is_invalid(measured, loss):
+    last = {**FOUND["trials"][-1], "loss": loss}
+    row = bench.summarize(FOUND | {"trials": [*FOUND["trials"][:-1], last]})
+    assert not row["valid"]
     table = bench.table(read(measured) | {"rows": [row]})
-    assert "does not count" in table and "100" not in table.splitlines()[-1].split("its loss")[0]
+    assert "invalid: " in table and "100" not in table.splitlines()[-1].split("its loss")[0]
 
 
-def test_a_row_whose_steps_return_no_loss_does_not_count():
+def test_a_row_whose_steps_return_no_loss_is_invalid():
     row = bench.summarize(FOUND | {"first": FOUND["first"] | {"first_loss": None}})
-    assert not row["counts"] and row["remark"] == "its training step returns no loss"
+    assert not row["valid"] and row["remark"] == "its training step returns no loss"
 
 
 @pytest.mark.speed
-def test_training_that_diverges_does_not_count_but_the_others_do(tmp_path):
+def test_a_diverging_row_is_invalid_and_the_others_are_valid(tmp_path):
     wild = bench.Row("wild", ("--model.learning_rate=30000",))
     tame = bench.Row("tame", shipped=True)
     result = bench.bench(PACKAGE, [wild, tame], DIGITS, [], seconds=0.2, rounds=1)
-    assert [row["counts"] for row in result["rows"]] == [False, True]
+    assert [row["valid"] for row in result["rows"]] == [False, True]
 
 
-def test_a_mistake_in_a_flag_is_one_line(call, capsys):
+def test_a_wrong_flag_is_reported_in_one_line(call, capsys):
     with pytest.raises(UserError, match=r"Did you mean data\.batch_size\?"):
         bench.bench(PACKAGE, [bench.Row("row")], DIGITS, ["--data.batch_sise=3"], 0.2, 1)
     for recipe in ([], ["--config", "configs/none.yaml"]):
         assert call("bench", *recipe) == 2
-        assert "Name one: --config configs/NAME.yaml" in capsys.readouterr().err
+        assert "Set --config configs/NAME.yaml" in capsys.readouterr().err
 
 
 @pytest.mark.speed
-def test_what_takes_longer_is_found_and_what_does_not_is_not(measured, call, monkeypatch, capsys):
-    turn, asked = bench_check.Process.turn, []
+def test_bench_check_fails_only_if_training_is_slower(measured, call, monkeypatch, capsys):
+    trial, asked = bench_check.Process.trial, []
 
     def noted(process, seconds):
         asked.append(seconds)
-        return turn(process, seconds)
+        return trial(process, seconds)
 
-    monkeypatch.setattr(bench_check.Process, "turn", noted)
+    monkeypatch.setattr(bench_check.Process, "trial", noted)
     baseline = str(measured / "bench.json")
     assert call("bench-check", baseline, "--slower", "5") == 1
     assert set(asked) == {0.3}  # as long as the baseline's
@@ -175,16 +175,16 @@ def test_what_takes_longer_is_found_and_what_does_not_is_not(measured, call, mon
     [
         ([100, 101, 99], [100, 98, 97], False),  # as fast
         ([100, 101, 99], [92, 80, 91], True),  # a tenth slower
-        ([100, 101, 99], [40, 99, 50], False),  # something disturbed two turns
-        ([70, 80, 100], [85, 84, 83], False),  # a baseline so noisy can't tell
+        ([100, 101, 99], [40, 99, 50], False),  # two trials were disturbed
+        ([70, 80, 100], [85, 84, 83], False),  # the baseline is too noisy
     ],
 )
-def test_slower_is_what_noise_does_not_explain(before, after, is_slower):
+def test_slower_means_by_more_than_the_noise(before, after, is_slower):
     assert (bench_check.slower_by(before, after) > bench_check.allowed(before)) is is_slower
 
 
 @pytest.mark.speed
-def test_only_the_same_device_and_settings_are_compared(measured, call, tmp_path, capsys):
+def test_bench_check_refuses_another_device_or_other_settings(measured, call, tmp_path, capsys):
     other = read(measured) | {"device": "NVIDIA H200"}
     (tmp_path / "bench.json").write_text(json.dumps(other))
     assert call("bench-check", str(tmp_path)) == 2
@@ -197,7 +197,18 @@ def test_only_the_same_device_and_settings_are_compared(measured, call, tmp_path
     assert call("bench-check", str(tmp_path)) == 2
 
 
-def test_the_smallest_batch_that_is_nearly_as_fast_is_chosen():
+@pytest.mark.parametrize("key", ["valid", "counts"])  # counts: in files of older versions
+def test_only_a_valid_row_of_default_settings_is_a_baseline(key, tmp_path):
+    for valid in (True, False):
+        row = {"name": "loader", "shipped": True, key: valid}
+        (tmp_path / "bench.json").write_text(json.dumps({"rows": [row]}))
+        if valid:
+            assert bench_check.read_baseline(tmp_path)[1] == row
+    with pytest.raises(UserError, match="with a valid row of default settings"):
+        bench_check.read_baseline(tmp_path)
+
+
+def test_tune_chooses_the_smallest_batch_that_is_almost_fastest():
     assert tune.choose_batch_size({64: 50.0, 128: 96.0, 256: 100.0}) == 128
     assert tune.batch_sizes(64, 200, None) == [32, 64, 128]
     assert tune.batch_sizes(64, 10_000, whole=192) == [32, 64]
@@ -206,17 +217,17 @@ def test_the_smallest_batch_that_is_nearly_as_fast_is_chosen():
 CORES = {Loading(1, 4): 100.0, Loading(4, 4): 350.0, Loading(8, 4): 600.0}
 
 
-def test_the_fewest_workers_that_bring_enough_are_chosen():
-    assert tune.choose_loading(CORES, demand=280) == (Loading(4, 4), True)
-    assert tune.choose_loading(CORES, demand=300) == (Loading(8, 4), True)
-    assert tune.choose_loading(CORES, demand=510) == (Loading(8, 4), False)
+def test_tune_chooses_the_fewest_workers_that_are_fast_enough():
+    assert tune.choose_loading(CORES, training_rate=280) == (Loading(4, 4), True)
+    assert tune.choose_loading(CORES, training_rate=300) == (Loading(8, 4), True)
+    assert tune.choose_loading(CORES, training_rate=510) == (Loading(8, 4), False)
     on_gpu = CORES | {Loading(1, 4, "gpu"): 2000.0}
-    assert tune.choose_loading(on_gpu, demand=300) == (Loading(8, 4), True)  # the cores suffice
-    assert tune.choose_loading(on_gpu, demand=510) == (Loading(1, 4, "gpu"), True)
+    assert tune.choose_loading(on_gpu, training_rate=300) == (Loading(8, 4), True)  # by CPU
+    assert tune.choose_loading(on_gpu, training_rate=510) == (Loading(1, 4, "gpu"), True)
 
 
 @pytest.mark.speed
-def test_tune_says_that_resident_images_have_no_workers(tmp_path, capsys, call):
+def test_tune_reports_that_resident_images_need_no_workers(tmp_path, capsys, call):
     flags = ["--into", str(tmp_path), "--data.batch_size", "300"]
     assert call("tune", *SHORT, "--config", str(DIGITS), *flags) == 0
     said = capsys.readouterr().out
@@ -226,7 +237,7 @@ def test_tune_says_that_resident_images_have_no_workers(tmp_path, capsys, call):
 
 
 @pytest.mark.speed
-def test_the_lines_of_tune_are_accepted_as_a_recipe(folder_of_images, tmp_path, call, capsys):
+def test_the_lines_of_tune_work_in_a_recipe(folder_of_images, tmp_path, call, capsys):
     result = tune.tune(PACKAGE, Path("configs/imagefolder.yaml").resolve(), folder_of_images, 0.3)
     assert {"batch_size", "workers", "prefetch"} <= result["chosen"].keys()
     (tmp_path / "tuned.yaml").write_text(tune.lines(result))
@@ -239,7 +250,7 @@ def test_the_lines_of_tune_are_accepted_as_a_recipe(folder_of_images, tmp_path, 
     tune.draw(result).savefig(tmp_path / "tune.png")
 
 
-def test_a_loader_that_brings_too_little_is_said_with_both_numbers():
+def test_a_loader_that_is_too_slow_is_reported_with_both_numbers():
     result = {"config": "c", "device": "d", "batch_sizes": [], "loader": [], "recipe_batch_size": 8}
     result |= {"unit": "images"}
     chosen = {"chosen": {"batch_size": 8}, "enough": False, "supply": 3100.0, "demand": 5400.0}
@@ -249,7 +260,7 @@ def test_a_loader_that_brings_too_little_is_said_with_both_numbers():
 
 @pytest.fixture
 def folder_of_images(tmp_path) -> list[str]:
-    """Flags for 120 images of two classes in files, and for a network that is quick on them."""
+    """Flags for 120 image files of two classes and a small network."""
     for label in range(2):
         (tmp_path / "images" / f"class {label}").mkdir(parents=True)
         for i in range(60):
@@ -260,7 +271,7 @@ def folder_of_images(tmp_path) -> list[str]:
     return [f"--data.options.path={tmp_path / 'images'}", *small]
 
 
-def test_the_clock_leaves_out_what_comes_before_the_second_step_and_after_the_last():
+def test_the_clock_ignores_the_first_step_and_what_follows_the_last():
     clock = Clock(torch.device("cpu"))
     for _ in range(3):
         time.sleep(0.2)  # the first step compiles
@@ -277,7 +288,7 @@ def test_the_clock_leaves_out_what_comes_before_the_second_step_and_after_the_la
 
 
 class Plain(L.LightningModule):
-    """Any Lightning module: nothing of this project is in it."""
+    """A Lightning module that uses nothing of this project."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -294,7 +305,7 @@ class Plain(L.LightningModule):
 
 
 class SlowToStart(DataLoader):
-    """As one whose workers have to start: that is part of a whole run, not of an epoch inside."""
+    """A loader whose workers start slowly: this counts for the whole run, not inside an epoch."""
 
     def __iter__(self):
         time.sleep(0.05)

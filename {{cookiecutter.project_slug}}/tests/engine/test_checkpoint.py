@@ -1,4 +1,4 @@
-"""What is kept of a run that is interrupted, killed, moved, or that meets a full disk."""
+"""Checkpoints of runs that are interrupted, killed or moved, or that fill the disk."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def content(folder: Path, name: str = "last") -> dict:
 
 
 def interrupt(monkeypatch, hook: str, step: int) -> None:
-    """Send Ctrl-C to this process where a hook is called the first time after that many steps."""
+    """Send Ctrl-C to this process when a hook is first called after so many steps."""
     original, sent = getattr(ImageClassifier, hook), []
 
     def armed(model: ImageClassifier, *arguments):
@@ -65,13 +65,13 @@ def interrupt(monkeypatch, hook: str, step: int) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
-    """What is compared here is in files; drawing would be a third of each run."""
+    """Draw nothing: it takes a third of each run, and these tests compare other files."""
     monkeypatch.setattr(training, "draw_pictures", lambda *_: [])
 
 
 @pytest.fixture(scope="module")
 def whole(call, tmp_path_factory):
-    """Return the folder of a run that nobody interrupted, for each list of flags."""
+    """Return a function that gives the folder of an uninterrupted run with these flags."""
     known: dict[tuple, Path] = {}
 
     def run(flags: tuple) -> Path:
@@ -106,7 +106,7 @@ def whole(call, tmp_path_factory):
         "on a last batch that no validation follows",
     ],
 )
-def test_ctrl_c_saves_and_the_run_goes_on_to_the_same_end(
+def test_a_run_interrupted_by_ctrl_c_resumes_to_the_same_result(
     hook, step, saved, flags, whole, call, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as patch:
@@ -140,7 +140,7 @@ def test_sigterm_finishes_the_step_saves_and_exits_143(processes, call, tmp_path
 
     flags = (*THREE[:2], "--trainer.max_epochs", "500", "--trainer.log_every_n_steps", "1")
     flags += ("--trainer.devices", str(processes), "--trainer.accelerator", "cpu")
-    before = signal.signal(signal.SIGTERM, lambda *_: None)  # one that comes too late
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # ignore a late signal
     stopping = threading.Thread(target=stop)
     stopping.start()
     try:
@@ -157,20 +157,20 @@ def test_sigterm_finishes_the_step_saves_and_exits_143(processes, call, tmp_path
     assert content(tmp_path)["global_step"] == rows[-1]["step"] + 1 == len(rows)
 
 
-def test_insisting_ends_a_run_at_once():
+def test_a_second_ctrl_c_ends_a_run_at_once():
     interruption = Interruption()
     before = signal.getsignal(signal.SIGINT)
-    with interruption.heard():
+    with interruption.listening():
         interruption.waits = True
         signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)  # as torchrun repeats what the terminal sent
-        interruption.heard_at -= 5
+        signal.raise_signal(signal.SIGINT)  # repeated by torchrun
+        interruption.received_at -= 5
         with pytest.raises(BaseException, match="SIGINT"):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(whole, call, capsys, tmp_path):
+def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(whole, call, capsys, tmp_path):
     flags = (*THREE, "--checkpoints.seconds", "0", "--until", "30")
     assert call("fit", *flags, folder=tmp_path) == 0
     last = tmp_path / "checkpoints" / "last.ckpt"
@@ -184,7 +184,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(whole, call, cap
     assert read_digests(tmp_path) == read_digests(whole(()))
 
 
-def test_where_no_checkpoint_is_intact_it_is_said(trained, call, capsys, tmp_path):
+def test_a_run_without_intact_checkpoint_is_refused(trained, call, capsys, tmp_path):
     broken = Path(shutil.copytree(trained, tmp_path / "broken"))
     last = broken / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:-1000])
@@ -192,7 +192,7 @@ def test_where_no_checkpoint_is_intact_it_is_said(trained, call, capsys, tmp_pat
     assert "last.ckpt: damaged" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_said_and_the_last_good_checkpoint_kept(
+def test_a_full_disk_is_reported_and_the_last_good_checkpoint_kept(
     whole, call, capsys, tmp_path, monkeypatch
 ):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -216,7 +216,7 @@ def test_a_full_disk_is_said_and_the_last_good_checkpoint_kept(
     assert read_digests(tmp_path) == read_digests(whole(()))
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(whole, call, tmp_path, monkeypatch):
+def test_training_continues_while_a_checkpoint_is_written(whole, call, tmp_path, monkeypatch):
     step, seen, save = 0, [], torch.save
 
     def note(model: ImageClassifier, *_) -> None:
@@ -241,7 +241,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(whole, call, tmp_path, m
     assert read_digests(tmp_path) == read_digests(whole(()))
 
 
-def test_what_could_not_be_written_is_raised_but_not_over_what_ends_the_run(tmp_path):
+def test_a_failed_write_is_raised_but_does_not_hide_the_error_that_ends_the_run(tmp_path):
     (tmp_path / "file").touch()
     writer = VerifiedIO()
     writer.save_checkpoint({}, tmp_path / "file" / "last.ckpt")
@@ -251,15 +251,13 @@ def test_what_could_not_be_written_is_raised_but_not_over_what_ends_the_run(tmp_
     writer.teardown()
 
 
-def test_a_folder_that_can_not_be_written_to_is_said(tmp_path):
+def test_a_folder_that_can_not_be_written_to_is_reported(tmp_path):
     (tmp_path / "checkpoints").touch()
     with pytest.raises(UserError, match=r"No checkpoint could be written to .*: File exists"):
         write_checkpoint({}, tmp_path / "checkpoints" / "last.ckpt")
 
 
-def test_a_checkpoint_that_one_of_two_processes_can_not_write_is_one_line_of_each(
-    call, tmp_path, capfd
-):
+def test_a_failed_write_of_one_process_is_reported_in_one_line_by_each(call, tmp_path, capfd):
     (tmp_path / "checkpoints").touch()
     flags = (*THREE, "--checkpoints.seconds", "0", "--trainer.devices", "2")
     assert call("fit", *flags, "--trainer.accelerator", "cpu", folder=tmp_path) == 2
@@ -268,7 +266,7 @@ def test_a_checkpoint_that_one_of_two_processes_can_not_write_is_one_line_of_eac
     assert read(tmp_path)["state"] == "failed"
 
 
-def test_every_changed_bit_of_a_checkpoint_is_noticed(tmp_path):
+def test_every_changed_bit_of_a_checkpoint_is_detected(tmp_path):
     path = tmp_path / "last.ckpt"
     write_checkpoint({"state_dict": {"a": torch.arange(5)}}, path)
     whole_bytes = path.read_bytes()
@@ -281,7 +279,7 @@ def test_every_changed_bit_of_a_checkpoint_is_noticed(tmp_path):
     assert is_intact(path)
 
 
-def test_the_newest_two_are_kept_and_known(tmp_path):
+def test_the_two_newest_checkpoints_are_kept_with_their_digests(tmp_path):
     folder = tmp_path / "checkpoints"
     for step in range(6):
         write_checkpoint({"step": step}, folder / "last.ckpt")
@@ -348,7 +346,7 @@ def test_another_number_of_devices_is_refused_unless_elastic(trained):
         check_resume(now, was, elastic=True)
 
 
-def test_settings_that_change_nothing_of_what_is_learned_may_change_on_a_resume(trained):
+def test_settings_that_do_not_affect_the_result_may_change_on_a_resume(trained):
     was = applied(read(trained))
     for part, key, value in (
         *(("data", "workers", 3), ("data", "eval_batch_size", 7), ("data", "options", {"a": 1})),
@@ -359,7 +357,7 @@ def test_settings_that_change_nothing_of_what_is_learned_may_change_on_a_resume(
         check_resume({**was, part: {**was[part], key: value}}, was, False, may_change)
 
 
-def test_a_folder_that_was_cropped_at_random_is_not_resumed_without_crops():
+def test_a_run_with_random_crops_is_not_resumed_without_them():
     def facts(loader: str) -> Facts:
         return Facts("folder", {"train": 9}, "same", nbytes=None, extra={"loader": loader})
 
@@ -369,7 +367,7 @@ def test_a_folder_that_was_cropped_at_random_is_not_resumed_without_crops():
     check_data(facts("streaming"), facts("mapped"), resuming=False)
 
 
-def test_the_best_weights_alone_do_not_make_a_resume(trained, call, capsys, tmp_path):
+def test_a_checkpoint_with_weights_only_is_not_resumed(trained, call, capsys, tmp_path):
     best = trained / "checkpoints" / "best.ckpt"
     assert call("fit", *THREE, "--ckpt_path", str(best), folder=tmp_path) == 2
     assert "holds weights only" in capsys.readouterr().err
@@ -379,10 +377,10 @@ def test_the_best_weights_alone_do_not_make_a_resume(trained, call, capsys, tmp_
     ("arguments", "message"),
     [
         (("fit", "--until", "soon"), "--until is 'soon'"),
-        (("test", "--elastic"), "--until, --elastic and --decisions are for fit"),
+        (("test", "--elastic"), "--until, --elastic and --decisions work only with fit"),
     ],
 )
-def test_until_and_elastic_that_make_no_sense_are_refused(arguments, message, call, capsys):
+def test_wrong_uses_of_until_and_elastic_are_refused(arguments, message, call, capsys):
     assert call(*arguments) == 2
     assert message in capsys.readouterr().err
 
@@ -396,7 +394,7 @@ def test_until_and_elastic_that_make_no_sense_are_refused(arguments, message, ca
     ],
     ids=["another activation", "no dropout", "other weights"],
 )
-def test_a_network_that_was_changed_is_refused(
+def test_a_changed_network_is_refused(
     attribute, value, message, trained, call, capsys, monkeypatch
 ):
     monkeypatch.setattr(torch.nn, attribute, value)
@@ -406,7 +404,7 @@ def test_a_network_that_was_changed_is_refused(
     assert message in error and error.count("\n") == 1
 
 
-def test_a_source_that_changed_since_the_start_is_named(trained, call, capsys, tmp_path):
+def test_source_files_that_changed_since_the_start_are_listed(trained, call, capsys, tmp_path):
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     archive = run / "source.zip"
     with zipfile.ZipFile(archive, "a") as pack:
@@ -414,4 +412,4 @@ def test_a_source_that_changed_since_the_start_is_named(trained, call, capsys, t
         pack.writestr("README.txt", "since then")
     assert call("fit", "--run", str(run), "--trainer.max_epochs", "5") == 0
     said = capsys.readouterr().out
-    assert "warning: changed since the run began: src/removed.py. Training uses" in said
+    assert "warning: changed since the run started: src/removed.py. Training uses" in said

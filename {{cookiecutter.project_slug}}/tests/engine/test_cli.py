@@ -1,4 +1,4 @@
-"""The command line's help and its mistakes: at once, on one screen, without importing torch."""
+"""Help and wrong arguments: fast, on one screen, without importing torch."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from {{ cookiecutter.__package_name }}.engine.cli.verbs import VERBS
 PACKAGE = package.__name__
 PROGRAM = f"python -m {PACKAGE}"
 SOURCE = Path(package.__file__).parents[1]
-# It says in its last line of stderr what it took, and whether it imported torch.
+# The last line of stderr is the CPU time, and the heavy modules that were imported.
 MEASURED = """
 import json, resource, runpy, sys
 package = sys.argv.pop(1)
@@ -36,7 +36,7 @@ finally:
 
 
 def say(*arguments, source=SOURCE, status=0):
-    """Return what the program says in a process of its own, which imports nothing heavy."""
+    """Return the program's output; check that it is fast and imports nothing heavy."""
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, PACKAGE, *arguments],
         env=os.environ | {"PYTHONPATH": str(source)},
@@ -69,14 +69,14 @@ def changed(tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["", *VERBS])
-def test_help_comes_at_once_and_fits_a_screen(verb):
+def test_help_is_fast_and_fits_on_a_screen(verb):
     said = say(*filter(None, [verb]), "--help").splitlines()
     assert said[0].startswith(f"usage: {PROGRAM} {verb or 'VERB'} ")
     assert max(map(len, said)) <= 80
     assert len(said) <= 40
 
 
-def test_the_programs_help_names_every_verb():
+def test_the_programs_help_lists_every_verb():
     said = say("-h")
     assert [verb for verb in VERBS if f"\n  {verb} " not in said] == []
 
@@ -85,23 +85,23 @@ def test_without_arguments_there_is_help_and_status_2():
     assert say(status=2) == say("--help")
 
 
-def test_the_help_of_fit_begins_with_what_people_change():
+def test_the_help_of_fit_begins_with_the_most_used_settings():
     flags = [line.split()[0] for line in say("fit", "--help").splitlines() if line[:4] == "  --"]
     assert flags[:4] == ["--config", "--run", "--elastic", "--until"]
     assert {"--data.source", "--data.batch_size", "--model.network", "--model.learning_rate"} <= {
         *flags
     }
     assert flags[-3:] == ["--trainer.max_epochs", "--trainer.devices", "--trainer.precision"]
-    assert "--model.num_classes" not in flags  # it is taken from the data
+    assert "--model.num_classes" not in flags  # it is set from the data
 
 
-def test_the_engines_flags_are_named_too():
+def test_the_engines_flags_are_listed():
     said = say("fit", "--help")
     assert "also --data.global_batch_size, .loader, .workers" in said
     assert "also --model.compile, .channels_last" in said
 
 
-def test_a_setting_of_ones_own_is_in_the_help(changed):
+def test_a_new_setting_of_the_project_is_in_the_help(changed):
     source = changed(
         "classifier.py",
         "label_smoothing: float = 0.0,",
@@ -118,7 +118,7 @@ def test_a_setting_of_ones_own_is_in_the_help(changed):
     assert re.search(r"--model\.depth 12 +how deep it is\n", said)
 
 
-def test_more_settings_than_a_screen_has_lines_are_named(changed):
+def test_settings_beyond_one_screen_are_listed_by_name(changed):
     many = "".join(f"setting_{i}: int = {i},\n        " for i in range(30))
     source = changed("classifier.py", "label_smoothing: float = 0.0,", f"{many}last: int = 3,")
     said = say("fit", "--help", source=source)
@@ -129,7 +129,7 @@ def test_more_settings_than_a_screen_has_lines_are_named(changed):
 @pytest.mark.parametrize(
     "old, new",
     [
-        ("class ImageClassifier(Task):", "class ImageClassifier(Task)"),  # no Python
+        ("class ImageClassifier(Task):", "class ImageClassifier(Task)"),  # a syntax error
         ("class ImageClassifier(Task):", "class Other(Task):"),
     ],
 )
@@ -153,7 +153,7 @@ def test_a_class_of_another_name_and_file_is_found(changed):
 
 
 class Given:
-    """One that is given as a class.
+    """A class that is passed itself, not by its name.
 
     Args:
         width (int): of a layer,
@@ -183,13 +183,13 @@ def test_classes_that_derive_from_each_other_do_not_hang(tmp_path):
     "word, meant",
     [("fti", "fit"), ("train", "fit"), ("evaluate", "test"), ("benchcheck", "bench-check")],
 )
-def test_an_unknown_verb_is_answered_by_the_nearest(word, meant):
+def test_an_unknown_verb_suggests_the_closest(word, meant):
     said = say(word, status=2)
-    assert said.startswith(f"error: '{word}' is no verb. Did you mean {meant}? Verbs: fit, ")
+    assert said.startswith(f"error: unknown verb '{word}'. Did you mean {meant}? Verbs: fit, ")
     assert "\n" not in said
 
 
-def test_an_unknown_option_is_said_in_a_line():
+def test_an_unknown_option_is_reported_in_one_line():
     said = say("serve", "--prot", "8001", status=2)
     assert (
         said == f"error: unrecognized arguments: --prot 8001. All options: {PROGRAM} serve --help"

@@ -1,4 +1,4 @@
-"""What is decided for machines that nobody has to own."""
+"""Decisions, for machines that need not be available."""
 
 import math
 import subprocess
@@ -12,7 +12,11 @@ from torch.utils.data import DataLoader
 
 from {{ cookiecutter.__package_name }}.engine import decisions, hardware
 from {{ cookiecutter.__package_name }}.engine.contract import Facts
-from {{ cookiecutter.__package_name }}.engine.decisions import Before, Decision, decide
+from {{ cookiecutter.__package_name }}.engine.decisions import (
+    Before,
+    Decision,
+    decide,
+)
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.hardware import Gpu, Machine
 
@@ -60,7 +64,7 @@ def test_compile_mode_follows_the_hardware():
     assert mode(APPLE, "mps", 1, 20_000) is False
 
 
-def test_jpegs_are_decoded_by_the_gpu_where_it_has_engines_and_few_cores_for_them():
+def test_a_gpu_with_jpeg_engines_decodes_if_there_are_few_cores():
     def place(*arguments):
         return decisions.decoder(*arguments).value
 
@@ -72,20 +76,20 @@ def test_jpegs_are_decoded_by_the_gpu_where_it_has_engines_and_few_cores_for_the
     assert place(H200, "cpu", 1) == "cpu"
 
 
-def test_images_stay_on_the_device_if_training_still_fits_beside_them():
+def test_rows_stay_on_the_device_if_training_still_fits():
     assert decisions.fits_on_device(LAPTOP, 2**40)
     assert decisions.fits_on_device(V100, 6 * 2**30)
     assert not decisions.fits_on_device(V100, 7 * 2**30)
 
 
-def test_a_machine_without_a_compiler_says_what_to_install():
+def test_without_a_compiler_the_reason_names_what_to_install():
     bare = Machine("Linux", "x86_64", 16, H200.gpus, compiler=False)
     mode, why = decisions.compile_mode(bare, "cuda", 1, math.inf)
     assert mode is False
     assert "python3-dev" in why
 
 
-def test_workers_follow_the_cores_that_are_really_there():
+def test_workers_follow_the_usable_cores():
     def count(*arguments):
         return decisions.workers(*arguments).value
 
@@ -105,7 +109,7 @@ def test_the_flag_wins_over_the_hardware():
     assert mode(H200, "cuda", 1, 2, asked="max-autotune") == "max-autotune"
 
 
-def test_devices_are_one_unless_asked():
+def test_one_device_is_the_default():
     def count(machine, requested, accelerator):
         asked = None if requested is None else Decision(requested, "as configured")
         return decisions.devices(machine, asked, accelerator).value
@@ -118,7 +122,7 @@ def test_devices_are_one_unless_asked():
 
 
 @pytest.mark.parametrize("requested", [2, 0, "0,1", [0]])
-def test_devices_that_are_not_there_are_refused(requested):
+def test_missing_devices_are_refused(requested):
     with pytest.raises(UserError, match="devices"):
         decisions.devices(H200, Decision(requested, "as configured"), "cuda")
 
@@ -133,7 +137,7 @@ DIGITS = Facts("digits", {"train": 1077, "val": 360, "test": 360}, "00", nbytes=
 
 
 def configured(**keys):
-    """Return a configuration: what YAML leaves open is null or auto; keys as data__workers=3."""
+    """Return a configuration with open settings as null or auto; keys such as data__workers=3."""
     config = {
         "seed_everything": 0,
         "trainer": {"accelerator": "auto", "devices": "auto", "strategy": "auto", "max_epochs": 30},
@@ -197,7 +201,7 @@ def test_a_laptop_keeps_small_data_in_memory_and_compiles_nothing():
     assert found["data.workers"] == 0
     assert found["data.decoder"] == "none"
     assert found["model.compile"] is False
-    assert found["trainer.log_every_n_steps"] == 4  # as many as an epoch has
+    assert found["trainer.log_every_n_steps"] == 4  # the steps of an epoch
 
 
 def test_every_decision_has_a_value_and_a_reason():
@@ -208,7 +212,7 @@ def test_every_decision_has_a_value_and_a_reason():
             assert all(d["value"] is not None and d["why"] for d in found.values()), found
 
 
-def test_decisions_look_at_nothing_and_are_never_changed(monkeypatch):
+def test_decisions_do_not_look_at_the_machine_and_are_immutable(monkeypatch):
     decided = decide(configured(), H200, FILES)
     monkeypatch.setattr(hardware, "this_machine", lambda: pytest.fail("asked the machine"))
     assert decide(configured(), H200, FILES) == decided
@@ -216,7 +220,7 @@ def test_decisions_look_at_nothing_and_are_never_changed(monkeypatch):
         decided.loader = Decision("mapped", "")
 
 
-def test_a_resume_repeats_what_was_decided_on_whatever_machine_it_is():
+def test_a_resume_repeats_the_decisions_on_any_machine():
     config = configured()
     start = {"config": config, "decisions": decide(config, H200, FILES, decodes=True).as_json()}
     many = replace(H200, cores=64, compiler=False)
@@ -226,7 +230,7 @@ def test_a_resume_repeats_what_was_decided_on_whatever_machine_it_is():
         assert getattr(found, name) == (start["decisions"][key]["value"], decisions.AS_BEFORE)
 
 
-def test_a_setting_that_a_resume_changes_is_obeyed():
+def test_a_setting_that_a_resume_changes_is_used():
     config = configured()
     start = {"config": config, "decisions": decide(config, H200, FILES).as_json()}
     changed = configured(data__workers=4, model__compile=False)
@@ -238,13 +242,13 @@ def test_a_setting_that_a_resume_changes_is_obeyed():
 def test_an_elastic_resume_keeps_the_global_batch_on_fewer_devices():
     config = configured(trainer__devices=-1, data__batch_size=32)
     start = {"config": config, "decisions": decide(config, A100, FILES).as_json()}
-    before = Before.of(start).without(decisions.OF_THE_DEVICES)
+    before = Before.of(start).without(decisions.DEVICE_DECISIONS)
     found = decide(configured(trainer__devices=2, data__batch_size=64), A100, FILES, before)
     assert found.global_batch_size.value == 8 * 32
     assert found.accumulate_grad_batches.value == 2
 
 
-def test_a_run_of_an_older_engine_keeps_its_loader_and_what_it_compiled():
+def test_a_run_of_an_older_engine_keeps_its_loader_and_compile_mode():
     start = {
         "config": configured(data__workers=7),
         "decisions": {"device": "NVIDIA H200", "loader": "mapped: too large for the device"},
@@ -260,13 +264,13 @@ def test_a_run_of_an_older_engine_keeps_its_loader_and_what_it_compiled():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"data__global_batch_size": 300}, "no multiple of 256"),
-        ({"data__global_batch_size": 1024, "trainer__accumulate_grad_batches": 2}, "takes 4"),
+        ({"data__global_batch_size": 300}, "expected a multiple of 256"),
+        ({"data__global_batch_size": 1024, "trainer__accumulate_grad_batches": 2}, "needs 4"),
         ({"data__loader": "streaming"}, "has no files"),
-        ({"trainer__num_nodes": 2}, "start torchrun on each"),
+        ({"trainer__num_nodes": 2}, "Start torchrun on each"),
     ],
 )
-def test_what_does_not_fit_is_refused(settings, said):
+def test_settings_that_do_not_fit_are_refused(settings, said):
     with pytest.raises(UserError, match=said):
         decide(configured(**settings), LAPTOP, DIGITS)
 
@@ -294,7 +298,7 @@ def test_what_does_not_fit_is_refused(settings, said):
     ids=str,
 )
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_steps_are_counted_as_lightning_counts_them(length, accumulate):
+def test_optimizer_steps_equals_lightnings_estimate(length, accumulate):
     data = TensorData(accumulate)
     trainer = L.Trainer(
         **length,
@@ -329,7 +333,7 @@ class Counting(L.LightningModule):
 
 
 class TensorData(L.LightningDataModule):
-    """Sixty rows in batches of four; a step that is not whole is left out."""
+    """Sixty rows in batches of four, without an incomplete step."""
 
     def __init__(self, accumulate):
         super().__init__()
@@ -342,7 +346,8 @@ class TensorData(L.LightningDataModule):
 def test_rank_zero_decides_for_all(tmp_path):
     script = tmp_path / "ranks.py"
     script.write_text(
-        "import os, {{ cookiecutter.__package_name }}.engine.cli.launch as launch\n"
+        "import os\n"
+        "import {{ cookiecutter.__package_name }}.engine.cli.launch as launch\n"
         "rank = os.environ['RANK']\n"
         "print(launch.of_every_rank('m', rank), launch.of_rank_zero('d', lambda: 'by ' + rank))\n"
     )

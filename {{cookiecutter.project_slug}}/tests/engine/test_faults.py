@@ -1,4 +1,4 @@
-"""What a student meets when something goes wrong: one line or one page that says what to do."""
+"""Errors that users see: one line or one page that explains what to do."""
 
 import csv
 import errno
@@ -24,7 +24,9 @@ from {{ cookiecutter.__package_name }}.engine.monitor.gpu import (
     advise,
     out_of_memory,
 )
-from {{ cookiecutter.__package_name }}.engine.run.interruption import passing_on_sigterm
+from {{ cookiecutter.__package_name }}.engine.run.interruption import (
+    passing_on_sigterm,
+)
 
 DIGITS = ("--config", "configs/digits.yaml")
 CPU = ("--trainer.accelerator", "cpu")
@@ -34,7 +36,10 @@ SHORT = (*DIGITS, "--trainer.max_epochs", "1")
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--data.batch_sise", "3"), "data.batch_sise is no setting. Did you mean data.batch_size"),
+        (
+            ("--data.batch_sise", "3"),
+            "unknown setting data.batch_sise. Did you mean data.batch_size? All settings: fit",
+        ),
         (("--data.batch_size", "many"), "data.batch_size is 'many'; expected a whole number."),
         (("--model.optimizer", "adam"), "is 'adam'; expected one of 'sgd', 'adamw'."),
         (("--trainer.precision", "bf17"), "trainer.precision is 'bf17'; expected"),
@@ -42,22 +47,22 @@ SHORT = (*DIGITS, "--trainer.max_epochs", "1")
         (("--config", "configs/none.yaml"), "configs/none.yaml"),
         (("--model.network", "resnet81"), "Known: small_cnn"),
         (("--data.source", "digit"), "Known: digits"),
-        (("--data.source", "folder", "--data.options.path=none"), "none does not exist. Put"),
+        (("--data.source", "folder", "--data.options.path=none"), "none does not exist. Create it"),
         (("--data.options.sise=3",), "unexpected keyword argument 'sise'. It takes: none."),
         (("--data.batch_size", "5000"), "Set --data.batch_size to 1077 or less"),
-        (("--data.global_batch_size", "100"), "no multiple of 64"),
+        (("--data.global_batch_size", "100"), "expected a multiple of 64"),
         (("--trainer.devices", "nine"), "CUDA_VISIBLE_DEVICES"),
         (("--model.warmup", "3"), "a share of the steps"),
         (("--data.smallest_crop", "2"), "it is a share, up to 1"),
         (("--data.crop_padding", "-1"), "data.crop_padding is -1"),
-        (("--data.global_batch_size", "-64"), "no multiple of 64"),
+        (("--data.global_batch_size", "-64"), "expected a multiple of 64"),
         (("--trainer.strategy", "foo"), "foo"),
         (("--seed_everything", "-1"), "-1 is not in bounds"),
         (("--model.compile", "step-graph", *CPU), "step-graph, but it needs an NVIDIA GPU"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_mistake_is_one_line_that_says_what_to_do(flags, message, call, capsys, tmp_path):
+def test_a_wrong_setting_is_one_line_with_what_to_do(flags, message, call, capsys, tmp_path):
     assert call("fit", *DIGITS, *flags, folder=tmp_path) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ") and "\n" not in error
@@ -69,20 +74,23 @@ def test_a_mistake_is_one_line_that_says_what_to_do(flags, message, call, capsys
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("data:\n  batch_sizes: 3\n", "batch_sizes is no setting. Did you mean data.batch_size?"),
+        (
+            "data:\n  batch_sizes: 3\n",
+            "unknown setting data.batch_sizes. Did you mean data.batch_size?",
+        ),
         ("data: [\n", "Problems parsing config: while parsing"),
         ("- 3\n", "error: "),
         ("trainer:\n  max_epochs: 1\ndata:\n", "The section 'data:' of the config"),
     ],
 )
-def test_a_mistake_in_a_file_is_one_line_too(text, message, call, capsys, tmp_path):
+def test_a_wrong_setting_in_a_file_is_one_line(text, message, call, capsys, tmp_path):
     (tmp_path / "wrong.yaml").write_text(text)
     assert call("fit", "--config", str(tmp_path / "wrong.yaml"), folder=tmp_path / "run") == 2
     error = capsys.readouterr().err.strip()
     assert "\n" not in error and message in error
 
 
-def test_what_the_parser_says_otherwise_is_only_put_in_one_line():
+def test_other_messages_of_the_parser_are_put_in_one_line():
     assert in_one_line("one\n  two", []) == "one two"
 
 
@@ -94,7 +102,7 @@ def test_a_checkpoint_of_other_classes_is_refused_in_one_line(trained, call, cap
     assert "\n" not in error and "5" in error and "10" in error
 
 
-def test_a_global_batch_is_kept_over_micro_batches(call, tmp_path):
+def test_smaller_batches_keep_the_global_batch(call, tmp_path):
     digests = {}
     for micro in ("32", "16"):
         flags = ("--data.global_batch_size", "32", "--data.batch_size", micro)
@@ -111,7 +119,7 @@ def test_a_global_batch_is_kept_over_micro_batches(call, tmp_path):
 def test_accumulation_and_a_global_batch_must_agree(call, tmp_path, capsys):
     flags = ("--data.global_batch_size", "128", "--trainer.accumulate_grad_batches", "3")
     assert call("fit", *SHORT, *flags, folder=tmp_path) == 2
-    assert "Leave one of the two out" in capsys.readouterr().err
+    assert "Remove one of the two settings" in capsys.readouterr().err
 
 
 def test_advice_keeps_the_global_batch():
@@ -130,7 +138,7 @@ def test_advice_keeps_the_global_batch():
     assert next(iter(evaluating)) == "--data.eval_batch_size 256"
 
 
-def test_out_of_memory_is_found_below_what_the_compiler_makes_of_it():
+def test_out_of_memory_is_found_below_the_compilers_exception():
     try:
         try:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
@@ -141,9 +149,7 @@ def test_out_of_memory_is_found_below_what_the_compiler_makes_of_it():
     assert out_of_memory(ValueError("no")) is None
 
 
-def test_out_of_memory_ends_with_a_page_and_not_with_a_traceback(
-    call, tmp_path, capsys, monkeypatch
-):
+def test_out_of_memory_prints_advice_and_no_traceback(call, tmp_path, capsys, monkeypatch):
     def too_much(*_) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has.")
 
@@ -159,7 +165,7 @@ def test_out_of_memory_ends_with_a_page_and_not_with_a_traceback(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("choice", [0, 1, 2], ids=["micro-batch", "precision", "recomputation"])
-def test_the_advice_against_a_full_gpu_trains_when_it_is_followed(choice, call, tmp_path, capsys):
+def test_the_advice_for_a_full_gpu_works(choice, call, tmp_path, capsys):
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(3 * 2**30 / total)
@@ -185,7 +191,7 @@ def test_the_advice_against_a_full_gpu_trains_when_it_is_followed(choice, call, 
     assert record["results"]["steps"] == 2
 
 
-def test_a_worker_that_is_killed_is_explained(call, capsys, monkeypatch, tmp_path):
+def test_a_killed_worker_is_explained(call, capsys, monkeypatch, tmp_path):
     def killed(*_) -> None:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is poss")
 
@@ -195,7 +201,7 @@ def test_a_worker_that_is_killed_is_explained(call, capsys, monkeypatch, tmp_pat
     assert "worker (pid 7) is killed" in error and "--data.workers" in error
 
 
-def test_several_seeds_end_with_their_mean_and_spread(call, tmp_path, capsys):
+def test_several_seeds_print_mean_and_standard_deviation(call, tmp_path, capsys):
     recipe = Path(shutil.copy("configs/digits.yaml", tmp_path / f"{tmp_path.name}.yaml"))
     flags = (f"--config={recipe}", "--trainer.max_epochs", "1")
     assert call("seeds", "3,4", *flags) == 0
@@ -217,17 +223,17 @@ def test_several_seeds_end_with_their_mean_and_spread(call, tmp_path, capsys):
     ("arguments", "message"),
     [
         (("1 1",), 'expected different numbers: SEEDS="1 2 3"'),
-        (("1 2", "--run", "latest"), "Seeds are for new runs"),
-        (("1 2", "--seed_everything", "3"), "Seeds choose folder and seed"),
+        (("1 2", "--run", "latest"), "Several seeds need new runs"),
+        (("1 2", "--seed_everything", "3"), "Each seed has its own run folder"),
     ],
     ids=["twice the same", "a resume", "one more seed"],
 )
-def test_seeds_that_make_no_sense_are_refused(arguments, message, call, capsys):
+def test_wrong_seeds_are_refused(arguments, message, call, capsys):
     assert call("seeds", *arguments) == 2
     assert message in capsys.readouterr().err
 
 
-def test_what_a_verb_starts_ends_with_it_by_sigterm():
+def test_sigterm_also_ends_the_process_that_a_verb_started():
     before = signal.getsignal(signal.SIGTERM)
     with subprocess.Popen(["sleep", "60"]) as child, passing_on_sigterm(child):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -235,21 +241,21 @@ def test_what_a_verb_starts_ends_with_it_by_sigterm():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_folder_that_may_not_be_written_to_is_one_line():
+def test_a_read_only_folder_is_one_line():
     error = OSError(errno.EROFS, os.strerror(errno.EROFS), "runs/digits/one/.lock")
-    assert explain(error).startswith("runs/digits/one/.lock: Read-only file system. Make it")
+    assert explain(error).startswith("runs/digits/one/.lock: Read-only file system. Change the")
 
 
 def gpu(index: int, users=(), used: int = 0) -> nvml.GpuState:
     return nvml.GpuState(index, f"GPU-{index}", "H200", used, 0, 40, tuple(users))
 
 
-def test_gpus_that_nobody_uses_come_first():
+def test_idle_gpus_come_first():
     states = [gpu(0, [(17, 5 << 30)], 5 << 30), gpu(1, used=3 << 30), gpu(2), gpu(3)]
     assert [state.index for state in nvml.idle_first(states)] == [2, 3, 1, 0]
 
 
-def test_others_on_a_gpu_are_named_with_their_owner():
+def test_other_processes_on_a_gpu_are_listed_with_their_owner():
     with subprocess.Popen(["sleep", "60"]) as process:
         while b"60" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
             time.sleep(0.01)  # until it is sleep, and not yet Python's copy of itself
@@ -264,6 +270,6 @@ def test_others_on_a_gpu_are_named_with_their_owner():
     assert foreign == f"a process (pid {2**22 + 1}, outside of this container)"
 
 
-def test_in_a_container_this_process_is_told_by_its_memory():
+def test_in_a_container_this_process_is_recognized_by_its_memory():
     state = gpu(0, [(2**22 + 1, 9 << 30), (2**22 + 2, 30 << 30)])
     assert list(nvml.other_users(state, own_bytes=29 << 30).values()) == [9 << 30]

@@ -42,7 +42,10 @@ from {{ cookiecutter.__package_name }}.engine.images.reader import (
     ReadConfig,
 )
 from {{ cookiecutter.__package_name }}.engine.images.splits import Files
-from {{ cookiecutter.__package_name }}.engine.tools.turns import Turns, _UntilTime
+from {{ cookiecutter.__package_name }}.engine.tools.trials import (
+    BenchWorker,
+    _UntilTime,
+)
 
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
 
@@ -481,9 +484,9 @@ def test_the_workers_of_an_evaluation_end_with_it(images):
 def test_the_workers_of_a_measurement_on_one_batch_end_at_once(images):
     data = read_by_workers(images)
     clock = SimpleNamespace(device=torch.device("cpu"))
-    turns = SimpleNamespace(one_batch=True, clock=clock, until=0.0)
+    worker = SimpleNamespace(one_batch=True, clock=clock, until=0.0)
     others = set(multiprocessing.active_children())
-    batches = _UntilTime(data.train_dataloader(), turns)
+    batches = _UntilTime(data.train_dataloader(), worker)
     assert len(next(iter(batches)).row) == 8
     assert set(multiprocessing.active_children()) <= others
 
@@ -500,9 +503,9 @@ def test_measuring_what_a_loader_brings_reads_no_batch_in_vain(images, monkeypat
     config, others = config_of(2, endless=True), set(multiprocessing.active_children())
     loader = trained_on(folder(str(images)).train, config, lambda: (0, 0))
     strategy = SimpleNamespace(batch_to_device=lambda batch: brought.append(batch) or batch)
-    turns = SimpleNamespace(one_batch=False, clock=SimpleNamespace(device=torch.device("cpu")))
-    trainer = SimpleNamespace(train_dataloader=_UntilTime(loader, turns), strategy=strategy)
-    assert Turns._supply(turns, trainer, seconds=0.3)["rate"] > 0
+    worker = SimpleNamespace(one_batch=False, clock=SimpleNamespace(device=torch.device("cpu")))
+    trainer = SimpleNamespace(train_dataloader=_UntilTime(loader, worker), strategy=strategy)
+    assert BenchWorker._loader_rate(worker, trainer, seconds=0.3)["rate"] > 0
     assert len(brought) > 3 * len(loader)  # so epochs followed one another
     assert len(asked) <= 1 + len(brought) + config.slots
     assert set(multiprocessing.active_children()) <= others

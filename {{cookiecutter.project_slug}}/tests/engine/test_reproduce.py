@@ -1,4 +1,4 @@
-"""A run is trained again from its own record: the same bits, or what differs and why."""
+"""Retraining a run from its own record: the same bits, or what differs and why."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from {{ cookiecutter.__package_name }}.engine.tools.reproduce import (
 
 @pytest.fixture(scope="module")
 def short(call, tmp_path_factory) -> Path:
-    """A run of two epochs over the digits, resumed once where it was told to stop."""
+    """A run of two epochs over the digits, stopped by --until and resumed once."""
     folder = tmp_path_factory.mktemp("short")
     flags = ("--config", "configs/digits.yaml", "--trainer.max_epochs", "2", "--until", "20")
     assert call("fit", *flags, folder=folder) == 0
@@ -48,7 +48,7 @@ def edit(archive: Path, ends: str, old: str, new: str) -> None:
     record.write_text(json.dumps(known))
 
 
-def test_a_copied_run_is_trained_again_from_its_own_source(short, call, tmp_path, capfd):
+def test_a_copied_run_is_retrained_from_its_own_source(short, call, tmp_path, capfd):
     run = Path(shutil.copytree(short, tmp_path / "copied"))
     assert call("reproduce", "--run", str(run)) == 0
     assert "identical: 6 losses and " in capfd.readouterr().out
@@ -58,16 +58,16 @@ def test_a_copied_run_is_trained_again_from_its_own_source(short, call, tmp_path
     assert read_digests(run / "reproduce" / "run") == read_digests(run)
 
 
-def test_another_source_shows_the_first_step_and_tensor_that_differ(short, call, tmp_path, capfd):
+def test_a_changed_source_shows_the_first_step_and_tensor_that_differ(short, call, tmp_path, capfd):
     run = Path(shutil.copytree(short, tmp_path / "edited"))
     edit(run / "source.zip", "/engine/run/numerics.py", "+ step) * 4096", "+ step) * 4097")
     assert call("reproduce", "--run", str(run)) == 1
     said = capfd.readouterr().out
     assert "first step    4: its loss was" in said and "first tensor  network." in said
-    assert "nothing in it differs" in said
+    assert "environment   no difference" in said
 
 
-def test_a_quick_check_ends_at_a_step(short, call, tmp_path, capfd):
+def test_until_compares_only_the_steps_before(short, call, tmp_path, capfd):
     assert (
         call("reproduce", "--run", str(short), "--until", "10", "--into", str(tmp_path / "quick"))
         == 0
@@ -76,15 +76,15 @@ def test_a_quick_check_ends_at_a_step(short, call, tmp_path, capfd):
     assert json.loads((tmp_path / "quick/run/run.json").read_text())["reason"] == "--until 10"
 
 
-def test_a_folder_of_something_else_is_left_alone(short, call, tmp_path, capsys):
+def test_a_folder_with_other_files_is_not_touched(short, call, tmp_path, capsys):
     thesis = tmp_path / "thesis.txt"
     thesis.touch()
     assert call("reproduce", "--run", str(short), "--into", str(tmp_path)) == 2
     assert thesis.exists()
-    assert "holds thesis.txt: name a new folder" in capsys.readouterr().err
+    assert "contains thesis.txt. Choose a new folder" in capsys.readouterr().err
 
 
-def test_damaged_data_are_said_to_differ(call, tmp_path, capfd):
+def test_damaged_data_are_reported_as_different(call, tmp_path, capfd):
     draw = np.random.default_rng(0)
     for name in ("dark", "light"):
         (tmp_path / "images" / name).mkdir(parents=True)
@@ -99,13 +99,13 @@ def test_damaged_data_are_said_to_differ(call, tmp_path, capfd):
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     assert call("reproduce", "--run", str(tmp_path / "run")) == 2
-    assert "data: they differ, and can't be read" in capfd.readouterr().out
+    assert "data: changed and unreadable" in capfd.readouterr().out
     Image.fromarray(draw.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(file)
     assert call("reproduce", "--run", str(tmp_path / "run")) == 2
-    assert "data: they differ from those" in capfd.readouterr().out
+    assert "data: changed since the run was trained" in capfd.readouterr().out
 
 
-def test_what_can_not_be_trained_again_is_refused(short, call, tmp_path, capsys):
+def test_a_run_that_can_not_be_retrained_is_refused(short, call, tmp_path, capsys):
     run = Path(shutil.copytree(short, tmp_path / "run"))
     record = json.loads((run / "run.json").read_text())
     record["resumes"][0]["config"]["model"]["learning_rate"] = 0.5
@@ -114,10 +114,10 @@ def test_what_can_not_be_trained_again_is_refused(short, call, tmp_path, capsys)
     check_one_run(run, record, until=20)
     (run / "source.zip").write_bytes(b"other")
     assert call("reproduce", "--run", str(run)) == 2
-    assert "not what the run was started from" in capsys.readouterr().err
+    assert "has changed since the run" in capsys.readouterr().err
 
 
-def test_other_versions_hardware_and_switches_are_named(short):
+def test_differing_versions_hardware_and_switches_are_listed(short):
     then = json.loads((short / "run.json").read_text())
     assert list(differences(then, then)) == []
     now = json.loads(json.dumps(then))
@@ -137,7 +137,7 @@ def test_installed_packages_are_compared_with_the_recorded_lock(tmp_path):
     assert difference.startswith("numpy was locked as 1.0, is 2.")
 
 
-def test_the_verdict_depends_on_the_environment(capsys):
+def test_the_exit_status_depends_on_the_environment(capsys):
     one = {"losses": {"4": (0.5).hex()}, "weights": {"a": "1", "b": "2"}, "optimizer": {}}
     other = {**one, "weights": {"a": "1", "b": "3"}}
     assert compare(one, one, None, ["versions: torch"]) == 0

@@ -1,4 +1,4 @@
-"""Killed at any moment and resumed, a run ends with the same bits as one that was left alone.
+"""A run that is killed at any moment and resumed gives the same bits as an undisturbed run.
 
 `make test-resume` kills training processes for real at 25 random moments; KILL_SEED repeats them.
 """
@@ -48,7 +48,7 @@ print(f"KILL_SEED={SEED}")
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of two classes: 64 to train on, so that a batch of 8 makes 8 steps."""
+    """Image files of two classes: 64 for training, so an epoch has 8 steps of 8."""
     folder, draw = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for part, count in (("train", 32), ("val", 10)):
         for shade, name in ((80, "dark"), (170, "light")):
@@ -71,7 +71,7 @@ def arguments(name: str, images: Path) -> tuple[int, list[str]]:
 
 @pytest.fixture(scope="session")
 def left_alone(images, tmp_path_factory):
-    """Return a function that gives the outcome of a variant's run that nobody killed."""
+    """Return a function that gives the outcome of a variant's undisturbed run."""
     known: dict[str, dict] = {}
 
     def run(name: str) -> dict:
@@ -92,7 +92,7 @@ def said(folder: Path) -> str:
 
 
 def choose(what: str, draw: random.Random) -> Moment:
-    """Draw the step of a kill: from the second epoch on, so that there is a checkpoint."""
+    """Draw the step of a kill: in the second epoch or later, so that there is a checkpoint."""
     if what == "save":
         return Moment(draw.choice(SAVING), draw.randrange(STEPS + 1, EPOCHS * STEPS - 1))
     if what == "last batch":
@@ -103,7 +103,7 @@ def choose(what: str, draw: random.Random) -> Moment:
 
 
 def kill(job: Job, draw: random.Random) -> None:
-    """Let the job run until it is killed: by itself at its moment, or from outside at any time."""
+    """Run the job until it is killed: by itself at its moment, or from outside at any time."""
     started = start(job)
     if job.moment.what == "from outside":
         deadline = time.monotonic() + 120
@@ -116,7 +116,7 @@ def kill(job: Job, draw: random.Random) -> None:
 
 
 def kill_and_resume(number: int, images: Path, folder: Path) -> tuple[str, dict]:
-    """Kill the run of that number, resume it, and return what to say of it and its outcome."""
+    """Kill a run, resume it, and return a line to print and its outcome."""
     name, what = KILLS[number]
     draw = random.Random(f"{SEED} {number}")
     processes, flags = arguments(name, images)
@@ -126,21 +126,21 @@ def kill_and_resume(number: int, images: Path, folder: Path) -> tuple[str, dict]
     kill(job, draw)
     resumed = steps_done(job.folder)
     assert resumed is not None, f"no checkpoint yet at {moment}"
-    go_on = Job(["fit", "--run", str(job.folder)], job.folder, processes)
-    assert wait(start(go_on)) == 0, said(job.folder)
+    resume = Job(["fit", "--run", str(job.folder)], job.folder, processes)
+    assert wait(start(resume)) == 0, said(job.folder)
     where = f"{moment.what} {moment.step or ''}".strip()
-    told = f"{number + 1:2}/{len(KILLS)} {name}: killed {where}, resumed from {resumed}"
-    return told, outcome(job.folder)
+    line = f"{number + 1:2}/{len(KILLS)} {name}: killed {where}, resumed from {resumed}"
+    return line, outcome(job.folder)
 
 
 @pytest.fixture(scope="session")
 def resumed(request, images, left_alone, tmp_path_factory):
-    """What became of each kill that is asked for; a few are under way at a time."""
+    """The result of each kill that a test needs; a few run at a time."""
     tests = (getattr(item, "callspec", None) for item in request.session.items)
     numbers = [test.params["number"] for test in tests if test and "number" in test.params]
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
         for run in [pool.submit(left_alone, name) for name in {KILLS[i][0] for i in numbers}]:
-            run.exception()  # is raised in each test that needs it
+            run.exception()  # an error is raised in each test that needs it
         folder = tmp_path_factory.mktemp("killed")
         yield {i: pool.submit(kill_and_resume, i, images, folder / str(i)) for i in numbers}
         pool.shutdown(cancel_futures=True)  # after a Ctrl-C, or the first failure with -x
@@ -168,7 +168,7 @@ def test_a_killed_run_resumes_to_the_same_bits(number, name, resumed, left_alone
     ],
     ids=["no step seeding", "no resume of the order", "another seed", "other data seed", "nothing"],
 )
-def test_the_comparison_notices_what_is_taken_out(without, flags, images, tmp_path, left_alone):
+def test_the_comparison_detects_a_removed_safeguard(without, flags, images, tmp_path, left_alone):
     _, start_flags = arguments("resident", images)
     moment = Moment("step", 2 * STEPS + 3)
     job = Job([*start_flags, "--checkpoints.seconds=0"], tmp_path / "run", 1, moment, without)
@@ -181,7 +181,7 @@ def test_the_comparison_notices_what_is_taken_out(without, flags, images, tmp_pa
         assert (found[part] == expected[part]) == (without == ""), part
 
 
-def test_a_sigterm_to_one_of_two_processes_ends_both_when_the_file_is_written(images, tmp_path):
+def test_sigterm_to_one_of_two_processes_saves_and_ends_both(images, tmp_path):
     processes, flags = arguments("two processes", images)
     flags = [*flags, "--checkpoints.seconds=0"]
     job = Job(flags, tmp_path / "run", processes, without="a fast disk")
@@ -191,7 +191,7 @@ def test_a_sigterm_to_one_of_two_processes_ends_both_when_the_file_is_written(im
         time.sleep(0.02)
     started[1].terminate()
     started[1].wait(60)
-    saved = steps_done(job.folder)  # by the first: torchrun would end it now
+    saved = steps_done(job.folder)  # written by rank 0; torchrun would end it now
     assert wait(started) == 143, said(job.folder)
     assert [process.returncode for process in started] == [143, 143]
     rows = read_metrics(job.folder / "metrics.csv")
@@ -211,7 +211,7 @@ def on_gpus(devices: int, mode: str) -> list[str]:
     ids=["one GPU", "one GPU, step graph", "two GPUs"],
 )
 def twice_on_gpus(request, tmp_path_factory):
-    """The number of GPUs, the flags, and the outcome of two runs that nobody killed."""
+    """The number of GPUs, the flags, and the outcomes of two undisturbed runs."""
     (devices, mode), outcomes = request.param, []
     if torch.cuda.device_count() < devices:
         pytest.skip(f"needs {devices} GPUs")
@@ -239,8 +239,8 @@ def test_a_killed_run_on_gpus_resumes_to_the_same_bits(what, twice_on_gpus, tmp_
     job.folder.mkdir()
     kill(job, draw)
     resumed = steps_done(job.folder)
-    go_on = Job(["fit", "--run", str(job.folder)], job.folder, devices)
-    assert wait(start(go_on)) == 0, said(job.folder)
+    resume = Job(["fit", "--run", str(job.folder)], job.folder, devices)
+    assert wait(start(resume)) == 0, said(job.folder)
     where = f"{job.moment.what} {job.moment.step}"
     print(f"\n{devices} GPU: killed {where}, resumed from {resumed}", end=" ")
     assert outcome(job.folder) == expected

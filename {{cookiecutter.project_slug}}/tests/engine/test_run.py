@@ -1,4 +1,4 @@
-"""Whole runs through the command line: their record, their metrics, their end."""
+"""Whole runs through the command line: record, metrics and end."""
 
 import json
 import math
@@ -29,8 +29,14 @@ from {{ cookiecutter.__package_name }}.engine.paths import (
 )
 from {{ cookiecutter.__package_name }}.engine.ranks import rank_zero_only
 from {{ cookiecutter.__package_name }}.engine.run.digests import digest
-from {{ cookiecutter.__package_name }}.engine.run.folder import find_run, recipe_name
-from {{ cookiecutter.__package_name }}.engine.run.metrics import MetricsCSV, read_metrics
+from {{ cookiecutter.__package_name }}.engine.run.folder import (
+    find_run,
+    recipe_name,
+)
+from {{ cookiecutter.__package_name }}.engine.run.metrics import (
+    MetricsCSV,
+    read_metrics,
+)
 from {{ cookiecutter.__package_name }}.engine.run.record import (
     _only_writer,
     pack_source,
@@ -46,7 +52,7 @@ def read(folder: Path) -> dict:
     return json.loads((folder / "run.json").read_text())
 
 
-def test_a_run_learns_and_leaves_its_folder(trained):
+def test_a_run_learns_and_writes_its_folder(trained):
     record = read(trained)
     assert record["state"] == "finished"
     assert record["results"]["best val/accuracy"] > 0.9
@@ -57,7 +63,7 @@ def test_a_run_learns_and_leaves_its_folder(trained):
     assert {p.name for p in (trained / "checkpoints").glob("*.ckpt")} == {"best.ckpt", "last.ckpt"}
 
 
-def test_the_record_holds_what_repeating_needs(trained):
+def test_the_record_has_what_reproducing_needs(trained):
     record, root = read(trained), project_root()
     assert record["command"][:4] == ["python", "-m", PACKAGE, "fit"]
     assert record["seed"] == record["config"]["seed_everything"] == 0
@@ -75,7 +81,7 @@ def test_the_record_holds_what_repeating_needs(trained):
     assert (trained / "config.yaml").read_text().count("precision: ") == 1
 
 
-def test_the_source_is_packed_whole_and_always_alike(trained, tmp_path):
+def test_the_source_archive_is_complete_and_deterministic(trained, tmp_path):
     root = project_root()
     with zipfile.ZipFile(trained / "source.zip") as pack:
         names = set(pack.namelist())
@@ -89,7 +95,7 @@ def test_the_source_is_packed_whole_and_always_alike(trained, tmp_path):
     assert again["sha256"] == pack_source(root, tmp_path / "other.zip")["sha256"]
 
 
-def test_the_metrics_hold_every_logged_step_once(trained):
+def test_the_metrics_have_every_logged_step_once(trained):
     rows = read_metrics(trained / "metrics.csv")
     steps = [row["step"] for row in rows]
     assert steps == sorted(set(steps))
@@ -104,7 +110,7 @@ def test_an_epoch_shorter_than_the_logging_interval_logs_its_loss(call, tmp_path
     assert [row["step"] for row in rows if "train/loss" in row] == [15, 31]
 
 
-def test_the_test_images_are_scored_into_the_record(trained, call, capsys):
+def test_the_record_gets_the_test_scores(trained, call, capsys):
     assert call("test", "--run", str(trained)) == 0
     score = read(trained)["results"]["test/accuracy"]
     assert score > 0.9
@@ -127,7 +133,7 @@ def test_a_checkpoint_loads_without_the_command_line(trained):
     assert digest(model.state_dict()) == digest(state)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_others(call, tmp_path):
+def test_only_the_same_seed_gives_the_same_weights(call, tmp_path):
     digests = {}
     for name, seed in (("a", "5"), ("b", "5"), ("c", "6")):
         flags = ("--trainer.max_epochs", "1", "--seed_everything", seed)
@@ -136,7 +142,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_others(call, tmp_path)
     assert digests["a"] == digests["b"] != digests["c"]
 
 
-def test_a_second_resume_keeps_what_the_first_was_told(call, tmp_path, monkeypatch):
+def test_a_second_resume_keeps_the_settings_of_the_first(call, tmp_path, monkeypatch):
     assert call("fit", *SHORT, folder=tmp_path) == 0
 
     def interrupt(model: ImageClassifier) -> None:
@@ -155,17 +161,17 @@ def test_a_second_resume_keeps_what_the_first_was_told(call, tmp_path, monkeypat
 def test_a_new_run_never_takes_the_folder_of_another(trained, call, capsys):
     before = read(trained)
     assert call("fit", *SHORT, "--seed_everything", "9", folder=trained) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "already holds a run" in capsys.readouterr().err
     assert read(trained) == before
 
 
 def test_a_run_folder_that_is_a_file_is_refused(call, capsys, tmp_path):
     (tmp_path / "file").touch()
     assert call("fit", *SHORT, folder=tmp_path / "file") == 2
-    assert "can't be made: File exists" in capsys.readouterr().err
+    assert "can't be created: File exists" in capsys.readouterr().err
 
 
-def test_the_bar_changes_nothing_that_is_recorded(call, tmp_path):
+def test_the_progress_bar_does_not_change_the_record(call, tmp_path):
     flags = ("--trainer.log_every_n_steps", "50", "--trainer.enable_progress_bar")
     for shown in ("true", "false"):
         assert call("fit", *SHORT, *flags, shown, folder=tmp_path / shown) == 0
@@ -173,7 +179,7 @@ def test_the_bar_changes_nothing_that_is_recorded(call, tmp_path):
     assert rows[0] == rows[1] and len([row for row in rows[0] if "train/loss" in row]) == 2
 
 
-def test_the_progress_can_be_left_out(call, capsys, tmp_path):
+def test_the_progress_bar_can_be_disabled(call, capsys, tmp_path):
     flags = ("--trainer.max_steps", "2", "--trainer.enable_progress_bar")
     for shown in ("true", "false"):
         assert call("fit", *DIGITS, *flags, shown, folder=tmp_path / shown) == 0
@@ -221,7 +227,7 @@ def test_a_refused_resume_leaves_the_run_as_it_was(flags, message, trained, call
     assert call("fit", "--run", str(run), "--trainer.max_epochs", "5") == 0
 
 
-def test_resuming_a_finished_run_says_how_to_train_longer(trained, call, capsys):
+def test_resuming_a_finished_run_explains_how_to_train_longer(trained, call, capsys):
     assert call("fit", "--run", str(trained)) == 2
     assert "--trainer.max_epochs" in capsys.readouterr().err
 
@@ -295,13 +301,13 @@ def test_the_latest_run_is_the_newest_with_a_checkpoint(trained, tmp_path):
         find_run(tmp_path, "latest", "synthetic")
 
 
-def test_a_recipe_is_called_as_its_file_or_as_the_run_was_whose_file_it_is(trained):
+def test_a_recipe_has_the_name_of_its_file_or_of_its_run(trained):
     assert recipe_name(Path("configs/digits.yaml")) == "digits"
     for name in ("config.yaml", "config.resume-1.yaml"):
         assert recipe_name(trained / name) == trained.parent.name
 
 
-def test_a_path_is_looked_for_here_and_then_in_the_project(tmp_path, monkeypatch):
+def test_a_path_is_searched_in_the_working_directory_and_then_in_the_project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = project_root()
     assert root != tmp_path and resolve_path("configs") == root / "configs"
@@ -310,7 +316,7 @@ def test_a_path_is_looked_for_here_and_then_in_the_project(tmp_path, monkeypatch
     assert resolve_path("new", must_exist=False) == root / "new"
 
 
-def test_only_the_first_of_several_processes_speaks(monkeypatch):
+def test_only_rank_zero_prints(monkeypatch):
     said: list[str] = []
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
@@ -318,12 +324,12 @@ def test_only_the_first_of_several_processes_speaks(monkeypatch):
     assert said == ["0"]
 
 
-def test_evaluating_what_is_no_run_is_refused(call, capsys, tmp_path):
+def test_evaluating_a_folder_without_a_run_is_refused(call, capsys, tmp_path):
     assert call("test", "--run", str(tmp_path)) == 2
-    assert "is no run" in capsys.readouterr().err
+    assert "is not a run" in capsys.readouterr().err
 
 
-def test_hooks_of_a_step_are_called_where_somebody_has_written_them(monkeypatch):
+def test_step_hooks_are_called_if_a_callback_defines_them(monkeypatch):
     seen: list[str] = []
 
     def note(what: str, of: type, hook: str) -> None:
@@ -355,7 +361,7 @@ def test_metrics_survive_a_kill_in_the_middle_of_a_line(tmp_path):
     with log.path.open("a") as file:
         file.write("3,")
     resumed = MetricsCSV(tmp_path)
-    resumed.go_on_from(4)
+    resumed.resume_from(4)
     resumed.log_metrics({"train/loss": 0.25, "epoch": 1}, 3)
     resumed.finalize("success")
     expected = [(0, 1.0), (1, 0.5), (2, pytest.approx(1 / 3)), (3, 0.25)]
@@ -363,7 +369,7 @@ def test_metrics_survive_a_kill_in_the_middle_of_a_line(tmp_path):
 
 
 class Copy:
-    """A GPU's copy of a number that is done as soon as somebody waits for it, and no sooner."""
+    """A copy of a number from the GPU that finishes only when someone waits for it."""
 
     def __init__(self, number: Tensor) -> None:
         self.number, self.copy = number, torch.tensor(math.nan, dtype=torch.float64)
@@ -389,7 +395,7 @@ def test_numbers_that_come_late_from_the_gpu_are_waited_for(
     assert read_metrics(tmp_path / "metrics.csv") == expected and len(expected) > 8
 
 
-def test_a_row_whose_numbers_are_on_their_way_holds_nothing_up(tmp_path):
+def test_a_row_with_pending_numbers_does_not_block_logging(tmp_path):
     log, copies = MetricsCSV(tmp_path), [Copy(torch.tensor(float(i))) for i in range(3)]
     for step, copy in enumerate(copies):
         log.log_metrics({"train/loss": OnItsWay(copy.copy, copy)}, step)
@@ -397,11 +403,11 @@ def test_a_row_whose_numbers_are_on_their_way_holds_nothing_up(tmp_path):
     copies[0].synchronize()
     log.log_metrics({"train/loss": 3.0}, 3)
     assert [row["step"] for row in read_metrics(log.path)] == [0] and copies[1].copy.isnan()
-    log.to_disk()
+    log.fsync()
     assert [row["train/loss"] for row in read_metrics(log.path)] == [0.0, 1.0, 2.0, 3.0]
 
 
-def test_a_stop_between_two_logged_steps_logs_nothing_old(call, monkeypatch, tmp_path):
+def test_a_stop_between_two_logged_steps_logs_no_old_values(call, monkeypatch, tmp_path):
     def stop(model: ImageClassifier, *_: object) -> None:
         model.trainer.should_stop = model.trainer.global_step >= 7
 
@@ -411,17 +417,17 @@ def test_a_stop_between_two_logged_steps_logs_nothing_old(call, monkeypatch, tmp
     assert steps == [4, 9, 14]  # the first epoch's, and no second
 
 
-def test_a_global_batch_that_would_change_is_refused(call, capsys):
+def test_a_changing_global_batch_is_refused(call, capsys):
     scheduler = "lightning.pytorch.callbacks.GradientAccumulationScheduler"
     flags = (f"--trainer.callbacks+={scheduler}", "--trainer.callbacks.scheduling={1: 2}")
     assert call("fit", *SHORT, *flags) == 2
-    assert "changes the global batch: leave it out" in capsys.readouterr().err
+    assert "changes the global batch: remove it" in capsys.readouterr().err
 
 
-def test_metrics_are_written_before_the_checkpoint_that_follows_them(tmp_path):
+def test_metrics_are_written_before_the_next_checkpoint(tmp_path):
     log = MetricsCSV(tmp_path)
     log.log_metrics({"train/loss": 0.5, "epoch": 0}, 7)
-    log.to_disk()
+    log.fsync()
     assert [row["step"] for row in read_metrics(log.path)] == [7]
     log.log_metrics({"val/loss": 0.4, "epoch": 0}, 7)
     log.log_metrics({"train/loss": 0.3, "epoch": 0}, 8)
@@ -432,7 +438,7 @@ def test_metrics_are_written_before_the_checkpoint_that_follows_them(tmp_path):
     ]
 
 
-def test_the_packed_source_holds_no_pictures_secrets_or_runs(tmp_path):
+def test_the_source_archive_has_no_pictures_secrets_or_runs(tmp_path):
     project = tmp_path / "project"
     names = ["src/a.py", ".env.local", "out/a.zip", "out/run.json", "big.txt", "venv/b.py"]
     for name in names:

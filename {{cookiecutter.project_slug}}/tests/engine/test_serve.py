@@ -1,4 +1,4 @@
-"""The service, as its callers meet it: a real process, asked over a socket."""
+"""The service as its clients see it: a real process behind a socket."""
 
 import csv
 import http.client
@@ -60,7 +60,7 @@ def process(trained: Path) -> Iterator[subprocess.Popen]:
 
 @pytest.fixture(scope="module")
 def address(process: subprocess.Popen) -> str:
-    """Where it answers: said once its network is loaded."""
+    """The address that the service prints once its network is loaded."""
     said = re.search(r" listening on http://(127\.0\.0\.1:\d+)/predict$", process.stdout.readline())
     return said[1]
 
@@ -87,13 +87,13 @@ def ask(address: str) -> Ask:
     return asking(address)
 
 
-def test_it_is_alive_and_ready(ask, trained):
+def test_the_service_is_alive_and_ready(ask, trained):
     assert ask("/healthz") == (200, {"status": "alive"})
     status, said = ask("/readyz")
     assert status == 200 and said["run"] == str(trained) and len(said["weights_sha256"]) == 64
 
 
-def test_it_is_not_ready_before_its_network_has_answered():
+def test_the_service_is_not_ready_before_its_network_is_loaded():
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = uvicorn.Server(uvicorn.Config(serve.build_app(Future()), log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -108,7 +108,7 @@ def test_it_is_not_ready_before_its_network_has_answered():
     assert statuses == [200, 503, 503]
 
 
-def test_it_says_of_an_image_what_predict_says(ask, trained, call):
+def test_the_service_predicts_what_predict_writes(ask, trained, call):
     assert call("predict", "--run", str(trained)) == 0
     rows = list(csv.DictReader((trained / "predictions.csv").open()))
     images = digits().test.images.permute(0, 2, 3, 1).numpy()
@@ -124,7 +124,7 @@ def test_it_says_of_an_image_what_predict_says(ask, trained, call):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    """Noise, so that every pixel tells which part of an image was shown."""
+    """Images of noise, so that every pixel shows which part of an image was used."""
     root = tmp_path_factory.mktemp("images")
     for number, name in enumerate(("dark", "light")):
         (root / name).mkdir()
@@ -161,7 +161,7 @@ def test_the_service_shows_a_file_as_evaluation_does_whatever_the_loader(
 
 
 def wide() -> ImageSplits:
-    """Images in memory that are no squares."""
+    """Images in memory that are not square."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (90, 12, 20, 3), dtype=torch.uint8, generator=generator)
     parts = [in_memory(pixels[i : i + 30], torch.arange(30) % 2) for i in (0, 30, 60)]
@@ -170,7 +170,7 @@ def wide() -> ImageSplits:
 
 @pytest.mark.parametrize("source", ["digits", "wide"])
 @pytest.mark.parametrize("loader", ["mapped", "resident"])
-def test_the_service_shows_an_image_of_memory_whole(source, loader, call, tmp_path, monkeypatch):
+def test_the_service_uses_the_whole_image_in_memory(source, loader, call, tmp_path, monkeypatch):
     monkeypatch.setitem(SOURCES, "wide", wide)
     flags = ["--config", "configs/digits.yaml", f"--data.source={source}", "--data.batch_size=16"]
     flags += [f"--data.loader={loader}", "--trainer.max_steps=2"]
@@ -195,18 +195,18 @@ BLACK = np.zeros((60, 60, 3), np.uint8)
     ],
     ids=["empty", "text", "cut short", "bomb", "program"],
 )
-def test_a_body_that_is_no_image_is_refused_with_the_reason(body, reason, ask):
+def test_a_body_that_is_not_an_image_is_refused_with_the_reason(body, reason, ask):
     status, said = ask("/predict", body)
     assert status == 422 and reason in said["detail"]
 
 
-def test_a_photograph_of_any_shape_is_brought_to_the_networks(ask):
+def test_images_of_any_shape_are_accepted(ask):
     for shape in ((30, 80, 3), (80, 30), (8, 8, 4), (1, 1, 3)):
         assert ask("/predict", file_of(np.full(shape, 200, np.uint8)))[0] == 200
 
 
-def test_too_large_a_body_is_refused_when_it_is_announced_or_has_come(address):
-    size = serve.MOST_BYTES + 1
+def test_a_too_large_body_is_refused_with_and_without_content_length(address):
+    size = serve.MAX_BYTES + 1
     unannounced = head(size).replace(b"Content-Length: %d" % size, b"Transfer-Encoding: chunked")
     for request in (head(size), unannounced + b"%x\r\n" % size + bytes(size)):
         with socket.create_connection(address.split(":"), timeout=60) as connection:
@@ -214,7 +214,7 @@ def test_too_large_a_body_is_refused_when_it_is_announced_or_has_come(address):
             assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
-def test_mistakes_in_the_command_line_are_one_line(trained, call, capsys, tmp_path):
+def test_errors_in_the_command_line_are_one_line(trained, call, capsys, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert call("serve", "--run", str(trained), "--port", port) == 2
@@ -222,27 +222,27 @@ def test_mistakes_in_the_command_line_are_one_line(trained, call, capsys, tmp_pa
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2
     assert errors[0].startswith(f"error: 127.0.0.1:{port}: Address already in use")
-    assert "is no run" in errors[1]
+    assert "is not a run" in errors[1]
 
 
-def test_a_run_that_does_not_fit_the_source_ends_the_service(trained, call, monkeypatch, capsys):
+def test_a_run_that_does_not_fit_the_source_is_refused(trained, call, monkeypatch, capsys):
     other = {"small_cnn": lambda num_classes, small_images: torch.nn.Linear(2, num_classes)}
     monkeypatch.setattr(networks, "NETWORKS", other)
     assert call("serve", "--run", str(trained), "--port", "0") == 2
     assert "do not fit this source" in capsys.readouterr().err
 
 
-def test_a_caller_who_stays_does_not_wait_for_delayed_acknowledgements(address):
+def test_a_reused_connection_does_not_wait_for_delayed_acknowledgements(address):
     connection, seconds = http.client.HTTPConnection(address, timeout=60), []
     for _ in range(10):
         began = time.perf_counter()
         connection.request("POST", "/predict", file_of(BLACK))
         assert connection.getresponse().read()
         seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 0.03  # Linux delays one by 40 ms
+    assert min(seconds) < 0.03  # Linux delays an acknowledgement by 40 ms
 
 
-def test_sigterm_lets_a_slow_caller_finish_and_nobody_waits_for_one(process, address, ask):
+def test_sigterm_lets_a_slow_client_finish_and_others_are_served(process, address, ask):
     image = file_of(BLACK)
     with socket.create_connection(address.split(":"), timeout=60) as gone:
         gone.sendall(head(len(image)) + image[:20])

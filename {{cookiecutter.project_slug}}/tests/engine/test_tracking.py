@@ -176,15 +176,15 @@ def test_a_row_is_handed_on_once_and_only_when_its_step_is_over(tmp_path):
 
     first, second = Listener(), Listener()
     log = MetricsCSV(tmp_path, [first])
-    log.go_on_from(0)
+    log.resume_from(0)
     for step in (1, 2, 3):
         log.log_metrics({"a": 0.5, "epoch": 0}, step)
-        log.to_disk()
+        log.fsync()
         log.log_metrics({"b": 0.5, "epoch": 0}, step)
     log.finalize("failed")  # step 3 may have had more to say
     assert first.heard == [(1, ["a", "b"]), (2, ["a", "b"]), False]
     log = MetricsCSV(tmp_path, [second])
-    log.go_on_from(3)
+    log.resume_from(3)
     log.log_metrics({"c": 0.5, "epoch": 0}, 2)
     log.log_metrics({"a": 0.5, "epoch": 0}, 3)
     log.finalize("success")

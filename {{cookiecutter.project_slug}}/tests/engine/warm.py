@@ -1,9 +1,9 @@
-"""Processes that start in half a second: forked from one that has imported the libraries.
+"""Start processes in half a second: fork them from one that has imported the libraries.
 
-Each is a real process with its own arguments, environment, files, signals and exit status. What it
-saves is `import torch, lightning`, ten seconds of each start. `WarmPopen` is subprocess.Popen, but
-for `python -m MODULE ...` and `python FILE ...`, which the server in `$WARM_SERVER` starts; it ends
-with the process `$WARM_OWNER`. `$WARM_PYTHON` is the Python meant, if it is not the caller's.
+Each is a real process with its own arguments, environment, files, signals and exit status. This
+saves `import torch, lightning`, ten seconds per start. `WarmPopen` is a subprocess.Popen for
+`python -m MODULE ...` and `python FILE ...`: the server in `$WARM_SERVER` starts these. The server
+ends with the process `$WARM_OWNER`. `$WARM_PYTHON` is the Python to use, if not the caller's.
 """
 
 import atexit
@@ -43,14 +43,14 @@ LIBRARIES = (
 
 
 def server_address() -> str:
-    """Return the address of the server in `$WARM_SERVER`, which is started if it isn't there."""
+    """Return the address of the server in `$WARM_SERVER`; start the server if necessary."""
     folder = Path(os.environ[SERVER])
     address = folder / "socket"
     with (folder / "lock").open("w") as lock:  # several test processes share it
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not address.exists():
             command = [_python(), __file__, str(address), os.environ[OWNER]]
-            with (folder / "log").open("w") as log:  # it may outlive what it would write to
+            with (folder / "log").open("w") as log:  # it may outlive the caller's stderr
                 streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": log}
                 server = _real_popen(command, start_new_session=True, **streams)
             assert server.stdout and server.stdout.readline() == b"ready\n"
@@ -65,7 +65,7 @@ _real_popen = subprocess.Popen
 
 
 class WarmPopen(subprocess.Popen):
-    """subprocess.Popen, which starts `python -m MODULE` warm."""
+    """A subprocess.Popen that starts `python -m MODULE` from the warm server."""
 
     def __init__(self, args: Sequence[str], **options: Any) -> None:
         self.connection: socket.socket | None = None
@@ -142,9 +142,9 @@ def _descriptor(stream: Any, inherited: int) -> int:
 
 def _serve(address: str, owner: int) -> None:
     for name in LIBRARIES:
-        with suppress(ImportError):  # where it is missing, only what needs it fails
+        with suppress(ImportError):  # only processes that need it fail
             import_module(name)
-    # Sources are compiled once for all processes, also where bytecode is not to be written.
+    # Compile sources once for all processes, even if bytecode must not be written.
     sys.dont_write_bytecode, sys.pycache_prefix = False, f"{address}.cache"
     threading.Thread(target=_end_with, args=(owner,), daemon=True).start()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -170,7 +170,7 @@ def _end_with(owner: int) -> None:
 
 
 def _supervise(connection: socket.socket) -> NoReturn:
-    """Fork the process that was ordered, and report its id and its exit status."""
+    """Fork the requested process, and report its id and its exit status."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     head, received, _, _ = socket.recv_fds(connection, 8, 64)
     content = b""
@@ -180,7 +180,7 @@ def _supervise(connection: socket.socket) -> NoReturn:
     if (child := os.fork()) == 0:
         connection.close()
         _become(order, dict(zip(order["files"], received, strict=True)))
-    with suppress(OSError):  # whoever asked may be gone
+    with suppress(OSError):  # the caller may be gone
         connection.sendall(json.dumps(child).encode())
     for number in received:
         os.close(number)
@@ -191,7 +191,7 @@ def _supervise(connection: socket.socket) -> NoReturn:
 
 
 def _become(order: dict[str, Any], files: dict[int, int]) -> NoReturn:
-    """Be the process that was ordered, from its surroundings to its exit status."""
+    """Run as the requested process, from its environment to its exit status."""
     import torch
 
     if order["new_session"]:

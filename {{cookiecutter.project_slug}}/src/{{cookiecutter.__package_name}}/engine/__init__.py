@@ -1,7 +1,7 @@
-"""The template's: what trains, records, resumes, scores, serves and measures any task.
+"""The template's engine: it trains, records, resumes, scores, serves and measures any task.
 
-It imports nothing of the project around it, and an update replaces it whole. `contract.py` says
-what it asks of a task. What a project imports is named here, and loaded when it is used.
+It imports nothing from the project around it, and an update replaces it whole. `contract.py` lists
+what a task has to provide. The names below are for projects; each is loaded when it is first used.
 """
 
 from importlib import import_module

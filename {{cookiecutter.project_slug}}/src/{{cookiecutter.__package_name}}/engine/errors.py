@@ -1,8 +1,8 @@
-"""The one exception that is meant for the person at the keyboard."""
+"""The exception whose message is for the user."""
 
 
 class UserError(Exception):
-    """Something the user can mend: the message says what was found, what was expected, what to do.
+    """An error that the user can fix: the message says what was found, expected, and what to do.
 
     `python -m <package>` prints it without a traceback and exits with 2.
     """

@@ -1,4 +1,4 @@
-"""What this machine is. A process looks once; decisions.py says what follows from it."""
+"""Detect this machine's hardware, once per process. decisions.py decides what follows from it."""
 
 import os
 import platform
@@ -23,10 +23,10 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """What training can use here.
+    """The hardware that training can use.
 
-    `cores` are those this process may really use; `compiler` says whether a C compiler and Python's
-    headers are there, which torch.compile needs.
+    `cores` counts those that this process may use; `compiler` is true if a C compiler and Python's
+    headers are installed, as torch.compile needs.
     """
 
     system: str
@@ -40,7 +40,7 @@ class Machine:
 
 @cache
 def this_machine() -> Machine:
-    """Look at the machine: cores within affinity and quota, and the GPUs that torch can use."""
+    """Return this machine: cores within affinity and quota, and the GPUs that torch can use."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     properties = map(torch.cuda.get_device_properties, range(count))
     threads = os.environ.get("OMP_NUM_THREADS", "")
@@ -57,18 +57,18 @@ def this_machine() -> Machine:
 
 
 def usable_cores(logical: int, affinity: int | None, quota: float | None) -> int:
-    """Return the smallest of the three limits, at least 1: torch ignores a container's quota."""
+    """Return the smallest of the three limits, at least 1. (torch ignores a container's quota.)"""
     return max(min(logical, affinity or logical, int(quota or logical)), 1)
 
 
 def parse_cpu_max(text: str) -> float | None:
-    """Return the cores that a cgroup's `cpu.max` (quota and period in µs, or 'max') allows."""
+    """Return how many cores a cgroup's `cpu.max` (quota and period in µs, or 'max') allows."""
     quota, period = text.split()
     return None if quota == "max" else int(quota) / int(period)
 
 
 def free_shared_memory() -> int | None:
-    """Return the bytes that are free in /dev/shm, through which workers hand over their batches."""
+    """Return the free bytes in /dev/shm, which workers use to pass batches; None without it."""
     shared = Path("/dev/shm")
     return shutil.disk_usage(shared).free if shared.is_dir() else None
 
@@ -86,11 +86,11 @@ def _has_compiler() -> bool:
 
 
 def _cpu_quota(root: Path) -> float | None:
-    """Return the quota in cores of the cgroup that a container sees as its root, if any."""
+    """Return the CPU quota, in cores, of the cgroup at a container's root, if it has one."""
     try:
         if (root / "cpu.max").exists():
             return parse_cpu_max((root / "cpu.max").read_text())
-        quota = int((root / "cpu/cpu.cfs_quota_us").read_text())  # cgroup's first version
+        quota = int((root / "cpu/cpu.cfs_quota_us").read_text())  # cgroup v1
         return quota / int((root / "cpu/cpu.cfs_period_us").read_text()) if quota > 0 else None
     except (OSError, ValueError):
         return None

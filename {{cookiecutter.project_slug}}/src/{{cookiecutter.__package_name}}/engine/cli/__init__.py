@@ -1,1 +1,1 @@
-"""The command line: what it means, how processes start, how faults are explained."""
+"""The command line: arguments, start of the processes, help and error messages."""

@@ -1,4 +1,4 @@
-"""What the engine's own flags mean: --run, --until, --elastic and --decisions."""
+"""The engine's own flags: --run, --until, --elastic and --decisions."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..decisions import KEYS, OF_THE_DEVICES, Before, Layout
+from ..decisions import DEVICE_DECISIONS, KEYS, Before, Layout
 from ..errors import UserError
 from ..paths import shown
 from ..ranks import is_rank_zero
@@ -16,13 +16,16 @@ from ..run.record import RunRecord
 
 
 def recipe_of(config: Any, package: str) -> str:
-    """Return the recipe's name: that of the last configuration file, or else the package's."""
+    """Return the recipe's name: from the last configuration file, or else the package's name."""
     files = config.get("config") or []
     return recipe_name(Path(str(files[-1]))) if files else package
 
 
 def expand_run(arguments: list[str], root: Path) -> tuple[list[str], Path | None]:
-    """Replace `--run FOLDER` by the run's configuration and checkpoint; return its folder too."""
+    """Replace `--run FOLDER` by the run's configuration and checkpoint; also return its folder.
+
+    Raises UserError if there is no such run, or fit would resume a finished one.
+    """
     rest, name = take(arguments, "--run")
     if name is None:
         return rest, None
@@ -31,14 +34,14 @@ def expand_run(arguments: list[str], root: Path) -> tuple[list[str], Path | None
     longer = any(flag.startswith("--trainer.max_") for flag in rest)
     if fitting and not longer and record.content["state"] == "finished":
         raise UserError(
-            f"{shown(run)} has finished. Train it for longer with --trainer.max_epochs N"
+            f"{shown(run)} has finished. To train longer, set --trainer.max_epochs N"
             " (make resume ARGS=...), or start a new run."
         )
     names = ["last", "previous"] if fitting else ["best", "last", "previous"]
     inserted = [f"--config={record.newest_config()}"]
     if take(rest, "--ckpt_path")[1] is None:
         inserted.append(f"--ckpt_path={find_checkpoint(run, *names)}")
-    if not fitting:  # what was asked of the machine that it was trained on
+    if not fitting:  # the machine may differ from the one that trained the run
         inserted += [f"--trainer.{key}=auto" for key in ("accelerator", "devices", "strategy")]
         inserted.append("--trainer.precision=null")
     elif "--elastic" in rest:
@@ -48,31 +51,36 @@ def expand_run(arguments: list[str], root: Path) -> tuple[list[str], Path | None
 
 @dataclass(frozen=True)
 class FitFlags:
-    """Flags of fit that are no settings: they say how a run goes on, or which one it repeats."""
+    """Flags of fit that are not settings: how to resume a run, or which run to repeat."""
 
-    until: int | None = None  # the step after which it ends
-    elastic: bool = False  # it may resume on other devices
-    decisions: Path | None = None  # the run.json whose decisions hold here too
+    until: int | None = None  # stop after this step
+    elastic: bool = False  # allow other devices
+    decisions: Path | None = None  # a run.json whose decisions are repeated
 
 
 def take_fit_flags(arguments: list[str]) -> tuple[list[str], FitFlags]:
-    """Take --until STEP, --elastic and --decisions FILE out; return the rest and what they say."""
+    """Remove --until STEP, --elastic and --decisions FILE; return the rest and their values.
+
+    Raises UserError for a wrong value, or a flag without fit.
+    """
     rest, until = take(arguments, "--until")
     if until is not None and not until.isdecimal():
-        raise UserError(f"--until is '{until}'; expected the number of a step, such as 500.")
+        raise UserError(f"--until is '{until}'; expected a step number, such as 500.")
     rest, file = take(rest, "--decisions")
     if file is not None and not Path(file).is_file():
-        raise UserError(f"--decisions is '{file}', which is no file; expected a run's run.json.")
+        raise UserError(
+            f"--decisions is '{file}', which does not exist; expected a run's run.json."
+        )
     rest, elastic = [word for word in rest if word != "--elastic"], "--elastic" in rest
     if (elastic or until is not None or file is not None) and rest[:1] != ["fit"]:
-        raise UserError("--until, --elastic and --decisions are for fit.")
+        raise UserError("--until, --elastic and --decisions work only with fit.")
     number = None if until is None else int(until)
     return rest, FitFlags(number, elastic, None if file is None else Path(file))
 
 
 def decided_before(resumed: Path | None, stage: str, flags: FitFlags) -> Before | None:
-    """Return what was decided for the run that is resumed, evaluated or repeated, as far as it
-    holds here."""
+    """Return the earlier decisions that apply to this run: of the run that is resumed, evaluated
+    or repeated; None for a new run."""
     record = flags.decisions or (resumed and resumed / "run.json")
     if record is None:
         return None
@@ -80,13 +88,13 @@ def decided_before(resumed: Path | None, stage: str, flags: FitFlags) -> Before 
     if flags.decisions:
         return Before.of(content)
     before = Before.of((content["resumes"] or [content])[-1])
-    if stage != "fit":  # where it reads pixels that the GPU has decoded, it still does
+    if stage != "fit":  # the GPU's decoder gives other pixels: keep it
         return before.without(KEYS.keys() - {"decoder"})
-    return before.without(OF_THE_DEVICES) if flags.elastic else before
+    return before.without(DEVICE_DECISIONS) if flags.elastic else before
 
 
 def take(arguments: list[str], *flags: str) -> tuple[list[str], str | None]:
-    """Return the arguments without a flag, and its value: None without it, "" if none follows."""
+    """Return the arguments without a flag, and its value: None if absent, "" if empty."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(*flags, dest="value", nargs="?", const="")
     found, rest = parser.parse_known_args(arguments)
@@ -96,20 +104,21 @@ def take(arguments: list[str], *flags: str) -> tuple[list[str], str | None]:
 def choose_folder(
     stage: str, config: Any, root: Path, resumed: Path | None, package: str, layout: Layout
 ) -> Path:
-    """Return the folder of the run that starts or goes on, or of the one that is evaluated.
+    """Return the folder of the run that is started, resumed or evaluated.
 
-    Evaluation without --run takes the run of its checkpoint, or else the recipe's newest and best.
+    Without --run, an evaluation uses the run of its checkpoint, or else the recipe's newest run,
+    and sets the best checkpoint as `config.ckpt_path`.
     """
     if stage != "fit" and layout.processes > 1:
-        raise UserError(f"{stage} runs on one device: leave out --trainer.devices, and torchrun.")
+        raise UserError(f"{stage} runs on one device: remove --trainer.devices or torchrun.")
     if resumed is not None:
         return resumed
     if stage == "fit":
         folder = new_run_folder(root, recipe_of(config, package))
         if is_rank_zero() and (folder / "run.json").exists() and not config.ckpt_path:
             raise UserError(
-                f"{shown(folder)} holds a run already: go on with it by --run {shown(folder)}, or"
-                " name another RUN_FOLDER (torchrun: another --rdzv-id)."
+                f"{shown(folder)} already holds a run. Resume it with --run {shown(folder)}, or"
+                " set another RUN_FOLDER (torchrun: another --rdzv-id)."
             )
         return folder
     if config.ckpt_path:

@@ -1,4 +1,4 @@
-"""Run a verb and explain what ended it; main.py imports this once there is something to run."""
+"""Run a verb and report its errors. main.py imports this only when it runs a verb."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ from .verbs import VERBS
 
 
 def run(project: Project, verb: str, options: argparse.Namespace, flags: list[str]) -> int:
-    """Run a verb and return its exit status; what ended it is said."""
+    """Run a verb, print the error or interruption that ended it, and return its exit status."""
     quiet_lightning()
     prefer_idle_gpus()
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # see images/gpu_decode.py
@@ -26,15 +26,15 @@ def run(project: Project, verb: str, options: argparse.Namespace, flags: list[st
             return import_module(f"..tools.{tool}", __package__).main(project, options, flags)
         return train(project, [verb, *flags])
     except UserError as error:
-        said, status = f"error: {error}", 2
+        message, status = f"error: {error}", 2
     except Interrupted as end:
         resume = " Checkpoint saved. Resume with: make resume" if end.saved else ""
-        said, status = f"\nInterrupted ({end.reason}).{resume}", end.status
+        message, status = f"\nInterrupted ({end.reason}).{resume}", end.status
     except BaseException as error:
-        if (page := explain(error)) is None:
+        if (explanation := explain(error)) is None:
             raise
-        print(f"error: {page}", file=sys.stderr)  # from whichever process it happened in
+        print(f"error: {explanation}", file=sys.stderr)  # on any rank
         return 2
     if is_rank_zero():
-        print(said, file=sys.stderr)
+        print(message, file=sys.stderr)
     return status

@@ -1,6 +1,7 @@
-"""What `--help` says: of the program, and of training, at once and on one screen.
+"""The output of `--help`, for the program and for training, each on one screen.
 
-The settings are read from the source of the project's task and data, without importing them.
+The settings are read from the source of the project's task and data. Nothing is imported, so help
+is fast.
 """
 
 import textwrap
@@ -17,26 +18,26 @@ from .verbs import VERBS, WIDTH, parser_of, program
 
 PROJECT = Path(__file__).with_name("project.py")  # where the engine's flags are
 LINES = 40  # of a screen
-COLUMN = 32  # where what a flag does begins
+COLUMN = 32  # where the descriptions begin
 NEWEST = "a run's folder, or latest"
 RUNS = {
     "fit": (
-        ("--config FILE", "a recipe, over configs/base.yaml"),
+        ("--config FILE", "a recipe in configs/; overrides base.yaml"),
         ("--run FOLDER", f"resume a run: {NEWEST}"),
-        ("--elastic", "with --run: go on with other devices or batch"),
-        ("--until STEP", "save and end after that step"),
+        ("--elastic", "with --run: allow other devices or batch size"),
+        ("--until STEP", "save and exit after this step"),
     ),
     "evaluation": (
-        ("--config FILE", "a recipe in configs/: its newest run"),
-        ("--run FOLDER", NEWEST),
-        ("--ckpt_path FILE", "a checkpoint; unset: the run's best"),
+        ("--config FILE", "evaluate the newest run of this recipe"),
+        ("--run FOLDER", f"evaluate {NEWEST}"),
+        ("--ckpt_path FILE", "a checkpoint; default: the run's best"),
     ),
 }
-PRECISION = Setting("precision", "null", "32-true, 16-mixed, bf16-mixed; unset: decided")
+PRECISION = Setting("precision", "null", "32-true, 16-mixed, bf16-mixed; null: automatic")
 TRAINER = {
     "fit": (
-        Setting("max_epochs", "null", "how often the training split is seen"),
-        Setting("devices", "auto", "how many GPUs, -1 for all; on a CPU, processes"),
+        Setting("max_epochs", "null", "number of passes over the training split"),
+        Setting("devices", "auto", "number of GPUs, -1: all; on a CPU: of processes"),
         PRECISION,
     ),
     "evaluation": (Setting("accelerator", "auto", "cpu or gpu"), PRECISION),
@@ -45,7 +46,7 @@ USAGE = {"fit": "--config configs/NAME.yaml", "evaluation": "[--run FOLDER]"}
 
 
 def overview(package: str) -> str:
-    """Return the help of the program: every verb in a line."""
+    """Return the help of the program: one line per verb."""
     lines = [f"usage: {program(package, 'VERB')} [flags]"]
     group = ""
     for name, verb in VERBS.items():
@@ -57,14 +58,14 @@ def overview(package: str) -> str:
         [
             *lines,
             "",
-            f"To begin: {program(package, 'fit --config configs/NAME.yaml')}",
-            f"The flags of a verb: {program(package, 'VERB --help')}",
+            f"Start with: {program(package, 'fit --config configs/NAME.yaml')}",
+            f"Flags of a verb: {program(package, 'VERB --help')}",
         ]
     )
 
 
 def help_of(name: str, project: Project) -> str:
-    """Return the help of a verb, or else of the program."""
+    """Return the help of a verb, or of the program if there is no such verb."""
     if name not in VERBS:
         return overview(project.package)
     if VERBS[name].tool:
@@ -73,13 +74,13 @@ def help_of(name: str, project: Project) -> str:
 
 
 def training_help(name: str, project: Project) -> str:
-    """Return the flags that people change, on one screen: of the run, data, model and trainer."""
+    """Return the most used flags of run, data, model and trainer, on one screen."""
     called = program(project.package, name)
     base = _base_config()
     kind = "fit" if name == "fit" else "evaluation"
     runs = [_line(flag, text) for flag, text in RUNS[kind]]
     parts = [Part("data", project.data, "DataWithFlags", project, base)]
-    if kind == "fit":  # a network is evaluated as it was trained
+    if kind == "fit":  # an evaluation uses the run's model settings
         parts.append(Part("model", project.task, "TaskWithFlags", project, base))
     trainer = [_setting_line("trainer", setting, base) for setting in TRAINER[kind]]
     while True:
@@ -88,7 +89,7 @@ def training_help(name: str, project: Project) -> str:
             runs,
             *(part.lines() for part in parts),
             trainer,
-            [f"All flags, with Lightning's: {called} --help-all"],
+            [f"All flags, including Lightning's: {called} --help-all"],
         ]
         text = "\n\n".join("\n".join(block) for block in blocks)
         longest = max(parts, key=lambda part: part.described)
@@ -98,9 +99,9 @@ def training_help(name: str, project: Project) -> str:
 
 
 class Part:
-    """A section of the configuration: the class's own settings first, then the engine's flags.
+    """A section of the configuration: the settings of the class, then the engine's flags.
 
-    Of its own settings the first `described` have a line each; all others are only named.
+    The first `described` settings of the class have a line each; all others are only listed.
     """
 
     def __init__(
@@ -110,10 +111,10 @@ class Part:
         self.own: list[Setting] = []
         try:
             own = settings_of(named, project.package)
-            linked = project.links.values()  # taken from the data
+            linked = project.links.values()  # set from the data
             self.own = [s for s in own if f"{section}.{s.name}" not in linked]
         except (Unreadable, RecursionError) as reason:
-            self.remark = f"  --{section}.…: only --help-all can list these; {reason}"
+            self.remark = f"  --{section}.…: only --help-all can list these: {reason}"
         self.flags = [setting.name for setting in read_settings(PROJECT, flags)]
         self.described = len(self.own)
 
@@ -133,13 +134,13 @@ def _setting_line(section: str, setting: Setting, base: dict[str, Any]) -> str:
 
 
 def _line(flag: str, text: str) -> str:
-    """Return a flag and what it does, cut to the width of the screen."""
+    """Return a flag and its description, shortened to the width of the screen."""
     flag = f"  {textwrap.shorten(flag, WIDTH // 2, placeholder=' …')}".ljust(COLUMN)
     return f"{flag} {textwrap.shorten(text, WIDTH - len(flag) - 1, placeholder=' …')}".rstrip()
 
 
 def _base_config() -> dict[str, Any]:
-    """Return configs/base.yaml, or nothing where it can't be read."""
+    """Return the content of configs/base.yaml, or {} if it can't be read."""
     try:
         found = yaml.safe_load((project_root() / "configs" / "base.yaml").read_text())
     except (UserError, OSError, ValueError, yaml.YAMLError):

@@ -1,4 +1,4 @@
-"""Start one process per device with torchrun, the one engine for many GPUs and many machines."""
+"""Start one process per device with torchrun, and share values between the processes."""
 
 import logging
 import os
@@ -16,19 +16,19 @@ from ..run.record import RunRecord
 
 
 def is_launched() -> bool:
-    """Return whether this process is one that torchrun started."""
+    """Return whether torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def launched() -> tuple[int, int] | None:
-    """Return how many processes torchrun has started on each node, and on how many nodes."""
+    """Return torchrun's (processes per node, nodes), or None without torchrun."""
     if not is_launched():
         return None
     return int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"])
 
 
 def of_every_rank(name: str, value: Any) -> list[Any]:
-    """Return what each process of the launch gives under this name, by rank."""
+    """Return the values that all ranks of the launch pass under this name, in rank order."""
     if not is_launched():
         return [value]
     store, ranks = _store(), range(int(os.environ["WORLD_SIZE"]))
@@ -37,7 +37,7 @@ def of_every_rank(name: str, value: Any) -> list[Any]:
 
 
 def of_rank_zero(name: str, make: Callable[[], Any]) -> Any:
-    """Return what rank 0 makes, in every process of the launch."""
+    """Return, on every rank, the value that `make` returns on rank 0."""
     if not is_launched():
         return make()
     if is_rank_zero():
@@ -48,19 +48,20 @@ def of_rank_zero(name: str, make: Callable[[], Any]) -> Any:
 
 @cache
 def _store() -> Any:
-    """Return the launch's key-value store, which is there before any process group."""
+    """Return the launch's key-value store, which works before there is a process group."""
     from torch.distributed import PrefixStore, rendezvous
 
     store, _, _ = next(rendezvous("env://"))
-    store.set_timeout(timedelta(hours=1))  # rank 0 may read its data first; torchrun ends who waits
+    store.set_timeout(timedelta(hours=1))  # rank 0 may first read its data
     return PrefixStore("engine", store)
 
 
 def launch(
     package: str, processes: int, threads: int, arguments: list[str], run_folder: Path
 ) -> int:
-    """Run `python -m PACKAGE ARGUMENTS` in several processes and return their exit status: that of
-    the first that failed, or 128 plus the signal that ended this one.
+    """Run `python -m PACKAGE ARGUMENTS` in several processes and return the exit status.
+
+    It is that of the first process that failed, or 128 plus the signal that ended this one.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -77,7 +78,7 @@ def launch(
         status = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
         signalled = status in (128 + signal.SIGINT, 128 + signal.SIGTERM)
         if rank and not signalled and (run_folder / "run.json").exists():
-            # Rank 0 only knows that it was ended.
+            # Rank 0 knows only that it was terminated.
             reason = f"rank {rank} ended with exit code {failure.exitcode}"
             RunRecord(run_folder).update(state="failed", reason=reason)
         return status

@@ -1,8 +1,8 @@
-"""python -m <package> VERB: finds the verb, and answers --help before torch is imported.
+"""python -m <package> VERB: find the verb, and print help before torch is imported.
 
-verbs.py lists the verbs. `--run FOLDER` (or `--run latest`) resumes a run with fit; validate, test
-and predict load its best checkpoint. `--elastic` resumes on other devices, `--until STEP` ends
-early. Every key of the configuration is a flag as well: --trainer.max_epochs 3.
+verbs.py lists the verbs. With `--run FOLDER` (or `--run latest`), fit resumes a run; validate, test
+and predict load its best checkpoint. `--elastic` resumes on other devices, `--until STEP` stops
+early. Every key of the configuration is also a flag: --trainer.max_epochs 3.
 """
 
 import gc
@@ -35,8 +35,8 @@ def main(
 ) -> int:
     """Run the command line of a project and return its exit status.
 
-    It is called by the project's `__main__.py`; contract.py says what is given. Returns 0, 1 for a
-    fault, 2 for wrong settings or data, 130 after Ctrl-C, 143 after SIGTERM.
+    The project's `__main__.py` calls it; contract.py describes the arguments. The status is 0, 1
+    for a crash, 2 for wrong settings or data, 130 after Ctrl-C, 143 after SIGTERM.
     """
     package = str(sys._getframe(1).f_globals["__package__"])
     project = Project(package, task, data, read, pictures, links or {})
@@ -55,5 +55,5 @@ def main(
         from .command import run
 
         if fresh:
-            gc.freeze()  # the libraries are not looked through again, in training and in workers
+            gc.freeze()  # garbage collection skips the libraries from now on, also in workers
     return run(project, verb, options, flags)

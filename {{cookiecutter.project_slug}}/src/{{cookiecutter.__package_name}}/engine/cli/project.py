@@ -1,4 +1,4 @@
-"""What a project is: package, task and data, and the flags that the engine adds to theirs."""
+"""A project: package, task and data, and the flags that the engine adds to task and data."""
 
 import gc
 import inspect
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 
-if TYPE_CHECKING:  # torch and Lightning are imported when a class is made: help does without
+if TYPE_CHECKING:  # only a class that is loaded imports torch: help stays fast
     from ..contract import Read
     from ..data.module import Data
     from ..task import Task
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # torch and Lightning are imported when a class is made: help
 
 @dataclass(frozen=True)
 class Project:
-    """What `main()` was called with. A text such as ".data:ImageData" is imported when needed."""
+    """The arguments of `main()`. A string such as ".data:ImageData" is imported when needed."""
 
     package: str
     task: str | type
@@ -29,7 +29,10 @@ class Project:
     links: Mapping[str, str] = field(default_factory=dict)
 
     def load(self, what: Any) -> Any:
-        """Return what a text such as ".data:ImageData" names, or whatever else it is."""
+        """Import and return what a string such as ".data:ImageData" names; return others as is.
+
+        Raises UserError if the module has no such name.
+        """
         if not isinstance(what, str):
             return what
         module, _, name = what.partition(":")
@@ -37,11 +40,11 @@ class Project:
             with collecting_later():
                 return getattr(import_module(module, self.package), name)
         except AttributeError as error:
-            raise UserError(f"__main__.py names {what}, but {error}.") from error
+            raise UserError(f"__main__.py names {what}, but {error}. Fix the name.") from error
 
     @cached_property
     def task_class(self) -> "type[Task]":
-        """The project's task, with the engine's flags."""
+        """The project's task class with the engine's flags."""
         from ..task import check_members
 
         task = self.load(self.task)
@@ -50,13 +53,13 @@ class Project:
 
     @cached_property
     def data_class(self) -> "type[Data]":
-        """The project's data, with the engine's flags."""
+        """The project's data class with the engine's flags."""
         return data_with_flags(self.load(self.data))
 
 
 @contextmanager
 def collecting_later() -> Iterator[None]:
-    """Import without garbage collection: what is imported stays, and looking takes a second."""
+    """Pause garbage collection: it takes a second of an import, and imports free nothing."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -67,7 +70,10 @@ def collecting_later() -> Iterator[None]:
 
 
 def task_with_flags(task: "type[Task]") -> "type[Task]":
-    """Return the same task, which the command line can give the engine's flags as well."""
+    """Return a subclass of the task whose __init__ also takes the engine's flags.
+
+    Raises UserError if a setting has the name of such a flag.
+    """
     from ..fast.compile import CompileMode
     from ..task import TaskFlags
 
@@ -84,12 +90,12 @@ def task_with_flags(task: "type[Task]") -> "type[Task]":
             """Build the task.
 
             Args:
-                compile: true, false, a mode of torch.compile, or step-graph for the whole step in
-                    one CUDA graph; unset, decided by the hardware and by the length of the run.
-                channels_last: keep 4-dimensional weights channels last in memory, as images are
-                    and as GPUs and CPUs prefer.
-                activation_checkpointing: recompute blocks in the backward pass: less memory, more
-                    time.
+                compile: true, false, a mode of torch.compile, or step-graph (the whole step in one
+                    CUDA graph); unset: depends on the hardware and the length of the run.
+                channels_last: store 4-dimensional weights channels last, as images are; this is
+                    faster on GPUs and CPUs.
+                activation_checkpointing: recompute blocks in the backward pass, which takes less
+                    memory and more time.
             """
             super().__init__(**settings)
             self.take_flags(TaskFlags(compile, channels_last, activation_checkpointing))
@@ -98,13 +104,18 @@ def task_with_flags(task: "type[Task]") -> "type[Task]":
 
 
 def data_with_flags(data: "type[Data]") -> "type[Data]":
-    """Return the same data, which the command line can give the engine's flags as well."""
+    """Return a subclass of the data whose __init__ also takes the engine's flags.
+
+    Raises UserError if a setting has the name of such a flag, or batch_size is missing.
+    """
     from ..data.module import DataFlags, at_least
     from ..decisions import LoaderName
 
     _check_settings(data, DataFlags)
     if "batch_size" not in inspect.signature(data).parameters:
-        raise UserError(f"{data.__name__}.__init__ has no batch_size: see engine/contract.py.")
+        raise UserError(
+            f"{data.__name__}.__init__ has no batch_size. Add it: see engine/contract.py."
+        )
 
     class DataWithFlags(data):  # type: ignore[misc,valid-type]
         def __init__(
@@ -116,17 +127,17 @@ def data_with_flags(data: "type[Data]") -> "type[Data]":
             seed: int | None = None,
             **settings: Any,
         ) -> None:
-            """Read what the data are.
+            """Read the data.
 
             Args:
                 global_batch_size: training rows per optimizer step, over all devices; gradients
-                    are accumulated over as many micro-batches as that takes. Unset, one on each
-                    device.
-                loader: resident keeps rows in the device's memory, mapped in the host's, streaming
-                    reads them at each epoch. Unset: streaming for files, resident for what fits.
-                workers: processes per device that read rows; unset, from the cores that are free.
+                    are accumulated over as many batches as needed. Unset: one batch per device.
+                loader: resident keeps rows in device memory, mapped in host memory, streaming
+                    reads them in each epoch. Unset: streaming for files, resident for data that
+                    fit.
+                workers: processes per device that read rows; unset: one per free core.
                 prefetch: batches that each worker reads ahead.
-                seed: decides the order of the rows and their augmentation; unset, the run's seed.
+                seed: of row order and augmentation; unset: the run's seed.
             """
             super().__init__(**settings)
             at_least(0, workers=workers)
@@ -137,12 +148,12 @@ def data_with_flags(data: "type[Data]") -> "type[Data]":
 
 
 def _check_settings(own: type, flags: type) -> None:
-    """Raise UserError if a setting of a task or of data has the name of one of the engine's."""
+    """Raise UserError if a setting of the task or data has the name of an engine flag."""
     for name in inspect.signature(own).parameters:
         if name in flags.__dataclass_fields__:  # type: ignore[attr-defined]
             raise UserError(
-                f"{own.__name__}.__init__ has a setting '{name}', as the engine has: it would never"
-                " be told its value. Give it another name."
+                f"{own.__name__}.__init__ has a setting '{name}', also a flag of the engine:"
+                " the setting would never get a value. Rename it."
             )
 
 

@@ -1,6 +1,6 @@
-"""The settings of a class, read from its source: names, defaults and the Args of its docstring.
+"""Read the settings of a class from its source: names, defaults and the Args of its docstring.
 
-Nothing is imported, so that help comes at once. What can't be read so raises Unreadable.
+Nothing is imported, so help is fast. A class that can't be read this way raises Unreadable.
 """
 
 import ast
@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 
 class Unreadable(Exception):
-    """A class that is not where it was named, or is made by code that has to run."""
+    """The class is not in the file, or only running code would create it."""
 
 
 class Setting(NamedTuple):
-    """An argument of __init__. `default` is as YAML writes it, None for one without a default."""
+    """An argument of __init__. `default` is in YAML, None if there is no default."""
 
     name: str
     default: str | None
@@ -25,7 +25,10 @@ class Setting(NamedTuple):
 
 
 def settings_of(named: str | type, package: str) -> list[Setting]:
-    """Return the settings of a class that `.module:Class` names in a package, or that is given."""
+    """Return the settings of a class, given as such or as `.module:Class` of a package.
+
+    Raises Unreadable.
+    """
     if isinstance(named, str):
         module, _, name = named.partition(":")
         return read_settings(_file_of(module, package), name)
@@ -36,13 +39,13 @@ def settings_of(named: str | type, package: str) -> list[Setting]:
 
 
 def _file_of(module: str, package: str) -> Path:
-    """Return the file of a module, which may be named from the package on: `.data`."""
+    """Return the file of a module; a name such as `.data` is relative to the package."""
     dots = len(module) - len(module.lstrip("."))
     names = module.lstrip(".").split(".")
     parts = [*package.split(".")[: 1 - dots or None], *names] if dots else names
     top = getattr(sys.modules.get(parts[0]), "__path__", None)
     if not top:
-        raise Unreadable(f"{module} is not of this project")
+        raise Unreadable(f"{module} is not part of this project")
     return _existing(Path(top[0]).joinpath(*filter(None, parts[1:])))
 
 
@@ -62,7 +65,7 @@ def _parsed(file: Path) -> ast.Module:
 
 
 def read_settings(file: Path, name: str) -> list[Setting]:
-    """Return the settings of a class of a file, with those of its base that it takes as **kwargs.
+    """Return the settings of a class in a file, with those that it passes on as **kwargs.
 
     Raises Unreadable.
     """
@@ -82,7 +85,7 @@ def read_settings(file: Path, name: str) -> list[Setting]:
 
 
 def _takers_of_the_rest(init: ast.FunctionDef | None, node: ast.ClassDef) -> list[str]:
-    """Return which classes get the settings that __init__ takes as **kwargs: by their names."""
+    """Return the names of the classes that get the **kwargs of __init__."""
     bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
     if init is None:
         return bases
@@ -115,7 +118,7 @@ def _is_init(part: ast.stmt) -> bool:
 
 
 def _find(file: Path, name: str) -> tuple[Path, ast.ClassDef] | None:
-    """Return a class and its file: it may be imported there, from a file beside or above it."""
+    """Return a class and its file, following imports from files beside or above."""
     for node in ast.walk(_parsed(file)):
         if isinstance(node, ast.ClassDef) and node.name == name.rpartition(".")[2]:
             return file, node
@@ -144,19 +147,19 @@ def _as_yaml(default: ast.expr | None) -> str | None:
         return None
     try:
         return in_yaml(ast.literal_eval(default))
-    except (ValueError, TypeError):  # a name, or a call
+    except (ValueError, TypeError):  # a name or a call
         return ast.unparse(default)
 
 
 def in_yaml(value: Any) -> str:
-    """Return a value as a flag takes it."""
+    """Return a value as it is written after a flag."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value) or "''"
 
 
 def _helps(docstring: str | None) -> dict[str, str]:
-    """Return what a docstring says of each argument, under Args: in a line each."""
+    """Return the description of each argument under Args: in a docstring, as one line."""
     _, _, section = (docstring or "").partition("Args:\n")
     section = re.split(r"\n(?=\S)", section)[0]
     entry = r"^ {4}\*{0,2}(\w+)[^:\n]*:\s*(.*(?:\n(?: {5,}.*)?)*)"

@@ -55,7 +55,7 @@ from .project import Project
 
 
 class Training(LightningCLI):
-    """LightningCLI with what is unset decided by the hardware, and a record of every run."""
+    """LightningCLI that chooses unset settings for the hardware and records every run."""
 
     def __init__(
         self, project: Project, arguments: list[str], root: Path, interruption: Interruption
@@ -79,7 +79,7 @@ class Training(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Return the one that is called: the flags of the others are not prepared."""
+        """Return only the subcommand that is called, to save the time of parsing the others."""
         return self.called
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -91,10 +91,10 @@ class Training(LightningCLI):
         parser.add_class_arguments(RunCheckpoint, "checkpoints", skip=ours, instantiate=False)
 
     def _parse_ckpt_path(self) -> None:
-        """Leave the model as configured: Lightning would let a checkpoint overrule every flag."""
+        """Do nothing: Lightning would let the checkpoint's hyperparameters override all flags."""
 
     def before_instantiate_classes(self) -> None:
-        """Decide what must be known before processes start and data are read."""
+        """Decide what has to be known before processes start and data are read."""
         config, stage = self.config[self.subcommand], str(self.subcommand)
         resuming, path = stage == "fit", config.ckpt_path
         self.from_step = read_checkpoint(path, resuming)["global_step"] if path else 0
@@ -120,7 +120,7 @@ class Training(LightningCLI):
 
     def _check_resume(self, layout: Layout) -> None:
         record = RunRecord(self.resumed)  # type: ignore[arg-type]
-        config = read_yaml(record.newest_config().read_text())  # which has what was null
+        config = read_yaml(record.newest_config().read_text())  # with null settings
         was = applied(record.newest_start() | {"config": config})
         now = filled_in(self.asked, self.before)
         now["trainer"]["devices"] = layout.devices.value
@@ -143,7 +143,7 @@ class Training(LightningCLI):
         )
 
     def instantiate_classes(self) -> None:
-        """Build all; refuse data and checkpoint that do not fit before a resume is recorded."""
+        """Build everything; refuse wrong data or a wrong checkpoint before recording a resume."""
         with self.record.watch() if self.record else nullcontext():
             super().instantiate_classes()
             resuming, path = self.subcommand == "fit", self.config[self.subcommand].ckpt_path
@@ -156,7 +156,7 @@ class Training(LightningCLI):
                 check_checkpoint(saved, self.model, self.facts.classes, resuming)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Decide all else, now that the data are known, and build the Trainer from it."""
+        """Make the remaining decisions, now that the data are known, and build the Trainer."""
         self.facts = with_size(self.datamodule.facts(), self.datamodule.splits)
         self.decisions = decided = of_rank_zero("decisions", self._decide)
         self.model.decisions = self.datamodule.decisions = decided
@@ -165,16 +165,16 @@ class Training(LightningCLI):
         self.metrics = MetricsCSV(self.run_folder)
         ours = [self.metrics] if self.subcommand == "fit" else []
         trainer = self.config_init[self.subcommand]["trainer"]
-        theirs = trainer["logger"]  # null, a bool, one or a list
+        theirs = trainer["logger"]  # null, a bool, a logger or a list
         theirs = theirs if isinstance(theirs, list) else [theirs]
         loggers = [*ours, *(logger for logger in theirs if isinstance(logger, Logger))]
         kwargs |= {"logger": loggers or False, "enable_progress_bar": False}  # the bar is Progress
-        kwargs |= {"default_root_dir": str(self.run_folder)} | self.decisions.of_the_trainer()
+        kwargs |= {"default_root_dir": str(self.run_folder)} | self.decisions.trainer_arguments()
         self.trainer_defaults["callbacks"] = self._callbacks()
         return super().instantiate_trainer(**kwargs)
 
     def _decide(self) -> Decisions:
-        """Decide for the run, and record it."""
+        """Make the decisions for the run, and record them."""
         fits = self.subcommand == "fit"
         decided = decide(
             self.asked,
@@ -183,7 +183,7 @@ class Training(LightningCLI):
             self.before,
             launched=launched(),
             decodes=self.datamodule.gpu_decoder,
-            by_hand=not self.model.automatic_optimization,
+            manual_optimization=not self.model.automatic_optimization,
             **({"wandb": decide_wandb(self.asked["tracking"]["wandb"])} if fits else {}),
         )
         if self.record:
@@ -191,7 +191,7 @@ class Training(LightningCLI):
         return decided
 
     def _callbacks(self) -> list[L.Callback]:
-        """Return those of every run; they are added here, as a recipe's list replaces a file's."""
+        """Return the callbacks of every run. In a file, a recipe's list would replace them."""
         config = self.config[self.subcommand]
         seconds, classes = config.checkpoints.seconds, self.facts.classes
         return [
@@ -230,7 +230,7 @@ class Training(LightningCLI):
         )
 
     def _keep_artifacts(self) -> dict[str, str]:
-        """Copy the files that belong to the weights into the run's folder; return their SHA-256."""
+        """Copy the files that the weights depend on into the run's folder; return their SHA-256."""
         kept = {}
         for name, path in self.datamodule.artifacts().items():
             target = self.run_folder / "artifacts" / name
@@ -254,6 +254,6 @@ class Training(LightningCLI):
 
 def train(project: Project, arguments: list[str]) -> int:
     interruption = Interruption()
-    with interruption.heard(), process_settings_kept():
+    with interruption.listening(), process_settings_kept():
         Training(project, arguments, project_root(), interruption)
     return 0

@@ -1,6 +1,6 @@
-"""Every verb of `python -m <package> VERB`, in a line, and the options of those beside training.
+"""The verbs of `python -m <package> VERB`, and the options of the verbs other than training.
 
-Nothing heavy is imported here: help and mistakes are answered before torch is.
+Nothing heavy is imported here, so help and wrong options are reported before torch is imported.
 """
 
 import argparse
@@ -11,24 +11,24 @@ from typing import Any, NamedTuple, NoReturn
 
 from ..errors import UserError
 
-WIDTH = 80  # columns, of all that help says
+WIDTH = 80  # columns of the help
 
 
 class Option(NamedTuple):
-    """What argparse's add_argument is given."""
+    """The arguments of argparse's add_argument."""
 
     name: str
-    how: dict[str, Any]
+    arguments: dict[str, Any]
 
 
-def option(name: str, help: str, **how: Any) -> Option:
+def option(name: str, help: str, **arguments: Any) -> Option:
     """Return an option whose help ends with its default, if it has one."""
-    default = how.get("default")
-    return Option(name, how | {"help": f"{help} ({default})" if default else help})
+    default = arguments.get("default")
+    return Option(name, arguments | {"help": f"{help} ({default})" if default else help})
 
 
 class Verb(NamedTuple):
-    """`tool` is its module in tools/, None for training; `others` names what it hands on."""
+    """`tool` is a module in tools/, None for training; `others` are flags that it passes on."""
 
     group: str
     help: str
@@ -46,19 +46,25 @@ VERBS = {
     "fit": Verb("Train", "train a recipe, or resume a run"),
     "seeds": Verb(
         "Train",
-        "train with several seeds; print the mean and the spread",
+        "train with several seeds; print mean and standard deviation",
         "seeds",
-        (option("seeds", 'different numbers: "1 2 3"', nargs="?", default="", metavar="SEEDS"),),
+        (
+            option(
+                "seeds", 'different whole numbers: "1 2 3"', nargs="?", default="", metavar="SEEDS"
+            ),
+        ),
         others=FITS,
     ),
     "reproduce": Verb(
         "Train",
-        "train a run's recorded source again and compare every bit",
+        "retrain a run from its recorded source; compare every bit",
         "reproduce",
         (
             RUN,
-            option("--until", "compare up to this step, and no weights", type=int, metavar="STEP"),
-            INTO(help="train there instead of <run>/reproduce"),
+            option(
+                "--until", "compare losses up to this step, no weights", type=int, metavar="STEP"
+            ),
+            INTO(help="output folder; default: <run>/reproduce"),
         ),
         others=FITS,
     ),
@@ -67,35 +73,35 @@ VERBS = {
     "predict": Verb("Evaluate", "write predictions for the test split to predictions.csv"),
     "serve": Verb(
         "Evaluate",
-        "answer requests over HTTP with a run's best network",
+        "serve predictions of a run's best network over HTTP",
         "serve",
         (
             RUN,
-            option("--host", "0.0.0.0: any machine may ask", default="127.0.0.1", metavar="NAME"),
-            option("--port", "0: any free one", type=int, default=8000, metavar="N"),
+            option("--host", "0.0.0.0: for any machine", default="127.0.0.1", metavar="NAME"),
+            option("--port", "0: any free port", type=int, default=8000, metavar="N"),
         ),
     ),
     "bench": Verb(
         "Measure",
-        "what AMP, compile, CUDA graphs and the loader gain here",
+        "measure what AMP, compile, CUDA graphs and the loader gain",
         "bench",
         (
             CONFIG,
-            option("--seconds", "of a turn; unset: 1.5, on a CPU 1", type=float, metavar="S"),
-            option("--rounds", "how many turns each row has", type=int, default=3, metavar="N"),
-            option("--all-modes", "two more ways to compile, slow", action="store_true"),
-            INTO(help="instead of runs/bench/<time>"),
+            option("--seconds", "per trial; default: 1.5, on a CPU 1", type=float, metavar="S"),
+            option("--rounds", "trials per row", type=int, default=3, metavar="N"),
+            option("--all-modes", "measure two more compile modes (slow)", action="store_true"),
+            INTO(help="output folder; default: runs/bench/<time>"),
         ),
         others=FITS,
     ),
     "tune": Verb(
         "Measure",
-        "measure batch size and loader; print the lines for the recipe",
+        "choose batch size and loader settings by measurement",
         "tune",
         (
             CONFIG,
-            option("--seconds", "of each measurement", type=float, default=2.0, metavar="S"),
-            INTO(help="instead of runs/tune/<time>"),
+            option("--seconds", "per measurement", type=float, default=2.0, metavar="S"),
+            INTO(help="output folder; default: runs/tune/<time>"),
         ),
         others=FITS,
     ),
@@ -104,11 +110,11 @@ VERBS = {
         "fail if training is slower than in a bench.json",
         "bench_check",
         (
-            option("baseline", "a bench.json, or its folder", type=Path),
-            option("--seconds", "of each turn; unset: as there", type=float, metavar="S"),
+            option("baseline", "a bench.json or its folder", type=Path),
+            option("--seconds", "per trial; default: as in the baseline", type=float, metavar="S"),
             option(
                 "--slower",
-                "sleep this share: tests the check",
+                "slow down by this share, to test the check",
                 type=float,
                 default=0.0,
                 metavar="X",
@@ -117,35 +123,39 @@ VERBS = {
     ),
     "lock": Verb(
         "Environment",
-        "renew the locks from pyproject.toml",
+        "update the lock files from pyproject.toml",
         "lock",
         others="those of `uv pip compile`, such as --upgrade",
     ),
     "bundle": Verb(
         "Environment",
-        "write all that a machine without network needs",
+        "write a folder that installs the project without network",
         "bundle",
         (
             option(
-                "--folder", "where to", type=Path, default=Path("dist/bundle"), metavar="FOLDER"
+                "--folder",
+                "output folder",
+                type=Path,
+                default=Path("dist/bundle"),
+                metavar="FOLDER",
             ),
-            option("--image", "the image to save beside the wheels", metavar="NAME"),
-            option("--no-image", "only the wheels", action="store_true"),
+            option("--image", "image to save with the wheels", metavar="NAME"),
+            option("--no-image", "save only the wheels", action="store_true"),
         ),
     ),
     "update": Verb(
         "Environment",
         "merge a newer template into this project, replace the engine",
         "update",
-        (option("--checkout", "a tag, branch or commit; unset: the newest", metavar="REF"),),
+        (option("--checkout", "tag, branch or commit; default: newest", metavar="REF"),),
     ),
 }
-# What people call a verb, as make does; of other words the closest verb is named.
+# Common names for a verb, such as make's. For other words the closest verb is suggested.
 OTHER_WORDS = {"train": "fit", "resume": "fit", "evaluate": "test", "eval": "test"}
 
 
 class OptionParser(argparse.ArgumentParser):
-    """argparse's parser, which says a mistake in a line."""
+    """argparse's parser. It reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}. All options: {self.prog} --help")
@@ -156,7 +166,7 @@ def program(package: str, verb: str) -> str:
 
 
 def parser_of(name: str, package: str) -> OptionParser:
-    """Return the parser of the options of a verb beside training."""
+    """Return the parser of a verb other than training."""
     verb = VERBS[name]
     parser = OptionParser(
         prog=program(package, name),
@@ -165,15 +175,15 @@ def parser_of(name: str, package: str) -> OptionParser:
         formatter_class=lambda prog: argparse.HelpFormatter(prog, width=WIDTH),
         allow_abbrev=False,
     )
-    for name_or_flag, how in verb.options:
-        parser.add_argument(name_or_flag, **how)
+    for name_or_flag, arguments in verb.options:
+        parser.add_argument(name_or_flag, **arguments)
     return parser
 
 
 def parse(name: str, package: str, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Return the options of a verb, and the flags that it hands on: those of training are all so.
+    """Return a verb's options, and the flags that it passes on. Training passes on all flags.
 
-    Raises UserError for what it does not know.
+    Raises UserError for an unknown verb or option.
     """
     if name not in VERBS:
         raise _unknown(name)
@@ -186,8 +196,8 @@ def parse(name: str, package: str, arguments: list[str]) -> tuple[argparse.Names
 
 
 def _unknown(found: str) -> UserError:
-    """Return what to say of a first word that is no verb."""
+    """Return the error for a first word that is not a verb."""
     close = difflib.get_close_matches(found, VERBS, n=1)
     meant = OTHER_WORDS.get(found) or next(iter(close), None)
     hint = f" Did you mean {meant}?" if meant else ""
-    return UserError(f"'{found}' is no verb.{hint} Verbs: {', '.join(VERBS)}.")
+    return UserError(f"unknown verb '{found}'.{hint} Verbs: {', '.join(VERBS)}.")

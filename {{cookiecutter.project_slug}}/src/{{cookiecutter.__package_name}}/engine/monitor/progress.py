@@ -86,7 +86,7 @@ class Progress(L.Callback):
 
     def on_train_end(self, trainer, pl_module) -> None:
         for log in metrics_of(trainer):
-            log.to_disk()  # which waits for the last values
+            log.fsync()  # which waits for the last values
         self._show(trainer)
         self.on_exception()
 

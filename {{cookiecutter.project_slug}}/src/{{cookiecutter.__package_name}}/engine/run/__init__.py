@@ -1,1 +1,1 @@
-"""What makes a run go on exactly, and lets it be repeated: its record, metrics, checkpoints."""
+"""The record, metrics and checkpoints of a run, from which it is resumed and reproduced."""

@@ -1,7 +1,7 @@
-"""Which checkpoints a run keeps and when it writes them, so that it goes on exactly from any.
+"""Choose which checkpoints a run keeps and when it writes them. A resume from any is exact.
 
-A step can be resumed exactly from two places: after its update where no validation follows it, and
-after the validation. Lightning 2.6.6 loses a validation, or skips an epoch, from others. A run that
+A step can be resumed exactly from two places: after its update if no validation follows, and after
+the validation. From other places, Lightning 2.6.6 loses a validation or skips an epoch. A run that
 has to end in between is saved with a mark that makes it validate first.
 """
 
@@ -19,21 +19,23 @@ from ..errors import UserError
 from ..fast import patches
 from ..ranks import is_rank_zero
 from .checkpoint_files import BEST, LAST, VerifiedIO
-from .interruption import Agreement, Interrupted, Interruption
+from .interruption import Interrupted, Interruption, RankConsensus
 from .metrics import metrics_of
 
-SHARE_OF_TIME = 0.02  # that writing may take
-SOONEST, LATEST = 20.0, 600.0  # seconds from one checkpoint to the next
+MAX_TIME_SHARE = 0.02  # of the training time, spent on writing checkpoints
+MIN_SECONDS, MAX_SECONDS = 20.0, 600.0  # between two checkpoints
 
 
 class RunCheckpoint(Checkpoint):
-    """Keeps best.ckpt by the task's best metric, last.ckpt and previous.ckpt, and ends a run that
-    is interrupted, or has reached step `until`, when it is saved. The best weights wait as a copy
-    on the device until then. `classes` are the names of the data's, kept with the weights.
+    """Write best.ckpt (by the task's best metric), last.ckpt and previous.ckpt.
+
+    A run that is interrupted, or that has reached step `until`, is saved and then ended. The best
+    weights are copied on the device and written with the next checkpoint. `classes` are the names
+    of the data's classes; they are saved with the weights.
 
     Args:
-        seconds: from one checkpoint to the next; unset, as few as 20, up to 600, such that writing
-            takes at most 2% of the time. Ctrl-C, SIGTERM and the run's end save in any case.
+        seconds: between two checkpoints. Unset, 20 to 600, so that writing takes at most 2% of the
+            time. Ctrl-C, SIGTERM and the end of the run always save.
     """
 
     agrees_on_signals = True  # see fast/patches.py
@@ -48,11 +50,11 @@ class RunCheckpoint(Checkpoint):
     ) -> None:
         self.classes = list(classes)
         self.folder, self.interruption = folder / "checkpoints", interruption
-        self.seconds, self.until, self.agreement = seconds, until, Agreement()
+        self.seconds, self.until, self.consensus = seconds, until, RankConsensus()
         self.best_score: float | None = None
-        self.best: dict[str, Any] | None = None  # waits to be written
+        self.best: dict[str, Any] | None = None  # weights that are not written yet
         self.due = self.validation_due = False
-        self.ends: str | None = None  # why, once all processes know
+        self.end_reason: str | None = None  # set once all processes know
         self.io, self.saved_step, self.saved_at, self.seconds_saving = VerifiedIO(), -1, 0.0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -62,7 +64,7 @@ class RunCheckpoint(Checkpoint):
         self.best_score = state_dict["best_score"]
 
     def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
-        """Count the batches of an elastic resume, whose steps consist of more or fewer, anew."""
+        """Recount the batches of an elastic resume: its steps have more or fewer batches."""
         before = checkpoint.get("callbacks", {}).get(self.state_key, {}).get("accumulate")
         if trainer.state.fn != "fit" or before in (None, trainer.accumulate_grad_batches):
             return
@@ -75,34 +77,34 @@ class RunCheckpoint(Checkpoint):
 
     def setup(self, trainer: Any, pl_module: L.LightningModule, stage: str) -> None:
         if any(isinstance(each, GradientAccumulationScheduler) for each in trainer.callbacks):
-            raise UserError("GradientAccumulationScheduler changes the global batch: leave it out.")
+            raise UserError("GradientAccumulationScheduler changes the global batch: remove it.")
         trainer.strategy.checkpoint_io = self.io
         self.io.on_gpu = trainer.strategy.root_device.type == "cuda"
         self.accumulate = trainer.accumulate_grad_batches
 
     def on_train_start(self, trainer, pl_module) -> None:
-        self.interruption.listen()  # Lightning has put its own handler in front
+        self.interruption.listen()  # Lightning has replaced the handlers with its own
         self.interruption.waits = True
         self.saved_at = time.monotonic()
         for log in metrics_of(trainer):
-            log.go_on_from(trainer.global_step)
+            log.resume_from(trainer.global_step)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if within_step(trainer):
             return
         self._agree(trainer)
         if self.until is not None and trainer.global_step >= self.until:
-            self.ends = self.ends or f"--until {self.until}"
+            self.end_reason = self.end_reason or f"--until {self.until}"
         self.due |= trainer.global_step == trainer.max_steps
         last = batch_idx + 1 >= trainer.num_training_batches
-        if (self.due or self.ends) and not last and not validates_next(trainer):
+        if (self.due or self.end_reason) and not last and not validates_next(trainer):
             self._save_if_due(trainer, logged=False)
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
         self._save_if_due(trainer)  # if no validation did
 
     def on_validation_start(self, trainer, *_: Any) -> None:
-        if self.ends and _training(trainer) and not within_step(trainer):
+        if self.end_reason and _training(trainer) and not within_step(trainer):
             self.validation_due = True
             self._save_if_due(trainer)
 
@@ -119,8 +121,8 @@ class RunCheckpoint(Checkpoint):
         if score is None and not trainer.sanity_checking:
             known = [name for name in trainer.callback_metrics if name.startswith("val/")]
             raise UserError(
-                f"{type(trainer.lightning_module).__name__}.best is '{best.metric}', which no"
-                f" validation has. It has {', '.join(known)}."
+                f"{type(trainer.lightning_module).__name__}.best is '{best.metric}', but validation"
+                f" logs only {', '.join(known)}. Name one of these, or log '{best.metric}'."
             )
         if score is not None and self._is_better(float(score), best.mode):
             self.best_score, self.saved_step = float(score), -1
@@ -139,7 +141,7 @@ class RunCheckpoint(Checkpoint):
         self.interruption.waits = False
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
-        """Where validation is due, let Lightning go back to its first batch when it resumes."""
+        """If validation is due, make a resume start it at its first batch."""
         progress = patches.validation_progress(checkpoint)
         nothing = dict.fromkeys(("ready", "started", "processed", "completed"), 0)
         begun = nothing | {"ready": 1, "started": 1}
@@ -147,7 +149,7 @@ class RunCheckpoint(Checkpoint):
         checkpoint |= self._identity(trainer)
 
     def _identity(self, trainer: L.Trainer) -> dict[str, Any]:
-        """Return what a checkpoint holds beside its weights, to tell what these fit."""
+        """Return classes and architecture, which a checkpoint stores to detect a misfit."""
         network = trainer.lightning_module.network
         return {"classes": self.classes, "architecture": str(network)}
 
@@ -157,29 +159,29 @@ class RunCheckpoint(Checkpoint):
         return score > self.best_score if mode == "max" else score < self.best_score
 
     def _weights(self, trainer: Any) -> dict[str, Any]:
-        """Return a copy of the weights as a checkpoint to evaluate or to start from."""
+        """Return a copy of the weights as a checkpoint that can be evaluated or fine-tuned."""
         content = patches.weights_checkpoint(trainer)
-        weights = content["state_dict"]  # and its layers' versions, which some need to load it
+        weights = content["state_dict"]  # with the layers' versions, needed to load it
         weights.update((name, t.detach().clone()) for name, t in weights.items())
         return content | self._identity(trainer)
 
     def _save_if_due(self, trainer: L.Trainer, logged: bool = True) -> None:
-        if self.due or self.ends:
-            if not logged:  # Lightning logs a step after this hook
+        if self.due or self.end_reason:
+            if not logged:  # Lightning logs a step only after this hook
                 patches.log_step_now(trainer)
             self._save(trainer)
-        if self.ends:
+        if self.end_reason:
             self.io.wait()
-            trainer.strategy.barrier()  # or torchrun would end the first, which writes
-            raise Interrupted(self.ends, saved=True)
+            trainer.strategy.barrier()  # or torchrun would end rank 0 while it writes
+            raise Interrupted(self.end_reason, saved=True)
 
     def _save(self, trainer: L.Trainer) -> None:
-        """Let a copy be written; what the run's files had to hold before it, they hold."""
+        """Write a checkpoint from a copy, after everything that has to be on disk first."""
         begun, best, self.best = time.monotonic(), self.best, None
         self.io.wait()
         self.io.took = 0.0
         for log in metrics_of(trainer):
-            log.to_disk()  # a run that resumes from here will not log these rows again
+            log.fsync()  # a run resumed from here does not log these rows again
         if best:
             self.io.write(best, self.folder / BEST)
         trainer.save_checkpoint(self.folder / LAST)
@@ -187,26 +189,28 @@ class RunCheckpoint(Checkpoint):
         self.seconds_saving += self.saved_at - begun
 
     def _seconds_between(self) -> float:
-        few = LATEST if self.io.writing else max(self.io.took / SHARE_OF_TIME, SOONEST)
-        return min(few, LATEST) if self.seconds is None else self.seconds
+        adaptive = max(self.io.took / MAX_TIME_SHARE, MIN_SECONDS)
+        if self.io.writing:
+            adaptive = MAX_SECONDS
+        return min(adaptive, MAX_SECONDS) if self.seconds is None else self.seconds
 
     def _agree(self, trainer: L.Trainer) -> None:
-        """Notice if it is time to save, or to end the run."""
+        """Find out, on all ranks alike, whether to save or to end the run."""
         self.io.wait(for_all=False)
         due = time.monotonic() >= self.saved_at + self._seconds_between()
-        heard, due = self.agreement.reach(trainer, self.interruption.signal or 0, due)
+        received, due = self.consensus.agree(trainer, self.interruption.signal or 0, due)
         self.due |= due
-        if heard:
-            self.ends = signal.Signals(heard).name
+        if received:
+            self.end_reason = signal.Signals(received).name
 
 
 def _training(trainer: L.Trainer) -> bool:
-    """Return whether a validation is one within training."""
+    """Return whether this validation is part of training."""
     return trainer.state.fn == "fit" and not trainer.sanity_checking
 
 
 def within_step(trainer: Any) -> bool:
-    """Return whether there are gradients that await their step: a checkpoint does not hold them."""
+    """Return whether gradients are accumulated but not applied: a checkpoint does not save them."""
     parts = trainer.accumulate_grad_batches
     if parts == 1:
         return False
@@ -217,14 +221,14 @@ def within_step(trainer: Any) -> bool:
 
 
 def validates_next(trainer: Any) -> bool:
-    """Return whether Lightning validates after this batch, which is not an epoch's last.
+    """Return whether Lightning validates after this batch. The batch is not an epoch's last.
 
-    By the clock (val_check_interval as a time) none is due at a certain step: False.
+    Return False if validation follows the clock (val_check_interval is a time), not the steps.
     """
     loop, epochs = trainer.fit_loop, trainer.check_val_every_n_epoch
     if not trainer.enable_validation or (epochs and (trainer.current_epoch + 1) % epochs):
         return False
-    if trainer.should_stop:  # it validates before it stops, unless it has to train on
+    if trainer.should_stop:  # it validates before it stops, if min_epochs and min_steps are done
         enough = loop.epoch_progress.current.processed >= (trainer.min_epochs or 0)
         if enough and trainer.global_step >= (trainer.min_steps or 0):
             return True

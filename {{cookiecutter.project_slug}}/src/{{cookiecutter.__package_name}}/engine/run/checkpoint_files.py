@@ -1,4 +1,4 @@
-"""Checkpoint files that are whole or not there: written beside their place, known by SHA-256."""
+"""Write checkpoint files atomically, and verify them by SHA-256."""
 
 import copy
 import os
@@ -15,32 +15,32 @@ from ..errors import UserError
 from ..hashing import sha256
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
-# A line a digest, written before its file takes its place: so whenever a process is killed,
-# whatever stands under a checkpoint's name has its digest in it.
+# One line per digest, written before its file is renamed into place. So whenever a process is
+# killed, the digest of every file with a checkpoint's name is listed.
 DIGESTS = "digests.txt"
-DIGESTS_KEPT = 3  # of each name: that of the file to come, of the one there, of the one before it
+DIGESTS_KEPT = 3  # per name: of the next file, the current one and the one before it
 
 
 class VerifiedIO(TorchCheckpointIO):
-    """Lightning's way to files: whole ones, written from a copy while training goes on.
+    """Write checkpoints from a copy, in a thread, while training continues.
 
-    Its own for that (AsyncCheckpointIO, 2.6.6) loses the layers' versions.
+    Lightning's AsyncCheckpointIO (2.6.6) does the same, but loses the layers' versions.
     """
 
     def __init__(self) -> None:
         self.thread, self.on_gpu = ThreadPoolExecutor(1), False
         self.writing: list[Future] = []
-        self.stream: torch.cuda.Stream | None = None  # one for good: torch hands out 32 in turn
+        self.stream: torch.cuda.Stream | None = None  # one for all writes: torch reuses 32
         self.took = 0.0  # seconds, for all files of the newest save
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
         full = self.on_gpu and torch.cuda.mem_get_info()[0] < torch.cuda.memory_allocated()
         self.write(checkpoint if full else copy.deepcopy(checkpoint), Path(path))
-        if full:  # there may be no room for a copy beside a step
+        if full:  # memory may not fit both a copy and a training step
             self.wait()
 
     def write(self, content: dict[str, Any], path: Path) -> None:
-        """Write what nobody else changes any more, when what was to be written before is."""
+        """Queue content that no one changes any more; files are written in order."""
         if self.on_gpu:
             self.stream = self.stream or torch.cuda.Stream()
             self.stream.wait_stream(torch.cuda.current_stream())
@@ -54,17 +54,20 @@ class VerifiedIO(TorchCheckpointIO):
         self.took += time.monotonic() - begun
 
     def wait(self, for_all: bool = True) -> None:
-        """Wait for what is being written, or only look what is; raises what the writing met."""
+        """Wait for all writes, or only collect finished ones; raise the error of a failed write."""
         while self.writing and (for_all or self.writing[0].done()):
             self.writing.pop(0).result()
 
     def teardown(self) -> None:
-        with suppress(UserError):  # what ended the run is said instead
+        with suppress(UserError):  # the error that ended the run is reported instead
             self.wait()
 
 
 def write_checkpoint(content: dict[str, Any], path: Path) -> None:
-    """Save the content to a file, whole or not at all; last.ckpt first becomes previous.ckpt."""
+    """Save the content atomically. An existing last.ckpt becomes previous.ckpt.
+
+    Raises UserError if the folder can't be written to, or the disk is full.
+    """
     folder, draft = path.parent, path.with_name(f".{path.name}.new")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,18 +78,18 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
             path.replace(path.with_name(PREVIOUS))
         draft.replace(path)
         fsync(folder)
-    except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
         with suppress(OSError):
             draft.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or "the disk took only a part of it"
+        reason = getattr(error, "strerror", None) or "the file is incomplete"
         raise UserError(
-            f"No checkpoint could be written to {folder}: {reason}. What was there is kept. Free"
-            " space or make the folder writable, then: make resume"
+            f"No checkpoint could be written to {folder}: {reason}. Earlier checkpoints"
+            " are kept. Free space or make the folder writable, then: make resume"
         ) from error
 
 
 def is_intact(path: Path) -> bool:
-    """Return whether a file's bytes are those that were written; without digests it is believed."""
+    """Return whether a file has a recorded SHA-256; True if its folder has no digests."""
     try:
         known = _digests(path.parent)
         return not known or sha256(path) in {digest for digest, _ in known}
@@ -95,23 +98,28 @@ def is_intact(path: Path) -> bool:
 
 
 def find_checkpoint(folder: Path, *names: str) -> Path:
-    """Return the first of a run's checkpoints `best`, `last` and `previous` that is whole."""
+    """Return the first intact checkpoint of a run; names are `best`, `last` and `previous`.
+
+    Raises UserError if there is none.
+    """
     paths = [folder / "checkpoints" / f"{name}.ckpt" for name in names]
     found = [path for path in paths if path.is_file()]
     if not found:
-        raise UserError(f"{folder} has no checkpoint: it ended before its first. Start a new run.")
+        raise UserError(
+            f"{folder} has no checkpoint: the run ended before its first. Start a new run."
+        )
     for path in filter(is_intact, found):
         if path != found[0]:
-            print(f"{found[0].name} is damaged; {path.name} is taken instead.", flush=True)
+            print(f"{found[0].name} is damaged; using {path.name} instead.", flush=True)
         return path
     raise UserError(
-        f"{' and '.join(map(str, found))}: damaged, the bytes are not those that were written."
-        " Bring back a copy, choose another file with --ckpt_path, or start a new run."
+        f"{' and '.join(map(str, found))}: damaged, the SHA-256 is not the recorded one."
+        " Restore a copy, choose another file with --ckpt_path, or start a new run."
     )
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file such that at any moment it is whole: as before, or as now."""
+    """Write a text file so that it always has either its old or its new content."""
     draft = path.with_name(f".{path.name}.new")
     draft.write_text(text, newline="")
     fsync(draft)
@@ -119,7 +127,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, would survive a power failure."""
+    """Wait until a file's bytes, or a folder's entries, survive a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -128,7 +136,7 @@ def fsync(path: Path) -> None:
 
 
 def _digests(folder: Path) -> list[tuple[str, str]]:
-    """Return (digest, name) of the files that were written, in that order."""
+    """Return (digest, name) of the written files, oldest first."""
     table = folder / DIGESTS
     lines = table.read_text(errors="replace").splitlines() if table.exists() else []
     return [(line[:64], line[66:]) for line in lines]

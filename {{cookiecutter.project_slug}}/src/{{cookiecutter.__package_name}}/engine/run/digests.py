@@ -1,6 +1,6 @@
-"""What a run came to, to the bit: the exact loss of each logged step, a digest of each tensor.
+"""The exact result of a run: the loss of each logged step and a digest of each tensor.
 
-They are stored in digests.json; `make reproduce` compares them.
+They are stored in digests.json. `make reproduce` compares them.
 """
 
 import json
@@ -15,16 +15,16 @@ from torch.optim import Optimizer
 from ..hashing import sha256_of
 from .metrics import read_metrics
 
-Digests = dict[str, dict[str, str]]  # what is digested, then name of the step or tensor -> digest
+Digests = dict[str, dict[str, str]]  # {losses, weights or optimizer: {step or tensor: digest}}
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return one digest of all tensors and their names, in whatever order they come."""
+    """Return one digest of all tensors and their names; the order does not matter."""
     return _one(_digests_of(tensors))
 
 
 def _digests_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return SHA-256 over type, shape and bits of each tensor."""
+    """Return the SHA-256 of each tensor's dtype, shape and bits."""
     found = {}
     for name, tensor in tensors.items():
         bits = tensor.detach().cpu().flatten().view(torch.uint8).numpy().data
@@ -33,7 +33,7 @@ def _digests_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def losses(folder: Path) -> dict[str, str]:
-    """Return the training loss of each logged step as hexadecimal digits, which lose no bit."""
+    """Return the training loss of each logged step as an exact hexadecimal number."""
     rows = read_metrics(folder / "metrics.csv")
     return {str(row["step"]): row["train/loss"].hex() for row in rows if "train/loss" in row}
 
@@ -41,7 +41,7 @@ def losses(folder: Path) -> dict[str, str]:
 def write_digests(
     folder: Path, model: nn.Module, optimizers: Sequence[Optimizer]
 ) -> dict[str, str]:
-    """Write digests.json into a run's folder; return one digest of weights, one of optimizers."""
+    """Write digests.json into a run's folder; return the digests of weights and optimizer."""
     state = {
         f"{name} {key}": value
         for optimizer in optimizers
@@ -59,7 +59,7 @@ def write_digests(
 
 
 def read_digests(folder: Path) -> Digests:
-    """Return what a run's folder holds; of a run that did not end, the losses alone."""
+    """Return the digests in a run's folder: only the losses if the run did not finish."""
     file = folder / "digests.json"
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     return {"weights": {}, "optimizer": {}, **found, "losses": losses(folder)}

@@ -1,4 +1,4 @@
-"""Where a run lives: runs/<recipe>/<time>/, chosen once and before any process starts to train."""
+"""The folder of a run, runs/<recipe>/<time>/. It is chosen before processes start to train."""
 
 import json
 import os
@@ -7,20 +7,23 @@ from pathlib import Path
 
 from ..errors import UserError
 
-RUN_FOLDER_VARIABLE = "RUN_FOLDER"  # in which the launcher hands its choice to its processes
+RUN_FOLDER_VARIABLE = "RUN_FOLDER"  # the launcher sets it for its processes
 
 
 def recipe_name(file: Path) -> str:
-    """Return what a recipe is called: as its file, or as it was for the run whose file it is."""
+    """Return a recipe's name: the file's stem, or for a file of a run the run's recipe."""
     in_run = (file.parent / "run.json").is_file()
     return file.absolute().parent.parent.name if in_run else file.stem
 
 
 def new_run_folder(root: Path, recipe: str) -> Path:
-    """Make and return the folder of a run that starts; processes of one launch get the same one."""
+    """Create and return a new run's folder: the same one for all processes of a launch.
+
+    Raises UserError if it can't be created, or torchrun has no run id.
+    """
     given, run_id = (os.environ.get(name) for name in (RUN_FOLDER_VARIABLE, "TORCHELASTIC_RUN_ID"))
     if run_id == "none" and not given:
-        raise UserError("torchrun has no run id: give it --rdzv-id ID, which names the folder.")
+        raise UserError("torchrun has no run id. Set --rdzv-id ID: it names the run's folder.")
     folder = root / "runs" / recipe / (run_id or f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
     if folder.exists() and not run_id:  # another run started in this second
         folder = folder.with_name(f"{folder.name}-{os.getpid()}")
@@ -29,19 +32,24 @@ def new_run_folder(root: Path, recipe: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"The run's folder {folder} can't be made: {error.strerror}. Name another one in the"
-            f" variable {RUN_FOLDER_VARIABLE}."
+            f"The run's folder {folder} can't be created: {error.strerror}. Set the variable"
+            f" {RUN_FOLDER_VARIABLE} to another folder."
         ) from error
     return folder
 
 
 def find_run(root: Path, name: str, recipe: str | None = None) -> Path:
-    """Return the folder of a run: as named, or if 'latest' the newest with a checkpoint."""
+    """Return the folder of a run; 'latest' is the newest run that has a checkpoint.
+
+    Raises UserError if there is none.
+    """
     if name != "latest":
         for folder in (Path(name), root / name, root / "runs" / name):
             if (folder / "run.json").is_file():
                 return folder.resolve()
-        raise UserError(f"'{name}' is no run: it has no run.json. Runs are the folders runs/*/*.")
+        raise UserError(
+            f"'{name}' is not a run: it has no run.json. Runs are the folders runs/*/*."
+        )
     records = root.glob(f"runs/{recipe or '*'}/*/run.json")
     usable = [path for path in records if any(path.parent.glob("checkpoints/*.ckpt"))]
     if not usable:

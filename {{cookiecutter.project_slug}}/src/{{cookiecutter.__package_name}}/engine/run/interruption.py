@@ -1,5 +1,8 @@
-"""Ctrl-C and SIGTERM: outside of training they end the program at once, inside when the step is
-over and saved, and all processes of the run know of it."""
+"""Handle Ctrl-C and SIGTERM.
+
+Outside of training they end the program at once. During training all processes of the run finish
+the step and save first.
+"""
 
 import os
 import signal
@@ -15,12 +18,12 @@ import torch
 from ..ranks import is_rank_zero
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-ONE_MORE = 1.0  # seconds: torchrun repeats at once what the terminal sends, a person takes longer
-SECONDS_BETWEEN = 0.5  # agreements of the processes
+REPEAT_WINDOW = 1.0  # seconds: torchrun repeats the terminal's Ctrl-C at once, a person later
+SECONDS_BETWEEN = 0.5  # two all-reduces
 
 
 class Interrupted(BaseException):
-    """The program is to end, for SIGINT, SIGTERM or the flag in `reason`; perhaps it is `saved`."""
+    """Ends the program. `reason` is a signal's name or a flag; `saved`: there is a checkpoint."""
 
     def __init__(self, reason: str, saved: bool = False) -> None:
         super().__init__(reason)
@@ -34,7 +37,7 @@ class Interrupted(BaseException):
 
 @contextmanager
 def passing_on_sigterm(process: subprocess.Popen) -> Iterator[None]:
-    """Send SIGTERM on to a child for as long as the block lasts; Ctrl-C reaches both by itself."""
+    """Forward SIGTERM to a child process within the block. The terminal sends Ctrl-C to both."""
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         yield
@@ -43,17 +46,17 @@ def passing_on_sigterm(process: subprocess.Popen) -> Iterator[None]:
 
 
 class Interruption:
-    """Which signal has come, if any. `waits` is true while training looks for it by itself."""
+    """The signal that was received, if any. `waits` is true while training checks for it."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self.waits = False
-        self.heard_at = 0.0
+        self.received_at = 0.0
         self.process = os.getpid()
 
     @contextmanager
-    def heard(self) -> Iterator[None]:
-        """Take both signals for as long as the block lasts."""
+    def listening(self) -> Iterator[None]:
+        """Handle both signals within the block."""
         before = self.listen()
         try:
             yield
@@ -62,35 +65,38 @@ class Interruption:
                 signal.signal(number, handler)
 
     def listen(self) -> dict[signal.Signals, Any]:
-        """Take both signals, also from others that took them since; return who had them."""
-        return {number: signal.signal(number, self._hear) for number in SIGNALS}
+        """Install the handler for both signals and return the previous handlers."""
+        return {number: signal.signal(number, self._receive) for number in SIGNALS}
 
-    def _hear(self, number: int, frame: Any) -> None:
+    def _receive(self, number: int, frame: Any) -> None:
         if os.getpid() != self.process:
-            return  # a worker of the loader: it ends with the process that it reads for
-        now, heard = time.monotonic(), self.signal
-        self.signal = heard or signal.Signals(number)
-        insists = heard and number == signal.SIGINT and now - self.heard_at > ONE_MORE
-        if insists or not self.waits:
+            return  # a loader worker: it ends with its training process
+        now, received = time.monotonic(), self.signal
+        self.signal = received or signal.Signals(number)
+        repeated = received and now - self.received_at > REPEAT_WINDOW
+        second_signal = repeated and number == signal.SIGINT
+        if second_signal or not self.waits:
             raise Interrupted(self.signal.name)
-        if not heard:
-            self.heard_at = now
-            os.write(2, f"\n{self.signal.name}: ends when this step is over and saved.\n".encode())
+        if not received:
+            self.received_at = now
+            message = f"\n{self.signal.name}: finishing this step, then saving and exiting.\n"
+            os.write(2, message.encode())
 
 
-class Agreement:
-    """Asks all processes about twice a second, after as many calls as the first makes in that time.
+class RankConsensus:
+    """Makes all ranks agree on signals and saves, about twice a second.
 
-    Their clocks differ, and a signal may come to one of them alone; but all call it equally often.
+    A signal may reach only one process, and clocks differ, but all ranks call `agree` equally
+    often. So they all-reduce after a number of calls: as many as rank 0 makes in half a second.
     """
 
     def __init__(self) -> None:
-        self.calls, self.wait_for, self.reached_at = 0, 1, 0.0
+        self.calls, self.wait_for, self.agreed_at = 0, 1, 0.0
 
-    def reach(self, trainer: L.Trainer, signal: int, save: bool) -> tuple[int, bool]:
-        """Return the signal (0 for none) that anyone has heard, and whether the first would save.
+    def agree(self, trainer: L.Trainer, signal: int, save: bool) -> tuple[int, bool]:
+        """Return the signal that any rank has received (0: none), and whether rank 0 wants to save.
 
-        Between two agreements that is neither.
+        Return (0, False) between two all-reduces.
         """
         if trainer.world_size == 1:
             return signal, save
@@ -98,10 +104,10 @@ class Agreement:
         if self.calls < self.wait_for:
             return 0, False
         now = time.monotonic()
-        calls = round(self.calls / max(now - self.reached_at, 1e-3) * SECONDS_BETWEEN)
-        wishes = [signal, save, calls] if is_rank_zero() else [signal, 0, 0]
-        agreed = torch.tensor(wishes, device=trainer.strategy.root_device)
+        calls = round(self.calls / max(now - self.agreed_at, 1e-3) * SECONDS_BETWEEN)
+        proposal = [signal, save, calls] if is_rank_zero() else [signal, 0, 0]
+        agreed = torch.tensor(proposal, device=trainer.strategy.root_device)
         torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
         signal, due, calls = agreed.tolist()
-        self.calls, self.reached_at, self.wait_for = 0, now, min(max(calls, 1), 10_000)
+        self.calls, self.agreed_at, self.wait_for = 0, now, min(max(calls, 1), 10_000)
         return signal, bool(due)

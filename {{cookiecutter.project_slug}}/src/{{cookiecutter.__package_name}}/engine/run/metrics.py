@@ -1,4 +1,4 @@
-"""metrics.csv: one row a step, every step once, however often the run was interrupted."""
+"""metrics.csv: one row per step, and no step twice, even if the run was interrupted."""
 
 import csv
 import io
@@ -37,8 +37,8 @@ class Follower:
 class MetricsCSV(Logger):
     """Write what is logged to `folder`/metrics.csv; values of the same step share a row.
 
-    Rows are appended; only a column that was never seen before rewrites the file. Followers are
-    told the rows whose step is over; the last of an interrupted run may be not.
+    Rows are appended; only a new column rewrites the file. Followers get the rows of completed
+    steps; the last step of an interrupted run may be incomplete.
     """
 
     name, version = "csv", ""
@@ -49,19 +49,19 @@ class MetricsCSV(Logger):
         self.followers, self.started = followers, False
         self.path = folder / "metrics.csv"
         self.columns = ["step", "epoch"]
-        self.over: list[Row] = []  # of earlier steps; a number of theirs is on its way
-        self.row: Row = {}  # of the step that is logged
-        self.in_file: Row = {}  # what the file holds of the first of those
-        self.latest: Row = {}  # of each value, on rank 0, as far as they are here
+        self.completed: list[Row] = []  # rows of earlier steps, not written yet
+        self.row: Row = {}  # of the current step
+        self.in_file: Row = {}  # what the file already has of the first of these rows
+        self.latest: Row = {}  # the newest number of each name, on rank 0
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Nothing: they stand in config.yaml."""
+        """Do nothing: they are stored in config.yaml."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Take the values of a step; its row is written when all are here and the step is over."""
+        """Take the values of a step; its row is written once it is complete."""
         if self.row and self.row["step"] != step:
-            self.over, self.row = [*self.over, self.row], {}
+            self.completed, self.row = [*self.completed, self.row], {}
             self._write()
         row = {"epoch": 0, **self.row, "step": step, **metrics}
         self.row = row | {"epoch": int(row["epoch"])}
@@ -75,33 +75,34 @@ class MetricsCSV(Logger):
         self._tell("finish", status == "success")
 
     @rank_zero_only
-    def to_disk(self) -> None:
-        """Write what was logged until now so that it survives a power failure."""
+    def fsync(self) -> None:
+        """Write everything logged so far, so that it survives a power failure."""
         self._write(wait=True)
         if self.path.exists():
             fsync(self.path)
 
     @rank_zero_only
-    def go_on_from(self, step: int) -> None:
-        """Keep what an earlier process logged before that many steps, and drop what came after."""
+    def resume_from(self, step: int) -> None:
+        """Keep the rows that an earlier process logged before this step, and drop later ones."""
         rows = [row for row in read_metrics(self.path) if row["step"] < step]
         self.columns = list(dict.fromkeys([*self.columns, *(name for row in rows for name in row)]))
         if self.path.exists():
             self._rewrite(rows)
         self.row = self.in_file = rows[-1] if rows else {}
         self.started = True
-        self._tell("start", rows[:-1])  # the last step may not be over
+        self._tell("start", rows[:-1])  # the last step may be incomplete
 
     def _tell(self, step: Literal["start", "log", "finish"], what: Any) -> None:
         for follower in self.followers if self.started else ():
             follower.tell(step, what)
 
     def _write(self, wait: bool = False) -> None:
-        """Write the rows of steps that are over, once all numbers are here; or wait, for all."""
-        while self.over and (
-            wait or all(v.copied.query() for v in self.over[0].values() if isinstance(v, OnItsWay))
+        """Write completed rows whose numbers have arrived; with `wait`, write all rows."""
+        while self.completed and (
+            wait
+            or all(v.copied.query() for v in self.completed[0].values() if isinstance(v, OnItsWay))
         ):
-            self._tell("log", self._put(self.over.pop(0)))
+            self._tell("log", self._put(self.completed.pop(0)))
             self.in_file = {}
         if wait:
             self.row = self._put(self.row)
@@ -133,7 +134,7 @@ def metrics_of(trainer: L.Trainer) -> list[MetricsCSV]:
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """Return the rows of a metrics.csv as numbers, but for empty cells and lines cut short."""
+    """Return the rows of a metrics.csv as numbers, without empty cells and truncated lines."""
     rows: list[Row] = []
     with path.open(newline="") if path.exists() else io.StringIO() as file:
         for cells in csv.DictReader(file):

@@ -1,4 +1,4 @@
-"""run.json and source.zip: what a run was, from before its first step on, to repeat it."""
+"""run.json and source.zip: what reproduces a run, recorded before its first step."""
 
 import fcntl
 import importlib.metadata
@@ -25,7 +25,7 @@ from .checkpoint_files import write_atomically
 from .interruption import Interrupted
 
 NOT_SOURCE = {"runs", "data", "build", "dist"}  # at the top of the project
-NOT_OURS = ("pyvenv.cfg", "run.json")  # mark the folder of an environment, of a run
+NOT_OURS = ("pyvenv.cfg", "run.json")  # a folder with one of these is an environment or a run
 LARGEST_SOURCE_FILE = 1_000_000  # bytes
 PACKAGES = (
     *("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn", "scipy"),
@@ -34,7 +34,7 @@ PACKAGES = (
 
 
 class RunRecord:
-    """What is in run.json; one that says `running` while its process is gone was killed."""
+    """The content of run.json. If the state is `running` and its process is gone, it was killed."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "run.json"
@@ -45,11 +45,14 @@ class RunRecord:
 
     @classmethod
     def start(cls, folder: Path, root: Path, recipe: str, config: str, **content: Any) -> Self:
-        """Write source and configuration of a run that starts or goes on, then what names them."""
+        """Write source and configuration of a run that starts or resumes, then run.json.
+
+        Raises UserError if another process trains in the folder.
+        """
         lock, record = _only_writer(folder), cls(folder)
         record.lock = lock
-        goes_on, resumes = record.path.exists(), record.content["resumes"]
-        resume = f".resume-{len(resumes) + 1}" if goes_on else ""
+        resuming, resumes = record.path.exists(), record.content["resumes"]
+        resume = f".resume-{len(resumes) + 1}" if resuming else ""
         archive = f"source{resume}.zip"
         (folder / f"config{resume}.yaml").write_text(config)
         content |= {
@@ -60,14 +63,14 @@ class RunRecord:
             "versions": _versions(),
         }
         record.content |= {"results": {}, "reason": None, "ended": None}
-        if goes_on:
+        if resuming:
             record.update(state="running", resumes=[*resumes, {"time": _now(), **content}])
         else:
             record.update(state="running", started=_now(), recipe=recipe, **content)
         return record
 
     def update(self, **content: Any) -> None:
-        """Set these entries and write the record; mappings are merged into those that are there."""
+        """Set these entries and write the record; mappings are merged into existing ones."""
         for key, value in content.items():
             old = self.content.get(key)
             if isinstance(old, dict) and isinstance(value, dict):
@@ -82,17 +85,17 @@ class RunRecord:
         self.update()
 
     def newest_start(self) -> dict[str, Any]:
-        """Return what was recorded when the run started, or went on, the last time."""
+        """Return what was recorded when the run last started or resumed."""
         return self.content["resumes"][-1] if self.content["resumes"] else self.content
 
     def newest_config(self) -> Path:
-        """Return the file of the newest start's configuration: each resume has its own."""
+        """Return the configuration file of the newest start: each resume has its own."""
         resumes = len(self.content["resumes"])
         return self.path.with_name(f"config.resume-{resumes}.yaml" if resumes else "config.yaml")
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Record it if the block is interrupted or fails, and why."""
+        """Record whether the block is interrupted or fails, and why."""
         try:
             with self.timed("total"):
                 yield
@@ -100,7 +103,7 @@ class RunRecord:
             self.end("interrupted", error.reason)
             raise
         except BaseException as error:
-            with suppress(OSError):  # a full disk, which may be why it failed
+            with suppress(OSError):  # the disk may be full, which may be why it failed
                 self.end("failed", f"{type(error).__name__}: {error}")
             raise
 
@@ -116,14 +119,14 @@ class RunRecord:
                 self.update(seconds={name: round(before + time.monotonic() - begun, 1)})
 
     def end(self, state: str, reason: str | None = None) -> None:
-        """Record how the run ended, and let others write into its folder."""
+        """Record how the run ended, and release the lock of its folder."""
         self.update(state=state, reason=reason, ended=_now())
         if self.lock:
             self.lock.close()
 
 
 def _only_writer(folder: Path) -> IO[str]:
-    """Return the open lock of a run's folder, which the system lets go when the process ends.
+    """Return the open lock of a run's folder. The system releases it when the process ends.
 
     Raises UserError if another process trains in this folder.
     """
@@ -131,13 +134,15 @@ def _only_writer(folder: Path) -> IO[str]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise UserError(f"{folder} is being trained by another process. Wait, or end it.") from None
-    os.register_at_fork(after_in_child=lock.close)  # or else a worker would hold it too
+        raise UserError(
+            f"{folder} is being trained by another process. Stop it, or wait."
+        ) from None
+    os.register_at_fork(after_in_child=lock.close)  # or loader workers would hold the lock too
     return lock
 
 
 def _commit(root: Path) -> str | None:
-    """Return git's commit, -dirty where files differ from it: nothing depends on it."""
+    """Return git's commit, with -dirty if files differ from it. It is only informative."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     with suppress(OSError):
         done = subprocess.run(command, cwd=root, capture_output=True, text=True)
@@ -150,7 +155,7 @@ def _versions() -> dict[str, str | None]:
     return {
         **{name: importlib.metadata.version(name) for name in PACKAGES if _is_installed(name)},
         "python": platform.python_version(),
-        "torch": torch.__version__,  # which names the CUDA build too
+        "torch": torch.__version__,  # with the CUDA build
         "cuda": torch.version.cuda,
         "cudnn": str(cudnn) if cudnn else None,
     }
@@ -163,7 +168,7 @@ def _is_installed(name: str) -> bool:
 
 
 def facts_of(data: dict[str, Any]) -> Facts:
-    """Return what run.json holds about the data, also as runs wrote it that knew only images."""
+    """Return the facts about the data in run.json, also from the format of older versions."""
     if "rows" in data:
         shapes = {name: tuple(shape) for name, shape in data["shapes"].items()}
         tuples = {name: tuple(data[name]) for name in ("classes", "remarks")}
@@ -188,7 +193,7 @@ def read_yaml(text: str) -> Any:
 
 
 def _without_null(content: Any) -> Any:
-    """Return JSON without what is unset: what was used instead is among the decisions."""
+    """Return JSON without null values: the decisions have the values that were used."""
     if isinstance(content, dict):
         return {key: _without_null(value) for key, value in content.items() if value is not None}
     return [_without_null(each) for each in content] if isinstance(content, list) else content
@@ -199,9 +204,10 @@ def _now() -> str:
 
 
 def pack_source(root: Path, archive: Path) -> dict[str, Any]:
-    """Pack the project's text into a zip whose bytes depend on nothing but the files.
+    """Pack the project's text files into a zip whose bytes depend only on the files.
 
-    Large and binary files are left out and named; what may hold a secret (.env) is left out.
+    Large and binary files are skipped and listed as `left_out`; .env, which may hold secrets, is
+    skipped.
     """
     left_out = []
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as pack:
@@ -210,14 +216,14 @@ def pack_source(root: Path, archive: Path) -> dict[str, Any]:
             if path.stat().st_size > LARGEST_SOURCE_FILE or b"\0" in path.read_bytes():
                 left_out.append(name)
             else:
-                entry = zipfile.ZipInfo(name)  # dated 1980, whenever the file was written
+                entry = zipfile.ZipInfo(name)  # dated 1980, not now
                 entry.external_attr = path.stat().st_mode << 16
                 pack.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
     return {"zip": archive.name, "sha256": sha256(archive), "left_out": left_out[:20]}
 
 
 def _source_files(folder: Path, leave_out: set[str]) -> Iterator[Path]:
-    """Find the files of a folder that is no environment, no run, no cache and not hidden."""
+    """Yield the files of a folder, without environments, runs, caches and hidden folders."""
     for path in folder.iterdir():
         if path.is_symlink() or path.name in leave_out or path.name.startswith((".env", "__pyc")):
             continue

@@ -1,4 +1,4 @@
-"""Whether a run still is what it was: the same steps, seed, data and source as it began with."""
+"""Check that a resumed run has the same settings, data and source as when it started."""
 
 import zipfile
 from collections.abc import Mapping, Set
@@ -9,16 +9,16 @@ from typing import Any
 from ..contract import Facts
 from ..errors import UserError
 
-# What an elastic resume may change: how the global batch is divided, and how it is computed.
+# An elastic resume may change these: how the global batch is divided and computed.
 LAYOUT = {"data.batch_size", "the number of devices", "trainer.accumulate_grad_batches"}
 LAYOUT |= {"trainer.precision"}
-# The engine's own settings that change nothing of what is learned.
+# The engine's settings that do not affect what is learned.
 MAY_CHANGE = {
     "model": {"compile", "channels_last", "activation_checkpointing"},
     "data": {"eval_batch_size", "loader", "workers", "prefetch"},
 }
-# The Trainer's settings that decide the result. Its length is not one: a run may be trained longer.
-OF_THE_TRAINER = (
+# The Trainer's settings that affect the result. The length does not: a run may train longer.
+TRAINER_SETTINGS = (
     *("precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches"),
     *("limit_train_batches", "overfit_batches"),
 )
@@ -30,26 +30,26 @@ def check_resume(
     elastic: bool,
     may_change: Mapping[str, Set[str]] = MappingProxyType({}),
 ) -> None:
-    """Raise UserError if a setting that decides the result of a run is not what it was.
+    """Raise UserError if a setting that affects the result has changed.
 
-    `was` is the configuration of the run's last start; `may_change` what the project's own task and
-    data say of their settings. An `elastic` resume may change how the global batch is divided:
-    among more or fewer devices, in larger or smaller parts.
+    `was` is the configuration of the run's last start; `may_change` the settings that the project's
+    task and data allow to change. An `elastic` resume may change how the global batch is divided:
+    over more or fewer devices, in larger or smaller parts.
     """
     now, then = (_fixed_settings(some, may_change) for some in (config, was))
     changed = {key for key in now if key in then and then[key] != now[key]}
     if elastic:
         changed -= LAYOUT
     if changed:
-        fix = "Leave them as they were, or start a new run from its weights: --model.pretrained"
+        fix = "Set them back, or start a new run from its weights: --model.pretrained"
         if changed <= LAYOUT:
-            fix = "Leave them, or add --elastic: the same rows in each step, not the same bits"
-        told = (f"{key} was {then[key]}, is {now[key]}" for key in now if key in changed)
-        raise UserError(f"Resuming would change the result: {'; '.join(told)}. {fix}.")
+            fix = "Set them back, or add --elastic: same batches, not bit-identical"
+        shown = (f"{key} was {then[key]}, is {now[key]}" for key in now if key in changed)
+        raise UserError(f"Resuming would change the result: {'; '.join(shown)}. {fix}.")
 
 
 def _fixed_settings(config: dict[str, Any], may_change: Mapping[str, Set[str]]) -> dict[str, Any]:
-    """Return every setting of a configuration that decides what a run learns."""
+    """Return every setting of a configuration that affects what a run learns."""
     found = {
         f"{part}.{key}": value
         for part, engine in MAY_CHANGE.items()
@@ -57,7 +57,7 @@ def _fixed_settings(config: dict[str, Any], may_change: Mapping[str, Set[str]]) 
         if key not in engine | may_change.get(part, set()) and not key.startswith("_")
     }
     trainer = config["trainer"]
-    found |= {f"trainer.{key}": trainer[key] for key in OF_THE_TRAINER if key in trainer}
+    found |= {f"trainer.{key}": trainer[key] for key in TRAINER_SETTINGS if key in trainer}
     return {
         **found,
         "the number of devices": int(trainer["devices"]) * trainer["num_nodes"],
@@ -67,29 +67,29 @@ def _fixed_settings(config: dict[str, Any], may_change: Mapping[str, Set[str]]) 
 
 
 def check_data(was: Facts, found: Facts, resuming: bool) -> None:
-    """Raise UserError if a resume would go on with other data; an evaluation is only warned."""
+    """Raise UserError if a resume would use other data; an evaluation only prints a warning."""
     if was.fingerprint != found.fingerprint:
         if resuming:
             raise UserError(
-                "The dataset has changed since this run started: something was added, removed or"
-                " changed. Bring it back, or start a new run."
+                "The dataset has changed since this run started: files or rows were added, removed"
+                " or edited. Restore them, or start a new run."
             )
-        print("warning: these are not the data of this run: it may have been trained on them.")
+        print("warning: the dataset is not the run's: the run may have been trained on these rows.")
     loaders = [facts.extra.get("loader", "streaming") for facts in (was, found)]
     if resuming and found.nbytes is None and len({name == "streaming" for name in loaders}) > 1:
         raise UserError(
             f"Resuming would change the result: data.loader was {loaders[0]}, is {loaders[1]}, and"
-            " only what is streamed is read at random. Leave it as it was, or start a new run."
+            " only the streaming loader reads at random. Set it back, or start a new run."
         )
 
 
 def warn_of_changed_source(record: Any) -> None:
-    """Say which files of a run that goes on are no longer those that it began with."""
+    """Print which source files have changed since the run started."""
     starts = record.content, record.newest_start()
     first, newest = (record.path.with_name(start["source"]["zip"]) for start in starts)
     if first.is_file() and (files := changed_source(first, newest)):
         names = ", ".join(files)
-        print(f"warning: changed since the run began: {names}. Training uses the changed files.")
+        print(f"warning: changed since the run started: {names}. Training uses the changed files.")
 
 
 def changed_source(before: Path, now: Path) -> list[str]:

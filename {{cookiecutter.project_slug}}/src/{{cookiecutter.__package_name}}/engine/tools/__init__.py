@@ -1,1 +1,1 @@
-"""Programs about runs, each `python -m <package> NAME`; training needs none."""
+"""The verbs other than training, one module each: `python -m <package> NAME`."""

@@ -1,8 +1,9 @@
-"""What AMP, channels last, torch.compile, CUDA graphs and the loader gain on this machine.
+"""Measure what AMP, channels last, torch.compile, CUDA graphs and the loader gain here.
 
-Each row trains in a process of its own on one batch that stays on the device; the last trains as
-it is shipped, with the project's loader. They take turns, round by round, and the medians become a
-table, bench.json and bench.png in runs/bench/<time>/. Other flags are those of fit, for every row.
+Each row trains in its own process, on one batch that stays on the device. The last row trains with
+the default settings and the project's loader. The rows are measured in turn, in several rounds.
+Their medians are printed as a table and written to bench.json and bench.png in runs/bench/<time>/.
+Other flags are those of fit; they apply to every row.
 """
 
 import argparse
@@ -24,17 +25,17 @@ from ..cli.project import Project
 from ..errors import UserError
 from ..hardware import Machine, this_machine
 from ..paths import project_root, shown
-from .turns import FEWEST, Process
+from .trials import WARMUP_STEPS, Process
 
 PARTS = {"data": "#f58518", "forward": "#4c78a8", "backward": "#72b7b2", "optimizer": "#b279a2"}
-EAGER = "GPU, eager, float32"  # whose memory the others are compared with
+EAGER = "GPU, eager, float32"  # the baseline of `saved`, the share of memory saved
 MODES = {"+ compile": "default", "+ CUDA graphs": "reduce-overhead"}
 MORE_MODES = {"or max-autotune": "max-autotune", "or one step graph": "step-graph"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table, and the flags that make it what it is."""
+    """A row of the table: its name and its flags. The `shipped` row has the default settings."""
 
     name: str
     flags: tuple[str, ...] = ()
@@ -43,20 +44,20 @@ class Row:
 
 
 def rows_of(machine: Machine, all_modes: bool = False) -> tuple[list[Row], list[str]]:
-    """Return the rows that this machine can measure, and which are left out, and why."""
+    """Return the rows that this machine can measure, and the reasons why others are left out."""
     eager = ("--model.channels_last=false", "--model.compile=false", "--trainer.precision=32-true")
     cpu = ("--trainer.accelerator=cpu", *eager)
     last = "--model.channels_last=true"
-    why = [] if machine.compiler else ["torch.compile: no C compiler, or no Python headers, here."]
+    why = [] if machine.compiler else ["torch.compile: no C compiler or no Python headers here."]
     modes = {} if why else MODES | MORE_MODES if all_modes else MODES
     if not machine.gpus:
-        why.insert(0, "GPU, AMP and CUDA graphs: torch sees no NVIDIA GPU here.")
+        why.insert(0, "GPU, AMP and CUDA graphs: torch finds no NVIDIA GPU here.")
         modes = {name: mode for name, mode in modes.items() if mode in ("default", "max-autotune")}
         return [
             Row("CPU, eager", cpu),
             Row("+ channels_last", (*cpu, last)),
             *(Row(name, (*cpu, last, *compiled_by(mode))) for name, mode in modes.items()),
-            Row("loader, as shipped", cpu[:1], one_batch=False, shipped=True),
+            Row("loader, defaults", cpu[:1], one_batch=False, shipped=True),
         ], why
     amp = (*eager, f"--trainer.precision={decisions.precision(machine, 'cuda').value}")
     return [
@@ -65,12 +66,12 @@ def rows_of(machine: Machine, all_modes: bool = False) -> tuple[list[Row], list[
         Row("+ AMP", amp),
         Row("+ channels_last", (*amp, last)),
         *(Row(name, (*amp, last, *compiled_by(mode))) for name, mode in modes.items()),
-        Row("+ loader, as shipped", one_batch=False, shipped=True),
+        Row("+ loader, defaults", one_batch=False, shipped=True),
     ], why
 
 
 def compiled_by(mode: str) -> list[str]:
-    """Return the flags for a way to compile; max-autotune tries nothing if it has to be exact."""
+    """Return the flags for a compile mode. Deterministic training would disable max-autotune."""
     exact = ["--trainer.deterministic=false"] if mode == "max-autotune" else []
     return [f"--model.compile={mode}", *exact]
 
@@ -78,11 +79,11 @@ def compiled_by(mode: str) -> list[str]:
 def measure(
     package: str, rows: list[Row], config: Path, flags: list[str], seconds: float, rounds: int
 ) -> list[dict[str, Any]]:
-    """Let the rows take turns and return what each found.
+    """Measure the rows in turn, in `rounds` trials each, and return each row's results.
 
-    Raises UserError if not one of them could be measured.
+    Raises UserError if no row could be measured.
     """
-    found = [asdict(row) | {"turns": []} for row in rows]
+    found = [asdict(row) | {"trials": []} for row in rows]
     with ExitStack() as stack:
         processes = [
             stack.enter_context(
@@ -90,19 +91,19 @@ def measure(
             )
             for row in rows
         ]
-        for turn in ("ready", "first", *range(rounds), "parts"):
+        for trial in ("ready", "first", *range(rounds), "parts"):
             for row, process in zip(found, processes, strict=True):
                 if "failed" in row:
                     continue
                 try:
-                    if turn == "ready":
+                    if trial == "ready":
                         row |= process.ready().about
                         continue
-                    if turn == "first":
+                    if trial == "first":
                         print(f"  {row['name']} …", file=sys.stderr, flush=True)
-                    result = process.turn(seconds, parts=turn == "parts")
-                    row |= {turn: result} if isinstance(turn, str) else {}
-                    row["turns"] += [] if isinstance(turn, str) else [result]
+                    result = process.trial(seconds, parts=trial == "parts")
+                    row |= {trial: result} if isinstance(trial, str) else {}
+                    row["trials"] += [] if isinstance(trial, str) else [result]
                 except UserError as error:
                     row["failed"] = str(error)
     if all("failed" in row for row in found):
@@ -111,23 +112,25 @@ def measure(
 
 
 def summarize(row: dict[str, Any], eager_gib: float | None = None) -> dict[str, Any]:
-    """Return a row of bench.json from what `measure` found of it.
+    """Return a row of bench.json from the results of `measure`.
 
-    `saved` is the share of `eager_gib`, the eager row's peak of memory, that it does without. A row
-    `counts` if nothing failed and its loss fell from the first step to the mean of the last turn;
-    a task that optimizes by hand has no one loss that has to fall.
+    `saved` is the share of memory that the row saves compared with `eager_gib`, the peak of the
+    eager row. A row is `valid` if nothing failed and its loss fell from the first step to the mean
+    of the last trial. The loss of a task with manual optimization need not fall.
     """
     kept = {name: row[name] for name in ("name", "flags", "shipped")}
     if "failed" in row:
-        return kept | {"counts": False, "remark": row["failed"]}
-    rates = [turn["rate"] for turn in row["turns"]]
+        return kept | {"valid": False, "remark": row["failed"]}
+    rates = [trial["rate"] for trial in row["trials"]]
     rate, first = statistics.median(rates), row["first"]
-    remark = None if row["by_hand"] else _loss_remark(first["first_loss"], row["turns"][-1]["loss"])
-    busy = [turn["busy"] for turn in row["turns"] if turn["busy"] is not None]
-    compiling = first["first_seconds"] - FEWEST * row["batch_size"] / rate
+    remark = None
+    if not row["manual_optimization"]:
+        remark = _loss_remark(first["first_loss"], row["trials"][-1]["loss"])
+    busy = [trial["busy"] for trial in row["trials"] if trial["busy"] is not None]
+    compiling = first["first_seconds"] - WARMUP_STEPS * row["batch_size"] / rate
     peak = first["peak_gib"]
     return kept | {
-        "counts": remark is None,
+        "valid": remark is None,
         "remark": remark,
         "rows_per_second": rate,
         "rates": rates,
@@ -139,21 +142,24 @@ def summarize(row: dict[str, Any], eager_gib: float | None = None) -> dict[str, 
         "compile": row["compile"],
         "compile_seconds": max(compiling, 0.0) if row["compile"] else None,
         "precision": row["precision"],
-        "loss": [first["first_loss"], row["turns"][-1]["loss"]],
+        "loss": [first["first_loss"], row["trials"][-1]["loss"]],
     }
 
 
 def _loss_remark(first: float | None, last: float | None) -> str | None:
-    """Return what is wrong with how the loss went, or None: a loss of NaN does not fall."""
+    """Return why the losses make a row invalid, or None if the loss fell. NaN does not fall."""
     if first is None or last is None:
         return "its training step returns no loss"
-    return None if last < first else f"its loss went from {first:.3g} to {last:.3g}; it has to fall"
+    return None if last < first else f"its loss went from {first:.3g} to {last:.3g}; it must fall"
 
 
 def bench(
     package: str, rows: list[Row], config: Path, flags: list[str], seconds: float, rounds: int
 ) -> dict[str, Any]:
-    """Measure the rows for a recipe; return all that stands in bench.json."""
+    """Measure the rows for a recipe and return the content of bench.json.
+
+    Raises UserError if no row could be measured.
+    """
     machine = this_machine()
     found = measure(package, rows, config, flags, seconds, rounds)
     good = next(row for row in found if "failed" not in row)
@@ -176,7 +182,7 @@ def bench(
 
 
 def versions() -> dict[str, str | None]:
-    """Return what the numbers depend on beside the hardware."""
+    """Return the versions that the numbers depend on."""
     return {
         "torch": torch.__version__,
         "lightning": L.__version__,
@@ -186,21 +192,26 @@ def versions() -> dict[str, str | None]:
     }
 
 
+def is_valid(row: dict[str, Any]) -> bool:
+    """Return whether a row of a bench.json is valid; older files call this `counts`."""
+    return bool(row["valid"] if "valid" in row else row["counts"])
+
+
 def table(result: dict[str, Any]) -> str:
     """Return the table as text, 98 characters wide at most."""
     named = "  ".join(f"{name} {value}" for name, value in result["versions"].items() if value)
     lines = [
         f"{result['config']} {' '.join(result['arguments'])}".rstrip()
-        + f": {result['rows_an_epoch']:,} {result['unit']} an epoch, batch {result['batch_size']}",
+        + f": {result['rows_an_epoch']:,} {result['unit']} per epoch, batch {result['batch_size']}",
         f"{result['device']}  ({result['cpu']})",
         named,
         "",
-        f"{'':21}   epoch               -- ms of a step --          GPU   peak          comp.",
+        f"{'':21}   epoch               -- ms per step ---          GPU   peak          comp.",
         f"{'':21}       s    rows/s   data  forw.  backw.  optim.  busy    GiB saved      s",
     ]
     for row in result["rows"]:
-        if not row["counts"]:
-            lines.append(f"{row['name']:<21}  does not count: {row['remark']}")
+        if not is_valid(row):
+            lines.append(f"{row['name']:<21}  invalid: {row['remark']}")
             continue
         ms, busy = row["step_ms"], row["gpu_busy_percent"]
         parts = [
@@ -215,22 +226,22 @@ def table(result: dict[str, Any]) -> str:
             + _number(row["compile_seconds"], 7)
         )
     if any("--trainer.deterministic=false" in row["flags"] for row in result["rows"]):
-        lines += ["max-autotune tries nothing where training is deterministic; here it is not."]
-    if any(row["counts"] and "forward" not in row["step_ms"] for row in result["rows"]):
-        lines += ["A step in one CUDA graph has no parts: the whole of it stands under optim."]
+        lines += ["max-autotune was measured with --trainer.deterministic=false, which it needs."]
+    if any(is_valid(row) and "forward" not in row["step_ms"] for row in result["rows"]):
+        lines += ["A step in one CUDA graph has no parts: all of its time is under optim."]
     return "\n".join(lines)
 
 
 def _number(value: float | None, width: int) -> str:
-    """Return three digits or so of a number, right-aligned."""
+    """Return a number with about three digits, right-aligned; '-' for None."""
     if value is None:
         return f"{'-':>{width}}"
     return f"{value:>{width}.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def draw(result: dict[str, Any]) -> Figure:
-    """Draw rows per second, and the parts of a step, of the rows that count."""
-    rows = [row for row in result["rows"] if row["counts"]]
+    """Draw the rows per second and the parts of a step of all valid rows."""
+    rows = [row for row in result["rows"] if is_valid(row)]
     names = [row["name"] for row in rows]
     figure = Figure(figsize=(11, 1.6 + 0.42 * len(rows)), layout="constrained")
     speed, step = figure.subplots(1, 2, sharey=True)
@@ -245,7 +256,7 @@ def draw(result: dict[str, Any]) -> Figure:
         step.barh(names, widths, left=left, label=part, color=colour)
         left = [a + b for a, b in zip(left, widths, strict=True)]
     on_gpu = [total for total, row in zip(left, rows, strict=True) if row["peak_gib"]]
-    step.set(xlabel="ms of a step", xlim=(0, 1.1 * max(on_gpu or left, default=1)))
+    step.set(xlabel="ms per step", xlim=(0, 1.1 * max(on_gpu or left, default=1)))
     step.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
     for axes in (speed, step):
         axes.spines[["top", "right"]].set_visible(False)
@@ -256,10 +267,10 @@ def draw(result: dict[str, Any]) -> Figure:
 
 
 def find_config(given: Path | None) -> Path:
-    """Return the recipe's file. Raises UserError if there is none."""
+    """Return the absolute path of the recipe. Raises UserError if there is none."""
     if given is None or not given.is_file():
-        found = "No recipe is named" if given is None else f"There is no {given}"
-        raise UserError(f"{found}. Name one: --config configs/NAME.yaml")
+        found = "No recipe is given" if given is None else f"{given} does not exist"
+        raise UserError(f"{found}. Set --config configs/NAME.yaml")
     return given.resolve()
 
 
@@ -282,6 +293,6 @@ def main(project: Project, options: argparse.Namespace, flags: list[str]) -> int
     folder = save("bench", options.into, result | {"left_out": left_out}, draw(result))
     print(f"\n{table(result)}\n")
     for reason in left_out:
-        print(f"left out: {reason}")
-    print(f"written: {shown(folder / 'bench.json')}, bench.png beside it\n")
+        print(f"not measured: {reason}")
+    print(f"written: {shown(folder / 'bench.json')} and bench.png\n")
     return 0

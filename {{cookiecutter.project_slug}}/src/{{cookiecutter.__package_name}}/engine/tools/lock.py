@@ -1,8 +1,8 @@
-"""Renew requirements.lock and torch-cu130.lock from pyproject.toml, with hashes and without hosts.
+"""Update requirements.lock and torch-cu130.lock from pyproject.toml, with hashes, without hosts.
 
-The registry's build of torch is the one for CUDA 13.0, so that one is locked here. Locks for cu126
-and cpu can be made only where PyTorch's own index is reached; without one, `make setup` installs
-the pinned torch from that index, unhashed.
+The registry has torch for CUDA 13.0, so that build is locked here. Locks for cu126 and cpu need
+access to PyTorch's own index. Without such a lock, `make setup` installs the pinned torch from that
+index, without hashes.
 """
 
 import re
@@ -15,10 +15,10 @@ HEADER = "# Written by `make lock` from pyproject.toml; changes belong there.\n"
 
 
 def compile_lock(root: Path, options: list[str]) -> str:
-    """Return every package that the project needs, pinned and hashed, for every platform.
+    """Return all packages that the project needs, pinned and hashed, for all platforms.
 
-    What the locks pin already stays as it is, unless pyproject.toml says otherwise; `options` such
-    as --upgrade go to uv.
+    Versions in the locks are kept if pyproject.toml allows them. `options` such as --upgrade are
+    passed to uv. Raises CalledProcessError if uv fails.
     """
     command = "uv pip compile --quiet --universal --python-version 3.11 --generate-hashes"
     command += " --no-annotate --no-header --no-emit-index-url --group dev pyproject.toml"
@@ -33,7 +33,7 @@ def compile_lock(root: Path, options: list[str]) -> str:
 
 
 def split(lock: str) -> tuple[str, str]:
-    """Return the lock without torch's stack, and torch's stack alone."""
+    """Return two locks: the packages without torch's stack, and torch's stack."""
     packages = re.split(r"\n(?=\S)", lock.strip())
     torch = [p for p in packages if TORCH_STACK.fullmatch(p.split("==")[0])]
     rest = [p for p in packages if p not in torch]
@@ -45,7 +45,7 @@ def main(project: object, options: object, flags: list[str]) -> int:
     try:
         requirements, torch = split(compile_lock(root, flags))
     except subprocess.CalledProcessError as error:
-        return error.returncode  # uv has said why
+        return error.returncode  # uv has printed why
     (root / "requirements.lock").write_text(requirements)
     if (root / "torch-cu130.lock").exists():  # not in a project for cu126 or cpu
         (root / "torch-cu130.lock").write_text(torch)

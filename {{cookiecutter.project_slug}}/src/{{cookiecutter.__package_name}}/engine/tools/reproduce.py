@@ -1,8 +1,8 @@
-"""Train a recorded run once more and compare the two bit by bit.
+"""Retrain a recorded run and compare the results bit by bit.
 
-The recorded source is unpacked beside the run and trained with the recorded configuration, in the
-environment and on the data that are here. Exit status: 0 identical, 1 it differs, 2 it differs or
-can't be trained, and so does the environment or the data, or there is nothing to compare.
+The recorded source is unpacked in the run's folder and trained with the recorded configuration, in
+the current environment and on the current data. Exit status: 0 identical; 1 different; 2 different
+or not trainable in a different environment or on different data, or nothing to compare.
 """
 
 import argparse
@@ -32,9 +32,9 @@ from ..run.folder import RUN_FOLDER_VARIABLE, find_run
 from ..run.interruption import passing_on_sigterm
 from ..run.resume_checks import changed_source
 
-# Settings that change no bit of a run, or are of the machine.
-OF_THE_MACHINE = ("data.workers", "data.prefetch", "trainer.default_root_dir", "config")
-NOT_TELLING = (*OF_THE_MACHINE, "tracking.", "checkpoints.", "ckpt_path", "trainer.enable_progress")
+# Settings that affect no bit of the result; the first ones depend on the machine.
+MACHINE_SETTINGS = ("data.workers", "data.prefetch", "trainer.default_root_dir", "config")
+IGNORED = (*MACHINE_SETTINGS, "tracking.", "checkpoints.", "ckpt_path", "trainer.enable_progress")
 
 
 def main(project: Project, options: argparse.Namespace, flags: list[str]) -> int:
@@ -44,10 +44,9 @@ def main(project: Project, options: argparse.Namespace, flags: list[str]) -> int
 
 
 def reproduce(package: str, run: Path, into: Path, until: int | None, flags: list[str]) -> int:
-    """Train the run again in a folder and say how the two compare; `flags` are added to fit's.
+    """Retrain a run in the folder `into`, print how the two compare, return the exit status.
 
-    Raises:
-        UserError: the run can't be trained again as it was.
+    `flags` are added to those of fit. Raises UserError if the run can't be retrained.
     """
     record = json.loads((run / "run.json").read_text())
     if until is not None and until >= record["results"].get("steps", until + 1):
@@ -58,7 +57,7 @@ def reproduce(package: str, run: Path, into: Path, until: int | None, flags: lis
         print(f"environment: {line}")
     command = [sys.executable, "-m", package, "fit", "--config", str(run / "config.yaml")]
     command += ["--tracking.wandb=false", "--tracking.tensorboard=false"]
-    if "compile" in record:  # before 0.1.0; what was decided is not decided again
+    if "compile" in record:  # from before 0.1.0: repeat the decision
         command.append(f"--model.compile={record['compile']['mode'] or 'false'}")
     else:
         command.append(f"--decisions={run / 'run.json'}")
@@ -68,30 +67,30 @@ def reproduce(package: str, run: Path, into: Path, until: int | None, flags: lis
     differs = unlocked + differs
     if status:
         if differs:
-            _say_environment(differs)
+            _print_environment(differs)
             return 2
-        raise UserError(f"The run was not trained again: see above. Exit status {status}.")
+        raise UserError(f"Retraining failed with exit status {status}: see above.")
     return compare(read_digests(run), read_digests(again), until, differs)
 
 
 def check_one_run(run: Path, record: dict[str, Any], until: int | None) -> None:
-    """Raise UserError if a run changed its settings or source when it went on, before `until`."""
+    """Raise UserError if settings or source changed in a resume before step `until`."""
     if get(applied(record), "trainer.num_nodes", 1) > 1:
-        raise UserError("The run was trained on several machines; that can't be repeated from one.")
+        raise UserError("The run was trained on several machines. That can't be reproduced on one.")
     before = record | {"resumes": []}
     for resume in record["resumes"]:
         was, now = (dict(_flat(applied(start))) for start in (before, resume))
         changed = [
             f"{key} {was.get(key)} -> {now.get(key)}"
             for key in sorted(was.keys() | now.keys())
-            if was.get(key) != now.get(key) and not key.startswith(NOT_TELLING)
+            if was.get(key) != now.get(key) and not key.startswith(IGNORED)
         ]
         changed += changed_source(_archive(run, before), _archive(run, resume))
         step = resume.get("from_step", 0)
         if changed and (until is None or until > step):
             raise UserError(
-                f"The run went on otherwise than it began, after step {step}: {', '.join(changed)}."
-                f" What came before can be compared: --until {step}"
+                f"Settings changed in the resume after step {step}: {', '.join(changed)}."
+                f" Compare only the steps before: --until {step}"
             )
         before = resume
 
@@ -100,32 +99,32 @@ def unpack(run: Path, record: dict[str, Any], into: Path) -> Path:
     """Unpack the recorded source into a new folder and return it.
 
     Raises:
-        UserError: it is missing or not what was recorded, or there is no place to write to.
+        UserError: the source is missing or was changed, or `into` can't be written to.
     """
     archive = _archive(run, record)
     try:
         if into.exists():
             if other := {path.name for path in into.iterdir()} - {"source", "run"}:
-                raise UserError(f"{into} holds {min(other)}: name a new folder with --into.")
+                raise UserError(f"{into} contains {min(other)}. Choose a new folder with --into.")
             shutil.rmtree(into)
         with zipfile.ZipFile(archive) as pack:
             pack.extractall(into / "source")
         (into / "run").mkdir()
     except OSError as error:
         raise UserError(
-            f"{into} can't be written: {error.strerror}. Name another folder with --into."
+            f"{into} can't be written to: {error.strerror}. Choose another with --into."
         ) from error
     return into / "source"
 
 
 def not_as_locked(source: Path) -> list[str]:
-    """Return which installed packages have another version than the recorded locks name."""
+    """Return the installed packages whose version differs from the recorded locks."""
     text = "".join(lock.read_text() for lock in source.glob("*.lock"))
     locked: dict[str, set[str]] = {}
     for name, version in re.findall(r"^([\w.-]+)==([^\s;\\]+)", text, re.MULTILINE):
         locked.setdefault(_normal(name), set()).add(version)
     installed: dict[str, str] = {}
-    for package in importlib.metadata.distributions():  # the first is what an import finds
+    for package in importlib.metadata.distributions():  # an import finds the first
         installed.setdefault(_normal(package.metadata["Name"]), package.version)
     return [
         f"{name} was locked as {' or '.join(sorted(locked[name]))}, is {installed[name]}"
@@ -139,10 +138,11 @@ def train(
 ) -> tuple[int, list[str]]:
     """Run the command with the unpacked source; return its status and what differs around it.
 
-    What differs is said as soon as it is known. If the data differ, the training is ended.
+    Differences of environment and data are printed as soon as they are known. If the data differ,
+    the training is stopped.
     """
     print(f"Retraining from the recorded source in {shown(source)}", flush=True)
-    with tempfile.TemporaryDirectory() as empty:  # so that every file of the data is read anew
+    with tempfile.TemporaryDirectory() as empty:  # an empty cache, so that all data are read again
         environment = {**os.environ, "PYTHONPATH": str(source / "src"), "XDG_CACHE_HOME": empty}
         environment |= {"TORCH_HOME": str(Path(torch.hub.get_dir()).parent)}
         process = subprocess.Popen(command, env=environment | {RUN_FOLDER_VARIABLE: str(again)})
@@ -156,18 +156,18 @@ def train(
                 if any(line.startswith("data") for line in differs):
                     process.terminate()
                 return process.wait(), differs
-        except KeyboardInterrupt:  # the training has been told too
+        except KeyboardInterrupt:  # the training has received it too
             raise SystemExit(process.wait()) from None
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """Yield what is not the same around two runs: data, versions, hardware, switches."""
+    """Yield the differences between two records: data, versions, hardware, torch's switches."""
     if "data" not in now:
         if now:
-            yield f"data: they differ, and can't be read: {now['reason']}"
+            yield f"data: changed and unreadable: {now['reason']}"
         return
     if then.get("data", {}).get("fingerprint") != now["data"]["fingerprint"]:
-        yield "data: they differ from those that the run was trained on"
+        yield "data: changed since the run was trained"
     for part in ("versions", "hardware", "numerics"):
         was, is_ = dict(_flat(then.get(part, {}))), dict(_flat(now.get(part, {})))
         for key in sorted(was.keys() | is_.keys()):
@@ -178,40 +178,40 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
 
 
 def compare(then: Digests, now: Digests, until: int | None, differs: list[str]) -> int:
-    """Say whether two runs are identical, or else where they part; return the exit status."""
+    """Print whether two runs are identical, or where they differ first; return the status."""
     end = float("inf") if until is None else until
     steps = [step for step in then["losses"] if int(step) < end]
-    apart = [step for step in steps if now["losses"].get(step) != then["losses"][step]]
+    differing = [step for step in steps if now["losses"].get(step) != then["losses"][step]]
     parts = ("weights", "optimizer") if until is None else ()
     names = [(part, name) for part in parts for name in then[part]]
-    other = [(part, name) for part, name in names if now[part].get(name) != then[part][name]]
+    tensors = [(part, name) for part, name in names if now[part].get(name) != then[part][name]]
     if not steps and not names:
-        raise UserError("The run's folder holds no loss and no digest to compare with.")
-    if not apart and not other:
-        tensors = f" and {len(names)} tensors" if names else f", up to step {until}"
-        print(f"\nidentical: {len(steps)} losses{tensors}, to the bit")
+        raise UserError("The run's folder has no losses and no digests to compare with.")
+    if not differing and not tensors:
+        rest = f" and {len(names)} tensors" if names else f", up to step {until}"
+        print(f"\nidentical: {len(steps)} losses{rest}, bit for bit")
         return 0
-    print("\nIt differs.")
-    if apart:
-        was, is_ = (float.fromhex(d["losses"].get(apart[0], "nan")) for d in (then, now))
-        print(f"  first step    {apart[0]}: its loss was {was}, is {is_}")
-    if other:
-        part, name = other[0]
-        print(f"  first tensor  {name} ({part}); {len(other)} of {len(names)} differ")
-    _say_environment(differs)
+    print("\ndifferent")
+    if differing:
+        was, is_ = (float.fromhex(d["losses"].get(differing[0], "nan")) for d in (then, now))
+        print(f"  first step    {differing[0]}: its loss was {was}, is {is_}")
+    if tensors:
+        part, name = tensors[0]
+        print(f"  first tensor  {name} ({part}); {len(tensors)} of {len(names)} differ")
+    _print_environment(differs)
     return 2 if differs else 1
 
 
 def _archive(run: Path, start: dict[str, Any]) -> Path:
-    """Return the source of a start; UserError if it is not what was recorded."""
+    """Return the source archive of a start. Raises UserError if it is missing or was changed."""
     archive = run / start["source"]["zip"]
     if not archive.is_file() or sha256(archive) != start["source"]["sha256"]:
-        raise UserError(f"{archive} is missing, or not what the run was started from.")
+        raise UserError(f"{archive} is missing or has changed since the run. Restore it.")
     return archive
 
 
-def _say_environment(differs: list[str]) -> None:
-    print("  environment   " + "\n                ".join(differs or ["nothing in it differs"]))
+def _print_environment(differs: list[str]) -> None:
+    print("  environment   " + "\n                ".join(differs or ["no difference"]))
 
 
 def _record(folder: Path) -> dict[str, Any]:

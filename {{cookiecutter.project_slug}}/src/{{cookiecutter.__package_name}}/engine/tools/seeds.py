@@ -1,4 +1,4 @@
-"""Train one configuration with several seeds, one after the other: the mean and the spread."""
+"""Train a recipe with several seeds, one after another; report mean and standard deviation."""
 
 import argparse
 import csv
@@ -21,23 +21,26 @@ from ..run.interruption import passing_on_sigterm
 
 
 def read_seeds(given: str, arguments: list[str]) -> list[int]:
-    """Return the seeds that are given as "1 2 3", for these arguments of fit.
+    """Return the seeds of a string such as "1 2 3".
 
-    Raises UserError if they are no different whole numbers, or the arguments choose seed or folder.
+    Raises UserError if they are not different whole numbers, or if `arguments`, those of fit,
+    choose a seed, a run or a folder.
     """
     words = given.replace(",", " ").split()
     seeds = [int(word) for word in words if word.isdecimal()]
     if not words or len(set(seeds)) < len(words):
-        raise UserError(f"The seeds are '{given}'; expected different numbers: SEEDS=\"1 2 3\".")
+        raise UserError(f"SEEDS is '{given}'; expected different numbers: SEEDS=\"1 2 3\".")
     if take(arguments, "--run")[1] is not None:
-        raise UserError("Seeds are for new runs, not for one that goes on: leave out --run.")
+        raise UserError("Several seeds need new runs, so none is resumed. Remove --run.")
     if os.environ.get(RUN_FOLDER_VARIABLE) or take(arguments, "--seed_everything")[1] is not None:
-        raise UserError("Seeds choose folder and seed: leave out RUN_FOLDER and --seed_everything.")
+        raise UserError(
+            "Each seed has its own run folder. Remove RUN_FOLDER and --seed_everything."
+        )
     return seeds
 
 
 def train_seeds(project: Project, arguments: list[str], seeds: list[int], root: Path) -> int:
-    """Train one run a seed, each in its own process; return the first bad exit status, or 0."""
+    """Train one run per seed, each in its own process; return the first non-zero status, or 0."""
     config = take(arguments, "--config", "-c")[1]
     recipe = recipe_name(Path(config)) if config else project.package
     together = root / "runs" / recipe / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
@@ -57,14 +60,14 @@ def train_seeds(project: Project, arguments: list[str], seeds: list[int], root: 
 
 
 def _run(command: list[str], folder: Path) -> int:
-    """Run a command whose run goes to that folder; it gets the signals that end this process."""
+    """Run a command with RUN_FOLDER set, pass signals on to it, and return its exit status."""
     process = subprocess.Popen(command, env=os.environ | {RUN_FOLDER_VARIABLE: str(folder)})
     with passing_on_sigterm(process):
         while True:
             try:
                 return process.wait()
             except KeyboardInterrupt:
-                continue  # the run has been told too, and ends by itself
+                continue  # the run has received it too, and ends
 
 
 def _summarize(runs: dict[int, Path], table: Path, best: Best) -> None:
@@ -72,7 +75,7 @@ def _summarize(runs: dict[int, Path], table: Path, best: Best) -> None:
     column, results = f"best {best.metric}", dict[int, float | None]()
     for seed, folder in runs.items():
         found = json.loads((folder / "run.json").read_text())["results"]
-        if column not in found:  # a task may choose it when it is built
+        if column not in found:  # a task may set `best` in __init__
             column = next(name for name in found if name.startswith("best "))
         results[seed] = found[column]
     with table.open("w", newline="") as file:
@@ -80,8 +83,8 @@ def _summarize(runs: dict[int, Path], table: Path, best: Best) -> None:
         writer.writerow(["seed", column, "run"])
         writer.writerows([seed, results[seed], folder.name] for seed, folder in runs.items())
     for seed, value in results.items():
-        said = in_words(value, best)
-        print(f"  seed {seed:<10} {said:>8}  {shown(runs[seed])}")
+        score = in_words(value, best)
+        print(f"  seed {seed:<10} {score:>8}  {shown(runs[seed])}")
     values = [value for value in results.values() if value is not None]
     if values:
         spread = statistics.stdev(values) if len(values) > 1 else 0.0

@@ -1,8 +1,8 @@
 """Serve a run's best network over HTTP: a request in, a prediction out.
 
-A request is what the project's `read` takes: of images, the bytes of a file. JSON is parsed before,
-if the request says that it is JSON. The network sees what evaluation would show it.
-Whoever reaches the port may ask, so it listens on this machine only, unless told otherwise.
+A request is what the project's `read` takes; for images, the bytes of a file. If the content type
+is JSON, it is parsed first. The network's input is the same as in evaluation. Anyone who can reach
+the port can use it, so by default it listens only on this machine.
 """
 
 import argparse
@@ -34,27 +34,29 @@ from ..run.folder import find_run
 from ..run.record import facts_of
 from ..task import Task
 
-MOST_BYTES = 20 * 2**20  # of one request
-MOST_BODIES = 32  # in memory at a time; who comes after them waits
-MOST_READING = 4  # requests at a time
-SECONDS_TO_SEND = 30  # a request; or, after SIGTERM, to finish what runs
+MAX_BYTES = 20 * 2**20  # per request
+MAX_BODIES = 32  # in memory at a time; further requests wait
+MAX_READING = 4  # requests decoded at a time
+TIMEOUT = 30  # seconds to receive a request, or to finish requests after SIGTERM
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class BadRequest(Exception):
-    """A request that can't be read; the message is the reason."""
+    """The request can't be read; the message is the reason."""
 
 
 class ServedRun:
     """The best network of a run, on the GPU if there is one.
 
-    Raises UserError if the project reads no requests, the run has no intact checkpoint, or the task
-    of this source does not take its weights.
+    Raises UserError if the project has no `read`, the run has no intact checkpoint, or its weights
+    do not fit the current source.
     """
 
     def __init__(self, project: Project, folder: Path) -> None:
         if project.read is None:
-            raise UserError("This project reads no requests: give main() a read=, in __main__.py.")
+            raise UserError(
+                "This project can't read requests. Pass read= to main() in __main__.py."
+            )
         self.read = project.load(project.read)
         saved = read_saved(find_checkpoint(folder, "best", "last"), "--run")
         self.facts = facts_of(json.loads((folder / "run.json").read_text())["data"])
@@ -70,12 +72,14 @@ class ServedRun:
             torch.set_num_threads(decisions.threads_per_process(machine, 1))
         task = _task_of(project, saved, self.name)
         if not all(t.isfinite().all() for t in task.state_dict().values() if t.is_floating_point()):
-            raise UserError(f"{self.name} has NaN weights: its training diverged. Serve another.")
+            raise UserError(
+                f"{self.name} has NaN weights: its training diverged. Serve another run."
+            )
         self.weights_sha256 = digest(task.state_dict())
         self.task = task.for_export().to(self.device).eval()
         self.classes = list(saved.get("classes") or self.facts.classes)
-        self.reading = threading.Semaphore(MOST_READING)
-        self.computing = ThreadPoolExecutor(1)  # alone, and with one set of torch's own threads
+        self.reading = threading.Semaphore(MAX_READING)
+        self.computing = ThreadPoolExecutor(1)  # one prediction at a time, on all threads
 
     def answer(self, request: Any) -> dict[str, Any]:
         """Return the prediction for a request. Raises BadRequest."""
@@ -99,7 +103,7 @@ class ServedRun:
 
     @torch.inference_mode()
     def _predict(self, batch: Any) -> Any:
-        """Return what the task predicts for a batch of one row, as JSON."""
+        """Return the task's prediction for a batch of one row, as JSON values."""
         batch = batch._make(None if part is None else part.to(self.device) for part in batch)
         with self.precision():
             predictions = self.task.predict(self.task(batch))
@@ -113,32 +117,32 @@ def _task_of(project: Project, saved: dict[str, Any], run: str) -> Task:
     try:
         task = project.task_class(**settings)
         task.load_state_dict(saved["state_dict"])
-    except (TypeError, RuntimeError) as error:  # another signature, other layers
+    except (TypeError, RuntimeError) as error:  # other arguments or other layers
         raise UserError(
             f"The weights of {run} do not fit this source: {' '.join(str(error).split())[:200]} …"
-            " Serve a run of this source, or take that of the run, its source.zip."
+            " Serve a run of this source, or use the run's own: source.zip in its folder."
         ) from error
     return task
 
 
 def build_app(loading: "Future[ServedRun]") -> FastAPI:
-    """Return the service; until its run is loaded it is alive, not ready."""
-    app = FastAPI(title="predictions", docs_url=None, redoc_url=None)  # those need the internet
-    places = asyncio.Semaphore(MOST_BODIES)
+    """Return the service. It is alive at once, and ready when its run is loaded."""
+    app = FastAPI(title="predictions", docs_url=None, redoc_url=None)  # they need the internet
+    slots = asyncio.Semaphore(MAX_BODIES)
 
     def ready() -> ServedRun:
         if not loading.done():
-            raise HTTPException(503, "The network is being loaded.", {"Retry-After": "1"})
+            raise HTTPException(503, "The network is still loading.", {"Retry-After": "1"})
         return loading.result()
 
     async def body_of(request: Request) -> AsyncIterator[Any]:
-        _refuse_above(MOST_BYTES, int(request.headers.get("content-length", 0)))
-        async with places:
+        _refuse_above(MAX_BYTES, int(request.headers.get("content-length", 0)))
+        async with slots:
             yield await _read_body(request)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
-        """The process lives."""
+        """The process is running."""
         return {"status": "alive"}
 
     @app.get("/readyz")
@@ -151,7 +155,7 @@ def build_app(loading: "Future[ServedRun]") -> FastAPI:
 
     @app.post("/predict", openapi_extra={"requestBody": {"required": True, "content": content}})
     def predict(body: Annotated[Any, Depends(body_of)]) -> dict[str, Any]:
-        """The prediction for a request. It runs in a thread, so that nobody else waits."""
+        """The prediction for a request."""
         try:
             return ready().answer(body)
         except BadRequest as reason:
@@ -162,72 +166,72 @@ def build_app(loading: "Future[ServedRun]") -> FastAPI:
 
 
 async def _read_body(request: Request) -> Any:
-    """Return a request's body: bytes, or what its JSON holds.
+    """Return a request's body: bytes or parsed JSON.
 
-    Raises HTTPException as soon as it is known to be too large, too slow, or no JSON.
+    Raises HTTPException as soon as the body is too large or too slow, or if it is invalid JSON.
     """
     body = bytearray()
     try:
-        async with asyncio.timeout(SECONDS_TO_SEND):
+        async with asyncio.timeout(TIMEOUT):
             async for part in request.stream():
                 body += part
-                _refuse_above(MOST_BYTES, len(body))
-    except ClientDisconnect:  # or else the log would hold a page about it
-        raise HTTPException(400, "The caller has gone.") from None
+                _refuse_above(MAX_BYTES, len(body))
+    except ClientDisconnect:  # not an error: keep its traceback out of the log
+        raise HTTPException(400, "The client has disconnected.") from None
     except TimeoutError:
-        raise HTTPException(408, f"No whole request in {SECONDS_TO_SEND} s.") from None
+        raise HTTPException(408, f"The request did not arrive within {TIMEOUT} s.") from None
     is_json = request.headers.get("content-type", "").startswith("application/json")
     return _parsed(bytes(body)) if is_json else bytes(body)
 
 
 def _refuse_above(limit: int, size: int) -> None:
     if size > limit:
-        raise HTTPException(413, f"A request has at most {limit >> 20} MiB.")
+        raise HTTPException(413, f"The request is too large; the limit is {limit >> 20} MiB.")
 
 
 def _parsed(body: bytes) -> Any:
     try:
         return json.loads(body)
     except ValueError as error:
-        raise HTTPException(422, f"The body is no JSON: {error}.") from None
+        raise HTTPException(422, f"The body is not valid JSON: {error}.") from None
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens there, port 0 being any free one; UserError if it can't."""
+    """Return a socket that listens there; port 0 is any free port. Raises UserError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{host}:{port}: {reason}. Choose another --port or --host") from None
-    # asyncio does this only for sockets that it made; without it every answer takes 40 ms longer.
+    # asyncio does this only for its own sockets; without it each response takes 40 ms longer.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
 
 
 def serve(project: Project, folder: Path, listening: socket.socket) -> None:
-    """Answer requests until a signal comes: what runs is finished, then the signal is raised.
+    """Serve requests until a signal arrives; finish running requests, then raise the signal.
 
     Raises UserError if the run can't be served.
     """
     host, port = listening.getsockname()[:2]
 
-    def say(loading: "Future[ServedRun]") -> None:
+    def report(loading: "Future[ServedRun]") -> None:
         if loading.exception():
             server.should_exit = True
         else:
             print(f"{shown(folder)}: listening on http://{host}:{port}/predict", flush=True)
 
-    with ThreadPoolExecutor(1) as aside:
-        loading = aside.submit(ServedRun, project, folder)
+    with ThreadPoolExecutor(1) as loader:
+        loading = loader.submit(ServedRun, project, folder)
         config = uvicorn.Config(
             build_app(loading),
             log_level="warning",
-            timeout_graceful_shutdown=SECONDS_TO_SEND,
+            timeout_graceful_shutdown=TIMEOUT,
             server_header=False,
         )
         server = uvicorn.Server(config)
-        loading.add_done_callback(say)
+        loading.add_done_callback(report)
         server.run(sockets=[listening])
         loading.result()
 

@@ -1,4 +1,4 @@
-"""The clock of all that is compared, in this project's Trainer or any other."""
+"""A clock for all comparisons, in this project's Trainer or any other."""
 
 import json
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ import torch
 
 from ..monitor.clock import Clock
 
-LOSS_EVERY = 8  # steps: the losses of these are kept on the device until the run is over
+LOSS_EVERY = 8  # steps: every so many, the loss is kept on the device until the run ends
 
 
 class ClockCallback(L.Callback):
-    """A Clock in any Lightning Trainer; what it found is a JSON file when fit ends.
+    """A Clock in any Lightning Trainer. It writes its results to a JSON file when fit ends.
 
-    That holds inside, whole, rates (of each epoch), epochs, peak_gib (of CUDA's memory), first_step
-    (when it was done), and the mean of some steps' losses in the first and in the last epoch:
-    first_loss, last_loss.
+    The keys are inside, whole, rates (per epoch), epochs, peak_gib (CUDA memory), first_step (when
+    it ended), and first_loss and last_loss: the mean loss of some steps in the first and the last
+    epoch.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -27,10 +27,10 @@ class ClockCallback(L.Callback):
 
     def on_train_start(self, trainer, pl_module) -> None:
         self.clock = Clock(trainer.strategy.root_device)
-        self.validated = not trainer.enable_validation  # then there is nothing to wait for
+        self.validated = not trainer.enable_validation  # if there is no validation to wait for
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
-        if self.validated and self.clock.all_rows:  # only now is the last checkpoint saved
+        if self.validated and self.clock.all_rows:  # the last checkpoint is saved only now
             self.clock.end_validation()
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
@@ -44,10 +44,10 @@ class ClockCallback(L.Callback):
     def on_validation_start(self, trainer, pl_module) -> None:
         if not trainer.sanity_checking:
             self.validated = True
-            self._end_epoch(trainer)  # in two parts, if validation comes in the middle of it
+            self._end_epoch(trainer)  # validation within an epoch divides it in two
 
     def on_train_end(self, trainer, pl_module) -> None:
-        self._end_epoch(trainer)  # one that max_steps cut short
+        self._end_epoch(trainer)  # max_steps may end it early
         if self.validated:
             self.clock.end_validation()
 
@@ -60,13 +60,13 @@ class ClockCallback(L.Callback):
         if self.clock.start is not None:
             self.clock.end_epoch()
             logged = trainer.callback_metrics.get("train/loss")
-            if not self.losses[-1] and logged is not None:  # the steps themselves return nothing
+            if not self.losses[-1] and logged is not None:  # the steps return no loss
                 self.losses[-1].append(logged.clone())
             self.losses.append([])
 
 
 def rows_in(batch: Any) -> int:
-    """Return how many rows a batch has: the length of the first tensor in it."""
+    """Return the number of rows in a batch: the length of its first tensor."""
     if hasattr(batch, "row"):
         return len(batch.row)
     while not isinstance(batch, torch.Tensor):

@@ -1,8 +1,8 @@
-"""The batch size, and where rows are read from files the loader's settings, for this machine.
+"""Choose the batch size and, for rows in files, the loader's settings for this machine.
 
-Measured are the training throughput, as shipped on one batch that stays on the device, and the
-loader's, if nobody trains. The lines for the recipe are printed; tune.json and
-tune.png go to runs/tune/<time>/. Other flags are those of fit.
+Training throughput is measured with default settings on one batch that stays on the device; loader
+throughput is measured without training. The lines for the recipe are printed; tune.json and
+tune.png are written to runs/tune/<time>/. Other flags are those of fit.
 """
 
 import argparse
@@ -23,18 +23,18 @@ from ..errors import UserError
 from ..hardware import Machine, this_machine
 from ..paths import shown
 from .bench import find_config, save, versions
-from .turns import Process
+from .trials import Process
 
-ENOUGH = 0.95  # of the best speed: what a larger batch adds is not worth its memory
-MARGIN = 1.2  # times the training throughput, for a loader has good and bad moments
+ENOUGH = 0.95  # of the best speed: more is not worth the memory of a larger batch
+MARGIN = 1.2  # times the training throughput, because loader throughput varies
 WORKERS = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
 class Loading:
-    """One way to read files: how many workers, batches ahead of each, and where it is decoded.
+    """Loader settings: number of workers, batches that each reads ahead, and the decoder.
 
-    The decoder is None where the data have no such setting.
+    The decoder is None if the data have no such setting.
     """
 
     workers: int
@@ -51,40 +51,41 @@ class Loading:
 
 
 def batch_sizes(now: int, rows: int, whole: int | None) -> list[int]:
-    """Return the batch sizes to try around the recipe's: they divide the global batch, if set."""
+    """Return the batch sizes to try, around the recipe's. They divide the global batch, if set."""
     sizes = {max(now // 2, 1), now, now * 2, now * 4}
     return sorted(n for n in sizes if n == now or (n <= rows and not (whole and whole % n)))
 
 
 def choose_batch_size(rates: Mapping[int, float]) -> int:
-    """Return the smallest batch size that comes close to the fastest."""
+    """Return the smallest batch size that is almost as fast as the fastest."""
     return min(size for size, rate in rates.items() if rate >= ENOUGH * max(rates.values()))
 
 
-def choose_loading(rates: Mapping[Loading, float], demand: float) -> tuple[Loading, bool]:
-    """Return the fewest workers that bring enough for `demand` rows/s, and True.
+def choose_loading(rates: Mapping[Loading, float], training_rate: float) -> tuple[Loading, bool]:
+    """Return the settings with the fewest workers that are fast enough, and True.
 
-    The GPU decodes only where the cores can't keep up. If none brings enough: the fastest, False.
+    `training_rate` is in rows/s. The GPU decodes only if the CPU is too slow. If none is fast
+    enough, return the fastest settings and False.
     """
-    enough = [how for how, rate in rates.items() if rate >= MARGIN * demand]
+    enough = [way for way, rate in rates.items() if rate >= MARGIN * training_rate]
     if not enough:
-        return max(rates, key=lambda how: rates[how]), False
-    return min(enough, key=lambda how: (how.decoder == "gpu", how.workers, how.prefetch)), True
+        return max(rates, key=lambda way: rates[way]), False
+    return min(enough, key=lambda way: (way.decoder == "gpu", way.workers, way.prefetch)), True
 
 
 def workers_to_try(most: int) -> list[int]:
-    """Return numbers of workers up to what the machine has cores for."""
+    """Return the numbers of workers to try, up to `most`."""
     return sorted({n for n in WORKERS if n <= most} | {max(most, 1)})
 
 
-def feed(
+def training_rates(
     package: str, config: Path, flags: Sequence[str], sizes: Sequence[int], seconds: float
 ) -> list[dict[str, Any]]:
-    """Train on one batch of each size; return rows/s and memory, or why a size failed."""
+    """Train on one batch of each size; return rows/s and GiB, or why a size `failed`."""
 
     def train(process: Process) -> dict[str, Any]:
-        process.turn(seconds)  # compiles
-        found = process.turn(seconds)
+        process.trial(seconds)  # compiles
+        found = process.trial(seconds)
         return {"rows_per_second": found["rate"], "peak_gib": found["peak_gib"]}
 
     ways = {f"network, batch {size:>5}": [*flags, *of_batch(size)] for size in sizes}
@@ -92,12 +93,12 @@ def feed(
     return [{"batch_size": size} | row for size, row in zip(sizes, found, strict=True)]
 
 
-def supply(
+def loader_rates(
     package: str, config: Path, flags: Sequence[str], ways: Sequence[Loading], seconds: float
 ) -> dict[Loading, float]:
-    """Return the rows/s that the loader alone brings in each of these ways; 0 where it can't."""
+    """Return the loader's rows/s without training, for each of these settings; 0 if it failed."""
     named = {str(way): [*flags, *way.flags()] for way in ways}
-    found = _each(package, config, named, lambda process: {"rate": process.supply(seconds)})
+    found = _each(package, config, named, lambda process: {"rate": process.loader_rate(seconds)})
     for way, row in zip(ways, found, strict=True):
         if "failed" in row:
             print(f"  {way}: {row['failed']}", file=sys.stderr)
@@ -115,7 +116,10 @@ def _each(
     use: Callable[[Process], dict[str, Any]],
     one_batch: bool = False,
 ) -> list[dict[str, Any]]:
-    """Start a process for each and use them one by one; why one `failed` is its result."""
+    """Start a process for each entry of `ways` and use them one by one; return their results.
+
+    The result of one that ended is {"failed": its last error}.
+    """
     results: list[dict[str, Any]] = [{} for _ in ways]
     with ExitStack() as stack:
         started = [
@@ -123,12 +127,12 @@ def _each(
         ]
         for process, result in zip(started, results, strict=True):
             try:
-                process.ready()  # all of them, before the first is measured
+                process.ready()  # all processes, before the first is measured
             except UserError as error:
                 result["failed"] = str(error)
         for name, process, result in zip(ways, started, results, strict=True):
             print(f"  {name} …", file=sys.stderr, flush=True)
-            with process:  # measured, it goes
+            with process:  # ends the process once it is measured
                 try:
                     result.update({} if result else use(process))
                 except UserError as error:
@@ -137,19 +141,19 @@ def _each(
 
 
 def tune(package: str, config: Path, flags: list[str], seconds: float) -> dict[str, Any]:
-    """Measure and choose; return all that stands in tune.json.
+    """Measure and choose; return the content of tune.json.
 
-    Raises UserError if the recipe can't be trained with any of the batch sizes.
+    Raises UserError if the recipe can't be trained with any batch size.
     """
     machine = this_machine()
     with Process(package, config, flags) as process:
         recipe = process.ready().about
     whole = _global_batch_size(config)
     sizes = batch_sizes(recipe["batch_size"], recipe["rows"], whole)
-    fed = feed(package, config, flags, sizes, seconds)
-    rates = {row["batch_size"]: row["rows_per_second"] for row in fed if "failed" not in row}
+    measured = training_rates(package, config, flags, sizes, seconds)
+    rates = {row["batch_size"]: row["rows_per_second"] for row in measured if "failed" not in row}
     if not rates:
-        raise UserError(fed[0]["failed"])
+        raise UserError(measured[0]["failed"])
     size = choose_batch_size(rates)
     result = {
         "made": datetime.now().isoformat(timespec="seconds"),
@@ -159,7 +163,7 @@ def tune(package: str, config: Path, flags: list[str], seconds: float) -> dict[s
         "versions": versions(),
         "unit": recipe["unit"],
         "recipe_batch_size": recipe["batch_size"],
-        "batch_sizes": fed,
+        "batch_sizes": measured,
         "demand": rates[size],
         "loader": [],
         "enough": True,
@@ -168,33 +172,33 @@ def tune(package: str, config: Path, flags: list[str], seconds: float) -> dict[s
     if recipe["resident"]:
         return result
     at_size = [*flags, *of_batch(size)]
-    brought = load(package, config, at_size, recipe, machine, rates[size], seconds)
-    chosen, enough = choose_loading(brought, rates[size])
+    loaded = try_loaders(package, config, at_size, recipe, machine, rates[size], seconds)
+    chosen, enough = choose_loading(loaded, rates[size])
     keys = {name: value for name, value in asdict(chosen).items() if value is not None}
     return result | {
-        "loader": [asdict(way) | {"rows_per_second": rate} for way, rate in brought.items()],
+        "loader": [asdict(way) | {"rows_per_second": rate} for way, rate in loaded.items()],
         "enough": enough,
-        "supply": brought[chosen],
+        "supply": loaded[chosen],
         "chosen": {"batch_size": size, **keys},
     }
 
 
 def _global_batch_size(config: Path) -> int | None:
-    """Return the global batch size that a recipe sets."""
+    """Return the global batch size that a recipe sets, or None."""
     data = (yaml.safe_load(config.read_text()) or {}).get("data") or {}
     return data.get("global_batch_size")
 
 
-def load(
+def try_loaders(
     package: str,
     config: Path,
     flags: list[str],
     recipe: dict[str, Any],
     machine: Machine,
-    demand: float,
+    training_rate: float,
     seconds: float,
 ) -> dict[Loading, float]:
-    """Return rows/s over workers and places to decode, and over prefetch for the best of them."""
+    """Return rows/s for numbers of workers and decoders, and for other prefetch of the best."""
     decoders: list[str | None] = [None]
     if recipe["gpu_decoder"]:
         decoders = ["cpu", "gpu"] if machine.gpus else ["cpu"]
@@ -204,10 +208,10 @@ def load(
         for place in decoders
         for n in workers
     ]
-    brought = supply(package, config, flags, ways, seconds)
-    best, _ = choose_loading(brought, demand)
+    rates = loader_rates(package, config, flags, ways, seconds)
+    best, _ = choose_loading(rates, training_rate)
     others = [replace(best, prefetch=n) for n in (2, 8) if n != best.prefetch]
-    return brought | supply(package, config, flags, others, seconds)
+    return rates | loader_rates(package, config, flags, others, seconds)
 
 
 def lines(result: dict[str, Any]) -> str:
@@ -216,8 +220,8 @@ def lines(result: dict[str, Any]) -> str:
 
 
 def report(result: dict[str, Any]) -> str:
-    """Return in words what was measured and chosen, and what helps if the loader is too slow."""
-    said = [f"{result['config']} on {result['device']}", ""]
+    """Return the measurements and the choice as text, with advice if the loader is too slow."""
+    text = [f"{result['config']} on {result['device']}", ""]
     for row in result["batch_sizes"]:
         speed = (
             f"{row['rows_per_second']:>10,.0f} {result['unit']}/s"
@@ -225,31 +229,31 @@ def report(result: dict[str, Any]) -> str:
             else row["failed"]
         )
         memory = f"  {row['peak_gib']:.2f} GiB" if row.get("peak_gib") else ""
-        said.append(f"  network, batch {row['batch_size']:>5}  {speed}{memory}")
+        text.append(f"  network, batch {row['batch_size']:>5}  {speed}{memory}")
     for row in result["loader"]:
         speed = f"{row['rows_per_second']:>10,.0f} {result['unit']}/s"
-        said.append(f"  {Loading(row['workers'], row['prefetch'], row['decoder'])}  {speed}")
+        text.append(f"  {Loading(row['workers'], row['prefetch'], row['decoder'])}  {speed}")
     if not result["loader"]:
-        said += ["", f"The {result['unit']} are in memory: there are no workers to tune."]
+        text += ["", f"The {result['unit']} are in memory: there are no workers to tune."]
     if not result["enough"]:
-        said += [
+        text += [
             "",
             f"The loader reaches {result['supply']:,.0f} {result['unit']}/s at most, and training"
-            f" {result['demand']:,.0f}. Try files that are quicker to read (images stored smaller,"
-            " the longer side a little above data.image_size), more cores, a larger network.",
+            f" {result['demand']:,.0f}. Try smaller files (images whose longer side is a little"
+            " above data.image_size), more cores, or a larger network.",
         ]
     now, size = result["recipe_batch_size"], result["chosen"]["batch_size"]
     if size != now:
-        said += [
+        text += [
             "",
-            f"A batch of {size} trains differently from the recipe's {now}: begin with"
+            f"A batch of {size} trains differently from the recipe's {now}. Start with"
             f" model.learning_rate x {size / now:g}, or keep {now}.",
         ]
-    return "\n".join([*said, "", "For the recipe:", "", lines(result)])
+    return "\n".join([*text, "", "For the recipe:", "", lines(result)])
 
 
 def draw(result: dict[str, Any]) -> Figure:
-    """Draw training throughput by batch size, and the loader's by workers."""
+    """Draw training throughput by batch size, and loader throughput by number of workers."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     parts = figure.subplots(1, 2 if result["loader"] else 1, squeeze=False)[0]
     rows = [row for row in result["batch_sizes"] if "failed" not in row]
@@ -267,8 +271,8 @@ def draw(result: dict[str, Any]) -> Figure:
         x, y = ([row[key] for row in some] for key in ("workers", "rows_per_second"))
         parts[1].plot(x, y, marker="o", label=f"decoded on the {(decoder or 'cpu').upper()}")
     for axes in parts[1:]:
-        demand, enough = result["demand"], MARGIN * result["demand"]
-        axes.axhline(demand, color="#888", label="training throughput")
+        training, enough = result["demand"], MARGIN * result["demand"]
+        axes.axhline(training, color="#888", label="training throughput")
         axes.axhline(enough, color="#888", linestyle="--", label=f"{MARGIN} times that")
         label = f"chosen, with prefetch {chosen['prefetch']}"
         axes.plot(chosen["workers"], result["supply"], "o", label=label, **circle)
@@ -286,5 +290,5 @@ def main(project: Project, options: argparse.Namespace, flags: list[str]) -> int
     config = find_config(options.config)
     result = tune(project.package, config, flags, options.seconds)
     folder = save("tune", options.into, result, draw(result))
-    print(f"\n{report(result)}\nwritten: {shown(folder / 'tune.json')}, tune.png beside it\n")
+    print(f"\n{report(result)}\nwritten: {shown(folder / 'tune.json')} and tune.png\n")
     return 0

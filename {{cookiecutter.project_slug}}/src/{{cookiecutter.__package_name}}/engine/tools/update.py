@@ -1,12 +1,12 @@
-"""Bring the template's news: your files are merged, the engine and its tests are replaced whole.
+"""Update to a newer template: merge it into your files; replace the engine and its tests whole.
 
-cruft generates the project as the template had it and as it has it now, and git merges the
-difference into your files: cruft's own `update` would leave .rej files where a patch does not fit.
-Engine files that you edited are named first, and your edits are kept in engine-edits.patch. All
-that changes is staged, so that `git reset --hard` undoes it.
+cruft generates the project from the old and from the new template, and git merges the difference
+into your files. (cruft's own `update` would leave .rej files where a patch does not fit.) Engine
+files that you edited are listed first, and your edits are saved in engine-edits.patch. All changes
+are staged, so `git reset --hard` undoes them.
 
-It needs git and cruft, nothing of the project: UPGRADING.md in the template runs it in projects
-that have no engine yet.
+It needs git and cruft, but nothing from the project: UPGRADING.md in the template runs it in
+projects that have no engine yet.
 """
 
 import argparse
@@ -24,36 +24,37 @@ from typing import NoReturn
 LINK = ".cruft.json"  # which template, commit and answers the project was made from
 PATCH = "engine-edits.patch"
 UNLINKED = f"""\
-{LINK} is missing: it says which commit of the template this project was made from. Write it:
+{LINK} is missing. It records which commit of the template this project was made from. Create it:
   cruft link ADDRESS-OF-THE-TEMPLATE --checkout COMMIT
-with the answers that you gave then, commit it, and update again. UPGRADING.md in the template says
-how to find the commit."""
+Give the same answers as then, commit the file, and update again. UPGRADING.md in the template
+explains how to find the commit."""
 
 CONFLICTS = """\
-Edit what is between <<<<<<< and >>>>>>>, then git add the file. A file without these marks is one
-that the template has deleted: git add keeps it, git rm deletes it. For a lock:
+Edit the lines between <<<<<<< and >>>>>>>, then git add the file. The template has deleted a file
+without these marks: git add keeps it, git rm deletes it. For a lock file:
 git checkout --theirs requirements.lock && git add requirements.lock && make lock"""
 
 
 def refuse(why: str) -> NoReturn:
-    """End with status 2, as UserError does elsewhere: this file imports nothing of the engine."""
+    """Exit with status 2, as UserError does elsewhere: this file imports nothing of the engine."""
     print(f"error: {why}", file=sys.stderr)
     raise SystemExit(2)
 
 
 def output_of(*command: str | Path, doing: str, cwd: Path, **variables: str) -> str:
-    """Return what a command prints, or end with what it was doing and what it said."""
+    """Return a command's output. If it fails, exit with what it was `doing` and its errors."""
     environment = os.environ | variables
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, encoding="utf-8")
     if done.returncode:
-        said = f"{done.stdout}{done.stderr}".rpartition("Traceback (most recent call last):\n")[2]
-        lines = (line for line in said.splitlines() if not line.startswith("  "))
+        output = f"{done.stdout}{done.stderr}"
+        output = output.rpartition("Traceback (most recent call last):\n")[2]
+        lines = (line for line in output.splitlines() if not line.startswith("  "))
         refuse("\n".join([f"{doing} failed:", *lines]))
     return done.stdout
 
 
 def git(*arguments: str | Path, cwd: Path, **variables: str) -> str:
-    """Return what git prints, or end with what it said."""
+    """Return git's output. If it fails, exit with its errors."""
     return output_of("git", *arguments, doing=f"git {arguments[0]}", cwd=cwd, **variables)
 
 
@@ -63,9 +64,9 @@ def names(*arguments: str, cwd: Path) -> list[str]:
 
 
 def refuse_unsaved_work(root: Path) -> None:
-    """End unless all is committed: only then can an update be undone."""
+    """Exit unless everything is committed: only then can an update be undone."""
     if not shutil.which("git"):
-        refuse("There is no git, which merges the update. Install it.")
+        refuse("git is missing. It merges the update: install it.")
     if unsaved := git("status", "--short", cwd=root).splitlines():
         listed = "\n".join([*unsaved[:20], *(["…"] if unsaved[20:] else [])])
         refuse(
@@ -75,16 +76,16 @@ def refuse_unsaved_work(root: Path) -> None:
 
 @dataclass(frozen=True)
 class Generated:
-    """The project as one commit of the template generates it, in the project's git database."""
+    """The project generated from one commit of the template, stored in the project's git."""
 
     folder: Path
     link: dict
-    whole: str  # a tree
-    rest: str  # a tree without the engine
+    whole: str  # git tree
+    rest: str  # git tree without the engine
 
     @classmethod
     def at(cls, reference: str | None, link: dict, root: Path, folder: Path) -> "Generated":
-        """Generate it from a commit, branch or tag, with the answers of a link."""
+        """Generate it from a commit, branch or tag, with the answers in `link`."""
         given = link["context"]["cookiecutter"]
         answers = {name: answer for name, answer in given.items() if not name.startswith("_")}
         command = [sys.executable, "-m", "cruft", "create", link["template"], "--no-input"]
@@ -93,9 +94,9 @@ class Generated:
         doing = f"Generating {link['template']} at {reference or 'its newest commit'}, see {LINK},"
         output_of(*command, doing=doing, cwd=root, _TYPER_STANDARD_TRACEBACK="1")
         made = next((folder / "made").iterdir())
-        shutil.rmtree(made / ".git", ignore_errors=True)  # of its own, begun by the template's hook
+        shutil.rmtree(made / ".git", ignore_errors=True)  # the template's hook creates a repository
 
-        prefix = git("rev-parse", "--show-prefix", cwd=root).strip()  # of a project in a repository
+        prefix = git("rev-parse", "--show-prefix", cwd=root).strip()  # of a subfolder
         place = folder / "top" / prefix
         place.parent.mkdir(parents=True, exist_ok=True)
         made.rename(place)
@@ -106,30 +107,30 @@ class Generated:
         }
         git("add", "--all", "--force", ".", cwd=place, **into)
         whole = git("write-tree", cwd=place, **into).strip()
-        apart = (*engine_folders(link), LINK)
-        git("rm", "-r", "--cached", "--quiet", "--ignore-unmatch", *apart, cwd=place, **into)
+        excluded = (*engine_folders(link), LINK)
+        git("rm", "-r", "--cached", "--quiet", "--ignore-unmatch", *excluded, cwd=place, **into)
         rest = git("write-tree", cwd=place, **into).strip()
         return cls(place, json.loads((place / LINK).read_text("utf-8")), whole, rest)
 
 
 def engine_folders(link: dict) -> tuple[str, str]:
-    """Return the folders that are the template's alone."""
+    """Return the folders that belong to the template."""
     return f"src/{link['context']['cookiecutter']['__package_name']}/engine", "tests/engine"
 
 
 def version(root: Path, link: dict) -> str:
-    """Return the version of the engine in a folder."""
+    """Return the engine's version in a project folder."""
     file = root / engine_folders(link)[0] / "VERSION"
-    return file.read_text().strip() if file.exists() else "a template without version"
+    return file.read_text().strip() if file.exists() else "a template without a version"
 
 
 def edited_engine_files(root: Path, old: Generated) -> list[str]:
-    """Return the engine's files that are not as its MANIFEST says: changed, added or removed."""
+    """Return the engine's files that differ from its MANIFEST: changed, added or removed."""
     folders = engine_folders(old.link)
     own = f"{folders[0]}/MANIFEST"
     manifest = root / own if (root / own).exists() else old.folder / own
     if not manifest.exists():
-        return []  # a project from before there was an engine
+        return []  # a project without an engine
     lines = manifest.read_text("utf-8").splitlines()
     written = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     tracked = [name for name in names("ls-files", "-z", *folders, cwd=root) if name != own]
@@ -138,18 +139,18 @@ def edited_engine_files(root: Path, old: Generated) -> list[str]:
 
 
 def write_patch(root: Path, old: Generated, files: list[str]) -> None:
-    """Write how committed files differ from the generated ones, for `git apply -3`."""
+    """Write a patch from the generated to the committed files, for `git apply -3`."""
     command = ["diff-tree", "-r", "-p", "--binary", "--full-index", f"--output={root / PATCH}"]
     git(*command, old.whole, "HEAD", "--", *(f":(literal){name}" for name in files), cwd=root)
 
 
 def merge(root: Path, old: Generated, new: Generated) -> list[str]:
-    """Merge what is new in all files but the engine's; return those that git could not merge."""
+    """Merge the changes outside the engine; return the files that git could not merge."""
     roles = ("AUTHOR_NAME", "AUTHOR_EMAIL", "COMMITTER_NAME", "COMMITTER_EMAIL")
-    who = {f"GIT_{role}": "torch-gpu-template" for role in roles}
+    identity = {f"GIT_{role}": "torch-gpu-template" for role in roles}
     title = f"Update to the template's {version(new.folder, new.link)}"
-    before = git("commit-tree", "-m", "Before", old.rest, cwd=root, **who).strip()
-    after = git("commit-tree", "-m", title, "-p", before, new.rest, cwd=root, **who).strip()
+    before = git("commit-tree", "-m", "Before", old.rest, cwd=root, **identity).strip()
+    after = git("commit-tree", "-m", title, "-p", before, new.rest, cwd=root, **identity).strip()
     command = ["git", "-c", "merge.directoryRenames=false", "cherry-pick", "--no-commit", after]
     done = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8")
     conflicts = names("diff", "--name-only", "--diff-filter=U", "--relative", "-z", cwd=root)
@@ -159,7 +160,7 @@ def merge(root: Path, old: Generated, new: Generated) -> list[str]:
 
 
 def replace_engine(root: Path, new: Generated) -> None:
-    """Put the new engine and the new link in the place of the old ones."""
+    """Replace the engine and the link file by the new ones."""
     folders = engine_folders(new.link)
     git("rm", "-r", "--quiet", "--ignore-unmatch", *folders, cwd=root)
     git("checkout", new.whole, "--", *folders, LINK, cwd=root)
@@ -184,7 +185,7 @@ def main(project: object = None, options: argparse.Namespace | None = None, *_: 
 
 
 def update(root: Path, old: Generated, new: Generated) -> int:
-    """Bring a project from one to the other; return 3 if it leaves conflicts to resolve."""
+    """Update a project from `old` to `new`; return 3 if there are conflicts to resolve, else 0."""
     had, has = (version(folder, new.link) for folder in (root, new.folder))
     if edited := edited_engine_files(root, old):
         print("You edited these files of the engine:", *edited, sep="\n  ")
@@ -196,9 +197,9 @@ def update(root: Path, old: Generated, new: Generated) -> int:
     replace_engine(root, new)
     if edited:
         write_patch(root, old, edited)
-        print(f"They are replaced, and {PATCH} keeps your edits: git apply -3 {PATCH}")
+        print(f"They were replaced. To apply your edits again: git apply -3 {PATCH}")
     print(f"Updated from {had} to {has}: git diff --cached shows it, git reset --hard undoes it.")
-    print(f"Read what UPGRADING.md says about {has}: {new.link['template']}")
+    print(f"Read the section on {has} in UPGRADING.md: {new.link['template']}")
     if conflicts:
         print("The template and you changed the same part of these files:", *conflicts, sep="\n  ")
         print(CONFLICTS)

@@ -1,7 +1,7 @@
-"""Trains in a process of its own that computes only while it has the turn.
+"""Measure training in trials, each in a process that runs `fit` and waits between its trials.
 
-So configurations are measured in rounds, each as `fit` really runs it, and each is loaded and
-compiled only once. A process that waits has given the GPU memory back that it does not use.
+So several configurations can be measured in rounds, and each is loaded and compiled only once. A
+waiting process frees the GPU memory that it does not use.
 """
 
 import json
@@ -30,30 +30,30 @@ from ..nvml import gpu_state
 from ..run.folder import RUN_FOLDER_VARIABLE
 from .timing import ClockCallback
 
-FEWEST = 4  # steps that a turn begins with: after so many all is compiled and recorded
-AS_LONG_AS_IT_LASTS = 10**6  # steps: an epoch of the one batch
+WARMUP_STEPS = 4  # of a trial: after these, everything is compiled and recorded
+ENDLESS_EPOCH = 10**6  # steps of an epoch on one batch
 CACHES = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
-# A run without end, validations and checkpoints.
+# A run that never ends, validates or saves.
 ENDLESS = {"trainer.max_epochs": 10**6, "trainer.limit_val_batches": 0, "trainer.devices": 1}
 ENDLESS |= {"checkpoints.seconds": 10**6, "tracking.wandb": False}
-STABLE = 0.03  # of the recipe's learning rate, at every step: so the loss falls from the first on
+STABLE_LR_FACTOR = 0.03  # of the recipe's learning rate: the loss falls from the first step on
 
 
-class Turns(ClockCallback):
-    """In the process that trains: waits for its turn at the start of an epoch, and ends it in time.
+class BenchWorker(ClockCallback):
+    """In the training process: wait for an order at the start of an epoch, run the trial in time.
 
     Args:
         fd: the pipe's file descriptor.
-        one_batch: train on the loader's first batch, kept on the device, again and again.
-        slower: sleep this share of the time on top, for tests of what is to find it.
+        one_batch: always train on the loader's first batch, kept on the device.
+        slower: sleep for this share of the time, to test that it is detected.
     """
 
     def __init__(self, fd: int, one_batch: bool = False, slower: float = 0.0) -> None:
         super().__init__(os.devnull)
         self.pipe, self.one_batch, self.slower = Connection(fd), one_batch, slower
-        self.until = self.begun = self.woken = self.first_seconds = 0.0  # times, in seconds
-        self.steps = 0  # of this turn
-        self.parts: list[tuple[str, Any]] | None = None  # of its steps, if they are asked for
+        self.until = self.begun = self.woken = self.first_seconds = 0.0  # seconds
+        self.steps = 0  # of this trial
+        self.parts: list[tuple[str, Any]] | None = None  # of its steps, if requested
         for hook, part in (("on_before_backward", "forward"), ("on_after_backward", "backward")):
             setattr(self, hook, lambda *_, part=part: self._stamp(part))  # a step graph has neither
 
@@ -76,7 +76,7 @@ class Turns(ClockCallback):
                 "batch_size": data.batch_size,
                 "resident": data.decisions.loader.value != "streaming",
                 "compile": pl_module.compile_decision.value or None,
-                "by_hand": not pl_module.automatic_optimization,
+                "manual_optimization": not pl_module.automatic_optimization,
                 "precision": str(trainer.precision),
                 "gpu": gpu and gpu.name,
                 "uuid": gpu and str(gpu.uuid),
@@ -84,14 +84,14 @@ class Turns(ClockCallback):
         )
 
     def _keep_rate_low(self, trainer) -> None:
-        """Train as the recipe does, but at a low and constant rate."""
+        """Train as the recipe does, but at a low, constant learning rate."""
         for schedule in trainer.lr_scheduler_configs:
             optimizer = schedule.scheduler.optimizer
-            schedule.scheduler = LambdaLR(optimizer, lambda step: STABLE)
+            schedule.scheduler = LambdaLR(optimizer, lambda step: STABLE_LR_FACTOR)
         if not trainer.lr_scheduler_configs:
             for optimizer in trainer.optimizers:
                 for group in optimizer.param_groups:
-                    group["lr"] *= STABLE
+                    group["lr"] *= STABLE_LR_FACTOR
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
         if time.perf_counter() >= self.until:
@@ -110,7 +110,7 @@ class Turns(ClockCallback):
             self.woken = time.perf_counter()
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self.steps += 1
-        if self.steps == FEWEST:
+        if self.steps == WARMUP_STEPS:
             self.first_seconds = now(self.clock.device) - self.begun
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
@@ -120,13 +120,13 @@ class Turns(ClockCallback):
         if self.clock.device.type == "cuda":
             torch.cuda.empty_cache()
         try:
-            while (order := self.pipe.recv()) is not None and order.get("supply"):
-                self.pipe.send(self._supply(trainer, order["seconds"]))
+            while (order := self.pipe.recv()) is not None and order.get("loader_only"):
+                self.pipe.send(self._loader_rate(trainer, order["seconds"]))
         except EOFError:
             order = None
         if order is None:
-            os._exit(0)  # nothing of this run is to be kept
-        trainer.train_dataloader.forget()
+            os._exit(0)  # nothing of this run is kept
+        trainer.train_dataloader.drop_prefetched()
         self.clock, self.losses = type(self.clock)(self.clock.device), [[]]
         self.parts = [] if order["parts"] else None
         self.steps, self.first_seconds = 0, 0.0
@@ -147,13 +147,13 @@ class Turns(ClockCallback):
             }
         )
 
-    def _supply(self, trainer, seconds: float) -> dict[str, Any]:
-        """Return rows/s that the loader brings to the device if nobody trains on them.
+    def _loader_rate(self, trainer, seconds: float) -> dict[str, Any]:
+        """Return the rows/s that the loader copies to the device without training.
 
-        Measured are whole rounds of the workers, after what they read ahead at the start.
+        It measures whole rounds of the workers, after the batches that they prefetched.
         """
         loader, rows, begun = trainer.train_dataloader.loader, 0, 0.0
-        next(iter(loader))  # starts the workers, who go on from epoch to epoch
+        next(iter(loader))  # starts the workers, which stay from epoch to epoch
         for count, batch in enumerate(loader.running, 1):
             batch = trainer.strategy.batch_to_device(batch)
             if count <= loader.config.slots:
@@ -164,11 +164,11 @@ class Turns(ClockCallback):
             if a_round and time.perf_counter() >= begun + seconds:
                 break
         spent = now(self.clock.device) - begun
-        loader.end()  # or its workers would read on beside whoever is measured next
+        loader.end()  # its workers would disturb the next measurement
         return {"rate": rows / spent}
 
     def _stamp(self, part: str) -> None:
-        """Note that a part of a step has been asked for; the GPU itself says when it was done."""
+        """Record the end of a part of a step; on a GPU as an event in the stream."""
         if self.parts is None:
             return
         if self.clock.device.type == "cuda":
@@ -179,7 +179,7 @@ class Turns(ClockCallback):
             self.parts.append((part, time.perf_counter()))
 
     def _milliseconds(self, stamps: list) -> dict[str, float]:
-        """Return the mean of each part over the turn's steps, the first two apart."""
+        """Return the mean ms of each part over the trial's steps, without the first two."""
         now(self.clock.device)
         steps = [i for i, (part, _) in enumerate(stamps) if part == "optimizer"]
         spent: dict[str, Counter[int]] = {}
@@ -187,32 +187,32 @@ class Turns(ClockCallback):
         for (_, before), (part, after) in pairwise(stamps[steps[1] :]):
             seconds = isinstance(after, float)
             passed = 1e3 * (after - before) if seconds else before.elapsed_time(after)
-            spent.setdefault(part, Counter())[step] += passed  # a step may have several backwards
+            spent.setdefault(part, Counter())[step] += passed  # a step may have several
             step += part == "optimizer"
         spent.pop("between epochs", None)
         return {part: statistics.mean(some.values()) for part, some in spent.items()}
 
 
 class _UntilTime:
-    """A loader that ends when the turn does."""
+    """A loader that ends when the trial does."""
 
-    def __init__(self, loader: Any, turns: Turns) -> None:
-        self.loader, self.turns = loader, turns
-        self.length = AS_LONG_AS_IT_LASTS if turns.one_batch else len(loader)
+    def __init__(self, loader: Any, worker: BenchWorker) -> None:
+        self.loader, self.worker = loader, worker
+        self.length = ENDLESS_EPOCH if worker.one_batch else len(loader)
         self.batch: Any = None
 
     def __len__(self) -> int:
         return self.length
 
-    def forget(self) -> None:
-        """Throw away what was read ahead in the turns of others."""
+    def drop_prefetched(self) -> None:
+        """Drop the batches that were prefetched during the trials of other processes."""
         if hasattr(self.loader, "running"):
             self.loader.running = None
 
     def __iter__(self) -> Iterator[Any]:
-        if self.turns.one_batch and self.batch is None:
+        if self.worker.one_batch and self.batch is None:
             first = next(iter(self.loader))
-            device = self.turns.clock.device
+            device = self.worker.clock.device
             self.batch = first._make(
                 None if part is None else part.to(device).clone() for part in first
             )
@@ -222,15 +222,15 @@ class _UntilTime:
         batches = self.loader if self.batch is None else repeat(self.batch, self.length)
         for count, batch in enumerate(batches, 1):
             yield batch
-            if count >= FEWEST + 1 and time.perf_counter() >= self.turns.until:
+            if count >= WARMUP_STEPS + 1 and time.perf_counter() >= self.worker.until:
                 return
 
 
 class Process:
-    """A process that trains a recipe with these flags, and what it said of itself: `about`.
+    """A process that trains a recipe with these flags; after `ready()`, `about` describes it.
 
-    With `cold`, it finds nothing that was compiled before. Use it in a `with`; the first thing to
-    do is `ready()`, so that several start at once.
+    With `cold`, the compiler's caches are empty. Use it in a `with` statement and call `ready()`
+    first; several processes can start at the same time.
     """
 
     def __init__(
@@ -242,10 +242,10 @@ class Process:
         slower: float = 0.0,
         cold: bool = False,
     ) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="turns-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="trials-"))
         self.pipe, theirs = Pipe()
         callback = {"fd": theirs.fileno(), "one_batch": one_batch, "slower": slower}
-        last = [f"--trainer.callbacks+={Turns.__module__}.Turns"]
+        last = [f"--trainer.callbacks+={BenchWorker.__module__}.BenchWorker"]
         last += [f"--trainer.callbacks.{name}={value}" for name, value in callback.items()]
         last += [f"--{name}={value}" for name, value in ENDLESS.items()]
         command = ["fit", "--config", str(config), *flags, *last]
@@ -271,7 +271,7 @@ class Process:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def ready(self) -> "Process":
-        """Wait until it could train. Raises UserError with what it said if it ended instead."""
+        """Wait until it is ready to train. Raises UserError with its error if it ended instead."""
         self.about = self._ask(None, [])
         record = json.loads((self.folder / "run" / "run.json").read_text())
         config = applied(record)
@@ -279,24 +279,26 @@ class Process:
         self.about["settings"]["trainer"] = {"precision": self.about["precision"]}
         return self
 
-    def turn(self, seconds: float, parts: bool = False) -> dict[str, Any]:
-        """Train for so long. Returns rate (rows/s), loss (mean), peak_gib, busy (percent).
+    def trial(self, seconds: float, parts: bool = False) -> dict[str, Any]:
+        """Train for some seconds; return rate (rows/s), loss (mean), peak_gib, busy (percent).
 
-        With `parts` also the milliseconds of a step's parts: data, forward, backward, optimizer.
-        Raises UserError if it ended instead.
+        With `parts`, also return the ms of a step's parts: data, forward, backward, optimizer.
+        Raises UserError if the process ended.
         """
         busy: list[int] = []
         found = self._ask({"seconds": seconds, "parts": parts}, busy)
         if found["rate"] is None:
-            raise UserError("An epoch has one step, which has no speed: lower --data.batch_size.")
+            raise UserError(
+                "An epoch has only one step, too few to measure. Lower --data.batch_size."
+            )
         return found | {"busy": sum(busy) / len(busy) if busy else None}
 
-    def supply(self, seconds: float) -> float:
-        """Return how many rows/s the loader alone brings. Raises UserError as turn does."""
-        return self._ask({"seconds": seconds, "supply": True}, [])["rate"]
+    def loader_rate(self, seconds: float) -> float:
+        """Return the loader's rows/s without training. Raises UserError if the process ended."""
+        return self._ask({"seconds": seconds, "loader_only": True}, [])["rate"]
 
     def _ask(self, order: dict[str, Any] | None, busy: list[int]) -> dict[str, Any]:
-        """Give an order and wait for the answer; meanwhile ask the driver how busy the GPU is."""
+        """Send an order and wait for the answer; meanwhile sample the GPU's load into `busy`."""
         try:
             if order:
                 self.pipe.send(order)
@@ -309,9 +311,11 @@ class Process:
             return self.pipe.recv()
         except (EOFError, OSError):
             self.process.wait()
-            raise UserError(self._last_words()) from None
+            raise UserError(self._last_error()) from None
 
-    def _last_words(self) -> str:
-        lines = (self.folder / "log").read_text().strip().splitlines() or ["it ended silently"]
+    def _last_error(self) -> str:
+        lines = (self.folder / "log").read_text().strip().splitlines()
         errors = [line for line in lines if line.startswith("error: ")] or lines[-1:]
+        if not errors:
+            return "the process ended without a message"
         return errors[-1].removeprefix("error: ")
