@@ -234,7 +234,7 @@ def test_a_second_fit_equals_the_first_and_inherits_nothing():
         listener = Throughput()
         model, trainer = fit(listener, max_steps=20, log_every_n_steps=50)
         weights.append(digest(model.state_dict()))
-        assert model.learn is loss_and_outputs and model.step_graph is None
+        assert model.train_step is loss_and_outputs and model.step_graph is None
         assert trainer.log_every_n_steps == 50 and replaced(trainer) == fresh
         assert type(trainer.profiler) is PassThroughProfiler
         assert not set(patches.HOOKS) & (vars(model).keys() | vars(listener).keys())
