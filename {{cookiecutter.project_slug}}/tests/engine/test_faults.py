@@ -48,7 +48,7 @@ SHORT = (*DIGITS, "--trainer.max_epochs", "1")
         (("--data.global_batch_size", "100"), "no multiple of 64"),
         (("--trainer.devices", "nine"), "CUDA_VISIBLE_DEVICES"),
         (("--model.warmup", "3"), "a share of the steps"),
-        (("--data.smallest_crop", "2"), "it is a share, up to 1"),
+        (("--data.smallest_crop", "2"), "expected a share above 0, at most 1"),
         (("--data.crop_padding", "-1"), "data.crop_padding is -1"),
         (("--data.global_batch_size", "-64"), "no multiple of 64"),
         (("--trainer.strategy", "foo"), "foo"),

@@ -110,8 +110,8 @@ REFUSED = {
     "200 megapixels.png": "has over 179 megapixels",
     "cut short.jpg": "can't be decoded: image file is truncated",
     "empty.jpg": "is empty",
-    "corrupt.jpg": "is no image",
-    "a text.jpg": "is no image",
+    "corrupt.jpg": "is not an image",
+    "a text.jpg": "is not an image",
     "floats.tiff": "holds floating point numbers",
     "dangling.jpg": "can't be read: No such file",
 }
@@ -276,7 +276,7 @@ def test_a_single_class_and_a_set_without_validation_are_refused(images, tmp_pat
         folder(str(tmp_path / "unzipped"))
     with pytest.raises(UserError, match="leaves no validation images"):
         folder(str(images), val_share=0.0)
-    with pytest.raises(UserError, match="shares, below 1"):
+    with pytest.raises(UserError, match="expected shares, below 1"):
         folder(str(images), val_share=-1.0)
 
 
@@ -328,7 +328,7 @@ def test_other_and_hidden_files_are_passed_over(tmp_path):
     (root / ".ipynb_checkpoints").mkdir()
     splits = folder(str(root))
     assert splits.classes == ("blue", "green", "red")
-    assert splits.remarks[0].startswith("1 passed over") and "notes.txt" in splits.remarks[0]
+    assert splits.remarks[0].startswith("1 ignored") and "notes.txt" in splits.remarks[0]
 
 
 def test_a_file_is_checked_once_until_it_changes(tmp_path, monkeypatch):

@@ -99,7 +99,7 @@ class Data(L.LightningDataModule):
     def test_dataloader(self) -> Loader:
         if not count(self.splits.test):
             raise UserError(
-                f"The data '{self.facts().name}' have no test split, which evaluation needs: add one."
+                f"The data '{self.facts().name}' have no test split: add one to be evaluated on."
             )
         return self.eval_loader(self.splits.test)
 
