@@ -118,7 +118,7 @@ def test_advice_keeps_the_global_batch():
     advice = advise(96, 384, 2, None, "bf16-mixed", checkpointing=False)
     first = next(iter(advice))
     assert first == "--data.batch_size 48 --data.global_batch_size 384"
-    assert "4 smaller parts" in advice[first]
+    assert "4 smaller batches" in advice[first]
     assert "--model.activation_checkpointing true" in advice
     assert not any("precision" in flags for flags in advice)
     alone = advise(1, 1, 1, None, "32-true", checkpointing=True)

@@ -85,7 +85,7 @@ def test_the_stem_for_small_images_keeps_their_resolution(name):
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", SMALL])
 def test_a_stem_for_small_images_that_there_is_not_is_refused(name):
-    with pytest.raises(UserError, match=r"set model\.small_images to false"):
+    with pytest.raises(UserError, match=r"stem of a ResNet: set it to false"):
         build_network(name, 10, small_images=True)
 
 
@@ -153,7 +153,7 @@ def test_pretrained_weights_are_taken_and_only_a_head_for_other_classes_is_fresh
     fresh = {key: network.state_dict()[key].clone() for key in ("fc.weight", "fc.bias")}
     said = load_pretrained(network, SMALL, str(weights))
     assert alike(network.state_dict(), file | (fresh if num_classes == 10 else {}))
-    assert ("fresh fc" in said) == (num_classes == 10)
+    assert ("new fc" in said) == (num_classes == 10)
 
 
 def test_a_checkpoint_of_a_run_is_taken_as_pretrained(trained):
@@ -432,7 +432,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(kind, weights, call, capsys, tm
     (tmp_path / "notes.ckpt").write_text("no weights")
     assert call("test", *DIGITS, "--ckpt_path", str(path[kind])) == 2
     error = capsys.readouterr().err.strip()
-    expected = {"text": "is damaged", "weights": "no checkpoint of this project"}
+    expected = {"text": "is damaged", "weights": "not a checkpoint of this project"}
     assert expected.get(kind, "can't be read: No such file") in error and "\n" not in error
 
 
