@@ -314,7 +314,7 @@ def test_what_is_no_image_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"does not exist.*--data\.options\.path"):
         folder(str(tmp_path / "nowhere"))
     picture().save(tmp_path / "loose.jpg")
-    with pytest.raises(UserError, match="Expected a folder a class"):
+    with pytest.raises(UserError, match="Expected one folder per class"):
         folder(str(tmp_path))
     with pytest.raises(UserError, match=r"neither a folder nor a \.csv file"):
         folder(str(tmp_path / "loose.jpg"))

@@ -111,7 +111,7 @@ def test_a_network_for_larger_images_is_refused_before_training(monkeypatch):
 
 def test_a_network_with_a_head_for_other_classes_is_refused_before_training(monkeypatch):
     monkeypatch.setitem(NETWORKS, "mine", lambda num_classes, small_images: small_network(1000))
-    with pytest.raises(UserError, match=r"returns \(1, 1000\) for one image, and not \(1, 10\)"):
+    with pytest.raises(UserError, match=r"returns \(1, 1000\) for one image; expected \(1, 10\)"):
         fit(ImageClassifier(network="mine", num_classes=10))
 
 
@@ -305,12 +305,12 @@ class WithoutTheBody(LaterOn):
 @pytest.mark.filterwarnings(IN_EVAL_MODE)
 def test_unfrozen_weights_that_no_optimizer_has_are_an_error_and_do_not_stay_as_they_are():
     model = WithoutTheBody("small_cnn", 10, small_images=True, freeze_backbone=True)
-    with pytest.raises(UserError, match=r"In epoch 1 18 weights .* network\.body\.0\.weight"):
+    with pytest.raises(UserError, match=r"18 weights .* in epoch 1 .* network\.body\.0\.weight"):
         fit(model, steps=32)
 
 
 def test_a_backbone_whose_head_is_not_its_last_layer_is_refused():
-    with pytest.raises(UserError, match="'1' with 4 outputs and not the head with 10"):
+    with pytest.raises(UserError, match="'1' with 4 outputs; expected the head with 10"):
         freeze(nn.Sequential(nn.Linear(3, 10), nn.Linear(10, 4)), outputs=10)
 
 
