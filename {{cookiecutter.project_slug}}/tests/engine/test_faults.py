@@ -53,7 +53,7 @@ SHORT = (*DIGITS, "--trainer.max_epochs", "1")
         (("--data.global_batch_size", "100"), "expected a multiple of 64"),
         (("--trainer.devices", "nine"), "CUDA_VISIBLE_DEVICES"),
         (("--model.warmup", "3"), "a share of the steps"),
-        (("--data.smallest_crop", "2"), "it is a share, up to 1"),
+        (("--data.smallest_crop", "2"), "expected a share above 0, at most 1"),
         (("--data.crop_padding", "-1"), "data.crop_padding is -1"),
         (("--data.global_batch_size", "-64"), "expected a multiple of 64"),
         (("--trainer.strategy", "foo"), "foo"),
@@ -126,7 +126,7 @@ def test_advice_keeps_the_global_batch():
     advice = advise(96, 384, 2, None, "bf16-mixed", checkpointing=False)
     first = next(iter(advice))
     assert first == "--data.batch_size 48 --data.global_batch_size 384"
-    assert "4 smaller parts" in advice[first]
+    assert "4 smaller batches" in advice[first]
     assert "--model.activation_checkpointing true" in advice
     assert not any("precision" in flags for flags in advice)
     alone = advise(1, 1, 1, None, "32-true", checkpointing=True)

@@ -113,8 +113,8 @@ REFUSED = {
     "200 megapixels.png": "has over 179 megapixels",
     "cut short.jpg": "can't be decoded: image file is truncated",
     "empty.jpg": "is empty",
-    "corrupt.jpg": "is no image",
-    "a text.jpg": "is no image",
+    "corrupt.jpg": "is not an image",
+    "a text.jpg": "is not an image",
     "floats.tiff": "holds floating point numbers",
     "dangling.jpg": "can't be read: No such file",
 }
@@ -279,7 +279,7 @@ def test_a_single_class_and_a_set_without_validation_are_refused(images, tmp_pat
         folder(str(tmp_path / "unzipped"))
     with pytest.raises(UserError, match="leaves no validation images"):
         folder(str(images), val_share=0.0)
-    with pytest.raises(UserError, match="shares, below 1"):
+    with pytest.raises(UserError, match="expected shares, below 1"):
         folder(str(images), val_share=-1.0)
 
 
@@ -317,7 +317,7 @@ def test_what_is_no_image_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"does not exist.*--data\.options\.path"):
         folder(str(tmp_path / "nowhere"))
     picture().save(tmp_path / "loose.jpg")
-    with pytest.raises(UserError, match="Expected a folder a class"):
+    with pytest.raises(UserError, match="Expected one folder per class"):
         folder(str(tmp_path))
     with pytest.raises(UserError, match=r"neither a folder nor a \.csv file"):
         folder(str(tmp_path / "loose.jpg"))
@@ -331,7 +331,7 @@ def test_other_and_hidden_files_are_passed_over(tmp_path):
     (root / ".ipynb_checkpoints").mkdir()
     splits = folder(str(root))
     assert splits.classes == ("blue", "green", "red")
-    assert splits.remarks[0].startswith("1 passed over") and "notes.txt" in splits.remarks[0]
+    assert splits.remarks[0].startswith("1 ignored") and "notes.txt" in splits.remarks[0]
 
 
 def test_a_file_is_checked_once_until_it_changes(tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ from {{ cookiecutter.__package_name }}.engine.decisions import Decision
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.fast import patches
 from {{ cookiecutter.__package_name }}.engine.fast.compile_messages import Compiling
-from {{ cookiecutter.__package_name }}.engine.fast.settings import process_settings_kept
+from {{ cookiecutter.__package_name }}.engine.fast.settings import preserve_process_settings
 from {{ cookiecutter.__package_name }}.engine.monitor.progress import Throughput
 from {{ cookiecutter.__package_name }}.engine.monitor.trackers import netrc_key
 from {{ cookiecutter.__package_name }}.engine.run.checkpoint import validates_next, within_step
@@ -234,7 +234,7 @@ def test_a_second_fit_equals_the_first_and_inherits_nothing():
         listener = Throughput()
         model, trainer = fit(listener, max_steps=20, log_every_n_steps=50)
         weights.append(digest(model.state_dict()))
-        assert model.learn is loss_and_outputs and model.step_graph is None
+        assert model.train_step is loss_and_outputs and model.step_graph is None
         assert trainer.log_every_n_steps == 50 and replaced(trainer) == fresh
         assert type(trainer.profiler) is PassThroughProfiler
         assert not set(patches.HOOKS) & (vars(model).keys() | vars(listener).keys())
@@ -270,7 +270,7 @@ def test_the_command_line_leaves_the_process_as_it_was(call, tmp_path):
 
 def test_settings_of_the_process_are_put_back():
     before = state()
-    with pytest.raises(KeyError), process_settings_kept():
+    with pytest.raises(KeyError), preserve_process_settings():
         os.environ["MADE_HERE"] = os.environ.pop("PATH")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = not torch.backends.cudnn.benchmark

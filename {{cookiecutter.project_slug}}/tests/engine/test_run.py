@@ -20,7 +20,7 @@ from {{ cookiecutter.__package_name }}.data import ImageData
 from {{ cookiecutter.__package_name }}.engine.decisions import KEYS
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.fast import patches
-from {{ cookiecutter.__package_name }}.engine.fast.pending import OnItsWay
+from {{ cookiecutter.__package_name }}.engine.fast.pending import PendingValue
 from {{ cookiecutter.__package_name }}.engine.monitor.progress import Throughput
 from {{ cookiecutter.__package_name }}.engine.paths import (
     project_root,
@@ -386,7 +386,7 @@ def test_numbers_that_come_late_from_the_gpu_are_waited_for(
 ):
     def sent(metrics: dict) -> dict:
         copies = {k: Copy(v.clone()) for k, v in metrics.items() if isinstance(v, Tensor)}
-        return metrics | {k: OnItsWay(copy.copy, copy) for k, copy in copies.items()}
+        return metrics | {k: PendingValue(copy.copy, copy) for k, copy in copies.items()}
 
     monkeypatch.setattr(patches, "send", sent)
     assert call("fit", *DIGITS, "--trainer.max_epochs", "4", folder=tmp_path) == 0
@@ -398,7 +398,7 @@ def test_numbers_that_come_late_from_the_gpu_are_waited_for(
 def test_a_row_with_pending_numbers_does_not_block_logging(tmp_path):
     log, copies = MetricsCSV(tmp_path), [Copy(torch.tensor(float(i))) for i in range(3)]
     for step, copy in enumerate(copies):
-        log.log_metrics({"train/loss": OnItsWay(copy.copy, copy)}, step)
+        log.log_metrics({"train/loss": PendingValue(copy.copy, copy)}, step)
     assert all(copy.copy.isnan() for copy in copies) and not log.path.exists()
     copies[0].synchronize()
     log.log_metrics({"train/loss": 3.0}, 3)

@@ -188,7 +188,7 @@ BLACK = np.zeros((60, 60, 3), np.uint8)
     ("body", "reason"),
     [
         (b"", "is empty (0 bytes)"),
-        (b"cats", "is no image"),
+        (b"cats", "is not an image"),
         (file_of(BLACK, "JPEG")[:500], "can't be decoded"),
         (file_of(np.zeros((10_000, 10_000), bool)), "has over 50 megapixels"),  # in 12 kB
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "is a PostScript"),

@@ -24,7 +24,7 @@ from wandb.proto import wandb_internal_pb2
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.engine.decisions import applied
 from {{ cookiecutter.__package_name }}.engine.monitor.trackers import (
-    Follower,
+    Tracker,
     Wandb,
     wandb_mode,
 )
@@ -161,7 +161,7 @@ def test_without_a_key_and_a_flag_nothing_is_tracked(trained):
 
 
 def test_a_row_is_handed_on_once_and_only_when_its_step_is_over(tmp_path):
-    class Listener(Follower):
+    class Listener(Tracker):
         def __init__(self) -> None:
             self.heard: list = []
 
@@ -192,10 +192,10 @@ def test_a_row_is_handed_on_once_and_only_when_its_step_is_over(tmp_path):
 
 
 def test_rows_that_the_server_has_are_not_sent_again(tmp_path):
-    follower, sent = Wandb(tmp_path, "online"), []
-    follower.run = SimpleNamespace(starting_step=3, log=lambda row, step: sent.append(step))
+    tracker, sent = Wandb(tmp_path, "online"), []
+    tracker.run = SimpleNamespace(starting_step=3, log=lambda row, step: sent.append(step))
     for step in range(6):
-        follower.tell("log", {"step": step, "epoch": 0})
+        tracker.notify("log", {"step": step, "epoch": 0})
     assert sent == [3, 4, 5]
 
 
@@ -208,17 +208,17 @@ def test_training_goes_on_when_wandb_cannot_start(call, tmp_path, capsys):
 
 @pytest.mark.skipif(shutil.which("ps") is None, reason="finds wandb's process with ps")
 def test_training_goes_on_when_wandb_dies(tmp_path, capsys):
-    follower = Wandb(tmp_path, "offline", id="dies", project="p")
-    follower.tell("start", [])
+    tracker = Wandb(tmp_path, "offline", id="dies", project="p")
+    tracker.notify("start", [])
     listed = subprocess.check_output(["ps", "-axo", "pid=,ppid=,comm="], text=True)
     processes = [line.split(maxsplit=2) for line in listed.splitlines()]
     mine = [pid for pid, parent, name in processes if int(parent) == os.getpid()]
     (core,) = [pid for pid, _, name in processes if pid in mine and "wandb-core" in name]
     os.kill(int(core), signal.SIGKILL)
     for step in range(50):
-        follower.tell("log", {"step": step, "epoch": 0})
+        tracker.notify("log", {"step": step, "epoch": 0})
         time.sleep(0.01)
-    follower.tell("finish", True)
+    tracker.notify("finish", True)
     assert capsys.readouterr().err.count("wandb stopped, training goes on: ") == 1
     with suppress(ConnectionError):
         wandb.teardown()
@@ -271,7 +271,7 @@ def no_server() -> Iterator[str]:
     [
         (server(200, {"data": {"viewer": {"id": "me"}}}), "online", "accepts the key"),
         (server(200, {"data": {"viewer": None}}), "offline", "the key is unknown"),
-        (server(401, {}), "offline", "the key is refused"),
+        (server(401, {}), "offline", "the server refuses the key"),
         (server(500, {}), "offline", "no usable answer"),
         (silent_server(), "offline", "no answer within 2 s"),
         (no_server(), "offline", "no usable answer"),

@@ -1,71 +1,70 @@
-"""What the engine asks of a task: the page to read before you write another one.
+"""The interface between the engine and a project. Read it before you write another task.
 
-A project is four things, which its `__main__.py` names:
+A project has four parts, which its `__main__.py` names:
 
-    main(task=".classifier:ImageClassifier",   # a Task: what is learned
-         data=".data:ImageData",               # a Data: what it is learned from
-         read=".engine.images.read:read",      # how the service reads a request; may be left out
-         pictures=".pictures:draw",            # what is drawn at the end; may be left out
-         links={"data.num_classes": "model.num_classes"})  # settings that the data know
+    main(task=".classifier:ImageClassifier",   # a Task: the network, its loss and its metrics
+         data=".data:ImageData",               # a Data: the rows to train and evaluate on
+         read=".engine.images.read:read",      # optional: how the service reads a request
+         pictures=".pictures:draw",            # optional: the pictures drawn at the end of a run
+         links={"data.num_classes": "model.num_classes"})  # settings that the data determine
 
-The engine knows rows, batches, splits, named losses and named metrics, and nothing of what they are
-about. It compiles the step, trains on one device or many, logs, saves, resumes to the same bits,
-scores, serves, measures and repeats. `tests/engine/toys/` has a project in one file for each kind
-of task: start from the one that is closest.
+The engine compiles the training step, trains on one device or many, logs, saves, resumes to the
+same bits, evaluates, serves, benchmarks and reproduces runs. It works with rows, batches, splits,
+named losses and named metrics; only the project knows what they mean. `tests/engine/toys/` has a
+project in one file for each kind of task: start from the closest one.
 
-**A batch** is a NamedTuple of tensors with n rows each, or None. Its field `row` says which row of
-the split each one is: -1 where a row only fills up the last batch of an evaluation. Training
-batches have no such rows.
+**Batch**: a NamedTuple. Each field is a tensor with n rows, or None. The field `row`, int64 (n,),
+is each row's index in its split, or -1 for padding. Padding fills up the last batch of an
+evaluation; training batches have none.
 
-**A split** is a batch of all its rows, if they fit in memory; the engine gathers from it on the
-device. Otherwise it is a `Rows`, of which the engine takes batches in worker processes. `Rows` may
+**Split**: one batch of all its rows if they fit in memory; the engine gathers batches from it on
+the device. Otherwise a `Rows`, whose `take()` the engine calls in worker processes. A `Rows` may
 also have `reader(config)`, which returns a faster way to fill batches (`engine/data/streaming.py`),
 and `load()`, which returns a batch of all rows for `--data.loader resident`.
 
-**A task** is a LightningModule with these members. Only the first seven have no default.
+**Task**: a LightningModule with the members below. Only the first seven have no default.
 
-- `network`: a module; it is compiled in place, and its weights are the keys "network.*".
-- `best`: the column of metrics.csv that decides which weights are kept, and in which direction.
-- `inputs`: the fields of a batch that `forward` reads; in a request to the service, the others are
-  None.
-- `forward(batch)` returns the outputs, any nesting of tensors.
-- `loss(outputs, batch)` returns a scalar, or named scalars whose sum is minimized.
-- `totals(outputs, batch)` returns each metric as (sum, count): scalars, or one for each class. The
-  engine adds them up over batches and devices and divides once, so that a metric never is a mean of
-  means. "loss" has to be among them. Rows with `row` -1 must count for nothing. A metric of several
-  classes is the mean over those that have a count (macro-F1: 2 TP and 2 TP + FP + FN).
+- `network`: an nn.Module. The engine compiles it in place. Its weights have the keys "network.*".
+- `best`: the column of metrics.csv that selects the best weights, and whether high or low is best.
+- `inputs`: the fields of a batch that `forward` reads. In a request to the service, the other
+  fields are None.
+- `forward(batch)` returns the outputs: tensors in any nesting.
+- `loss(outputs, batch)` returns a scalar, or a dict of named scalars whose sum is minimized.
+- `totals(outputs, batch)` returns (sum, count) for each metric by name; both are scalars, or hold
+  one value per class. "loss" is required. The engine adds them up over batches and devices and
+  divides once, so a metric is never a mean of means. Padding (`row` -1) must add nothing. A metric
+  per class is averaged over the classes that have a count (macro-F1: 2 TP and 2 TP + FP + FN).
 - `configure_optimizers()` is Lightning's own.
-- `initialize()` loads the weights that a new run starts from. It is not called for a run that
-  resumes or is evaluated. It returns what to print, or None.
-- `loss_weight(batch)` says what the loss is a mean over, where that is not rows: the number of
-  tokens, the sum of weights. Parts of a step then count by it. The loss must be finite where it is
-  0.
-- `predict(outputs)` returns a tensor (n, …): what is written, scored and served. Of (n, classes),
-  where the data name that many classes, the most probable one is named.
-- `target(batch)` returns a tensor (n, …) to hold predictions against.
-- `scores(predictions, targets)` returns metrics that are no ratio of sums (AUROC, mAP), from all
-  rows of a split in order, on the CPU. Where rows differ in length, shorter ones end with zeros.
+- `initialize()` loads the weights that a new run starts from, and returns a line to print or None.
+  The engine does not call it when a run resumes or is evaluated.
+- `loss_weight(batch)` returns what the loss divides by if that is not the number of rows: the
+  number of tokens, the sum of weights. The engine weights the micro-batches of a step by it. The
+  loss must be finite where the weight is 0.
+- `predict(outputs)` returns a tensor (n, …) for predictions.csv, `scores` and the service. If its
+  shape is (n, classes), and the data name that many classes, the most probable class is named.
+- `target(batch)` returns a tensor (n, …) to compare predictions with.
+- `scores(predictions, targets)` returns metrics that are not a ratio of sums (AUROC, mAP). It gets
+  all rows of a split, in order, on the CPU. Rows of different lengths are padded with zeros.
 - `check(outputs, batch)` returns what is wrong with the outputs of a first batch, or None.
 - `for_export()` returns a copy of the task that is ready for export.
-- `may_change`: the settings that may change when a run is resumed, because they decide nothing of
-  what is learned.
+- `may_change`: the settings that may change when a run resumes, as they don't affect the result.
 
-`forward`, `loss`, `totals` and `loss_weight` never call `.item()`, print or log: the host would
-wait for the GPU at each step. What `loss` returned is logged as train/loss, `totals` as train/NAME,
-val/NAME and test/NAME. A task may override `training_step` and optimize by hand
-(`automatic_optimization = False`); it keeps records, checkpoints and exact resumes, and is not
-compiled.
+`forward`, `loss`, `totals` and `loss_weight` must not call `.item()`, print or log: the host would
+wait for the GPU in every step. The engine logs the result of `loss` as train/loss, and `totals` as
+train/NAME, val/NAME and test/NAME. A task may override `training_step` and optimize by hand
+(`automatic_optimization = False`). Such a task keeps records, checkpoints and exact resume; its
+step is not compiled.
 
-`__init__` calls `self.save_hyperparameters()`: its arguments are the settings under `model:`, as
-those of the data are under `data:`. `configure_callbacks` and `configure_gradient_clipping` are the
-engine's. Parts of a network may be frozen and unfrozen in mid-run (`engine.freeze`,
-`engine.unfreeze`): the optimizer has to have all weights from the start.
+`__init__` must call `self.save_hyperparameters()`. Its arguments are the settings under `model:`;
+the arguments of the data are the settings under `data:`. `configure_callbacks` and
+`configure_gradient_clipping` belong to the engine. `engine.freeze` and `engine.unfreeze` may be
+called during a run; the optimizer must have all weights from the start.
 
-**Data** are a LightningDataModule with `splits`, `facts()` and, if they like, the rest of `Data`
-below. What `facts` needs is read in `__init__`, and no more. `augment(batch, uniforms)` changes
-training batches on the device: `uniforms(k)` are k random numbers for each row, float32 (n, k) in
-[0, 1), the same for a row whatever batch it is in, wherever a run resumes. A batch that `augment`
-is given holds one or several whole batches of `batch_size` rows.
+**Data**: a LightningDataModule with `splits`, `facts()` and, where needed, the other members of
+`Data` below. `__init__` reads what `facts` needs, and no more. `augment(batch, uniforms)` changes
+training batches on the device; it gets one or several whole batches of `batch_size` rows at once.
+`uniforms(k)` returns k random numbers for each row, float32 (n, k) in [0, 1). They depend only on
+the seed, the epoch and the row, not on the batch or on where a run was resumed.
 """
 
 from collections.abc import Callable
@@ -88,15 +87,15 @@ class Batch(Protocol):
 
 
 class Rows(Protocol):
-    """One split. `engine.TensorRows` is one for rows that are tensors in memory."""
+    """One split. `engine.TensorRows` implements it for tensors in memory."""
 
     n: int
-    in_memory: bool  # true of TensorRows alone; else take() is called in worker processes
-    lengths: Tensor | None  # int32 (n,) where rows differ in length, else None
-    uniforms: int  # how many random numbers take() uses; augment() gets those after them
+    in_memory: bool  # True only for TensorRows; otherwise worker processes call take()
+    lengths: Tensor | None  # int32 (n,) if rows differ in length, else None
+    uniforms: int  # number of random numbers that take() uses; augment() gets the next ones
 
     def take(self, index: Tensor, length: int | None, uniforms: Uniforms | None) -> Batch:
-        """Return the rows at `index` (int64, on the CPU), cut or padded to `length` if given.
+        """Return the rows at `index`, int64 (n,) on the CPU, cut or padded to `length` if given.
 
         `uniforms` is None in evaluation.
         """
@@ -105,7 +104,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set: trained on, chosen by and, once, scored on; each a Rows or a Batch."""
+    """A data set's splits, each a Rows or a Batch: to train, to select weights, to test once."""
 
     train: Any
     val: Any
@@ -113,15 +112,15 @@ class Splits:
 
     @property
     def rows(self) -> dict[str, int]:
-        """How many rows each split has, such as {"train": 1077, "val": 360, "test": 360}."""
+        """The number of rows in each split, such as {"train": 1077, "val": 360, "test": 360}."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return {name: count(part) for name, part in parts.items()}
 
 
 class Best(NamedTuple):
-    """The column of metrics.csv that decides which weights are best, such as "val/accuracy".
+    """The column of metrics.csv that selects the best weights, such as "val/accuracy".
 
-    `format` is how that metric is printed: ".2%" for a share.
+    `format` is the format specification that prints it, such as ".2%" for a ratio.
     """
 
     metric: str
@@ -131,11 +130,11 @@ class Best(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What a run's record holds about its data: values only, no sentences that are read back.
+    """A description of the data, stored in run.json. Code reads its values back, not its remarks.
 
-    `unit` is what a row is called in messages; `classes` is empty where there are none; `shapes`
-    are those of the inputs, without n; `nbytes` is filled in where the rows are in memory; `extra`
-    is JSON; `remarks` are printed at the start.
+    `unit` is the word for a row in messages. `classes` is empty if there are none. `shapes` are the
+    shapes of the inputs without n. The engine sets `nbytes` if the rows are in memory. `extra` is
+    JSON. `remarks` are printed when a run starts.
     """
 
     name: str
@@ -150,7 +149,7 @@ class Facts:
 
 
 class Task(Protocol):
-    """The members of a task, as above. Subclass `engine.Task`, which has the defaults."""
+    """The members of a task, described above. Subclass `engine.Task`, which has the defaults."""
 
     network: nn.Module
     best: Best
@@ -174,28 +173,28 @@ class Data(Protocol):
     """The members of data. Subclass `engine.Data`, which has the defaults."""
 
     splits: Splits
-    batch_size: int  # rows on one device at once: an argument of __init__
+    batch_size: int  # rows that one device computes at once: an argument of __init__
     eval_batch_size: int
     may_change: ClassVar[frozenset[str]]
-    sample_weights: Tensor | None  # float64 (train rows,): drawn with replacement, by these weights
+    sample_weights: Tensor | None  # float64 (train rows,): rows are drawn by them with replacement
 
     def facts(self) -> Facts: ...
     def augment(self, batch: Any, uniforms: Uniforms) -> Any: ...
     def artifacts(self) -> dict[str, Path]:
-        """Return files that belong to the weights (a tokenizer), by name.
+        """Return files that belong to the weights, such as a tokenizer, by name.
 
-        A run keeps copies in its folder's artifacts/, and their SHA-256 in run.json.
+        A run copies them to artifacts/ in its folder and records their SHA-256 in run.json.
         """
         ...
 
 
-# Requests to a service become a batch, as evaluation would show it, of those that can be read; the
-# others have a reason each, by their place among the requests.
+# Turns requests to the service into a batch, as evaluation would show them to the network. Requests
+# that can't be read are left out: the dict maps their indices to the reasons.
 Read = Callable[[list, Facts], tuple[Any, dict[int, str]]]
 
 
 def count(split: Any) -> int:
-    """Return how many rows a split has."""
+    """Return the number of rows in a split; 0 for None."""
     if split is None:
         return 0
     return split.n if hasattr(split, "n") else len(split.row)

@@ -1,4 +1,4 @@
-"""SHA-256, by which data, weights and files are known again: as hexadecimal digits."""
+"""SHA-256 in hexadecimal: it identifies data, weights and files."""
 
 import hashlib
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def sha256_of(parts: Iterable[bytes | memoryview]) -> str:
-    """Return the SHA-256 over the bytes of the parts, one after another."""
+    """Return the SHA-256 of all parts, concatenated."""
     content = hashlib.sha256()
     for part in parts:
         content.update(part)

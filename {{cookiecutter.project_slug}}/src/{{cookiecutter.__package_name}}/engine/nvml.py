@@ -1,6 +1,7 @@
-"""What NVIDIA's driver says of the GPUs: who uses them, how busy and how hot they are.
+"""The state of NVIDIA GPUs: who uses them, their utilization, temperature and memory.
 
-It is asked through NVML, without touching CUDA; where there is no driver there are no GPUs.
+It comes from the driver through NVML, without initializing CUDA. Without a driver there are no
+GPUs.
 """
 
 import os
@@ -17,10 +18,10 @@ import pynvml
 
 @dataclass(frozen=True)
 class GpuState:
-    """A GPU now: memory in bytes, `busy` in percent, °C, and (process id, bytes) of its `users`.
+    """The state of a GPU at one moment; a number is 0 if the driver doesn't report it.
 
-    `sm_mhz` is the clock of its multiprocessors, `watts` the power it draws; 0 where the driver
-    doesn't report them.
+    `used` is memory in bytes, `busy` utilization in percent, `temperature` in °C, `users` (process
+    id, bytes) of each process. `sm_mhz` is the clock of the multiprocessors, `watts` the power.
     """
 
     index: int
@@ -36,49 +37,52 @@ class GpuState:
 
 def gpu_states() -> list[GpuState]:
     """Return the state of every GPU of the machine, in the driver's order."""
-    count = pynvml.nvmlDeviceGetCount() if _driver_is_there() else 0
+    count = pynvml.nvmlDeviceGetCount() if _has_driver() else 0
     return [_state(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(count)]
 
 
 def gpu_state(uuid: str) -> GpuState | None:
-    """Return the state of the GPU of that UUID, as torch names it; None if the driver can't say."""
-    if _driver_is_there():
+    """Return the state of the GPU with that UUID, in torch's spelling; None if it is unknown."""
+    if _has_driver():
         with suppress(pynvml.NVMLError):  # a slice of a GPU (MIG) has a UUID of another kind
             return _state(pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
     return None
 
 
 def driver_version() -> str | None:
-    """Return the driver's version, such as '580.95.05'; None where there is none."""
-    return str(pynvml.nvmlSystemGetDriverVersion()) if _driver_is_there() else None
+    """Return the driver's version, such as '580.95.05'; None without a driver."""
+    return str(pynvml.nvmlSystemGetDriverVersion()) if _has_driver() else None
 
 
 def idle_first(states: Sequence[GpuState]) -> list[GpuState]:
-    """Return the GPUs in the order in which to use them: nobody's first, then the emptiest."""
+    """Return the GPUs in the order of preference: unused ones first, then by used memory."""
     return sorted(states, key=lambda gpu: (bool(gpu.users), gpu.used >> 30, gpu.index))
 
 
 def prefer_idle_gpus() -> None:
-    """Before CUDA is touched: let it count idle GPUs first, unless somebody has chosen some."""
+    """Set CUDA_VISIBLE_DEVICES to all GPUs, idle ones first, unless the user has chosen GPUs.
+
+    Call it before CUDA is initialized.
+    """
     chosen = os.environ.keys() & {"CUDA_VISIBLE_DEVICES", "TORCHELASTIC_RUN_ID"}
     if not chosen and len(states := gpu_states()) > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in idle_first(states))
 
 
 def other_users(gpu: GpuState, own_bytes: int = 0) -> dict[str, int]:
-    """Return who else computes on a GPU, as 'python (pid 17, ada)', and bytes of memory.
+    """Return the other processes on a GPU, as 'python (pid 17, ada)', and their memory in bytes.
 
-    In a container the driver numbers processes as the host does: there, this process is the one
-    whose memory comes closest to its own `own_bytes`, if it has any.
+    In a container the driver reports the host's process ids. This process is then taken to be the
+    one whose memory is closest to `own_bytes`, if that is not 0.
     """
     users = {pid: memory for pid, memory in gpu.users if pid != os.getpid()}
     if own_bytes and users and len(users) == len(gpu.users):
         users.pop(min(users, key=lambda pid: abs(users[pid] - own_bytes)))
-    return {_who(pid): memory for pid, memory in users.items()}
+    return {_describe_process(pid): memory for pid, memory in users.items()}
 
 
 def in_use() -> str:
-    """Return which GPUs others compute on, such as 'GPU 0 by python (pid 17, ada), 12.3 GiB'."""
+    """Return which GPUs other processes use, such as 'GPU 0 by python (pid 17, ada), 12.3 GiB'."""
     return "; ".join(
         f"GPU {gpu.index} by {name}, {memory / 2**30:.1f} GiB"
         for gpu in gpu_states()
@@ -87,7 +91,7 @@ def in_use() -> str:
 
 
 @cache
-def _driver_is_there() -> bool:
+def _has_driver() -> bool:
     with suppress(pynvml.NVMLError):
         pynvml.nvmlInit()
         return True
@@ -95,26 +99,27 @@ def _driver_is_there() -> bool:
 
 
 def _state(handle: Any) -> GpuState:
-    def ask(question: Any, *arguments: Any) -> Any:
-        with suppress(pynvml.NVMLError):  # some GPUs, drivers and containers leave some unanswered
-            return question(handle, *arguments)
+    def query(function: Any, *arguments: Any) -> Any:
+        with suppress(pynvml.NVMLError):  # some GPUs, drivers and containers don't support it
+            return function(handle, *arguments)
 
-    rates, memory = ask(pynvml.nvmlDeviceGetUtilizationRates), ask(pynvml.nvmlDeviceGetMemoryInfo)
-    users = ask(pynvml.nvmlDeviceGetComputeRunningProcesses) or []
+    rates = query(pynvml.nvmlDeviceGetUtilizationRates)
+    memory = query(pynvml.nvmlDeviceGetMemoryInfo)
+    users = query(pynvml.nvmlDeviceGetComputeRunningProcesses) or []
     return GpuState(
         index=pynvml.nvmlDeviceGetIndex(handle),
         uuid=pynvml.nvmlDeviceGetUUID(handle),
         name=pynvml.nvmlDeviceGetName(handle),
         used=memory.used if memory else 0,
         busy=rates.gpu if rates else 0,
-        temperature=ask(pynvml.nvmlDeviceGetTemperature, pynvml.NVML_TEMPERATURE_GPU) or 0,
+        temperature=query(pynvml.nvmlDeviceGetTemperature, pynvml.NVML_TEMPERATURE_GPU) or 0,
         users=tuple((user.pid, user.usedGpuMemory or 0) for user in users),
-        sm_mhz=ask(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_SM) or 0,
-        watts=(ask(pynvml.nvmlDeviceGetPowerUsage) or 0) / 1000,
+        sm_mhz=query(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_SM) or 0,
+        watts=(query(pynvml.nvmlDeviceGetPowerUsage) or 0) / 1000,
     )
 
 
-def _who(pid: int) -> str:
+def _describe_process(pid: int) -> str:
     program, owner = "", "outside of this container"
     with suppress(OSError, KeyError):
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]

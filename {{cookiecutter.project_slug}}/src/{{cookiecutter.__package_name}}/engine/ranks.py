@@ -1,4 +1,4 @@
-"""Which of the processes that train together this one is: torchrun says it."""
+"""This process's rank among the processes of one run, from the environment that torchrun sets."""
 
 import functools
 import os
@@ -9,12 +9,12 @@ Given = ParamSpec("Given")
 
 
 def is_rank_zero() -> bool:
-    """Return whether this is the first of the processes that train together, or the only one."""
+    """Return whether this process has rank 0, as a process without torchrun does."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def rank_zero_only(function: Callable[Given, None]) -> Callable[Given, None]:
-    """Return a function that does the same on rank 0, and nothing on the others."""
+    """Return a function that calls `function` on rank 0 and does nothing on other ranks."""
 
     @functools.wraps(function)
     def on_rank_zero(*args: Given.args, **kwargs: Given.kwargs) -> None:

@@ -1,4 +1,4 @@
-"""What a training step is: from the members of a task (contract.py) to Lightning's hooks."""
+"""The base class of tasks: it implements Lightning's hooks with the members of contract.py."""
 
 import functools
 import inspect
@@ -32,13 +32,13 @@ from .model.means import RunningTotals, ratio
 from .model.recompute import recompute_blocks
 from .ranks import rank_zero_only
 
-say = rank_zero_only(functools.partial(print, flush=True))
+print_once = rank_zero_only(functools.partial(print, flush=True))
 
-# The members of a task that are methods; the first ones have no default.
+# The methods of a task. Those in REQUIRED have no default.
 REQUIRED = ("forward", "loss", "totals", "configure_optimizers")
 METHODS = frozenset(name for name, member in vars(contract.Task).items() if callable(member))
-METHODS -= {"forward", "configure_optimizers"}  # which Lightning itself replaces
-# Lightning's hooks that a task leaves to the engine, and what to do instead.
+METHODS -= {"forward", "configure_optimizers"}  # Lightning itself sets these attributes
+# Lightning's hooks that belong to the engine, and what a task can do instead.
 ENGINES = {
     "configure_callbacks": "name callbacks in the recipe, under trainer.callbacks",
     "configure_gradient_clipping": "set trainer.gradient_clip_val, or write an optimizer_step",
@@ -47,7 +47,7 @@ ENGINES = {
 
 @dataclass(frozen=True)
 class TaskFlags:
-    """The settings that the engine adds to those of any task: see cli/arguments.py."""
+    """The settings that the engine adds to those of every task: see cli/arguments.py."""
 
     compile: bool | CompileMode | None = None
     channels_last: bool = True
@@ -55,7 +55,7 @@ class TaskFlags:
 
 
 class Task(L.LightningModule):
-    """What a project's task derives from. contract.py says what each member is for."""
+    """The base class of a project's task. contract.py describes each member."""
 
     network: nn.Module
     best: Best
@@ -63,7 +63,7 @@ class Task(L.LightningModule):
     may_change: ClassVar[frozenset[str]] = frozenset()
     flags = TaskFlags()
 
-    if TYPE_CHECKING:  # no default: check_members() names one that is missing
+    if TYPE_CHECKING:  # no default: check_members() reports one that is missing
 
         def forward(self, batch: Any) -> Any: ...
         def loss(self, outputs: Any, batch: Any) -> Tensor | dict[str, Tensor]: ...
@@ -72,15 +72,15 @@ class Task(L.LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.learn: Callable[..., tuple[Tensor, dict[str, Tensor], Any]] = loss_and_outputs
-        self.decisions: Decisions | None = None  # of the command line
+        self.train_step: Callable[..., tuple[Tensor, dict[str, Tensor], Any]] = loss_and_outputs
+        self.decisions: Decisions | None = None  # set by the command line
         self.compile_decision = Decision(False, "not trained")
         self.running = RunningTotals()
-        self.collected: list[tuple[Any, ...]] = []  # of an evaluation that has scores()
-        self.parts_of_a_step = 1  # micro-batches, of all processes
-        self.step_weight: Tensor | None = None  # of those so far
-        self.step_graph: StepGraph | None = None  # while it takes the steps
-        self.is_new_run = True  # until it has trained, or has taken a checkpoint's weights
+        self.collected: list[tuple[Any, ...]] = []  # row, prediction and target of each batch
+        self.parts_per_step = 1  # micro-batches of all processes
+        self.step_weight: Tensor | None = None  # sum over this step's micro-batches so far
+        self.step_graph: StepGraph | None = None  # set while it runs the training steps
+        self.is_new_run = True  # False after training or loading a checkpoint's weights
 
     def initialize(self) -> str | None:
         return None
@@ -105,18 +105,18 @@ class Task(L.LightningModule):
 
     @property
     def may_differ(self) -> frozenset[str]:
-        """The settings that may differ from a checkpoint's: the engine's own change no result."""
+        """The settings that may differ from a checkpoint's: may_change and the engine's own."""
         return self.may_change | set(TaskFlags.__dataclass_fields__)
 
     def train(self, mode: bool = True) -> "Task":
-        """Set the modes for training; what is frozen stays in eval mode."""
+        """Set training or eval mode; frozen modules stay in eval mode."""
         super().train(mode)
         for part in self.children():
             keep_frozen(part)
         return self
 
     def take_flags(self, flags: TaskFlags) -> None:
-        """Take the engine's settings: what they ask of the network is done to it from outside."""
+        """Store the engine's settings and apply activation checkpointing to the network."""
         self.flags = flags
         if flags.activation_checkpointing:
             recompute_blocks(self.network)
@@ -127,7 +127,7 @@ class Task(L.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         if self.step_graph is not None:
             return self.step_graph.step(batch)
-        loss, terms, outputs = self.learn(self, batch)
+        loss, terms, outputs = self.train_step(self, batch)
         if self.logs(self.trainer.global_step + 1):
             self.log_step(batch, outputs, loss, terms)
         return self._weighted(loss, batch)
@@ -139,22 +139,22 @@ class Task(L.LightningModule):
         self._evaluate("test", batch, batch_idx, self.trainer.num_test_batches)
 
     def predict_step(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Return (row, target, prediction) of the batch's rows, without its padding."""
+        """Return (row, target, prediction) of the batch without its padding."""
         real, predictions, targets = batch.row >= 0, self.predict(self(batch)), self.target(batch)
         return batch.row[real], None if targets is None else targets[real], predictions[real]
 
     def logs(self, step: int) -> bool:
-        """Most steps log nothing: a value costs more host time than the rest of a step."""
+        """Return whether a step logs. Most don't: logging costs more host time than the step."""
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return bool(every) and step % every == 0
 
     @torch.no_grad()
     def log_step(self, batch: Any, outputs: Any, loss: Tensor, terms: dict[str, Tensor]) -> None:
-        """Log the loss, its terms and the metrics of a batch, and the learning rate."""
+        """Log a batch's loss, the loss's terms, the metrics and the learning rate."""
         values = {"train/loss": loss.detach()}
         values |= {f"train/loss/{name}": term.detach() for name, term in terms.items()}
         for name, totals in self.totals(outputs, batch).items():
-            if name != "loss":  # which mixed and smoothed labels make another than this one
+            if name != "loss":  # mixed or smoothed labels make it differ from the trained loss
                 values[f"train/{name}"] = ratio(*totals)
         rate = torch.as_tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log_dict({**values, "lr": rate})
@@ -169,25 +169,25 @@ class Task(L.LightningModule):
             clip_gradients(self.trainer, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def _weighted(self, loss: Tensor, batch: Any) -> Tensor:
-        """Return the loss of a part of a step times its weight; Lightning divides by the parts."""
-        if self.parts_of_a_step == 1 or (weight := self.loss_weight(batch)) is None:
+        """Return a micro-batch's loss times its weight; Lightning divides by their number."""
+        if self.parts_per_step == 1 or (weight := self.loss_weight(batch)) is None:
             return loss
-        weight = weight.detach() / len(batch.row)  # so that float16 does not overflow
+        weight = weight.detach() / len(batch.row)  # keeps float16 from overflowing
         self.step_weight = weight if self.step_weight is None else self.step_weight + weight
         return loss * weight * self.trainer.accumulate_grad_batches
 
     def _divide_by_weight(self, optimizer: Any, total: Tensor) -> None:
-        """Make gradients that were summed up with weights those of the whole step's mean."""
+        """Divide the weighted sum of gradients by the step's total weight."""
         if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(total)  # DDP has divided by the number of ranks
-        total = total.where(total > 0, 1)  # a step without weight has gradients of 0
+            torch.distributed.all_reduce(total)  # DDP has divided gradients by the world size
+        total = total.where(total > 0, 1)  # gradients are 0 if the total is
         for group in optimizer.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
                     weight.grad.mul_(self.trainer.world_size / total)
 
     def _evaluate(self, split: str, batch: Any, batch_idx: int, batches: Any) -> None:
-        """Count a batch's real rows; the last batch logs the split's metrics."""
+        """Add a batch's totals; after the last batch, log the split's metrics."""
         if batch_idx == 0:
             self.running, self.collected = RunningTotals(), []
         outputs = self(batch)
@@ -203,29 +203,32 @@ class Task(L.LightningModule):
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
 
     def _scores(self) -> dict[str, float]:
-        """Return scores() of all rows of all ranks, in order."""
+        """Return scores() over the rows of all ranks, in the split's order."""
         if any(part is None for part in self.collected[0]):
-            raise UserError(f"{type(self).__name__} has scores(), which needs target() as well.")
+            raise UserError(
+                f"{type(self).__name__}.target() returned None, but scores() needs targets:"
+                " write target()."
+            )
         parts = [joined(part) for part in zip(*self.collected, strict=True)]
         if self.trainer.world_size > 1:
-            parts = [_gathered(part) for part in parts]
+            parts = [_gather_ranks(part) for part in parts]
         row, predictions, targets = (part.cpu() for part in parts)
         order = row.argsort(stable=True)[int((row < 0).sum()) :]
         if predictions.dtype in (torch.bfloat16, torch.float16):
-            predictions = predictions.float()  # which other libraries can't read
+            predictions = predictions.float()  # metric libraries can't read 16-bit floats
         return self.scores(predictions[order], targets[order])
 
 
 class Preparation(L.Callback):
-    """Makes a task ready: for its device, with its flags, checked, with its weights, compiled."""
+    """Prepares a task for a run: device settings, flags, checks, initial weights, compilation."""
 
-    learning: frozenset[str] = frozenset()  # the names of the weights that learn
-    looked = False  # at which learn, since fit has begun
-    frozen: list[str] | None = None  # modules, when the checkpoint was written
-    saved_learning: Sequence[str] = ()  # and the weights that learned then
+    trainable: frozenset[str] = frozenset()  # the names of the weights with gradients
+    epoch_checked = False  # whether `trainable` was compared in this fit
+    frozen: list[str] | None = None  # the loaded checkpoint's frozen modules
+    saved_trainable: Sequence[str] = ()  # the loaded checkpoint's trainable weights
 
     def __init__(self) -> None:
-        self.settings = ExitStack()  # to be put back when all is over
+        self.settings = ExitStack()  # restored in teardown
 
     def setup(self, trainer: Any, pl_module: L.LightningModule, stage: str) -> None:
         task: Any = pl_module
@@ -240,17 +243,17 @@ class Preparation(L.Callback):
             check_task(task, as_rows(data.splits.train), data.facts())
 
     def on_fit_start(self, trainer: Any, pl_module: L.LightningModule) -> None:
-        """Compile in place, so that the checkpoint's keys are those of the plain network."""
+        """Initialize and compile the network, in place, so that checkpoint keys don't change."""
         task: Any = pl_module
         if trainer.strategy.root_device.type == "cuda":
-            torch.cuda.synchronize()  # DDP has spread the weights on a stream of its own
+            torch.cuda.synchronize()  # DDP has broadcast the weights on another stream
         if task.is_new_run and trainer.ckpt_path is None:
             self._initialize(trainer, task)
         task.is_new_run = False
         if task.flags.compile == "step-graph" and not _has_plain_step(task):
             raise UserError(
-                "model.compile is step-graph, but the task has a training_step() of its own: leave"
-                " it unset."
+                "model.compile is step-graph, but the task overrides training_step(): leave it"
+                " unset."
             )
         if task.decisions is not None:
             decision = task.decisions.compile
@@ -259,21 +262,21 @@ class Preparation(L.Callback):
         else:
             decision = Decision(False, "the task optimizes by hand")
         task.compile_decision = decision
-        self.learning, self.looked = _learning(task), False
-        task.parts_of_a_step = trainer.accumulate_grad_batches * trainer.world_size
+        self.trainable, self.epoch_checked = _trainable(task), False
+        task.parts_per_step = trainer.accumulate_grad_batches * trainer.world_size
         if decision.value:
-            say("The first step compiles the network: up to a minute, once.")
-            task.learn = compile_task(task.network, loss_and_outputs, decision.value)
+            print_once("The first step compiles the network: up to a minute, once.")
+            task.train_step = compile_task(task.network, loss_and_outputs, decision.value)
 
     def on_train_start(self, trainer: Any, pl_module: L.LightningModule) -> None:
-        """Log once an epoch at least; let what a task does at an epoch's start hold in a resume."""
-        an_epoch = max(int(trainer.num_training_batches) // trainer.accumulate_grad_batches, 1)
+        """Log at least once per epoch; repeat freezing and on_train_epoch_start after a resume."""
+        steps = max(int(trainer.num_training_batches) // trainer.accumulate_grad_batches, 1)
         self.settings.callback(setattr, trainer, "log_every_n_steps", trainer.log_every_n_steps)
-        trainer.log_every_n_steps = min(trainer.log_every_n_steps, an_epoch)
-        if self.frozen is not None:  # after the optimizers, whose groups are those of the start
+        trainer.log_every_n_steps = min(trainer.log_every_n_steps, steps)
+        if self.frozen is not None:  # after the optimizers, whose groups match the run's start
             freeze_parts(pl_module, self.frozen)
             for name, weight in pl_module.named_parameters():
-                weight.requires_grad_(name in self.saved_learning)
+                weight.requires_grad_(name in self.saved_trainable)
             self.frozen = None
         if trainer.fit_loop.restarted_mid_epoch:
             pl_module.on_train_epoch_start()
@@ -281,16 +284,16 @@ class Preparation(L.Callback):
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
-        if batch_idx and self.looked:  # once an epoch, after the task's on_train_epoch_start
+        if batch_idx and self.epoch_checked:  # only after the task's on_train_epoch_start
             return
-        before, self.learning, self.looked = self.learning, _learning(pl_module), True
-        if self.learning != before:
-            self._follow(trainer, pl_module, self.learning - before)
+        before, self.trainable, self.epoch_checked = self.trainable, _trainable(pl_module), True
+        if self.trainable != before:
+            self._update_trainable(trainer, pl_module, self.trainable - before)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        if pl_module.learn is not loss_and_outputs:
+        if pl_module.train_step is not loss_and_outputs:
             stop_compiling(pl_module.network)
-            pl_module.learn = loss_and_outputs
+            pl_module.train_step = loss_and_outputs
         self.settings.close()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -300,44 +303,50 @@ class Preparation(L.Callback):
         self, trainer: Any, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["frozen"] = frozen_parts(pl_module)
-        checkpoint["learning"] = sorted(_learning(pl_module))  # some may be frozen by hand
+        checkpoint["learning"] = sorted(_trainable(pl_module))  # some may be frozen by hand
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self.frozen = checkpoint.get("frozen")
-        self.saved_learning = checkpoint.get("learning", ())
+        self.saved_trainable = checkpoint.get("learning", ())
         if self.frozen is None:
             add_frozen_groups(checkpoint, pl_module.network)
 
-    def _follow(self, trainer: Any, task: Any, new: frozenset[str]) -> None:
-        """Let what looks at the weights once, at the start, see that others learn now."""
+    def _update_trainable(self, trainer: Any, task: Any, new: frozenset[str]) -> None:
+        """Rebuild DDP and the step graph after weights were frozen or unfrozen (`new`).
+
+        Raises UserError if no optimizer has a weight that was unfrozen.
+        """
         groups = [group for each in trainer.optimizers for group in each.param_groups]
         known = {id(weight) for group in groups for weight in group["params"]}
-        lost = [name for name, p in task.named_parameters() if name in new and id(p) not in known]
-        if lost:
+        missing = [n for n, p in task.named_parameters() if n in new and id(p) not in known]
+        if missing:
             raise UserError(
-                f"In epoch {trainer.current_epoch} {len(lost)} weights begin to learn that no"
-                f" optimizer has, {lost[0]} the first of them. Give the optimizer all weights in"
-                " configure_optimizers(), as engine.build_optimizer does: frozen ones too."
+                f"{len(missing)} weights were unfrozen in epoch {trainer.current_epoch} that no"
+                f" optimizer has, such as {missing[0]}. Give the optimizer all weights in"
+                " configure_optimizers(), frozen ones too, as engine.build_optimizer does."
             )
-        if trainer.world_size > 1:  # DDP exchanges the gradients of those that learned then
+        if trainer.world_size > 1:  # DDP only reduces gradients of weights that had them before
             trainer.strategy.model = task
             trainer.strategy.configure_ddp()
         for callback in trainer.callbacks:
             if isinstance(callback, StepGraph):
-                callback.forget()
+                callback.reset()
 
     def _initialize(self, trainer: Any, task: Any) -> None:
-        """Load what a new run starts from; one process of a host first, which may download it."""
-        said = task.initialize() if trainer.local_rank == 0 else None
+        """Load a new run's weights: first in one process per host, which may download them."""
+        message = task.initialize() if trainer.local_rank == 0 else None
         trainer.strategy.barrier()
         if trainer.local_rank != 0:
             task.initialize()
-        if said:
-            say(f"pretrained: {said}")
+        if message:
+            print_once(f"pretrained: {message}")
 
 
 def loss_and_outputs(task: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor], Any]:
-    """Return a batch's loss, its terms if it has some, and the outputs: compiled as one."""
+    """Return a batch's loss, the loss's terms ({} if it has none) and the outputs.
+
+    This function is compiled as one graph.
+    """
     outputs = task.forward(batch)
     loss = task.loss(outputs, batch)
     if isinstance(loss, dict):
@@ -349,12 +358,12 @@ def _has_plain_step(task: Any) -> bool:
     return type(task).training_step is Task.training_step
 
 
-def _learning(task: L.LightningModule) -> frozenset[str]:
+def _trainable(task: L.LightningModule) -> frozenset[str]:
     return frozenset(name for name, weight in task.named_parameters() if weight.requires_grad)
 
 
 def check_members(task: type) -> None:
-    """Raise UserError if a task lacks a member that has no default."""
+    """Raise UserError if a task lacks a member without a default or overrides an engine's hook."""
     for name in REQUIRED:
         own = getattr(task, name, None)
         if own is None or own is getattr(L.LightningModule, name, None):
@@ -364,28 +373,28 @@ def check_members(task: type) -> None:
     for name, instead in ENGINES.items():
         if getattr(task, name) is not getattr(Task, name):
             raise UserError(
-                f"{task.__name__} has {name}() of its own, as the engine has: {instead}."
+                f"{task.__name__} has {name}() of its own, but the engine needs it: {instead}."
             )
 
 
 def check_instance(task: Any) -> None:
-    """Raise UserError if a task keeps no settings, or an attribute hides one of its methods."""
+    """Raise UserError if a task saved no hyper-parameters, or an attribute hides a method."""
     if not task.hparams_initial and inspect.signature(type(task)).parameters:
         raise UserError(
-            f"{type(task).__name__} keeps no settings, without which its runs can't be resumed or"
-            " evaluated. Call self.save_hyperparameters() in __init__, after super().__init__()."
+            f"{type(task).__name__} saves no settings, so its runs can't be resumed or evaluated."
+            " Call self.save_hyperparameters() in __init__, after super().__init__()."
         )
     own = vars(task) | vars(task)["_modules"] | vars(task)["_parameters"] | vars(task)["_buffers"]
     for name in sorted(METHODS & own.keys()):
         raise UserError(
             f"self.{name} is set to a {type(own[name]).__name__}, but the engine calls the method"
-            f" {name}(). Give the attribute another name: self.{name}_function, say."
+            f" {name}(). Give the attribute another name, such as self.{name}_function."
         )
 
 
-def _gathered(part: Tensor) -> Tensor:
-    """Return the rows of all ranks, which have equally many."""
-    if part.ndim > 1:  # of other lengths, perhaps
+def _gather_ranks(part: Tensor) -> Tensor:
+    """Return the rows of all ranks. Every rank must have the same number of rows."""
+    if part.ndim > 1:  # the lengths of the ranks may differ
         longest = torch.tensor(part.shape[1], device=part.device)
         torch.distributed.all_reduce(longest, torch.distributed.ReduceOp.MAX)
         part = to_length(part, int(longest))

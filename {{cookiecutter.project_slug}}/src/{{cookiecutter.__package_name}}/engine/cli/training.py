@@ -28,7 +28,7 @@ from ..decisions import (
     in_common,
 )
 from ..fast.compile_messages import Compiling
-from ..fast.settings import process_settings_kept
+from ..fast.settings import preserve_process_settings
 from ..fast.step_graph import StepGraph
 from ..hardware import this_machine
 from ..hashing import sha256
@@ -37,7 +37,7 @@ from ..monitor import summary
 from ..monitor.gpu import GpuUsage, OutOfMemory
 from ..monitor.predictions import draw_pictures
 from ..monitor.progress import Progress, Throughput
-from ..monitor.trackers import Tracking, decide_wandb, followers
+from ..monitor.trackers import Tracking, build_trackers, decide_wandb
 from ..paths import project_root
 from ..ranks import is_rank_zero
 from ..run import resume_checks
@@ -212,12 +212,12 @@ class Training(LightningCLI):
             record.update_start(decisions=self.decisions.as_json())
             record.update(data=asdict(self.facts), numerics=numerics())
             record.update(artifacts=self._keep_artifacts())
-            self.metrics.followers = followers(self.config.fit.tracking, record)
+            self.metrics.trackers = build_trackers(self.config.fit.tracking, record)
             resume_checks.warn_of_changed_source(record)
             kind = self.decisions.accelerator.value
             in_use = nvml.in_use() if kind == "cuda" else ""
             device = device_name(self.machine, kind)
-            summary.say_start(record.content, self.facts, self.decisions, device, in_use)
+            summary.print_start(record.content, self.facts, self.decisions, device, in_use)
             with record.timed("fit"):
                 self.trainer.fit(model, **kwargs)
             results = write_digests(self.run_folder, model, self.trainer.optimizers)
@@ -225,7 +225,7 @@ class Training(LightningCLI):
             draw = self.project.load(self.project.pictures)
             drawn = draw_pictures(self.run_folder, model, self.datamodule, self.facts, draw)
         record.end("finished")
-        summary.say_fit(
+        summary.print_fit(
             self.run_folder, record.content, self.decisions, model.best, self.facts, drawn
         )
 
@@ -242,18 +242,18 @@ class Training(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         """Write the predictions for every row of the test split to predictions.csv."""
         batches = self.trainer.predict(**{**kwargs, "return_predictions": True})
-        summary.say_predictions(batches, self.facts, self.run_folder)
+        summary.write_predictions(batches, self.facts, self.run_folder)
 
     def _score(self, stage: str, **kwargs: Any) -> None:
         scores = getattr(self.trainer, stage)(**{**kwargs, "verbose": False})[0]
         RunRecord(self.run_folder).update(results=scores)
-        summary.say_scores(self.run_folder, scores, self.model.best)
+        summary.print_scores(self.run_folder, scores, self.model.best)
 
     validate, test = partialmethod(_score, "validate"), partialmethod(_score, "test")
 
 
 def train(project: Project, arguments: list[str]) -> int:
     interruption = Interruption()
-    with interruption.listening(), process_settings_kept():
+    with interruption.listening(), preserve_process_settings():
         Training(project, arguments, project_root(), interruption)
     return 0

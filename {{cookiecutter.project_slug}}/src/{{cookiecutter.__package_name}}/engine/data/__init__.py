@@ -1,1 +1,1 @@
-"""From a source of images to augmented batches: source, order, loader, augmentation."""
+"""Data loading: splits as rows, the order of samples, and the loaders of batches."""

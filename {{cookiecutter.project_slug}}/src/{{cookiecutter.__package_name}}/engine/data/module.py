@@ -1,4 +1,4 @@
-"""The data of a run: splits become loaders, for one device or many, from any batch on."""
+"""The base class of data: it builds loaders for the splits, on any number of devices."""
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -23,7 +23,7 @@ Loader = ResidentLoader | StreamingLoader
 
 @dataclass(frozen=True)
 class DataFlags:
-    """The settings that the engine adds to those of any Data: see cli/arguments.py."""
+    """The settings that the engine adds to those of every Data: see cli/arguments.py."""
 
     global_batch_size: int | None = None
     loader: LoaderName | None = None
@@ -33,16 +33,16 @@ class DataFlags:
 
 
 class Data(L.LightningDataModule):
-    """What a project's data derive from: the defaults of contract.py, and loaders for its splits.
+    """The base class of a project's data: the defaults of contract.py, and the loaders.
 
     Args:
-        batch_size: training rows that a device computes at once, the micro-batch.
+        batch_size: training rows that one device computes at once: the micro-batch.
         eval_batch_size: rows per step and device in validation, test and prediction.
     """
 
     splits: Splits
     may_change: ClassVar[frozenset[str]] = frozenset()
-    gpu_decoder: ClassVar[bool] = False  # has a setting decoder: cpu or gpu
+    gpu_decoder: ClassVar[bool] = False  # whether there is a setting `decoder`: cpu or gpu
     sample_weights: Tensor | None = None
     flags = DataFlags()
 
@@ -62,13 +62,13 @@ class Data(L.LightningDataModule):
 
     @cached_property
     def decisions(self) -> Decisions:
-        """What the command line has decided; in a notebook, what it would for one device."""
+        """The command line's decisions; in a notebook, the same decisions for one CPU device."""
         batches = {"batch_size": self.batch_size, "eval_batch_size": self.eval_batch_size}
         config = {"data": asdict(self.flags) | batches, "trainer": {"accelerator": "cpu"}}
         return decide(config, hardware.this_machine(), with_size(self.facts(), self.splits))
 
     def train_dataloader(self) -> Loader:
-        """Raises UserError if the rows do not fill one step."""
+        """Return the loader of the training split; UserError if it has too few rows for a step."""
         shard, rows = self._shard(self.batch_size), self._rows(self.splits.train)
         if rows.n < shard.step:
             fits = max(rows.n // (shard.step // shard.batch_size), 1)
@@ -78,24 +78,29 @@ class Data(L.LightningDataModule):
             )
         seed, weights = self.decisions.seed.value, self.sample_weights
         plan = EpochPlan(rows.n, shard, seed, self._position, weights, rows.lengths)
-        # A class that has no augment of its own spares its batches the call.
-        own = type(self).augment is not Data.augment
-        return self._loader(rows, plan, self.augment if own else None)
+        overridden = type(self).augment is not Data.augment  # the default costs a call per batch
+        return self._loader(rows, plan, self.augment if overridden else None)
 
     def eval_loader(self, split: Any, first: int | None = None) -> Loader:
-        """Return a loader of this process's part of all rows in order, or of the `first` ones."""
+        """Return an evaluation loader: this process's shard of the split, in order.
+
+        With `first`, it has the first rows only, all of them in this process.
+        """
         alone = first is not None
         rows = as_rows(split) if alone else self._rows(split)
         n = min(rows.n, first or rows.n)
         shard = BatchShard(self.eval_batch_size) if alone else self._shard(self.eval_batch_size)
-        return self._loader(rows, EpochPlan(n, shard, lengths=rows.lengths), again=not alone)
+        plan = EpochPlan(n, shard, lengths=rows.lengths)
+        return self._loader(rows, plan, by_trainer=not alone)
 
     def val_dataloader(self) -> Loader:
         return self.eval_loader(self.splits.val)
 
     def test_dataloader(self) -> Loader:
         if not count(self.splits.test):
-            raise UserError(f"The data '{self.facts().name}' have no test split.")
+            raise UserError(
+                f"The data '{self.facts().name}' have no test split: add one to be evaluated on."
+            )
         return self.eval_loader(self.splits.test)
 
     predict_dataloader = test_dataloader
@@ -103,7 +108,7 @@ class Data(L.LightningDataModule):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
-        """Return the batch: the engine's loaders have put it on the device."""
+        """Return the batch on the device; the engine's loaders have already moved it there."""
         row = getattr(batch, "row", None)
         if row is not None and row.device == device:
             return batch
@@ -117,36 +122,36 @@ class Data(L.LightningDataModule):
     on_exception = teardown
 
     def _rows(self, split: Any) -> Rows:
-        """Return a split as rows, all of them in memory unless they are to be streamed."""
+        """Return a split as rows, loaded into memory unless the loader is `streaming`."""
         rows = as_rows(split)
         if not rows.in_memory and self.decisions.loader.value != "streaming":
             if not hasattr(rows, "load"):
                 loader = self.decisions.loader.value
-                raise UserError(f"data.loader is {loader}, but these rows can only be streamed.")
+                raise UserError(
+                    f"data.loader is {loader}, but these rows can only be streamed: leave it unset."
+                )
             return as_rows(rows.load())
         return rows
 
     def _loader(
-        self, rows: Rows, plan: EpochPlan, augment: Any = None, again: bool = True
+        self, rows: Rows, plan: EpochPlan, augment: Any = None, by_trainer: bool = True
     ) -> Loader:
         if rows.in_memory:
             mapped = self.decisions.loader.value == "mapped"
             return ResidentLoader(rows, plan, self._device(), mapped, augment)
-        config = self._stream_config(again)
+        config = self._stream_config(by_trainer)
         reader = rows.reader(config) if hasattr(rows, "reader") else RowsReader(rows)
-        devices = self.trainer.num_devices if self.trainer is not None and again else 1
-        loaders = devices * (2 if config.endless else 1)  # each process has one to validate too
+        devices = self.trainer.num_devices if self.trainer is not None and by_trainer else 1
+        loaders = devices * (2 if config.endless else 1)  # each process also has one to validate
         size = reader.slot_size(plan.shard.batch_size)
         check_shared_memory(config, size, loaders, hardware.free_shared_memory())
         return StreamingLoader(reader, plan, config, augment)
 
-    def _stream_config(self, again: bool) -> StreamConfig:
-        fits = again and self.trainer is not None and self.trainer.state.fn == "fit"
+    def _stream_config(self, by_trainer: bool) -> StreamConfig:
+        fits = by_trainer and self.trainer is not None and self.trainer.state.fn == "fit"
         decided = self.decisions
-        workers, ahead, place = (
-            d.value for d in (decided.workers, decided.prefetch, decided.decoder)
-        )
-        return StreamConfig(workers, ahead, self._device(), fits, place)
+        workers, prefetch = decided.workers.value, decided.prefetch.value
+        return StreamConfig(workers, prefetch, self._device(), fits, decided.decoder.value)
 
     def _device(self) -> torch.device:
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
@@ -158,7 +163,7 @@ class Data(L.LightningDataModule):
         return BatchShard(batch_size, rank, processes, self.trainer.accumulate_grad_batches)
 
     def _position(self) -> tuple[int, int]:
-        """Return the next epoch and batch, from the Trainer's progress, which it saves itself."""
+        """Return the next epoch and batch, from the progress that the Trainer saves."""
         if self.trainer is None:
             return 0, 0
         loop = self.trainer.fit_loop
@@ -167,7 +172,7 @@ class Data(L.LightningDataModule):
 
 
 def at_least(least: float, **settings: float | None) -> None:
-    """Raise UserError, which names the key, if a setting of the data is below `least`."""
+    """Raise UserError, naming the key, if a setting of the data is below `least`."""
     for name, value in settings.items():
         if value is not None and value < least:
             raise UserError(f"data.{name} is {value}; it must be at least {least}.")

@@ -1,7 +1,7 @@
-"""Which sample comes when, and every random number about it, from (seed, epoch, index) alone.
+"""The order of samples and each sample's random numbers, computed from (seed, epoch, index) alone.
 
-Nothing here has a state, so nothing has to be saved: a run that resumes anywhere draws the same
-numbers. The hash is integer arithmetic: the same bits on CPU and GPU.
+Nothing here has state, so nothing has to be saved: a run draws the same numbers wherever it
+resumes. The hash is integer arithmetic, so CPU and GPU give the same bits.
 """
 
 from collections.abc import Callable
@@ -14,23 +14,23 @@ from torch import Tensor
 from ..contract import Uniforms
 
 # SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014):
-# a counter in steps of GOLDEN, each value scrambled by two rounds of multiply and xor-shift.
+# a counter in steps of GOLDEN; two rounds of multiply and xor-shift scramble each value.
 GOLDEN = 0x9E3779B97F4A7C15
 ROUND_1 = 0xBF58476D1CE4E5B9
 ROUND_2 = 0x94D049BB133111EB
 MASK = (1 << 64) - 1
 
-Position = Callable[[], tuple[int, int]]  # the epoch that starts, and its first batch
+Position = Callable[[], tuple[int, int]]  # returns the next epoch and its first batch
 
 
 def uniforms(seed: int, epoch: int, index: Tensor, k: int) -> Tensor:
-    """Return k random numbers for each sample, the same wherever and in whatever batch it is drawn.
+    """Return k random numbers for each sample. They don't depend on its batch or device.
 
     Args:
         seed: the run's seed.
         epoch: the epoch, counted from 0.
-        index: int64 tensor (n,), the samples' places in the data set.
-        k: how many numbers each sample needs; the first j are the same for every k >= j.
+        index: int64 tensor (n,), the samples' indices in the data set.
+        k: how many numbers to return per sample; the first j are the same for every k >= j.
 
     Returns:
         float32 tensor (n, k) in [0, 1), each a multiple of 2**-24, on the device of `index`.
@@ -48,10 +48,10 @@ def epoch_order(seed: int, epoch: int, n: int, device: torch.device | str = "cpu
 
 @dataclass(frozen=True)
 class BatchShard:
-    """One process's part of every step.
+    """One process's share of every step.
 
-    A step of all processes together covers the next batch_size * world_size * accumulate samples
-    of the order, however many processes and micro-batches share them.
+    A step of all processes covers the next batch_size * world_size * accumulate samples of the
+    order. How many processes and micro-batches divide them does not matter.
     """
 
     batch_size: int
@@ -61,11 +61,11 @@ class BatchShard:
 
     @property
     def step(self) -> int:
-        """The global batch size: how many samples a step of all processes takes."""
+        """The global batch size: the number of samples in a step of all processes."""
         return self.batch_size * self.world_size * self.accumulate
 
     def batches(self, n: int) -> int:
-        """Return how many batches an epoch over n samples has; what fills no step is dropped."""
+        """Return the number of batches in an epoch over n samples; a partial step is dropped."""
         return n // self.step * self.accumulate
 
     def of(self, order: Tensor) -> Tensor:
@@ -74,20 +74,23 @@ class BatchShard:
         return whole.view(-1, self.batch_size, self.world_size)[:, :, self.rank]
 
     def padded(self, n: int, device: torch.device | str = "cpu") -> Tensor:
-        """Return this process's batches of all n samples in order, filled up with -1."""
+        """Return this process's batches of all n samples in order, padded with -1.
+
+        The result is an int64 tensor (batches, batch_size).
+        """
         step = self.batch_size * self.world_size
-        every = torch.arange(-(-n // step) * step, device=device)
-        indices = torch.where(every < n, every, -1)
+        positions = torch.arange(-(-n // step) * step, device=device)
+        indices = torch.where(positions < n, positions, -1)
         return indices.view(-1, self.batch_size, self.world_size)[:, :, self.rank]
 
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """Which of n rows each batch of an epoch has.
+    """Which of n rows each batch of an epoch contains.
 
-    With a `position` they are trained on: in an order of each epoch's own, by the seed, or drawn
-    with replacement where there are `weights`. Without, they are evaluated: each once, in order.
-    Every process has as many batches, of the same size.
+    With a `position` the plan is for training: the seed shuffles each epoch anew, or, with
+    `weights`, rows are drawn with replacement. Without, it is for evaluation: each row once, in
+    order. All processes have the same number of batches of the same size.
     """
 
     n: int
@@ -95,29 +98,35 @@ class EpochPlan:
     seed: int = 0
     position: Position | None = None
     weights: Tensor | None = None
-    lengths: Tensor | None = None  # int32 (n,), where rows differ in length
+    lengths: Tensor | None = None  # int32 (n,) if rows differ in length
 
     def __len__(self) -> int:
         return self.shard.batches(self.n) if self.position else len(self.shard.padded(self.n))
 
     @cached_property
     def fixed(self) -> tuple[int, ...]:
-        """The few lengths that batches have; none where rows do not differ in length."""
+        """The lengths that batches can have; none if all rows have the same length."""
         return () if self.lengths is None else fixed_lengths(self.lengths)
 
     def length(self, index: Tensor) -> int | None:
-        """Return the shortest fixed length that the rows at `index` (-1: padding) fit into."""
+        """Return the shortest fixed length that fits the rows at `index` (-1 is padding).
+
+        It is None if all rows have the same length.
+        """
         if self.lengths is None:
             return None
         longest = int(self.lengths[index.cpu().clamp(min=0)].max())
         return next(length for length in self.fixed if length >= longest)
 
     def uniforms(self, epoch: int, index: Tensor, skip: int = 0) -> Uniforms:
-        """Return what gives each row at `index` k random numbers, after its first `skip` ones."""
+        """Return the Uniforms of the rows at `index`, without the first `skip` numbers of each."""
         return lambda k: uniforms(self.seed, epoch, index, skip + k)[:, skip:]
 
     def indices(self, epoch: int, device: torch.device | str = "cpu") -> Tensor:
-        """Return the rows of an epoch's batches, int64 (batches, batch_size); -1 is padding."""
+        """Return the row indices of an epoch's batches, int64 (batches, batch_size).
+
+        -1 is padding.
+        """
         if self.position is None:
             return self.shard.padded(self.n, device)
         if self.weights is not None:
@@ -126,19 +135,20 @@ class EpochPlan:
 
 
 def weighted_order(seed: int, epoch: int, weights: Tensor) -> Tensor:
-    """Return n rows drawn with replacement by their weights, float64 (n,): int64 (n,)."""
+    """Draw n rows with replacement, by their weights, float64 (n,): int64 (n,)."""
     high, low = uniforms(seed, epoch, torch.arange(len(weights)), 2).double().unbind(1)
     ends = weights.double().cumsum(0)
     return torch.searchsorted(ends, (high + low * 2.0**-24) * ends[-1], right=True)
 
 
 def fixed_lengths(lengths: Tensor, most: int = 4, multiple: int = 8) -> tuple[int, ...]:
-    """Return the few lengths that batches are cut to: shares of the rows fit into each.
+    """Return the lengths that batches are padded or cut to: quantiles of the rows' lengths.
 
-    `lengths` are int32 (n,). A few shapes are compiled once each; the longest row always fits.
+    At most `most` lengths keep the number of shapes to compile small. They are rounded up to a
+    `multiple`; the longest row always fits. `lengths` is int32 (n,).
     """
-    shares = torch.arange(1, most + 1, dtype=torch.float64) / most
-    ends = torch.quantile(lengths.double(), shares, interpolation="higher").long().tolist()
+    quantiles = torch.arange(1, most + 1, dtype=torch.float64) / most
+    ends = torch.quantile(lengths.double(), quantiles, interpolation="higher").long().tolist()
     return tuple(sorted({-(-end // multiple) * multiple for end in ends}))
 
 
@@ -151,17 +161,17 @@ def _key(seed: int, epoch: int) -> int:
 
 
 def _scramble(x: Tensor) -> Tensor:
-    """SplitMix64's output function on an int64 tensor, whose products wrap around."""
+    """Apply SplitMix64's output function to an int64 tensor; products wrap around."""
     x = (x ^ _shift_right(x, 30)) * _signed(ROUND_1)
     x = (x ^ _shift_right(x, 27)) * _signed(ROUND_2)
     return x ^ _shift_right(x, 31)
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Shift in zeros from the left, which int64's own >> does not."""
+    """Shift right and fill with zeros; >> on int64 fills with the sign bit."""
     return (x >> bits) & (MASK >> bits)
 
 
 def _signed(value: int) -> int:
-    """Return the int64 that has the same 64 bits."""
+    """Return the signed integer with the same 64 bits."""
     return value - (1 << 64) if value >= 1 << 63 else value

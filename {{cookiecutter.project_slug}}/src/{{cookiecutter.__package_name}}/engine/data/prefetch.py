@@ -1,4 +1,4 @@
-"""Batches that are made ready while the device trains on others."""
+"""Preparing batches while the device trains on earlier ones."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -7,25 +7,25 @@ from typing import Any
 
 import torch
 
-AHEAD = 2  # batches that are ready on the device
+AHEAD = 2  # batches prepared on the device in advance
 
 
 def prefetch(items: Iterable, finish: Callable[[Any], Any], device: torch.device) -> Iterator[Any]:
-    """Yield finish(item), a batch, of every item, in order.
+    """Yield finish(item), a batch, for every item in order.
 
-    For a GPU a thread does it ahead of time, on a stream of its own, so that neither reading nor
-    copying holds up training. What it raises is raised here.
+    For a GPU, a thread calls it ahead of time on a separate stream, so that reading and copying
+    don't delay training. Its exceptions are raised here.
     """
     if device.type != "cuda":
         yield from map(finish, items)
         return
-    iterator, stream = iter(items), torch.cuda.Stream(device, priority=-1)  # before training
-    stream.wait_stream(torch.cuda.current_stream(device))  # which has made what is asked for
+    iterator, stream = iter(items), torch.cuda.Stream(device, priority=-1)  # high priority
+    stream.wait_stream(torch.cuda.current_stream(device))  # it computed the items
 
     def next_one() -> Any:
         with torch.cuda.stream(stream):
             batch = next(map(finish, iterator), None)
-        stream.synchronize()  # what the host or another stream still holds may be let go
+        stream.synchronize()  # only now may the memory that was copied from be reused
         return batch
 
     with ThreadPoolExecutor(1) as thread:

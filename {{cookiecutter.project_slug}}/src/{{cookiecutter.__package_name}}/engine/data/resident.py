@@ -1,8 +1,8 @@
-"""The loader of rows that are in memory already: several batches are one gather.
+"""The loader for rows in memory: one gather makes several batches.
 
-Small sets are kept in the device's memory: no workers, no copies from the host, no waiting. 50,000
-images of 32 by 32 pixels take 154 MB there. What is too large for that stays in the host's memory,
-or in a file mapped into it, and is copied ahead of time. Both give the same bits.
+Small data sets are kept in the device's memory, which needs no workers and no copies from the host.
+50,000 images of 32 by 32 pixels take 154 MB there. Larger data sets stay in host memory, or in a
+file mapped into it, and batches are copied ahead of time. Both give the same bits.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,15 +17,15 @@ from .order import EpochPlan
 from .prefetch import prefetch
 from .rows import TensorRows
 
-AT_ONCE = 32 * 2**20  # bytes augmented together: few launches, compiling gains nothing
+AT_ONCE = 32 * 2**20  # bytes augmented together: launches are then too few to need compiling
 
 Augment = Callable[[Any, Uniforms], Any]
 
 
 class ResidentLoader:
-    """Batches of rows that are in the device's memory, or (`mapped`) in the host's.
+    """Batches of rows that are in the device's memory or, if `mapped`, in the host's.
 
-    Training batches are augmented, by the plan's seed.
+    Training batches are augmented with random numbers from the plan's seed.
     """
 
     def __init__(
@@ -66,17 +66,17 @@ class ResidentLoader:
         return max(AT_ONCE * self.rows.n // (self.rows.nbytes * self.plan.shard.batch_size), 1)
 
     def _batches(self, epoch: int, row: Tensor) -> Any:
-        """Return one or several batches as one, on the device; `row` is -1 in padding."""
-        index, trains = row.clamp(min=0), self.plan.position is not None
-        drawn = self.plan.uniforms(epoch, index) if trains else None
-        batch: Any = self.rows.take(index, self.plan.length(row), drawn)._replace(row=row)
+        """Return one or several batches as one, on the device; `row` is -1 for padding."""
+        index, training = row.clamp(min=0), self.plan.position is not None
+        uniforms = self.plan.uniforms(epoch, index) if training else None
+        batch: Any = self.rows.take(index, self.plan.length(row), uniforms)._replace(row=row)
         if self.copies:
-            batch = batch._make(map(self._copied, batch))
-        if not trains or self.augment is None:
+            batch = batch._make(map(self._to_device, batch))
+        if not training or self.augment is None:
             return batch
         return self.augment(batch, self.plan.uniforms(epoch, batch.row, skip=self.rows.uniforms))
 
-    def _copied(self, part: Tensor | None) -> Tensor | None:
+    def _to_device(self, part: Tensor | None) -> Tensor | None:
         if part is None or self.device.type == "cpu":
             return part
         part = part.pin_memory() if self.device.type == "cuda" else part

@@ -1,4 +1,4 @@
-"""Rows of a split: tensors in memory, and what every split has in common."""
+"""Rows of a split as tensors in memory, and functions on the rows of any split."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -10,15 +10,15 @@ from torch import Tensor
 from ..contract import Batch, Facts, Splits, Uniforms
 from ..hashing import sha256_of
 
-ROWS_AT_ONCE = 1024  # whose content is digested together
+ROWS_AT_ONCE = 1024  # rows hashed together; digests depend on it
 
 
 class TensorRows:
-    """Rows that are tensors, in the host's memory or on a device: any batch of all of them.
+    """Rows that are tensors, in host memory or on a device.
 
     Args:
-        batch: a NamedTuple of tensors (n, …), whose `row` need not be set.
-        lengths: int32 (n,), where rows differ in length.
+        batch: a batch of all n rows; the values of its field `row` are not used.
+        lengths: int32 (n,) if rows differ in length.
         sequences: the fields (n, longest, …) that are cut to the length of a batch.
     """
 
@@ -40,7 +40,7 @@ class TensorRows:
         return sum(part.nbytes for part in self._fields().values())
 
     def to(self, device: torch.device) -> "TensorRows":
-        """Return the same rows on a device."""
+        """Return a copy of the rows on a device."""
         moved = {name: part.to(device) for name, part in self._fields().items()}
         moved["row"] = self.batch.row.to(device)
         return TensorRows(self.batch._replace(**moved), self.lengths, self.sequences)
@@ -53,7 +53,7 @@ class TensorRows:
         return TensorRows(self.batch._replace(**fields), lengths, self.sequences)
 
     def take(self, index: Tensor, length: int | None, uniforms: Uniforms | None) -> Batch:
-        """Return the rows at `index`, int64 on the same device; their memory layout is kept."""
+        """Return the rows at `index`, int64 (n,) on the same device, in the same memory layout."""
         taken = {}
         for name, part in self._fields().items():
             cut = part[:, :length] if length is not None and name in self.sequences else part
@@ -61,18 +61,18 @@ class TensorRows:
         return self.batch._replace(**taken, row=index)
 
     def _fields(self) -> dict[str, Tensor]:
-        """Return what there is of each row beside its number."""
+        """Return the fields that are tensors, without `row`."""
         fields = self.batch._asdict().items()
         return {name: part for name, part in fields if part is not None and name != "row"}
 
 
 def as_rows(split: Any) -> Any:
-    """Return a split as Rows: a batch of all its rows is wrapped."""
+    """Return a split as Rows; a batch of all its rows is wrapped in TensorRows."""
     return split if hasattr(split, "take") else TensorRows(split)
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
-    """Return the rows of several batches as one; shorter ones are filled with 0."""
+    """Concatenate the rows of several batches; shorter rows are padded with 0."""
     if parts[0].ndim > 1:
         longest = max(part.shape[1] for part in parts)
         parts = [to_length(part, longest) for part in parts]
@@ -80,7 +80,7 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def to_length(part: Tensor, length: int) -> Tensor:
-    """Return a tensor (n, length, …), filled with 0 if it was shorter."""
+    """Return a tensor (n, length, …), padded with 0 if `part` was shorter."""
     missing = length - part.shape[1]
     if not missing:
         return part
@@ -88,7 +88,7 @@ def to_length(part: Tensor, length: int) -> Tensor:
 
 
 def with_size(facts: Facts, splits: Splits) -> Facts:
-    """Return facts that say how many bytes the rows have, if they are in memory."""
+    """Return the facts with `nbytes` set if all rows are in memory."""
     rows = [
         as_rows(split) for split in (splits.train, splits.val, splits.test) if split is not None
     ]
@@ -97,7 +97,7 @@ def with_size(facts: Facts, splits: Splits) -> Facts:
 
 
 def digest(splits: Splits) -> str:
-    """Return SHA-256 over the content of all splits: what tells whether data have changed."""
+    """Return the SHA-256 of the content of all splits. It changes whenever the data do."""
     return sha256_of(_content(splits))
 
 
@@ -116,7 +116,7 @@ def _content(splits: Splits) -> Iterator[bytes | memoryview]:
 
 
 def _gather(part: Tensor, index: Tensor) -> Tensor:
-    """Return part[index] with its dimensions in memory as in `part` (images: channels last)."""
+    """Return part[index] in the memory layout of `part` (channels last for images)."""
     order = sorted(range(part.ndim), key=part.stride, reverse=True)
     if order == sorted(order) or order[0] != 0:
         return part[index]

@@ -1,4 +1,4 @@
-"""Where data come from: functions by name, called with the options of a configuration."""
+"""Data sources: functions by name, called with the options of a configuration."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ from ..errors import UserError
 
 
 def load_source(sources: Mapping[str, Callable], name: str, options: dict[str, Any]) -> Any:
-    """Return what the source of that name returns; UserError if it has no such name or option."""
+    """Return what the source `name` returns; UserError if it or an option is unknown."""
     if name not in sources:
         raise UserError(f"data.source is '{name}', which is unknown. Known: {', '.join(sources)}.")
     source = sources[name]

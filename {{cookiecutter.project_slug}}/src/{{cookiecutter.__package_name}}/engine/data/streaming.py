@@ -1,7 +1,7 @@
-"""The loader of rows that are read in workers: batches that are made ready ahead of time.
+"""The loader that reads rows in worker processes, ahead of time.
 
-What is drawn for a row follows from (seed, epoch, index): neither the number of workers nor who
-reads which batch changes a bit of what the network sees.
+A row's random numbers depend only on (seed, epoch, index), so neither the number of workers nor
+which worker reads a batch changes a bit of it.
 """
 
 import itertools
@@ -29,57 +29,58 @@ CPU = torch.device("cpu")
 PAGE = 4096  # bytes
 ALIGNMENT = 64  # bytes, of each tensor in a slot
 
-# Slot; epoch, None in evaluation; length, if rows differ in it; rows, -1 where one is filled up.
+# Slot; epoch (None in evaluation); length (None if rows don't differ in it); rows (-1 is padding).
 Request = tuple[int, int | None, int | None, np.ndarray]
 
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """How rows are read: by how many workers, how many batches ahead of each, for which device."""
+    """How rows are read: the number of workers, the batches each reads ahead, and the device."""
 
     workers: int = 0
     prefetch: int = 2
     device: torch.device = CPU
-    endless: bool = False  # whether the first batches of the next epoch are read at an epoch's end
-    decoder: str = "none"  # cpu or gpu, where rows are files that either can decode
+    endless: bool = False  # whether workers read into the next epoch before it starts
+    decoder: str = "none"  # cpu or gpu, if rows are files that either can decode
 
     @property
     def slots(self) -> int:
-        """How many batches lie between workers and training; each worker has its own."""
+        """The number of batches between workers and training; each worker has its own slots."""
         return self.workers * (self.prefetch + 1) or 1
 
 
 class Reader(Protocol):
-    """Reads batches into slots, in workers, and makes tensors of them, in the training process.
+    """Reads batches into slots, in workers, and turns slots into batches, in the training process.
 
-    A slot is memory that the processes share for as long as the loader lives. In memory of its own,
-    as DataLoader hands a batch over, each 4 KiB would cost a page fault on both sides: more time
-    than the copy.
+    A slot is memory that the processes share as long as the loader exists. DataLoader would
+    allocate new shared memory for each batch: a page fault for every 4 KiB on both sides, which
+    costs more time than the copy.
     """
 
-    uniforms: int  # random numbers that reading a row takes
+    uniforms: int  # number of random numbers that reading a row uses
     pinned: bool  # whether finish() copies from a slot to a GPU
 
     def slot_size(self, batch_size: int) -> int:
-        """Return the bytes of a batch."""
+        """Return the size of a batch in bytes."""
         ...
 
     def read(
-        self, index: np.ndarray, length: int | None, drawn: Uniforms | None, slot: np.ndarray
+        self, index: np.ndarray, length: int | None, uniforms: Uniforms | None, slot: np.ndarray
     ) -> Any:
-        """Write the rows, int64 (n,), -1 at the end for padding; return what else finish() needs.
+        """Write the rows at `index` into a slot, uint8 (bytes,); return what else finish() needs.
 
-        Raises UserError, which the training process raises again.
+        `index` is int64 (n,), with -1 for padding at its end. `length` and `uniforms` are those of
+        Rows.take(). The training process raises a UserError again.
         """
         ...
 
     def finish(self, index: Tensor, slot: Tensor, rest: Any, device: torch.device) -> Any:
-        """Return a slot as a batch on the device; `index` is there, without -1."""
+        """Return a slot as a batch on the device; `index` is there too, with 0 for padding."""
         ...
 
 
 class RowsReader:
-    """Reads batches from any Rows by their take()."""
+    """Reads batches from any Rows with take()."""
 
     pinned = True
 
@@ -97,9 +98,9 @@ class RowsReader:
         return sum(_aligned(part.nbytes) for part in batch._asdict().values() if part is not None)
 
     def read(
-        self, index: np.ndarray, length: int | None, drawn: Uniforms | None, slot: np.ndarray
+        self, index: np.ndarray, length: int | None, uniforms: Uniforms | None, slot: np.ndarray
     ) -> list[Any]:
-        batch = self.rows.take(torch.from_numpy(index.clip(0)), length, drawn)
+        batch = self.rows.take(torch.from_numpy(index.clip(0)), length, uniforms)
         layout, start = [], 0
         for name, part in batch._asdict().items():
             if part is None or name == "row":
@@ -123,10 +124,10 @@ class RowsReader:
 def check_shared_memory(
     config: StreamConfig, slot_size: int, loaders: int, free: int | None
 ) -> None:
-    """Raise UserError if the batches that workers read ahead do not fit into shared memory.
+    """Raise UserError if the batches that workers read ahead don't fit into shared memory.
 
-    A worker that finds no room is killed without a word. `free` is in bytes; None where there is
-    no such limit.
+    Otherwise the kernel would kill a worker without a message. `slot_size` and `free` are in bytes;
+    `free` is None if there is no limit.
     """
     needed = loaders * config.slots * slot_size
     if config.workers and free is not None and needed > free:
@@ -139,10 +140,10 @@ def check_shared_memory(
 
 
 class StreamingLoader:
-    """Batches from workers.
+    """Batches that workers read.
 
-    Where it is endless, one epoch follows on another: while the network is validated, the workers
-    read what is trained on next. `augment` is what is done to training batches on the device.
+    With config.endless, workers read the next epoch's first batches while the network is
+    validated. `augment` is applied to training batches on the device.
     """
 
     def __init__(
@@ -153,23 +154,23 @@ class StreamingLoader:
         augment: Callable[[Any, Uniforms], Any] | None = None,
     ) -> None:
         self.reader, self.plan, self.config, self.augment = reader, plan, config, augment
-        self.requests, self.next = _Requests(plan, config), (0, 0)  # the batch to come
+        self.requests, self.next = _Requests(plan, config), (0, 0)  # epoch and batch
         self.running: Iterator[Any] | None = None
         size = -(-reader.slot_size(plan.shard.batch_size) // PAGE) * PAGE
         storage = shared_storage if config.workers else torch.UntypedStorage
-        room = storage(config.slots * size)
-        self.memory = torch.tensor([], dtype=torch.uint8).set_(room).view(-1, size)
+        slots = storage(config.slots * size)
+        self.memory = torch.tensor([], dtype=torch.uint8).set_(slots).view(-1, size)
         self.pinned: set[int] = set()
         self.loader: DataLoader = DataLoader(
             _Worker(reader, replace(plan, position=None), self.memory),
             batch_size=None,  # a request is a whole batch
             sampler=self.requests,
-            collate_fn=tuple,  # which it is
+            collate_fn=tuple,  # a worker's answer is one already
             num_workers=config.workers,
             prefetch_factor=config.prefetch if config.workers else None,
             persistent_workers=config.workers > 0,
             worker_init_fn=_end_with_parent,
-            generator=torch.Generator(),  # or else each epoch would draw from the network's
+            generator=torch.Generator(),  # the default one would draw from the network's
         )
 
     def __len__(self) -> int:
@@ -183,24 +184,24 @@ class StreamingLoader:
         epoch, first = self.plan.position() if self.plan.position else (self.next[0], 0)
         if not self.config.endless or self.running is None or self.next != (epoch, first):
             self.requests.start = epoch, first
-            self.running = prefetch(self.loader, self.finished, self.config.device)
+            self.running = prefetch(self.loader, self.finish, self.config.device)
         for batch in range(first, len(self)):
             self.next = (epoch, batch + 1) if batch + 1 < len(self) else (epoch + 1, 0)
             yield next(self.running)
         self.running = self.running if self.config.endless else None
 
     def end(self) -> None:
-        """End the workers."""
+        """Stop the workers."""
         self.running = None
         end_workers(self.loader)
 
-    def finished(self, answer: Any) -> Any:
-        """Return what a worker has read as a batch on the device, or raise what it met."""
-        (slot, epoch, _, asked), rest = answer
+    def finish(self, answer: Any) -> Any:
+        """Return a worker's answer as a batch on the device, or raise its UserError."""
+        (slot, epoch, _, rows), rest = answer
         if isinstance(rest, UserError):
             raise rest
         device = self.config.device
-        row = torch.from_numpy(asked).to(device)
+        row = torch.from_numpy(rows).to(device)
         index = row.clamp(min=0)
         if device.type == "cuda" and self.reader.pinned and slot not in self.pinned:
             self._pin(slot)
@@ -210,49 +211,52 @@ class StreamingLoader:
         return self.augment(batch, self.plan.uniforms(epoch, index, skip=self.reader.uniforms))
 
     def _pin(self, slot: int) -> None:
-        """Let the GPU copy from a slot by itself, without the host."""
-        room, cuda = self.memory[slot], torch.cuda.cudart()
-        if int(cuda.cudaHostRegister(room.data_ptr(), room.nbytes, 0)) == 0:
-            weakref.finalize(self.memory, cuda.cudaHostUnregister, room.data_ptr()).atexit = False
+        """Pin a slot's memory, so that the GPU copies from it without the host."""
+        part, cuda = self.memory[slot], torch.cuda.cudart()
+        if int(cuda.cudaHostRegister(part.data_ptr(), part.nbytes, 0)) == 0:
+            weakref.finalize(self.memory, cuda.cudaHostUnregister, part.data_ptr()).atexit = False
         self.pinned.add(slot)
 
 
 class _Requests(Iterable[Request]):
-    """What the workers are asked for, from a batch of an epoch on."""
+    """The requests to the workers, starting at any batch of any epoch."""
 
     def __init__(self, plan: EpochPlan, config: StreamConfig) -> None:
         self.plan, self.config, self.start = plan, config, (0, 0)
 
     def __iter__(self) -> Iterator[Request]:
-        """A slot is written again when the batch that it held is on the device."""
+        """Yield requests. Slots rotate: one is reused once its batch is on the device."""
         begin, first = self.start
         slots = itertools.cycle(range(self.config.slots))
         for epoch in itertools.count(begin) if self.config.endless else [begin]:
             for index in self.plan.indices(epoch)[first:]:
-                trained = epoch if self.plan.position else None
-                yield next(slots), trained, self.plan.length(index), index.numpy()
+                seeded = epoch if self.plan.position else None
+                yield next(slots), seeded, self.plan.length(index), index.numpy()
             first = 0
 
 
 class _Worker(Dataset):
-    """Answers a request with itself and what is not in its slot, or an error to be raised."""
+    """Answers a request with the request and what is not in its slot, or an error to raise."""
 
     def __init__(self, reader: Reader, plan: EpochPlan, memory: Tensor) -> None:
         self.reader, self.plan, self.memory = reader, plan, memory  # uint8 (slots, bytes)
 
     def __getitem__(self, request: Request) -> tuple[Request, Any]:
         slot, epoch, length, index = request
-        drawn = None
+        uniforms = None
         if epoch is not None:
-            drawn = self.plan.uniforms(epoch, torch.from_numpy(index))
+            uniforms = self.plan.uniforms(epoch, torch.from_numpy(index))
         try:
-            return request, self.reader.read(index, length, drawn, self.memory[slot].numpy())
+            return request, self.reader.read(index, length, uniforms, self.memory[slot].numpy())
         except UserError as error:
             return request, error
 
 
 def _end_with_parent(worker: int) -> None:
-    """Let SIGTERM end a worker only if its parent, which has a step to finish, sends it."""
+    """Let SIGTERM stop a worker only if its parent sends it.
+
+    A cluster sends SIGTERM to all processes, but the parent needs workers to finish its step.
+    """
 
     def wait() -> None:
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:

@@ -1,4 +1,4 @@
-"""The private names of torch that the loader of workers uses."""
+"""The private names of torch that the streaming loader uses."""
 
 from typing import Any
 
@@ -9,16 +9,16 @@ from torch.utils.data import DataLoader
 def shared_storage(size: int) -> torch.UntypedStorage:
     """Return memory of `size` bytes that forked processes share.
 
-    share_memory_() would first make as much that is not shared, and copy it. It can go when torch
-    has a public way to ask for shared memory.
+    share_memory_() would first allocate as much private memory and copy it. This function can go
+    when torch has a public way to allocate shared memory.
     """
     return torch.UntypedStorage._new_shared(size)
 
 
 def end_workers(loader: DataLoader) -> None:
-    """End a loader's workers: where Python collects them, torch waits 5 s for each.
+    """Stop a loader's workers. If Python's garbage collection stops them, torch waits 5 s for each.
 
-    It can go when pytorch's issue 81794 is fixed.
+    This function can go when pytorch's issue 81794 is fixed.
     """
     workers: Any = loader._iterator
     loader._iterator = None

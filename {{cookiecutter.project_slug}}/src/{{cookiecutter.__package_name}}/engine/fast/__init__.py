@@ -1,1 +1,1 @@
-"""What makes a step short: compiling, and the whole step as one CUDA graph."""
+"""Faster training steps: torch.compile, CUDA graphs, and patches to Lightning."""

@@ -1,4 +1,4 @@
-"""torch.compile: whether it pays, in which mode, and applied to a task from outside."""
+"""torch.compile: choosing a mode, and applying it to a task from outside."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -13,7 +13,7 @@ CompileMode = Literal["default", "reduce-overhead", "max-autotune", "step-graph"
 
 
 def decide_compiling(trainer: Any, asked: bool | CompileMode | None) -> Decision:
-    """Return the mode for a Trainer that was built without the command line, in a notebook."""
+    """Return the mode for a Trainer built without the command line, such as in a notebook."""
     parts = trainer.world_size * trainer.accumulate_grad_batches
     kind, steps = trainer.strategy.root_device.type, trainer.estimated_stepping_batches
     requested = None if asked is None else Decision(asked, "as configured")
@@ -21,17 +21,17 @@ def decide_compiling(trainer: Any, asked: bool | CompileMode | None) -> Decision
 
 
 def compile_task(network: nn.Module, step: Callable, mode: str) -> Callable:
-    """Compile the network in place, for evaluation, and return the compiled step."""
-    how: dict[str, Any] = {"mode": mode.replace("step-graph", "default"), "dynamic": False}
-    network.compile(**how)
-    return torch.compile(step, **how)
+    """Compile the network in place, for evaluation, and return `step` compiled, for training."""
+    options: dict[str, Any] = {"mode": mode.replace("step-graph", "default"), "dynamic": False}
+    network.compile(**options)
+    return torch.compile(step, **options)
 
 
 def stop_compiling(network: nn.Module) -> None:
-    """Let the network run as it is again, and the next fit find nothing that was compiled.
+    """Undo compile_task and drop all compiled code.
 
-    Of one function torch keeps 8 versions; from the ninth fit of a notebook on it would compile no
-    more. torch 2.11 has no public way to undo nn.Module.compile().
+    torch keeps 8 versions of a function, so the ninth fit in a notebook would not be compiled.
+    torch 2.11 has no public way to undo nn.Module.compile().
     """
     network._compiled_call_impl = None  # type: ignore[assignment]
     torch.compiler.reset()

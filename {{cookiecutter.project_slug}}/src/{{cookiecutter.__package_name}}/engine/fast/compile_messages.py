@@ -1,7 +1,7 @@
-"""What torch.compile says of the network, in plain words, and where what it makes is kept.
+"""Short messages in place of torch.compile's logs, and the cache of compiled code.
 
-Each place in the code is named once, with what torch's log says of it on a page or two, which
-TORCH_LOGS=graph_breaks,recompiles shows instead.
+Each line of code is reported once, with the reason and a hint from torch's log. To see the log
+itself, a page or two for each line: TORCH_LOGS=graph_breaks,recompiles.
 """
 
 import linecache
@@ -25,46 +25,50 @@ from ..ranks import is_rank_zero
 
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
-# How a log's name ends: what its pages mean for the run, and what helps where they do not say.
+# The end of a log's name: what its messages mean, and a suggestion if they have none.
 KINDS = {
-    "__graph_breaks": ("The compiled network is cut in two", "compute it outside of the network"),
+    "__graph_breaks": (
+        "Graph break (the compiled network is split)",
+        "compute it outside of the network",
+    ),
     "__recompiles": (
-        "The network is compiled again (after 8 times it runs uncompiled)",
-        "change nothing in forward but tensors, which keep their shape and type",
+        "Recompilation (after 8, the network runs uncompiled)",
+        "in forward, change tensors only, and keep their shapes and types",
     ),
     "__cudagraphs": (
-        "The network runs without CUDA graphs",
-        "keep every tensor on the GPU, and change none in place that comes from outside",
+        "No CUDA graphs (the network runs without them)",
+        "keep every tensor on the GPU, and change no tensor from outside in place",
     ),
 }
-# In a page: the reason (of a recompile, why the newest that might have fitted does not) and a hint.
+# In a message: the reason (of a recompilation, why the newest version does not fit) and a hint.
 REASON = re.compile(r"(?:Explanation: |\d+/\d+: (?!GLOBAL_STATE)|due to )(.+?) *(?:  #|$)", re.M)
 HINT = re.compile(r"(?:Hint: (?!This graph|It may be|Please)|HINT: .*, or )(.+?)\)?$", re.M)
 PLACE = re.compile(r'(?:File "| in )(/.+?)(?:", line |:)(\d+)')
 
 
 def keep_cache(cpu: str) -> None:
-    """Keep what is compiled in the user's cache folder, by the CPU, which torch's keys don't name.
+    """Keep compiled code in the user's cache folder, in one folder per CPU model.
 
-    Any other TORCHINDUCTOR_CACHE_DIR than torch's own, which it sets when imported, wins.
+    torch's own keys don't include the CPU. A TORCHINDUCTOR_CACHE_DIR that the user has set is kept;
+    torch's default, which importing torch sets, is replaced.
     """
-    torchs_own = str(Path(tempfile.gettempdir()) / "torchinductor_")  # and the user's name
-    if not os.environ.get("TORCHINDUCTOR_CACHE_DIR", torchs_own).startswith(torchs_own):
+    default = str(Path(tempfile.gettempdir()) / "torchinductor_")  # then the user's name
+    if not os.environ.get("TORCHINDUCTOR_CACHE_DIR", default).startswith(default):
         return
     folder = cache_folder() / "torchinductor" / re.sub(r"\W+", "-", cpu)
-    with suppress(OSError):  # no home to write to: torch's own choice
+    with suppress(OSError):  # the home can't be written to: torch's default
         folder.mkdir(parents=True, exist_ok=True)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 class Compiling(L.Callback):
-    """Listens to torch's logs; what a first step compiles is no news."""
+    """Replaces torch's logs by short messages, but not those of first steps, which compile."""
 
     def __init__(self) -> None:
         self.loggers: list[logging.Logger] = []
         self.filters = ExitStack()  # of warnings
-        self.known: set[tuple[str, int]] = set()  # places that were named, or lead to one
-        self.warm: set[bool] = set()  # whether with gradients, once such a step is over
+        self.known: set[tuple[str, int]] = set()  # file and line of reported frames, callers too
+        self.warm: set[bool] = set()  # True after a training step, False after a validation step
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         keep_cache(this_machine().cpu)
@@ -72,20 +76,20 @@ class Compiling(L.Callback):
     def on_train_start(self, trainer, pl_module) -> None:
         if not pl_module.compile_decision.value or "TORCH_LOGS" in os.environ:
             return
-        self.speaks = is_rank_zero()
+        self.prints = is_rank_zero()
         try:
-            import torch._inductor.cudagraph_utils  # now, so that all of the logs are there
+            import torch._inductor.cudagraph_utils  # now, so that all loggers exist
 
             torch._logging.set_logs(graph_breaks=True, recompiles=True)
-        except (ImportError, AttributeError, ValueError):  # another torch, whose logs stay as is
+        except (ImportError, AttributeError, ValueError):  # another torch: its logs don't change
             return
         self.filters.enter_context(warnings.catch_warnings())
-        warnings.filterwarnings("ignore", "Dynamo does not know how to trace")  # said here too, as
-        also = ("torch._dynamo.convert_frame", "torch._dynamo.variables.tensor")  # these do
+        warnings.filterwarnings("ignore", "Dynamo does not know how to trace")  # reported here, as
+        also = ("torch._dynamo.convert_frame", "torch._dynamo.variables.tensor")  # by these loggers
         names = [name for name in logging.root.manager.loggerDict if name.endswith(tuple(KINDS))]
         self.loggers = [logging.getLogger(name) for name in (*names, *also)]
         for logger in self.loggers:
-            logger.addFilter(self._hear)
+            logger.addFilter(self._report)
 
     def on_train_batch_end(self, *_) -> None:
         self.warm.add(True)
@@ -95,37 +99,40 @@ class Compiling(L.Callback):
 
     def on_train_end(self, trainer, pl_module, exception=None) -> None:
         while self.loggers:
-            self.loggers.pop().removeFilter(self._hear)
-            torch._logging.set_logs()  # as by default
+            self.loggers.pop().removeFilter(self._report)
+            torch._logging.set_logs()  # the default
         self.filters.close()
 
     on_exception = on_train_end
 
-    def _hear(self, record: logging.LogRecord) -> bool:
-        """Say what a page means, if it is news, and keep it from the screen."""
-        page = record.getMessage()
+    def _report(self, record: logging.LogRecord) -> bool:
+        """Print a short message for a log record if its place is new; drop the record itself."""
+        message = record.getMessage()
         kind = next((kind for kind in KINDS if record.name.endswith(kind)), None)
         if kind is None:
-            return not ("raph break" in page or (self.known and "hit config." in page))
+            return not ("raph break" in message or (self.known and "hit config." in message))
         if kind == "__recompiles" and torch.is_grad_enabled() not in self.warm:
             return False
-        frames = _frames(page)
-        if self.speaks and frames[-1] not in self.known:
-            (file, line), (meaning, helps) = frames[-1], KINDS[kind]
-            why, hint = REASON.search(page), HINT.search(page)
+        frames = _frames(message)
+        if self.prints and frames[-1] not in self.known:
+            (file, line), (meaning, suggestion) = frames[-1], KINDS[kind]
+            why, hint = REASON.search(message), HINT.search(message)
             tqdm.write(
                 f"\n{meaning}: {shown(Path(file))}:{line}"
                 f"  {linecache.getline(file, line).strip()}\n"
-                f"  why         {why[1] if why else page}\n"
-                f"  what helps  {hint[1] if hint else helps}\n"
+                f"  why         {why[1] if why else message}\n"
+                f"  suggestion  {hint[1] if hint else suggestion}\n"
             )
-        self.known.update(frames)  # the functions around are cut for the same reason
+        self.known.update(frames)  # the callers are split for the same reason
         return False
 
 
-def _frames(page: str) -> list[tuple[str, int]]:
-    """Return file and line of each frame outside of libraries, outermost first: live, then told."""
+def _frames(message: str) -> list[tuple[str, int]]:
+    """Return file and line of each frame outside of libraries, outermost first.
+
+    The frames of this call come first, then those that a log record names.
+    """
     frames = [(frame.filename, frame.lineno or 0) for frame in traceback.extract_stack()]
-    frames += [(file, int(line)) for file, line in PLACE.findall(page)]
+    frames += [(file, int(line)) for file, line in PLACE.findall(message)]
     ours = [frame for frame in frames if not frame[0].startswith((*LIBRARIES, "<", __file__))]
     return ours or frames[-1:]

@@ -1,13 +1,13 @@
-"""What the engine changes in Lightning while it trains, and the private names of it that it uses.
+"""The engine's patches to Lightning during training, and the private names of Lightning it uses.
 
-Each patch is a context manager: it lasts from the start of training to the end of the fit, also
-where an exception ends that, and leaves nothing behind. None changes a bit of a result. To train
-without them, or without some:
+Each patch is a context manager, active from the start of training to the end of the fit. It is
+undone after an exception too. No patch changes a bit of a result. To train without all of them, or
+without some:
 
     ENGINE_PATCHES=off python -m my_project fit ...
     ENGINE_PATCHES=-profile_nothing,-skip_unwritten_hooks python -m my_project fit ...
 
-tests/engine/test_patches.py fails where Lightning changes a name or a signature that is used here.
+tests/engine/test_patches.py fails if Lightning changes a name or a signature that is used here.
 """
 
 import os
@@ -32,26 +32,26 @@ NOTHING = nullcontext()
 
 @contextmanager
 def skip_unwritten_hooks(trainer: Any) -> Iterator[None]:
-    """Of a step's hooks, call those that somebody has written.
+    """Call only those hooks of a step that are overridden.
 
-    Lightning calls all of the module and of each callback, the empty ones too; it leaves out those
-    that are None. It can go when Lightning looks whether a hook is overridden.
+    Lightning also calls the empty hooks of the module and of each callback, but not those that are
+    None. This patch can go when Lightning checks whether a hook is overridden.
     """
     with ExitStack() as stack:
         for listener in (trainer.lightning_module, *trainer.callbacks):
             base = L.Callback if isinstance(listener, L.Callback) else L.LightningModule
             empty = [h for h in HOOKS if getattr(type(listener), h) is getattr(base, h)]
-            own = vars(listener)  # what was set on the object itself stays
+            own = vars(listener)  # hooks that were set on the object itself stay
             stack.enter_context(_set(listener, **{h: None for h in empty if h not in own}))
         yield
 
 
 @contextmanager
 def note_hooks_quickly(trainer: Any) -> Iterator[None]:
-    """Note which hook runs without torch's questions for parameters, some 30 times a step.
+    """Set the current hook's name without nn.Module.__setattr__, some 30 times per step.
 
-    `_current_fx_name` is an attribute of a module, so it is set by nn.Module.__setattr__. It can go
-    when Lightning keeps that name elsewhere.
+    That name, `_current_fx_name`, is an attribute of the module, so torch checks whether it is a
+    parameter. This patch can go when Lightning stores the name elsewhere.
     """
     kind: Any = type(trainer.lightning_module)
     own, usual = "__setattr__" in vars(kind), kind.__setattr__
@@ -74,16 +74,16 @@ def note_hooks_quickly(trainer: Any) -> Iterator[None]:
 
 @contextmanager
 def backward_in_this_thread(trainer: Any) -> Iterator[None]:
-    """Compute one GPU's gradients in the thread that trains: autograd's own has to be woken.
+    """Run the backward pass of one GPU in the training thread: waking autograd's costs time.
 
-    No private name. It can go when torch does so by itself.
+    It uses no private name. This patch can go when torch does this by itself.
     """
     with torch.autograd.set_multithreading_enabled(trainer.world_size > 1):
         yield
 
 
 class NoProfiler(Profiler):
-    """Lightning's PassThroughProfiler, without a generator for each of 20 contexts a step."""
+    """PassThroughProfiler without its generators, one for each of 20 contexts per step."""
 
     def start(self, action_name: str) -> None: ...
     def stop(self, action_name: str) -> None: ...
@@ -93,7 +93,7 @@ class NoProfiler(Profiler):
 
 @contextmanager
 def profile_nothing(trainer: Any) -> Iterator[None]:
-    """Where nobody asked for a profiler, enter no contexts for one. No private name."""
+    """Enter no profiler contexts if no profiler is configured. It uses no private name."""
     quiet = type(trainer.profiler) is PassThroughProfiler
     with _set(trainer, profiler=NoProfiler()) if quiet else NOTHING:
         yield
@@ -101,10 +101,10 @@ def profile_nothing(trainer: Any) -> Iterator[None]:
 
 @contextmanager
 def agree_on_signals_once(trainer: Any) -> Iterator[None]:
-    """Ask the other processes for a signal twice a second, as RunCheckpoint does, and not at every
-    step as well, which waits for the GPU.
+    """Don't exchange signals between processes in every step, which waits for the GPU.
 
-    It does nothing on one device. It can go when Lightning's issue 21487 is fixed.
+    RunCheckpoint exchanges them twice a second. On one device this patch changes nothing. It can go
+    when Lightning's issue 21487 is fixed.
     """
     agreed = any(getattr(each, "agrees_on_signals", False) for each in trainer.callbacks)
     loop = trainer.fit_loop.epoch_loop
@@ -114,9 +114,9 @@ def agree_on_signals_once(trainer: Any) -> Iterator[None]:
 
 @contextmanager
 def log_without_waiting(trainer: Any) -> Iterator[None]:
-    """Hand numbers to the loggers while they are still copied from the GPU, if all can take them.
+    """Pass numbers to the loggers before their copy from the GPU is done, if all support that.
 
-    Lightning waits for each number. It can go when Lightning gives its loggers tensors.
+    Lightning waits for each number. This patch can go when Lightning passes tensors to loggers.
     """
     connector, takes = trainer._logger_connector, "takes_pending_numbers"
     log = type(connector).log_metrics
@@ -141,9 +141,9 @@ PATCHES: dict[str, Callable[[Any], AbstractContextManager[None]]] = {
 
 @contextmanager
 def log_due_steps_only(trainer: Any) -> Iterator[None]:
-    """Where training is about to stop, log no step that is not due: it has nothing new to log.
+    """When training stops, don't log a step that is not due: it has no new values.
 
-    It has no switch, as it decides which rows metrics.csv has.
+    This patch has no switch, because it affects the rows of metrics.csv.
     """
     connector = trainer._logger_connector
     update, logs = type(connector).update_train_step_metrics, trainer.lightning_module.logs
@@ -153,7 +153,7 @@ def log_due_steps_only(trainer: Any) -> Iterator[None]:
 
 
 class Patches(L.Callback):
-    """Has the patches that are switched on from the start of training to the end of the fit."""
+    """Applies the patches that are switched on, from the start of training to the end of fit."""
 
     def __init__(self) -> None:
         self.stack = ExitStack()
@@ -162,7 +162,7 @@ class Patches(L.Callback):
         self.apply(trainer, switched_on(os.environ.get(SWITCH, "")))
 
     def apply(self, trainer: Any, names: list[str]) -> None:
-        """Have these patches and no others, from between two steps on."""
+        """Apply these patches and no others; call it between two steps."""
         self.undo()
         self.stack.enter_context(log_due_steps_only(trainer))
         for name in names:
@@ -175,40 +175,43 @@ class Patches(L.Callback):
 
 
 def switched_on(switch: str) -> list[str]:
-    """Return the names of the patches that the switch leaves on: "" all, "off" none."""
+    """Return the names of the patches that the switch leaves on: all for "", none for "off".
+
+    Raises UserError if the switch names an unknown patch.
+    """
     if switch == "off":
         return []
     off = {name.strip() for name in switch.split(",") if name.strip()}
     if unknown := off - {f"-{name}" for name in PATCHES}:
         raise UserError(
             f"{SWITCH} is {switch!r}: {', '.join(sorted(unknown))} is unknown. Set it to off, or to"
-            f" some of these, with commas: {', '.join(f'-{name}' for name in PATCHES)}."
+            f" some of these, separated by commas: {', '.join(f'-{name}' for name in PATCHES)}."
         )
     return [name for name in PATCHES if f"-{name}" not in off]
 
 
-# What is used as it is: no patch, so there is nothing to switch.
+# Private names of Lightning that are used unchanged: these are no patches and have no switch.
 
 
 def log_step_now(trainer: Any) -> None:
-    """Log the step that has just been trained, which Lightning does after a callback's hook."""
+    """Log the last training step now; Lightning does so only after the callbacks' hooks."""
     trainer._logger_connector.update_train_step_metrics()
 
 
 def weights_checkpoint(trainer: Any) -> dict[str, Any]:
-    """Return a checkpoint of the weights without writing it, as Trainer.save_checkpoint would."""
+    """Return the checkpoint that Trainer.save_checkpoint(weights_only=True) would write."""
     return trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
 
 
 def clip_gradients(trainer: Any, optimizer: Any, value: float, algorithm: Any) -> None:
-    """Clip under fused optimizers too, which Lightning 2.6.6 refuses in float16.
+    """Clip gradients, also for fused optimizers in float16, which Lightning 2.6.6 refuses.
 
-    It can go when Lightning's issue 21435 is fixed.
+    This function can go when Lightning's issue 21435 is fixed.
     """
     plugin = trainer.precision_plugin
     scaler = getattr(plugin, "scaler", None)
     if scaler and getattr(optimizer, "_step_supports_amp_scaling", False):
-        scaler.unscale_(optimizer)  # which they do inside their step: too late
+        scaler.unscale_(optimizer)  # fused optimizers unscale in their step, after clipping
     Precision.clip_gradients(plugin, optimizer, value, GradClipAlgorithmType(algorithm or "norm"))
 
 
@@ -224,7 +227,7 @@ def validation_progress(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _set(thing: Any, **attributes: Any) -> Iterator[None]:
-    """Give an object attributes of its own, over those of its class, and take them away again."""
+    """Set attributes of an object, over those of its class; restore the object at exit."""
     own = vars(thing)
     before = {name: own[name] for name in attributes if name in own}
     own.update(attributes)

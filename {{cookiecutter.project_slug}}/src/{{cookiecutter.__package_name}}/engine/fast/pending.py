@@ -1,4 +1,4 @@
-"""Numbers that are still copied from the GPU: who logs them does not wait."""
+"""Numbers that are still being copied from the GPU, so that logging does not wait for them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 
-class OnItsWay:  # and no dataclass: Lightning reads those's tensors at once, before it is here
-    """A number that is being copied from the GPU; float() waits until it is here."""
+class PendingValue:  # not a dataclass: Lightning would read its tensors before the copy is done
+    """A number that is being copied from the GPU; float() waits for the copy."""
 
     def __init__(self, copy: Tensor, copied: torch.cuda.Event) -> None:
         self.copy, self.copied = copy, copied
@@ -20,11 +20,11 @@ class OnItsWay:  # and no dataclass: Lightning reads those's tensors at once, be
 
 
 def send(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics, those that are on a GPU on their way to the host, in one copy."""
-    there = {k: v for k, v in metrics.items() if isinstance(v, Tensor) and v.is_cuda}
-    if not there:
+    """Start one copy of all metrics that are on a GPU; return these as PendingValue."""
+    on_gpu = {k: v for k, v in metrics.items() if isinstance(v, Tensor) and v.is_cuda}
+    if not on_gpu:
         return dict(metrics)
-    values = torch.stack([value.detach().double().reshape(()) for value in there.values()])
+    values = torch.stack([value.detach().double().reshape(()) for value in on_gpu.values()])
     copies, copied = values.to("cpu", non_blocking=True), torch.cuda.Event()
     copied.record()
-    return {**metrics, **{name: OnItsWay(copies[i], copied) for i, name in enumerate(there)}}
+    return {**metrics, **{name: PendingValue(copies[i], copied) for i, name in enumerate(on_gpu)}}

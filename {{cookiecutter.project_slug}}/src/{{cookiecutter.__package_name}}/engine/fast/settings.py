@@ -1,4 +1,4 @@
-"""Settings of torch and of the process that training changes: each is put back at its end."""
+"""Settings of torch and of the process that training changes and restores."""
 
 import os
 import warnings
@@ -10,9 +10,9 @@ import torch
 
 @contextmanager
 def device_settings(device: torch.device) -> Iterator[None]:
-    """On a GPU: TF32 wherever float32 is left, and a stream that is not the default one.
+    """On a GPU, use TF32 for float32 matrix products, and a stream other than the default.
 
-    nvJPEG's own streams wait for whatever runs on the default one.
+    nvJPEG's streams would wait for all work on the default stream.
     """
     if device.type != "cuda":
         yield
@@ -23,17 +23,17 @@ def device_settings(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(RuntimeError):  # of a device that has failed already
-            torch.cuda.synchronize(device)  # what follows on the other stream sees the weights
+        with suppress(RuntimeError):  # the device may have failed already
+            torch.cuda.synchronize(device)  # later work on the other stream reads the weights
         torch.cuda.set_stream(stream)
         torch.set_float32_matmul_precision(precision)
 
 
 @contextmanager
-def process_settings_kept() -> Iterator[None]:
-    """Put back the environment, the warnings' filters and torch's switches, whoever changed them.
+def preserve_process_settings() -> Iterator[None]:
+    """Restore the environment, the filters of warnings and torch's switches at exit.
 
-    Trainer(deterministic=True), for one, sets switches and never puts them back.
+    Trainer(deterministic=True), for example, sets switches and never restores them.
     """
     environment = dict(os.environ)
     deterministic = torch.are_deterministic_algorithms_enabled()

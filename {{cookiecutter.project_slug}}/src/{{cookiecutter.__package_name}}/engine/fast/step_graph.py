@@ -1,7 +1,7 @@
 """A whole training step, forward, backward and optimizer, as one CUDA graph.
 
-The host then asks the device once a step instead of some hundred times. Replaying a graph is
-nothing that Lightning sees, so it is told of each step, and the schedule is stepped, here.
+The host then launches one graph per step instead of some hundred kernels. Lightning does not see a
+graph's replay, so this module counts the steps for it and steps the schedule.
 """
 
 import copy
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from ..errors import UserError
 
-EAGER_STEPS = 3  # real ones, in which everything compiles and allocates what lasts
+EAGER_STEPS = 3  # training steps before the capture: they compile and allocate lasting memory
 
 
 class StepGraph(L.Callback):
-    """Takes over a task's training step: the first ones run as they stand, one is captured."""
+    """Replaces a task's training step: the first steps run eagerly, then one is captured."""
 
-    automatic = True  # whether the task's optimization was, before
+    automatic = True  # the task's automatic_optimization before
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         self.automatic = pl_module.automatic_optimization
@@ -29,13 +29,13 @@ class StepGraph(L.Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         pl_module.automatic_optimization, pl_module.step_graph = self.automatic, None
-        self.forget()
+        self.reset()
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "fit")
 
     def on_fit_start(self, trainer, pl_module) -> None:
-        """Raises UserError where a step can't be one graph."""
+        """Raise UserError if a step can't be one graph."""
         kinds = map(type, (pl_module, *trainer.callbacks))
         names = [name for name in dir(L.Callback) if name.startswith(("on_before_", "on_after_"))]
         names += ["optimizer_step", "optimizer_zero_grad", "lr_scheduler_step"]
@@ -45,7 +45,7 @@ class StepGraph(L.Callback):
         reasons = {
             "it is for one GPU": trainer.world_size > 1,
             "it accumulates no gradients": trainer.accumulate_grad_batches > 1,
-            "float16's scaling looks at each step": str(trainer.precision).startswith("16"),
+            "float16's loss scaling waits in each step": str(trainer.precision).startswith("16"),
             "it clips no gradients": trainer.gradient_clip_val,
             "it is for one optimizer": len(trainer.optimizers) > 1,
             "it steps one schedule, at each step": schedules not in ([], [("step", 1)]),
@@ -61,12 +61,12 @@ class StepGraph(L.Callback):
         self.progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         self.graph: torch.cuda.CUDAGraph | None = None
         self.optimizer, self.stream = pl_module.optimizers(), torch.cuda.Stream(device)
-        for group in self.optimizer.param_groups:  # the graph reads it where the schedule writes it
+        for group in self.optimizer.param_groups:  # a tensor: the graph reads each new rate
             group["lr"] = torch.tensor(float(group["lr"]), device=device)
             group |= {"capturable": True} if "capturable" in group else {}
 
-    def forget(self) -> None:
-        """Capture a step anew: other weights learn now."""
+    def reset(self) -> None:
+        """Drop the graph, so that the next steps capture a new one."""
         self.steps, self.graph = 0, None
 
     def step(self, batch: Any) -> Tensor:
@@ -75,7 +75,7 @@ class StepGraph(L.Callback):
         if self.steps < EAGER_STEPS:
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
-                loss, terms, outputs = self._learn(batch)
+                loss, terms, outputs = self._train_step(batch)
             torch.cuda.current_stream().wait_stream(self.stream)
         else:
             if self.graph is None:
@@ -98,15 +98,15 @@ class StepGraph(L.Callback):
         self.batch = copy.deepcopy(batch)
         self.graph = torch.cuda.CUDAGraph()
         self.optimizer.optimizer.zero_grad(set_to_none=True)
-        # thread_local: the loader's thread goes on copying
+        # thread_local: the loader's thread keeps copying during the capture
         with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
-            self.results = self._learn(self.batch)
+            self.results = self._train_step(self.batch)
 
-    def _learn(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], Any]:
-        torch.clear_autocast_cache()  # of weights as they were before the last step
+    def _train_step(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], Any]:
+        torch.clear_autocast_cache()  # it holds casts of the weights before the last step
         optimizer = self.optimizer.optimizer
         optimizer.zero_grad(set_to_none=True)
-        loss, terms, outputs = self.model.learn(self.model, batch)
+        loss, terms, outputs = self.model.train_step(self.model, batch)
         loss.backward()
         optimizer.step()
         return apply_to_collection((loss, terms, outputs), Tensor, Tensor.detach)

@@ -1,1 +1,1 @@
-"""What is about images: listing, decoding, reading and caching them."""
+"""Images: listing, checking, decoding, reading and caching them."""

@@ -1,7 +1,7 @@
-"""What a network for images is given.
+"""The batch of an image network.
 
-In all files: n rows, c channels, h and w pixels. Pixels are uint8, (n, c, h, w) with the channels
-last in memory, as cameras store them and GPUs prefer them.
+In all files of this folder: n rows, c channels, h by w pixels. Pixels are uint8 (n, c, h, w) with
+channels last in memory, the layout that decoders write and GPUs prefer.
 """
 
 from typing import NamedTuple
@@ -14,10 +14,10 @@ from torch import Tensor
 class ImageBatch(NamedTuple):
     """Images with their labels.
 
-    `images` uint8 (n, c, h, w); `labels` int64 (n,), None in a request; `row` int64
-    (n,), the image's place in its split, -1 where it only fills up the batch. Where an image is
-    mixed with another, `mixed_labels` int64 (n,) are the other's and `mix_weights` float32 (n,) its
-    own share.
+    `images` is uint8 (n, c, h, w). `labels` is int64 (n,), or None in a request to the service.
+    `row` is int64 (n,), the image's index in its split, or -1 for padding. If images are mixed,
+    `mixed_labels` int64 (n,) is the other image's label and `mix_weights` float32 (n,) the weight
+    of the image's own label.
     """
 
     images: Tensor
@@ -28,7 +28,7 @@ class ImageBatch(NamedTuple):
 
 
 def in_memory(pixels: np.ndarray | Tensor, labels: np.ndarray | Tensor) -> ImageBatch:
-    """Return one split of images: `pixels` uint8 (n, h, w, c), `labels` whole numbers (n,)."""
+    """Return one split of images: `pixels` uint8 (n, h, w, c), `labels` integers (n,)."""
     labels = torch.as_tensor(labels, dtype=torch.int64)
     images = torch.as_tensor(pixels).permute(0, 3, 1, 2)
     return ImageBatch(images, labels, torch.arange(len(labels)))

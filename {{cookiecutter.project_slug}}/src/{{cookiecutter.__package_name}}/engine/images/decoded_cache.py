@@ -1,6 +1,7 @@
-"""Image files decoded once, into a file of pixels that is mapped into memory.
+"""A cache of decoded images: one file of pixels per split, mapped into memory.
 
-It is in the user's cache folder under the content's digest; deleting it costs the next decoding.
+It is in the user's cache folder, named by the content's digest. If it is deleted, the next run
+decodes the images again.
 """
 
 import shutil
@@ -18,28 +19,28 @@ from ..paths import cache_folder, exclusive_lock
 from .batch import ImageBatch, in_memory
 from .splits import Files, content
 
-BATCH = 64  # images that a worker hands over together
+BATCH = 64  # images that a worker decodes per request
 
-MakeReader = Callable[[StreamConfig], Reader]  # of the middle squares, at the size asked for
+MakeReader = Callable[[StreamConfig], Reader]  # its reader returns center crops of the same size
 
 
 def decoded(files: Files, size: int, reader: MakeReader) -> ImageBatch:
-    """Return the middle square of every image, `size` pixels wide and high, mapped into memory.
+    """Return the center crop of every image, `size` pixels wide and high, mapped into memory.
 
-    Raises UserError if there is no room on the disk, or an image can't be read.
+    Raises UserError if the disk is too full, or an image can't be read.
     """
     folder = cache_folder() / "decoded-images"
     path, needed = folder / f"{content(files)}-{size}.npy", files.n * size**2 * 3
     with exclusive_lock(folder) as writable:
         try:
             pixels = np.load(path, mmap_mode="c")
-        except (OSError, ValueError, EOFError):  # not there, or truncated
+        except (OSError, ValueError, EOFError):  # missing or truncated
             free = shutil.disk_usage(folder).free if writable else 0
             if needed > free:
                 raise UserError(
                     f"The decoded images take {needed / 1e6:,.0f} MB, and {folder} has"
-                    f" {free / 1e6:,.0f} MB free. Name another place with XDG_CACHE_HOME, or read"
-                    " the files at each epoch: --data.loader streaming."
+                    f" {free / 1e6:,.0f} MB free. Set XDG_CACHE_HOME to another folder, or read"
+                    " the files in each epoch: --data.loader streaming."
                 ) from None
             _write(files, size, reader, path)
             pixels = np.load(path, mmap_mode="c")

@@ -1,4 +1,4 @@
-"""Your own images: folders named after their classes, or a CSV file that lists them."""
+"""Your own images: folders join_names after their classes, or a CSV file that lists them."""
 
 import os
 from collections import defaultdict
@@ -14,12 +14,12 @@ from ..paths import resolve_path
 from .file_check import check
 from .listing import (
     EXTENSIONS,
-    MOST_NAMED,
+    MAX_LISTED,
     SPLITS,
     ImageEntry,
     from_csv,
     from_folders,
-    named,
+    join_names,
     printable,
 )
 from .splits import Files, ImageSplits
@@ -30,21 +30,21 @@ def folder(
 ) -> ImageSplits:
     """Return the images of a folder, or of a CSV file with the columns path, label[, split].
 
-    A folder holds one folder a class, or train/ (and val/, test/) that do. Without val the given
-    share of every class is taken from the training images, and without any split a share for the
-    test too: by content, so that it depends neither on names nor on a seed, and copies of an image
-    stay together.
+    A folder contains one folder per class, or train/ (and val/, test/) with such folders. Without
+    val, `val_share` of each class's training images is used for validation. Without any split,
+    `test_share` of them is used for the test too. Images are chosen by their content: the choice
+    depends neither on names nor on a seed, and copies of an image stay in one split.
 
-    Raises UserError for a set that can't be learned from, and, unless `skip_bad` leaves them out,
-    for files that can't be used and images in two splits or in two classes.
+    Raises UserError if the images can't be trained on. Files that can't be decoded, and images in
+    two splits or two classes, raise UserError too, unless `skip_bad` leaves them out.
     """
     place = resolve_path(path)
     remarks: list[str] = []
     found = list(from_csv(place)) if place.is_file() else from_folders(place, remarks)
     if not found:
         raise UserError(
-            f"{place} holds no images. Expected a folder a class with files in it"
-            f" ({' '.join(sorted(EXTENSIONS))}), or train/, val/ and test/ that hold such folders."
+            f"{place} holds no images. Expected one folder per class with files in it"
+            f" ({' '.join(sorted(EXTENSIONS))}), or train/, val/ and test/ with such folders."
         )
     return from_entries(found, place, val_share, test_share, skip_bad, remarks)
 
@@ -57,35 +57,45 @@ def from_entries(
     skip_bad: bool = False,
     remarks: Sequence[str] = (),
 ) -> ImageSplits:
-    """Return the images of a list, as `folder` does; errors call it by its `place`.
+    """Return the images of a list, as `folder` does; `place` names the list in errors.
 
-    Raises UserError as `folder` does.
+    Raises UserError in the same cases.
     """
     if not found:
-        raise UserError(f"{place} names no images.")
+        raise UserError(f"{place} lists no images: add some.")
     remarks = list(remarks)
     if not 0 <= val_share < 1 or not 0 <= test_share < 1 or val_share + test_share >= 1:
-        raise UserError(f"val_share {val_share} and test_share {test_share}: shares, below 1.")
+        raise UserError(
+            f"data.options: val_share is {val_share} and test_share {test_share}; expected shares,"
+            " below 1 together."
+        )
     given = {image.split for image in found}
     shares = {"test": (given == {None}) * test_share, "val": ("val" not in given) * val_share}
     found = list(_divided(_checked(found, skip_bad, remarks), shares))
     classes = tuple(sorted({image.label for image in found}))
     parts = [[image for image in found if image.split == split] for split in SPLITS]
-    untrained, unmeasured = (set(classes) - {image.label for image in part} for part in parts[:2])
+    untrained, unvalidated = (set(classes) - {image.label for image in part} for part in parts[:2])
     if len(classes) < 2:
-        raise UserError(f"{place} has only the class {named(classes)}: at least two are needed.")
+        raise UserError(
+            f"{place} has only the class {join_names(classes)}: at least two are needed."
+        )
     if not parts[1]:
         raise UserError(f"{place} leaves no validation images: add val/, or set val_share.")
     if untrained:
-        raise UserError(f"{place} has no training images of {named(untrained)}: add, or remove it.")
-    if unmeasured:
-        remarks.append(f"no validation images of {named(unmeasured)}: not measured on them")
+        raise UserError(
+            f"{place} has no training images of {join_names(untrained)}: add some, or remove the"
+            " class."
+        )
+    if unvalidated:
+        remarks.append(
+            f"no validation images of {join_names(unvalidated)}: validation leaves them out"
+        )
     files = [_files(part, classes) for part in parts]
     return ImageSplits(*files, classes=classes, remarks=tuple(remarks))
 
 
 def _checked(found: Sequence[ImageEntry], skip_bad: bool, remarks: list[str]) -> list[ImageEntry]:
-    """Return the images that can be used, with their digests; stop at others, or leave them out."""
+    """Return the usable images with their digests; raise UserError for others, or skip them."""
     results = check([image.path for image in found])
     problems = {i: problem for i, (_, problem) in enumerate(results) if problem}
     found = [replace(image, sha256=sha) for image, (sha, _) in zip(found, results, strict=True)]
@@ -104,18 +114,18 @@ def _checked(found: Sequence[ImageEntry], skip_bad: bool, remarks: list[str]) ->
     if not problems:
         return found
     lines = [f"  {printable(found[i].path)} {problems[i]}" for i in sorted(problems)]
-    text = "\n".join(lines[:MOST_NAMED] + ["  …"] * (len(lines) > MOST_NAMED))
+    text = "\n".join(lines[:MAX_LISTED] + ["  …"] * (len(lines) > MAX_LISTED))
     if not skip_bad:
         raise UserError(
             f"{len(lines)} of {len(found)} images can't be used:\n{text}\n"
-            "Mend or remove them, or leave them out with --data.options.skip_bad true."
+            "Fix or remove them, or leave them out with --data.options.skip_bad true."
         )
     remarks.append(f"{len(lines)} of {len(found)} images left out:\n{text}")
     return [image for i, image in enumerate(found) if i not in problems]
 
 
 def _divided(found: list[ImageEntry], shares: dict[str, float]) -> Iterator[ImageEntry]:
-    """Give a split to every image that has none, in each class by the order of the digests."""
+    """Assign a split to every image without one, in each class in the order of the digests."""
     contents: dict[str, set[str]] = defaultdict(set)
     for image in found:
         if image.split in (None, "train"):
@@ -128,8 +138,8 @@ def _divided(found: list[ImageEntry], shares: dict[str, float]) -> Iterator[Imag
             chosen |= dict.fromkeys(ordered[start : start + count], split)
             start += count
     for image in found:
-        is_open = image.split in (None, "train")
-        yield replace(image, split=chosen.get(image.sha256, "train")) if is_open else image
+        assignable = image.split in (None, "train")
+        yield replace(image, split=chosen.get(image.sha256, "train")) if assignable else image
 
 
 def _files(images: list[ImageEntry], classes: tuple[str, ...]) -> Files:

@@ -1,12 +1,12 @@
-"""JPEG files to batches by the GPU's own decoder (nvJPEG), for machines with few cores for a GPU.
+"""Decoding batches of JPEG files on the GPU (nvJPEG), for machines with few cores per GPU.
 
-By default all streams share 8 queues of CUDA. nvJPEG has 14 of its own: one shares training's queue
-and waits there for a whole step, the others wait for it. A batch of 256 beside ResNet-50 on an H200
-takes 51 ms then, and 38 with the 32 queues that cli/main.py asks for.
+By default all CUDA streams share 8 queues. nvJPEG has 14 streams: one shares a queue with training
+and waits there for a whole step, and the others wait for it. Beside ResNet-50 on an H200, a batch
+of 256 then takes 51 ms, and 38 ms with the 32 queues that cli/main.py sets.
 
-The workers only read the files. What the decoder does not read as libjpeg does (turned by a camera,
-CMYK, PNG …) they decode themselves. Two kernels cut, resize and mirror the images, each of another
-size, as decode.py does: linear, reaching as far as it shrinks, rows first, rounded in between.
+The workers only read files. They decode those for which nvJPEG differs from libjpeg (EXIF rotation,
+CMYK, PNG …). Two kernels crop, resize and mirror images of different sizes as decode.py does:
+bilinear with antialiasing, rows first, rounded in between.
 """
 
 import torch
@@ -18,14 +18,17 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from .decode import ImageDecodeError
 from .packed import Packed
 
-PIXELS_AT_ONCE = 128 * 2**20  # that are decoded together, each of three bytes
+PIXELS_AT_ONCE = 128 * 2**20  # decoded together, three bytes each
 
 
 def decode(buffer: Tensor, packed: Packed, images: Tensor) -> None:
-    """Write a batch's images into uint8 (n, size, size, 3) on a GPU. Raises ImageDecodeError."""
+    """Decode a batch into `images`, uint8 (n, size, size, 3) on a GPU. Raises ImageDecodeError.
+
+    `buffer`, uint8 (bytes,), holds the content of the JPEGs that `packed` describes.
+    """
     jpegs, first = torch.from_numpy(packed[0]), 0
     done = {row: torch.from_numpy(image).to(images.device) for row, image in packed[1].items()}
-    for row, image in done.items():  # kept to the end: nvJPEG's own stream may write where it was
+    for row, image in done.items():  # `done` stays alive: nvJPEG's stream could reuse its memory
         images[row] = image
     lengths = jpegs[:, 0].tolist()
     files = buffer[: sum(lengths)].split(lengths) if lengths else ()
@@ -34,12 +37,12 @@ def decode(buffer: Tensor, packed: Packed, images: Tensor) -> None:
         part = slice(first, first + max(int(fitting.sum()), 1))
         whole = _whole(list(files[part]), images.device)
         crop_and_resize(whole, jpegs[part, 1:].int(), images)
-        torch.cuda.current_stream(images.device).synchronize()  # nvJPEG's own stream writes anew
+        torch.cuda.current_stream(images.device).synchronize()  # nvJPEG's stream reuses the memory
         first = part.stop
 
 
 def _whole(files: list[Tensor], device: torch.device) -> list[Tensor]:
-    """Return the decoded images, uint8 (3, height, width); the CPU reads what nvJPEG does not."""
+    """Return decoded images, uint8 (3, height, width); the CPU decodes those that nvJPEG can't."""
     try:
         return decode_jpeg(files, ImageReadMode.RGB, device)
     except torch.OutOfMemoryError:
@@ -53,43 +56,46 @@ def _whole(files: list[Tensor], device: torch.device) -> list[Tensor]:
             raise ImageDecodeError(f"can't be decoded: {error}") from None
 
 
-def crop_and_resize(whole: list[Tensor], how: Tensor, images: Tensor) -> None:
-    """Write the boxes of images into rows of a batch.
+def crop_and_resize(whole: list[Tensor], crops: Tensor, images: Tensor) -> None:
+    """Crop a box from each image, resize it and write it into a row of a batch.
 
     Args:
-        whole: m uint8 tensors (3, height, width) on one device, each of another size.
-        how: int32 (m, 8): row in the batch, box, width, height, as Packed has them.
-        images: uint8 (n, size, size, 3) on that device, contiguous: the batch.
+        whole: m uint8 tensors (3, height, width) on one device; sizes may differ.
+        crops: int32 (m, 8): row in the batch, box (5), width, height, as in Packed.
+        images: the batch, uint8 (n, size, size, 3) on the same device, contiguous.
     """
     whole = [image.contiguous() for image in whole]
     device, size, block = images.device, images.shape[1], triton.next_power_of_2(images.shape[1])
-    rows = int((how[:, 4] - how[:, 2]).max())  # of the highest box
+    rows = int((crops[:, 4] - crops[:, 2]).max())  # of the highest box
     sources = torch.tensor([image.data_ptr() for image in whole]).to(device)
     between = torch.empty(len(whole), rows, 3, size, dtype=torch.uint8, device=device)
-    how = how.contiguous().to(device)
-    _resize_rows[(len(whole), rows)](sources, how, between, rows, size, block)
-    _resize_columns[(len(whole), size)](how, between, images, rows, size, block)
+    crops = crops.contiguous().to(device)
+    _resize_rows[(len(whole), rows)](sources, crops, between, rows, size, block)
+    _resize_columns[(len(whole), size)](crops, between, images, rows, size, block)
 
 
 @triton.jit
 def _taps(position, length, size):
-    """Return middle, reach, first and last (exclusive) of the pixels that make an output pixel."""
+    """Return the input pixels of an output pixel: center, reach, first and last (exclusive)."""
     scale = length.to(tl.float32) / size
     reach = tl.maximum(scale, 1.0)
-    middle = (position + 0.5) * scale
-    first = tl.maximum((middle - reach + 0.5).to(tl.int32), 0)
-    last = tl.minimum((middle + reach + 0.5).to(tl.int32), length)
-    return middle, reach, first, last
+    center = (position + 0.5) * scale
+    first = tl.maximum((center - reach + 0.5).to(tl.int32), 0)
+    last = tl.minimum((center + reach + 0.5).to(tl.int32), length)
+    return center, reach, first, last
 
 
 @triton.jit
-def _write(source, step, plane, middle, reach, first, last, taps, target, channel, seen):
-    """Weigh the pixels from `first` on, `step` apart; the colours lie `plane` apart."""
+def _write(source, step, plane, center, reach, first, last, taps, target, channel, seen):
+    """Write a weighted mean of the pixels from `first` to `last`, for each colour.
+
+    Pixels are `step` bytes apart and colours `plane` bytes.
+    """
     red = tl.zeros(seen.shape, tl.float32)
     green, blue, weights, tap = red, red, red, 0
-    while tap < taps:  # no range(): Triton's interpreter, which tests it, takes no tensor there
+    while tap < taps:  # range() takes no tensor in Triton's interpreter, which the tests use
         at = first + tap
-        weight = tl.where(at < last, tl.maximum(1.0 - tl.abs(at + 0.5 - middle) / reach, 0.0), 0.0)
+        weight = tl.where(at < last, tl.maximum(1.0 - tl.abs(at + 0.5 - center) / reach, 0.0), 0.0)
         pixel, inside = source + at * step, (at < last) & seen
         red += weight * tl.load(pixel, mask=inside, other=0)
         green += weight * tl.load(pixel + plane, mask=inside, other=0)
@@ -102,28 +108,28 @@ def _write(source, step, plane, middle, reach, first, last, taps, target, channe
 
 
 @triton.jit
-def _resize_rows(sources, how, between, rows, size, BLOCK: tl.constexpr):
+def _resize_rows(sources, crops, between, rows, size, BLOCK: tl.constexpr):
     image, row, x = tl.program_id(0), tl.program_id(1), tl.arange(0, BLOCK)
-    how += image * 8
-    left, upper, right = tl.load(how + 1), tl.load(how + 2), tl.load(how + 3)
-    lower, width, height = tl.load(how + 4), tl.load(how + 6), tl.load(how + 7)
+    crops += image * 8
+    left, upper, right = tl.load(crops + 1), tl.load(crops + 2), tl.load(crops + 3)
+    lower, width, height = tl.load(crops + 4), tl.load(crops + 6), tl.load(crops + 7)
     if upper + row < lower:
-        middle, reach, first, last = _taps(x, right - left, size)
+        center, reach, first, last = _taps(x, right - left, size)
         source = tl.load(sources + image).to(tl.pointer_type(tl.uint8))
         source += (upper + row).to(tl.int64) * width + left
         target = between + ((image.to(tl.int64) * rows + row) * 3) * size + x
         plane, taps = height.to(tl.int64) * width, 2 * reach + 1
-        _write(source, 1, plane, middle, reach, first, last, taps, target, size, x < size)
+        _write(source, 1, plane, center, reach, first, last, taps, target, size, x < size)
 
 
 @triton.jit
-def _resize_columns(how, between, images, rows, size, BLOCK: tl.constexpr):
+def _resize_columns(crops, between, images, rows, size, BLOCK: tl.constexpr):
     image, y, x = tl.program_id(0), tl.program_id(1), tl.arange(0, BLOCK)
-    how += image * 8
-    row, upper, lower = tl.load(how), tl.load(how + 2), tl.load(how + 4)
-    middle, reach, first, last = _taps(y, lower - upper, size)
-    to = tl.where(tl.load(how + 5) != 0, size - 1 - x, x)  # mirrored
+    crops += image * 8
+    row, upper, lower = tl.load(crops), tl.load(crops + 2), tl.load(crops + 4)
+    center, reach, first, last = _taps(y, lower - upper, size)
+    to = tl.where(tl.load(crops + 5) != 0, size - 1 - x, x)  # mirrored
     target = images + ((row.to(tl.int64) * size + y) * size + to) * 3
     source = between + (image.to(tl.int64) * rows * 3) * size + x
     taps = last - first
-    _write(source, 3 * size, size, middle, reach, first, last, taps, target, 1, x < size)
+    _write(source, 3 * size, size, center, reach, first, last, taps, target, 1, x < size)

@@ -1,4 +1,4 @@
-"""Which images lie in a folder or stand in a table, each with its class and perhaps its split."""
+"""Listing the images of a folder or a CSV file, with their classes and, if given, splits."""
 
 import csv
 import os
@@ -9,14 +9,14 @@ from pathlib import Path
 from ..errors import UserError
 
 SPLITS = ("train", "val", "test")
-ALSO_CALLED = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+SPLIT_ALIASES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 EXTENSIONS = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
-MOST_NAMED = 20  # files in a message
+MAX_LISTED = 20  # names in a message
 
 
 @dataclass(frozen=True, slots=True)
 class ImageEntry:
-    """One image as it was found; `split` is None where nobody has divided the images yet."""
+    """One image as it was found; `split` is None if the folder or table doesn't give one."""
 
     path: Path
     label: str
@@ -25,35 +25,43 @@ class ImageEntry:
 
 
 def from_folders(root: Path, remarks: list[str]) -> list[ImageEntry]:
-    """Find the images of every class folder; a class may lie in folders of its own below that."""
+    """Return the images of every class folder and its subfolders; add ignored files to `remarks`.
+
+    Raises UserError if a class has no images, or the splits are ambiguous or lack train.
+    """
     roots: dict[str, Path] = {}
     for top in _folders(root):
-        split = ALSO_CALLED.get(top.name.lower(), top.name.lower())
+        split = SPLIT_ALIASES.get(top.name.lower(), top.name.lower())
         if split in roots:
             raise UserError(f"{root} holds both {roots[split].name} and {top.name}: keep one.")
         roots |= {split: top} if split in SPLITS else {}
     if roots and "train" not in roots:
-        raise UserError(f"{root} holds {named(roots.values())}, but no folder train.")
+        raise UserError(f"{root} holds {join_names(roots.values())}, but no folder train: add it.")
     tops: list[tuple[str | None, Path]] = [*roots.items()] or [(None, root)]
-    others = [path for _, top in tops for path in top.glob("[!.]*") if path.is_file()]
-    others += [top for top in _folders(root) if top not in roots.values()] if roots else []
+    ignored = [path for _, top in tops for path in top.glob("[!.]*") if path.is_file()]
+    ignored += [top for top in _folders(root) if top not in roots.values()] if roots else []
     found, empty = list[ImageEntry](), list[Path]()
     for given, top in tops:
         for label in _folders(top):
             files = list(_files_below(label))
             images = [path for path in files if path.suffix.lower() in EXTENSIONS]
             found += [ImageEntry(path, label.name, given) for path in images]
-            others += [path for path in files if path.suffix.lower() not in EXTENSIONS]
+            ignored += [path for path in files if path.suffix.lower() not in EXTENSIONS]
             empty += [] if images else [label]
     if empty:
-        raise UserError(f"{named(empty)}: a class's folder without an image. Fill or remove it.")
-    if others:
-        remarks.append(f"{len(others)} passed over, by their place or extension: {named(others)}")
+        raise UserError(
+            f"{join_names(empty)}: a class's folder without an image. Fill or remove it."
+        )
+    if ignored:
+        remarks.append(f"{len(ignored)} ignored (location or extension): {join_names(ignored)}")
     return found
 
 
 def from_csv(table: Path) -> Iterator[ImageEntry]:
-    """Read the rows of a table with the columns path, label and, if there is one, split."""
+    """Yield the rows of a CSV file with the columns path, label and, optionally, split.
+
+    Raises UserError if the file or a row is not as expected.
+    """
     if table.suffix.lower() != ".csv":
         raise UserError(f"{table} is neither a folder nor a .csv file with path,label[,split].")
     with table.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
@@ -64,7 +72,7 @@ def from_csv(table: Path) -> Iterator[ImageEntry]:
         for cells in filter(None, rows):
             row = dict(zip(columns, map(str.strip, cells), strict=False))
             where, split = f"{table}, line {rows.line_num}", row.get("split", "").lower()
-            split = ALSO_CALLED.get(split, split)
+            split = SPLIT_ALIASES.get(split, split)
             if not row.get("path") or not row.get("label"):
                 raise UserError(f"{where}: expected a path and a label.")
             if split not in (*SPLITS, ""):
@@ -77,7 +85,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _files_below(root: Path) -> Iterator[Path]:
-    """Find the files that are not hidden, in the order of their paths."""
+    """Yield the files that are not hidden, in the order of their paths."""
     for place, folders, names in os.walk(root, onerror=_fail):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
@@ -88,11 +96,12 @@ def _fail(error: OSError) -> None:
 
 
 def printable(path: Path) -> str:
-    """Return a path that any terminal can show: names may hold bytes that are no characters."""
+    """Return a path that any terminal can show: names may contain bytes that are not UTF-8."""
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     return str(shown).encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
 
 
-def named(names: Iterable) -> str:
+def join_names(names: Iterable) -> str:
+    """Return names in one line, separated by commas, sorted and shortened."""
     some = [printable(name) if isinstance(name, Path) else repr(name) for name in sorted(names)]
-    return ", ".join(some[:MOST_NAMED]) + (", …" if len(some) > MOST_NAMED else "")
+    return ", ".join(some[:MAX_LISTED]) + (", …" if len(some) > MAX_LISTED else "")

@@ -1,4 +1,4 @@
-"""What all data of images share: how files are read, and what a run's record holds of images."""
+"""The base class of image data: how files are read, and the facts in a run's record."""
 
 from typing import Any, ClassVar, Literal
 
@@ -11,16 +11,16 @@ from .splits import Files, ImageSplits
 
 
 class ImageModule(Data):
-    """The images of a source. A split that a source returns as Files becomes rows that are read.
+    """The images of a source. Splits of files are decoded when they are read.
 
     Args:
-        source: what a source of data.py returned.
-        name: how the source is called in the run's record.
-        batch_size: training images that a device computes at once, the micro-batch.
+        source: the splits that a source in data.py returned.
+        name: the source's name in the run's record.
+        batch_size: training images that one device computes at once: the micro-batch.
         eval_batch_size: images per step and device in validation, test and prediction.
-        image_size: height and width to which the images of a folder are brought.
-        smallest_crop: least share of an image's area that training on a folder sees at a time.
-        flip: mirror every second training image of a folder.
+        image_size: height and width to which the images of a folder are resized.
+        smallest_crop: least share of an image's area in a random crop, for training on a folder.
+        flip: mirror half of the training images of a folder.
         decoder: cpu or gpu, where a folder's JPEG files are decoded.
     """
 
@@ -41,7 +41,9 @@ class ImageModule(Data):
         super().__init__(batch_size, eval_batch_size)
         at_least(1, image_size=image_size)
         if not 0 < smallest_crop <= 1:
-            raise UserError(f"data.smallest_crop is {smallest_crop}; it is a share, up to 1.")
+            raise UserError(
+                f"data.smallest_crop is {smallest_crop}; expected a share above 0, at most 1."
+            )
         config = ReadConfig(image_size, smallest_crop, flip, decoder)
         parts = [_rows(part, config) for part in (source.train, source.val, source.test)]
         self.splits = ImageSplits(*parts, classes=source.classes, remarks=source.remarks)
@@ -55,7 +57,7 @@ class ImageModule(Data):
 
     @property
     def are_files(self) -> bool:
-        """Whether training reads, crops and mirrors files at each epoch."""
+        """Whether training reads, crops and mirrors files in each epoch."""
         return self.decisions.loader.value == "streaming"
 
     def facts(self) -> Facts:
@@ -67,7 +69,7 @@ def _rows(split: ImageBatch | Files, config: ReadConfig) -> Any:
 
 
 def _facts(name: str, source: ImageSplits, config: ReadConfig) -> Facts:
-    """Return what is recorded. `extra` tells the service how evaluation saw the images."""
+    """Return the facts of a source. The service reads `extra` to show images as evaluation did."""
     parts = source.train, source.val, source.test
     from_files = any(isinstance(part, Files) for part in parts)
     shape: tuple[int, ...] = (3, config.image_size, config.image_size)

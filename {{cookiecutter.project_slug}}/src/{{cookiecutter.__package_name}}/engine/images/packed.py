@@ -1,4 +1,4 @@
-"""The JPEGs of a batch as a worker hands them over, for the GPU to decode."""
+"""The undecoded JPEGs of a batch, packed by a worker for the GPU to decode."""
 
 from collections.abc import Iterable
 
@@ -6,15 +6,15 @@ import numpy as np
 
 from .decode import Jpeg, Size, cropped
 
-# For each of m JPEGs, int64 (m, 9): how many bytes it has, its row in the batch, the box that is
-# seen of it, the whole's width and height. The finished images of other rows.
+# For m JPEGs, int64 (m, 9): number of bytes, row in the batch, box (5), the image's width and
+# height. Then the decoded images of the other rows, by row.
 Packed = tuple[np.ndarray, dict[int, np.ndarray]]
 
 
 def pack(images: Iterable[Jpeg | np.ndarray], buffer: np.ndarray, size: Size) -> Packed:
-    """Lay the JPEGs among the images of a batch one after another into `buffer`, uint8 (bytes,).
+    """Copy the JPEGs among a batch's images one after another into `buffer`, uint8 (bytes,).
 
-    One that finds no room any more is decoded here, to `size`.
+    JPEGs that no longer fit are decoded here, to `size`.
     """
     jpegs, done, used = [], {}, 0
     for row, image in enumerate(images):

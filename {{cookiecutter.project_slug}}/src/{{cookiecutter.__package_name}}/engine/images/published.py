@@ -1,4 +1,4 @@
-"""torchvision's published data sets: downloaded and verified once, then read from their files."""
+"""torchvision's data sets, downloaded and verified once."""
 
 import socket
 from pathlib import Path
@@ -12,14 +12,14 @@ from ..paths import exclusive_lock, resolve_path
 from .batch import in_memory
 from .splits import ImageSplits
 
-SPLIT_SEED = 0  # never the run's: two runs are compared on the same images
+SPLIT_SEED = 0  # not the run's seed, so that all runs are validated on the same images
 
 
 def published(name: str, root: str = "data") -> ImageSplits:
     """Return one of torchvision's data sets, downloaded and verified the first time.
 
-    A tenth of each training class is the validation split. The files are below `root`, as
-    torchvision lays them out; UserError if they are damaged, or can't be downloaded.
+    The validation split is a tenth of each training class. The files are below `root`, in
+    torchvision's layout. Raises UserError if they are damaged, or can't be downloaded.
     """
     from torchvision import datasets
 
@@ -38,21 +38,21 @@ def published(name: str, root: str = "data") -> ImageSplits:
 
 
 def stratified(index: np.ndarray, labels: np.ndarray, share: float) -> list[np.ndarray]:
-    """Split an index in two, the second with that share of every class; both stay in order."""
-    from sklearn.model_selection import train_test_split  # half a second, which few sources need
+    """Split an index in two; the second part gets `share` of every class. Both are sorted."""
+    from sklearn.model_selection import train_test_split  # importing takes half a second
 
     parts = train_test_split(index, test_size=share, stratify=labels, random_state=SPLIT_SEED)
     return [np.sort(part) for part in parts]
 
 
 def _both(kind: Any, root: Path) -> list[Any]:
-    """Return training and test set, downloaded if they are not there yet."""
+    """Return the training and test set, downloaded if they are missing."""
     try:
         return [kind(str(root), train=part) for part in (True, False)]
-    except RuntimeError:  # not there, or not what their checksums say
-        print(f"{kind.__name__} is downloaded to {root}", flush=True)
+    except RuntimeError:  # missing, or the checksums differ
+        print(f"Downloading {kind.__name__} to {root}", flush=True)
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(30)  # seconds without an answer; torchvision alone waits for ever
+    socket.setdefaulttimeout(30)  # seconds without an answer; torchvision sets no limit
     try:
         return [kind(str(root), train=part, download=True) for part in (True, False)]
     finally:
@@ -69,7 +69,7 @@ def _by_hand(kind: Any, root: Path) -> str:
 
 
 def _pixels(data: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a torchvision data set as RGB, uint8 (n, h, w, 3), with its labels."""
+    """Return a torchvision data set as RGB, uint8 (n, h, w, 3), and its labels, int64 (n,)."""
     pixels = torch.as_tensor(data.data)
     if pixels.ndim == 3:  # grey images repeat their channel
         pixels = pixels[..., None].repeat(1, 1, 1, 3)

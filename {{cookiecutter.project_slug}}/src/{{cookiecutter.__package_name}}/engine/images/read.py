@@ -1,4 +1,4 @@
-"""Image files as evaluation shows them to the network: what a service is sent."""
+"""Reading the image files that the service is sent, as evaluation would show them."""
 
 from functools import partial
 from pathlib import Path
@@ -20,15 +20,15 @@ from .decode import (
 )
 from .packed import pack
 
-MOST_PIXELS = 50_000_000  # of one image: 150 MB as RGB
+MAX_PIXELS = 50_000_000  # of one image: 150 MB as RGB
 
 
 def read(requests: list, facts: Facts) -> tuple[ImageBatch, dict[int, str]]:
-    """Return the images of files, each its bytes or a path, and why others can't be used.
+    """Return the images of files, given as bytes or paths, and why the others can't be used.
 
-    Of data that were files, evaluation shows the middle square, whichever loader read them, decoded
-    by the GPU where it was. Of data in memory it shows the whole image: here the largest middle
-    part of that shape, resized to it, which is the whole of an image that has this shape already.
+    A network trained on files gets the center crop, decoded by the GPU if training used it. A
+    network trained on images in memory gets the largest centered part with their aspect ratio,
+    resized to their shape: all of an image that has this shape already.
     """
     shape = facts.shapes["images"]
     images, problems = [], dict[int, str]()
@@ -46,8 +46,8 @@ def read(requests: list, facts: Facts) -> tuple[ImageBatch, dict[int, str]]:
 def _pixels(file: Any, size: tuple[int, int], extra: dict[str, Any]) -> np.ndarray:
     """Return one image, uint8 (h, w, 3). Raises ImageDecodeError."""
     if not isinstance(file, (bytes, Path)):
-        raise ImageDecodeError("is no image file: send the bytes of one")
-    check_pixels(file, MOST_PIXELS)
+        raise ImageDecodeError("is not an image file: send the bytes of one")
+    check_pixels(file, MAX_PIXELS)
     if not extra["from_files"]:
         return cropped(file, size, partial(largest_box, size=size))
     streamed = extra.get("loader", "streaming") == "streaming"

@@ -1,6 +1,6 @@
-"""Image files as rows: read, decoded and cropped in workers, handed over as uint8.
+"""Image files as rows: workers read, decode and crop them to uint8.
 
-Where the GPU decodes (gpu_decode.py), a worker hands over the files.
+If the GPU decodes (gpu_decode.py), workers only read the files.
 """
 
 from collections.abc import Iterator
@@ -31,21 +31,21 @@ from .decoded_cache import decoded
 from .packed import Packed, pack
 from .splits import Files
 
-UNIFORMS = 5  # for each training image: area, shape, two for the place, mirroring
+UNIFORMS = 5  # for each training image: area, aspect ratio, position (2), mirroring
 
 
 @dataclass(frozen=True)
 class ReadConfig:
-    """How files are read: see ImageModule, which has these settings too."""
+    """How files are read: see ImageModule, which has the same settings."""
 
     image_size: int
     smallest_crop: float = 0.25
     flip: bool = False
-    decoder: Literal["cpu", "gpu"] | None = None  # unset: as the run has decided
+    decoder: Literal["cpu", "gpu"] | None = None  # None: the run's decision
 
 
 class FileRows:
-    """One split of image files: training sees random crops, evaluation the middle square."""
+    """One split of image files: random crops in training, center crops in evaluation."""
 
     in_memory = False
     lengths = None
@@ -55,41 +55,45 @@ class FileRows:
         self.files, self.config, self.n = files, config, files.n
 
     def take(self, index: Tensor, length: int | None, uniforms: Uniforms | None) -> ImageBatch:
-        """Return the images at `index`, int64 (n,), decoded here and now."""
+        """Return the images at `index`, int64 (n,), decoded in this process."""
         images = np.stack(list(self.decoded(index.numpy(), uniforms, cropped)))
         return ImageBatch(
             torch.from_numpy(images).permute(0, 3, 1, 2), self.files.labels[index], index
         )
 
     def load(self) -> TensorRows:
-        """Return the middle square of every image, decoded once and mapped into memory."""
+        """Return the center crop of every image, decoded once and mapped into memory."""
         return TensorRows(decoded(self.files, self.config.image_size, self.reader))
 
     def reader(self, config: StreamConfig) -> "ImageReader":
+        """Return a reader for the streaming loader, with the decoder that was set or decided."""
         on_gpu = config.device.type == "cuda" and (self.config.decoder or config.decoder) == "gpu"
         return ImageReader(self, "gpu" if on_gpu else "cpu", config.device)
 
     def decoded(
         self, index: np.ndarray, uniforms: Uniforms | None, read: Any
     ) -> Iterator[np.ndarray | Jpeg]:
-        """Yield what `read` makes of each image: uint8 (size, size, 3), or an undecoded JPEG.
+        """Yield read(path, size, choose) for each image: uint8 (size, size, 3), or a Jpeg.
 
-        Raises UserError, which names the file, if one can't be read any more.
+        `read` is cropped or cropped_or_jpeg of decode.py. Raises UserError, naming the file, if it
+        can't be decoded any more.
         """
         config, boxes = self.config, list[Choose]([center_box] * len(index))
         if uniforms is not None:
             box = partial(random_box, smallest=config.smallest_crop, flip=config.flip)
-            boxes = [partial(box, draws=drawn) for drawn in uniforms(UNIFORMS).tolist()]
+            boxes = [partial(box, uniforms=numbers) for numbers in uniforms(UNIFORMS).tolist()]
         for row, choose in zip(index.tolist(), boxes, strict=True):
             path: Path = self.files[row]
             try:
                 yield read(path, (config.image_size, config.image_size), choose)
             except ImageDecodeError as reason:
-                raise UserError(f"{path} {reason}; it was valid when first checked.") from None
+                raise UserError(
+                    f"{path} {reason}; it was valid when first checked. Restore it, or start anew."
+                ) from None
 
 
 class ImageReader:
-    """Reads batches of image files into slots, decoded by the CPU or for the GPU to decode."""
+    """Reads batches of image files into slots: decoded, or undecoded for the GPU."""
 
     uniforms = UNIFORMS
 
@@ -99,23 +103,23 @@ class ImageReader:
         self.labels = rows.files.labels.to(device)
 
     def slot_size(self, batch_size: int) -> int:
-        """Return the bytes of a batch: of the pixels, or of files with some room to spare."""
+        """Return the size of a batch in bytes: its pixels, or 1.5 times the mean size of files."""
         files, image = self.rows.files, self.size**2 * 3
         if self.decoder == "gpu":
-            some = range(0, files.n, max(files.n // 100, 1))
-            image = int(1.5 * np.mean([files[i].stat().st_size for i in some]))
+            sample = range(0, files.n, max(files.n // 100, 1))
+            image = int(1.5 * np.mean([files[i].stat().st_size for i in sample]))
         return image * batch_size
 
     def read(
-        self, index: np.ndarray, length: int | None, drawn: Uniforms | None, slot: np.ndarray
+        self, index: np.ndarray, length: int | None, uniforms: Uniforms | None, slot: np.ndarray
     ) -> Packed | None:
         real = index[index >= 0]  # padding comes last
         if self.decoder == "gpu":
-            images = self.rows.decoded(real, drawn, cropped_or_jpeg)
+            images = self.rows.decoded(real, uniforms, cropped_or_jpeg)
             return pack(images, slot, (self.size, self.size))
         pixels = slot[: len(index) * self.size**2 * 3].reshape(len(index), -1)
         pixels[len(real) :] = 0
-        for row, image in enumerate(self.rows.decoded(real, drawn, cropped)):
+        for row, image in enumerate(self.rows.decoded(real, uniforms, cropped)):
             pixels[row] = image.reshape(-1)  # type: ignore[union-attr]
         return None
 

@@ -1,4 +1,4 @@
-"""What a source of images returns: three splits of pixels or of files, and its classes."""
+"""The result of an image source: three splits, of pixels or of files, and the classes."""
 
 import os
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from .batch import ImageBatch
 
 @dataclass(frozen=True)
 class Files:
-    """One split of image files: `paths` bytes (n,), `labels` int64 (n,), `sha256` of each file."""
+    """One split of image files: `paths` bytes (n,), `labels` int64 (n,), `sha256` per file."""
 
     paths: np.ndarray
     labels: Tensor
@@ -32,7 +32,7 @@ class Files:
 class ImageSplits(Splits):
     """A data set of images; each split is an ImageBatch of all its images, or Files.
 
-    `remarks` are sentences about it that its owner should read: images left out, and the like.
+    `remarks` are notes for the user, such as which images were left out.
     """
 
     classes: tuple[str, ...] = field(kw_only=True)
@@ -40,13 +40,13 @@ class ImageSplits(Splits):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the classes and the content of all three splits."""
+        """The SHA-256 of the classes and the content of all three splits."""
         contents = (content(part) for part in (self.train, self.val, self.test))
         return sha256_of([" ".join([repr(self.classes), *contents]).encode()])
 
 
 def content(split: ImageBatch | Files) -> str:
-    """Return SHA-256 over every pixel, or file, and label; where files are is not in it."""
+    """Return the SHA-256 of all pixels, or files, and labels. It does not depend on paths."""
     labels = split.labels.numpy().tobytes()
     if isinstance(split, Files):
         return sha256_of([" ".join(split.sha256).encode(), labels])

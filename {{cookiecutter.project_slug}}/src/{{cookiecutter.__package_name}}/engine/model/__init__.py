@@ -1,1 +1,1 @@
-"""What a network needs around it: known names, weights, head, optimizer, metrics, checks."""
+"""Around the network: checks, weights, freezing, recomputation, optimizers, metrics."""

@@ -1,4 +1,4 @@
-"""Does the task fit the data, and the checkpoint both? Said in one line, before training."""
+"""Checks, before training, that a task fits its data and a checkpoint fits both."""
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
@@ -11,13 +11,13 @@ from torch import Tensor
 from ..contract import Facts, Rows
 from ..errors import UserError
 
-NETWORK_PREFIX = "network."  # the keys of a task's weights start with it
+NETWORK_PREFIX = "network."  # of the keys of a network's weights in a task's state dict
 
 
 def check_task(task: Any, rows: Rows, facts: Facts) -> None:
-    """Send one row through the task; its modes and the random numbers stay as they are.
+    """Pass one row through the task, without changing its modes or the random number generator.
 
-    Raises UserError if the network can't take it, or the task says that its outputs are wrong.
+    Raises UserError if the network fails on it, or check() finds the outputs wrong.
     """
     modes = [(module, module.training) for module in task.modules()]
     device = next((p.device for p in task.parameters()), torch.device("cpu"))
@@ -29,7 +29,7 @@ def check_task(task: Any, rows: Rows, facts: Facts) -> None:
             task.eval()
             outputs = task.forward(batch)
             problem = task.check(outputs, batch)
-    except (RuntimeError, AssertionError, ValueError) as error:  # how torch's layers refuse a shape
+    except (RuntimeError, AssertionError, ValueError) as error:  # torch's errors for wrong shapes
         why = str(error).strip().partition("\n")[0] or type(error).__name__
         shapes = " and ".join(f"{key} {shape}" for key, shape in facts.shapes.items())
         raise UserError(
@@ -44,27 +44,31 @@ def check_task(task: Any, rows: Rows, facts: Facts) -> None:
 
 
 def read_saved(file: str | Path, setting: str, mmap: bool = False) -> Any:
-    """Return what torch.save put into the file of a setting; UserError if it can't be read."""
+    """Load a file that torch.save wrote. `setting` names it in the UserError if that fails."""
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except OSError as error:
         raise UserError(f"{setting}: {file} can't be read: {error.strerror}.") from error
-    except Exception as error:  # whatever the unpickler stumbles over
+    except Exception as error:  # the unpickler raises exceptions of many types
         raise UserError(
-            f"{setting}: {file} is damaged, or more than torch.save(network.state_dict(), file)."
+            f"{setting}: {file} is damaged, or holds other objects than tensors. Expected a file of"
+            " torch.save(network.state_dict(), file)."
         ) from error
 
 
 def read_checkpoint(path: str, resuming: bool) -> dict[str, Any]:
-    """Return what is in a checkpoint; UserError if it is none of ours, or none to resume from."""
+    """Return a checkpoint's content.
+
+    Raises UserError if this project did not write it or, if `resuming`, it holds weights only.
+    """
     saved = read_saved(path, "--ckpt_path", mmap=True)
     state = saved.get("state_dict") if isinstance(saved, dict) else None
     if not isinstance(state, Mapping) or not any(
         str(key).startswith(NETWORK_PREFIX) for key in state
     ):
         raise UserError(
-            f"--ckpt_path {path} is no checkpoint of this project. To start a new run from the"
-            " weights in it: --model.pretrained PATH"
+            f"--ckpt_path {path} is not a checkpoint of this project. To start a new run from its"
+            " weights: --model.pretrained PATH"
         )
     if resuming and "optimizer_states" not in saved:
         raise UserError(
@@ -77,12 +81,12 @@ def read_checkpoint(path: str, resuming: bool) -> dict[str, Any]:
 def check_checkpoint(
     saved: Mapping[str, Any], task: Any, classes: Sequence[str], resuming: bool
 ) -> None:
-    """Raise UserError if a checkpoint does not fit the task that takes it over.
+    """Raise UserError if a checkpoint does not fit the task that loads it.
 
-    A resume takes over the optimizer's state too, so that every setting has to be the same, and the
-    network must not even have another activation. An evaluation needs the same weights.
+    A resume loads the optimizer's state too: settings and layers must be the same, even layers
+    without weights. An evaluation only needs the same weights and classes.
     """
-    was = saved.get("hyper_parameters", {})  # not there if a task has no settings
+    was = saved.get("hyper_parameters", {})  # missing if a task has no settings
     settings = [
         f"model.{name} is {was[name]} in it and {value} here"
         for name, value in task.hparams.items()
@@ -96,20 +100,20 @@ def check_checkpoint(
         settings = []
     if found := settings + other_classes:
         raise UserError(
-            f"The checkpoint does not fit: {summarize(found)}. Leave a run's settings as they were"
-            " (--run FOLDER brings them), or start a new run: --model.pretrained PATH"
+            f"The checkpoint does not fit: {summarize(found)}. Use the run's settings"
+            " (--run FOLDER loads them), or start a new run: --model.pretrained PATH"
         )
     if weights or (layers and resuming):
         raise UserError(
-            f"The checkpoint is of another network: {summarize(weights or layers)}. Bring"
-            " networks.py back as it was (the run's source.zip holds it), or start a new run."
+            f"The checkpoint is of another network: {summarize(weights or layers)}. Restore"
+            " networks.py (from the run's source.zip), or start a new run."
         )
     if layers:
         print(f"warning: the network has changed since the run: {summarize(layers)}.", flush=True)
 
 
 def differing(there: Mapping[str, Tensor], here: Mapping[str, Tensor]) -> list[str]:
-    """Return in which names and shapes the weights of a file differ from those of a network."""
+    """Return the names and shapes in which a file's weights differ from a network's."""
     was, now = ({key: tuple(t.shape) for key, t in some.items()} for some in (there, here))
     return [
         f"{key} is {was.get(key, 'not')} in it and {now.get(key, 'not')} here"
@@ -119,7 +123,7 @@ def differing(there: Mapping[str, Tensor], here: Mapping[str, Tensor]) -> list[s
 
 
 def summarize(found: list[str]) -> str:
-    """Return the first of some differences, and how many more there are."""
+    """Return the first difference and the number of others."""
     return found[0] + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
 
 

@@ -1,4 +1,4 @@
-"""Parts of a network that do not learn: their weights stay, and they stay in eval mode."""
+"""Freezing parts of a network: their weights don't change, and they stay in eval mode."""
 
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -9,23 +9,23 @@ from ..errors import UserError
 
 
 def head_of(network: nn.Module) -> tuple[str, nn.Module]:
-    """Return name and module of a network's last layer with weights: what tells classes apart."""
+    """Return the name and module of the head: a network's last layer with weights."""
     layers = [each for each in network.named_modules() if list(each[1].parameters(recurse=False))]
     return layers[-1]
 
 
 def freeze(network: nn.Module, except_head: bool = True, outputs: int | None = None) -> None:
-    """Let nothing of a network learn but its head, or nothing at all.
+    """Freeze a network except its head, or all of it.
 
-    Raises UserError if `outputs` is given and the last layer with weights has another number of
-    them: then it is not the head.
+    Raises UserError if `outputs` is given and the last layer with weights has a different number of
+    outputs, so it is not the head.
     """
     name, head = head_of(network)
     found = len(next(head.parameters()))
     if except_head and outputs is not None and found != outputs:
         raise UserError(
-            f"model.freeze_backbone: the last layer with weights is '{name}' with {found} outputs"
-            f" and not the head with {outputs}. Define the head last in the network's __init__."
+            f"model.freeze_backbone: the last layer with weights is '{name}' with {found} outputs;"
+            f" expected the head with {outputs}. Define the head last in the network's __init__."
         )
     _set(network, True)
     if except_head:
@@ -33,17 +33,17 @@ def freeze(network: nn.Module, except_head: bool = True, outputs: int | None = N
 
 
 def unfreeze(network: nn.Module) -> None:
-    """Let all of a network learn again. Its optimizer has to have all weights from the start."""
+    """Unfreeze all of a network. Its optimizer must have had all weights from the start."""
     _set(network, False)
 
 
 def frozen_parts(task: nn.Module) -> list[str]:
-    """Return the names of the modules of a task that are frozen."""
+    """Return the names of a task's frozen modules."""
     return [name for name, part in _parts_of(task) if getattr(part, "frozen", False)]
 
 
 def freeze_parts(task: nn.Module, names: Collection[str]) -> None:
-    """Freeze exactly the modules of these names, as they were when the names were taken."""
+    """Freeze the modules with these names and unfreeze all others."""
     for name, part in _parts_of(task):
         frozen = name in names
         if getattr(part, "frozen", False) != frozen:
@@ -53,7 +53,7 @@ def freeze_parts(task: nn.Module, names: Collection[str]) -> None:
 
 
 def keep_frozen(network: nn.Module) -> None:
-    """Put what is frozen back into eval mode, after train() has changed all modes."""
+    """Set frozen modules back to eval mode, after train() has changed all modes."""
     for module in network.modules():
         if getattr(module, "frozen", False):
             module.training = False
@@ -76,7 +76,7 @@ def _set_mode(module: nn.Module, frozen: bool) -> None:
 
 
 def add_frozen_groups(checkpoint: dict[str, Any], network: nn.Module) -> None:
-    """Give an older checkpoint what optimizers have since then: groups of the frozen weights."""
+    """Add parameter groups of frozen weights to a checkpoint from before optimizers had them."""
     frozen = [weight for weight in network.parameters() if not weight.requires_grad]
     counts = [sum(p.ndim > 1 for p in frozen), sum(p.ndim <= 1 for p in frozen)]
     for optimizer in checkpoint["optimizer_states"] if frozen else ():

@@ -1,4 +1,4 @@
-"""How well a task does, counted over rows and never over batches."""
+"""Metrics as ratios of sums over rows, never as means over batches."""
 
 from collections.abc import Mapping
 
@@ -9,13 +9,13 @@ Totals = Mapping[str, tuple[Tensor, Tensor]]
 
 
 class RunningTotals:
-    """Sums and counts of a split's metrics, added up on the device without waiting for it."""
+    """Sums and counts of a split's metrics, accumulated on the device without synchronizing."""
 
     def __init__(self) -> None:
         self.totals: dict[str, tuple[Tensor, Tensor]] = {}
 
     def add(self, totals: Totals) -> None:
-        """Add what a batch contributes: name -> (sum, count)."""
+        """Add a batch's totals: name -> (sum, count)."""
         for name, (total, count) in totals.items():
             if name not in self.totals:
                 self.totals[name] = _zeros_like(total), _zeros_like(count)
@@ -23,7 +23,7 @@ class RunningTotals:
             self.totals[name][1].add_(count)
 
     def means(self) -> dict[str, Tensor]:
-        """Return the metrics over all rows of all ranks: scalars, on the device."""
+        """Return the metrics over all rows of all ranks: scalars on the device."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             for pair in self.totals.values():
                 for part in pair:
@@ -32,7 +32,7 @@ class RunningTotals:
 
 
 def ratio(total: Tensor, count: Tensor) -> Tensor:
-    """Return total / count; of several classes the mean over those that have a count."""
+    """Return total / count; for one value per class, its mean over classes with a count."""
     if total.ndim == 0:
         return total / count
     total, count = torch.broadcast_tensors(total, count)
@@ -43,6 +43,6 @@ def ratio(total: Tensor, count: Tensor) -> Tensor:
 
 
 def _zeros_like(part: Tensor) -> Tensor:
-    """Return a sum to add to: of small floats in float32."""
+    """Return zeros to add to: float32 for 16-bit floats, otherwise the dtype of `part`."""
     wide = torch.promote_types(part.dtype, torch.float32) if part.is_floating_point() else None
     return torch.zeros_like(part, dtype=wide)

@@ -1,4 +1,4 @@
-"""How the weights are changed: fused optimizers, and the learning rate over a run."""
+"""Fused optimizers and learning rate schedules."""
 
 import math
 from typing import Any, Literal
@@ -18,14 +18,14 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the fused optimizer of that name for the network's weights.
 
-    Weights that are frozen are groups of their own, which change once they are unfrozen.
-    Weight decay acts on matrices and kernels only: pulling biases and the scales of a normalization
-    towards zero does not regularize (Goyal et al., "Accurate, Large Minibatch SGD", 2017).
+    Frozen weights are in separate groups, so that they can be unfrozen during a run. Weight decay
+    applies to matrices and kernels only: pulling biases and normalization scales towards zero does
+    not regularize (Goyal et al., "Accurate, Large Minibatch SGD", 2017).
     """
-    learning = [p for p in network.parameters() if p.requires_grad]
+    trainable = [p for p in network.parameters() if p.requires_grad]
     frozen = [p for p in network.parameters() if not p.requires_grad]
     groups: list[dict[str, Any]] = []
-    for weights in [learning, frozen] if frozen else [learning]:
+    for weights in [trainable, frozen] if frozen else [trainable]:
         groups += [
             {"params": [p for p in weights if p.ndim > 1], "weight_decay": weight_decay},
             {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
@@ -38,20 +38,25 @@ def build_optimizer(
 def build_schedule(
     optimizer: torch.optim.Optimizer, name: ScheduleName, warmup: float, steps: float
 ) -> LambdaLR:
-    """Return the schedule that sets the learning rate of each of a run's `steps` steps."""
+    """Return the learning rate schedule over a run of `steps` steps; step it after each step.
+
+    Raises UserError if `warmup` is not a share of the steps, or the run has no end.
+    """
     if not 0 <= warmup < 1:
-        raise UserError(f"model.warmup is {warmup}; it is a share of the steps, from 0 to below 1.")
+        raise UserError(
+            f"model.warmup is {warmup}; expected a share of the steps, at least 0 and below 1."
+        )
     if not math.isfinite(steps):
         raise UserError("The run has no end: set trainer.max_epochs or trainer.max_steps.")
     return LambdaLR(optimizer, lambda n: learning_rate_factor(name, warmup, (n + 0.5) / steps))
 
 
 def learning_rate_factor(schedule: ScheduleName, warmup: float, progress: float) -> float:
-    """Return the learning rate, as a share of its highest, after that share of the run's steps.
+    """Return the ratio of the learning rate to its highest at `progress`, 0 to 1, of the run.
 
-    It rises in a straight line from zero during the warm-up, then follows one_cycle (Smith and
-    Topin, "Super-Convergence", 2018, in straight lines), cosine (Loshchilov and Hutter, "SGDR",
-    2017) or stays constant.
+    It rises linearly from zero during the warm-up, a share of the run. Then one_cycle falls
+    linearly (Smith and Topin, "Super-Convergence", 2018), cosine follows Loshchilov and Hutter
+    ("SGDR", 2017), and constant stays.
     """
     if progress < warmup:
         return progress / warmup

@@ -1,6 +1,6 @@
-"""Blocks of a network that are computed again in the backward pass: less memory, more time.
+"""Activation checkpointing: the backward pass recomputes blocks, for less memory and more time.
 
-Nothing here adds or renames a key of the network's state dict.
+It does not change the keys of the network's state dict.
 """
 
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ CONTAINERS = (nn.Sequential, nn.ModuleList)
 
 
 def recompute_blocks(network: nn.Module) -> None:
-    """Keep of each block only its input for the backward pass, which computes it again.
+    """Keep only the input of each block for the backward pass, which recomputes the block.
 
-    A block is a composite module in a Sequential or ModuleList; UserError if there is none.
+    A block is a composite module in a Sequential or ModuleList. Raises UserError if there is none.
     """
     blocks = list(_blocks(network))
     if not blocks:
         raise UserError(
-            "model.activation_checkpointing recomputes composite modules in an nn.Sequential, and"
+            "model.activation_checkpointing recomputes composite modules in an nn.Sequential, but"
             f" this {type(network).__name__} has none: leave it out, or choose another network."
         )
     for block in blocks:
@@ -41,20 +41,21 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield from _blocks(child)
 
 
-def _forward_recomputed(block: nn.Module, *inputs: Any, **named: Any) -> Any:
+def _forward_recomputed(block: nn.Module, *inputs: Any, **keywords: Any) -> Any:
     forward = type(block).forward
     if not torch.is_grad_enabled():
-        return forward(block, *inputs, **named)
-    if not torch.compiler.is_compiling():  # the compiler never recomputes a change of a buffer
-        named["context_fn"] = lambda: (nullcontext(), _running_statistics_kept(block))
-    return checkpoint(forward, block, *inputs, use_reentrant=False, **named)
+        return forward(block, *inputs, **keywords)
+    if not torch.compiler.is_compiling():  # compiled code never repeats a buffer's update
+        keywords["context_fn"] = lambda: (nullcontext(), _preserve_running_statistics(block))
+    return checkpoint(forward, block, *inputs, use_reentrant=False, **keywords)
 
 
 @contextmanager
-def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Keep BatchNorm from counting a batch again when its block is recomputed: it updates copies.
+def _preserve_running_statistics(block: nn.Module) -> Iterator[None]:
+    """Let BatchNorm update copies of its buffers while its block is recomputed.
 
-    Not track_running_stats: without statistics it saves fewer tensors, which checkpoint refuses.
+    Otherwise it would count a batch twice. Setting track_running_stats to false is not possible:
+    BatchNorm then saves fewer tensors, which checkpoint refuses.
     """
     norms = [m for m in block.modules() if getattr(m, "num_batches_tracked", None) is not None]
     kept = [(norm, name, value) for norm in norms for name, value in norm.named_buffers()]

@@ -1,4 +1,4 @@
-"""The curves of a run: its loss and its best metric over the epochs."""
+"""The curves of a run: the loss and the best metric over epochs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from ..contract import Best
 
 
 def draw_curves(rows: Sequence[dict[str, Any]], best: Best) -> Figure:
-    """Draw loss and best metric over the epochs from the rows of a metrics.csv."""
+    """Draw the loss and the best metric over epochs, from the rows of metrics.csv."""
     per_epoch = max((row["step"] + 1 for row in rows if row["epoch"] == 0), default=1)
     quantities = list(dict.fromkeys(["loss", best.metric.partition("/")[2]]))
     figure = Figure(figsize=(10, 3.8), layout="constrained")

@@ -1,5 +1,7 @@
-"""The GPU of a run: how busy and full it was (gpu.csv), and a page of what helps where its memory
-does not suffice, written while everything still lies on it."""
+"""A run's GPU: its utilization and memory (gpu.csv), and a report when its memory runs out.
+
+The report is written while all tensors are still in GPU memory.
+"""
 
 import csv
 import time
@@ -18,7 +20,7 @@ COLUMNS = ("time", "step", "gpu", "busy_percent", "temperature_celsius", "memory
 
 
 class GpuUsage(L.Callback):
-    """Ask the driver about this process's GPU once a second; it costs no synchronization."""
+    """Records the state of this process's GPU once a second, without synchronizing with it."""
 
     def __init__(self, folder: Path) -> None:
         self.path, self.asked_at = folder / "gpu.csv", 0.0
@@ -41,7 +43,10 @@ class GpuUsage(L.Callback):
             self._write((f"{time.time():.1f}", trainer.global_step, gpu.index, *numbers))
 
     def summary(self) -> dict[str, Any] | None:
-        """Return how busy the GPU was in percent (mean), its highest temperature and memory."""
+        """Return the mean utilization in percent, the highest temperature in °C and memory in GiB.
+
+        It is None if nothing was recorded.
+        """
         if not self.states:
             return None
         return {
@@ -56,7 +61,7 @@ class GpuUsage(L.Callback):
 
 
 def out_of_memory(error: BaseException | None) -> BaseException | None:
-    """Return the lack of GPU memory that is at the bottom of an exception, if it is one."""
+    """Return the error in an exception's chain that reports a lack of GPU memory, or None."""
     while error is not None:
         if isinstance(error, torch.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error):
             break
@@ -65,7 +70,7 @@ def out_of_memory(error: BaseException | None) -> BaseException | None:
 
 
 class OutOfMemory(L.Callback):
-    """Adds the page to the exception as a note, and saves the allocator's account as memory.txt."""
+    """Adds a report to an out-of-memory exception; saves it with the allocator's as memory.txt."""
 
     def on_exception(self, trainer, pl_module, exception) -> None:
         cause = out_of_memory(exception)
@@ -80,46 +85,51 @@ class OutOfMemory(L.Callback):
         rank = f".rank-{trainer.global_rank}" if trainer.global_rank else ""
         file, on_gpu = Path(trainer.default_root_dir, f"memory{rank}.txt"), device.type == "cuda"
         sentences = str(cause).split(". ")
-        width, held = max(map(len, advice)), _held(trainer, device) if on_gpu else {}
+        width, held = max(map(len, advice)), _memory_by_use(trainer, device) if on_gpu else {}
         lines = [
             f"out of GPU memory: {'. '.join(sentences[1:3] or sentences)}.",
             *(f"  {gib:8.2f} GiB  {name}" for name, gib in held.items()),
             'Try, in this order (with make: ARGS="..."):',
             *(f"  {flags:<{width}}  {what}" for flags, what in advice.items()),
-            f"The allocator's own account: {file}",
+            f"The allocator's report: {file}",
         ]
-        page = "\n".join(lines)
-        summary = torch.cuda.memory_summary(device) if on_gpu else "The device is no GPU.\n"
-        file.write_text(f"{page}\n\n{summary}")
-        exception.add_note(page)
+        report = "\n".join(lines)
+        summary = torch.cuda.memory_summary(device) if on_gpu else "The device is not a GPU.\n"
+        file.write_text(f"{report}\n\n{summary}")
+        exception.add_note(report)
 
 
 def advise(
     batch: int, step: int, devices: int, eval_batch: int | None, precision: str, checkpointing: bool
 ) -> dict[str, str]:
-    """Return the flags that make a run take less memory, each with what it does, the best first.
+    """Return the flags that reduce a run's memory, the best first, each with its effect.
 
-    `batch` rows at once and `step` rows in a step of all devices, which stay as many;
-    `eval_batch` is given if evaluation failed, `checkpointing` if activations are recomputed.
+    Args:
+        batch: rows that one device computes at once.
+        step: rows in a step of all devices; the flags don't change it.
+        devices: number of devices.
+        eval_batch: evaluation's batch size if evaluation failed, else None.
+        precision: the Trainer's precision.
+        checkpointing: whether activations are already recomputed.
     """
     advice, per_device = {}, step // devices
     fitting = [size for size in range(1, batch // 2 + 1) if per_device % size == 0]
     if eval_batch is not None:
-        advice[f"--data.eval_batch_size {max(eval_batch // 2, 1)}"] = "evaluate fewer at once"
+        advice[f"--data.eval_batch_size {max(eval_batch // 2, 1)}"] = "evaluates fewer rows at once"
     elif fitting:
         flags = f"--data.batch_size {fitting[-1]} --data.global_batch_size {step}"
         parts = per_device // fitting[-1]
-        advice[flags] = f"the same step from {parts} smaller parts a device; halve again if need be"
+        advice[flags] = f"the same step in {parts} smaller batches a device; halve again if needed"
     if precision.startswith("32"):
-        advice["--trainer.precision bf16-mixed"] = "activations take half as much"
+        advice["--trainer.precision bf16-mixed"] = "halves the memory of activations"
     if eval_batch is None and not checkpointing:
         advice["--model.activation_checkpointing true"] = "recomputes activations: a quarter slower"
     variable = "PYTORCH_ALLOC_CONF=expandable_segments:True"
-    return advice | {variable: "set before the command: helps where much is reserved and not used"}
+    return advice | {variable: "set before the command: helps if much is reserved but not used"}
 
 
-def _held(trainer: L.Trainer, device: torch.device) -> dict[str, float]:
-    """Return who holds how much of a GPU's memory, in GiB."""
+def _memory_by_use(trainer: L.Trainer, device: torch.device) -> dict[str, float]:
+    """Return the GPU memory in use, in GiB, by kind of tensor and by other process."""
     weights = list(trainer.lightning_module.parameters())
     states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]
     loaders = [trainer.train_dataloader, trainer.val_dataloaders]

@@ -1,4 +1,4 @@
-"""What the best weights of a finished run say of some rows, and the pictures that show it."""
+"""The pictures of a finished run, with predictions of its best weights for some rows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ from ..run.metrics import read_metrics
 from ..task import Task
 from .curves import draw_curves
 
-MOST_PREDICTIONS = 500  # validation rows that are looked at for pictures
+MAX_PREDICTIONS = 500  # validation rows predicted for pictures
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What there is to draw: logged rows, and the first validation rows with their predictions.
+    """The input of a project's `draw`: logged metrics and predictions for validation rows.
 
-    `batch` holds those rows, `predictions` and `targets` (n, …) what the task makes of them; all
-    tensors are on the CPU.
+    `metrics` are the rows of metrics.csv. `batch` holds the first validation rows, `predictions`
+    and `targets` (n, …) the task's predict() and target() of them. All tensors are on the CPU.
     """
 
     metrics: list[dict[str, Any]]
@@ -43,7 +43,7 @@ Draw = Callable[[FinishedRun], dict[str, Figure]]  # file name -> picture
 def draw_pictures(
     folder: Path, task: Task, data: Data, facts: Facts, draw: Draw | None
 ) -> list[str]:
-    """Draw the curves and what the project draws, by the best weights; return the files' names."""
+    """Save the curves and the project's pictures of the best weights; return the file names."""
     best = folder / "checkpoints" / BEST
     if best.exists():
         task.load_state_dict(torch.load(best, weights_only=True)["state_dict"])
@@ -62,13 +62,13 @@ def predict(task: Any, data: Data) -> tuple[Any, Tensor, Tensor | None]:
     device = task.trainer.strategy.root_device  # the Trainer has left the weights on the CPU
     task.to(device).eval()
     parts = []
-    eager = torch.compiler.set_stance("force_eager")  # a few rows do not pay for compiling anew
+    eager = torch.compiler.set_stance("force_eager")  # too few rows to be worth compiling for
     with device_settings(device), eager, task.trainer.precision_plugin.forward_context():
-        for batch in data.eval_loader(data.splits.val, first=MOST_PREDICTIONS):
+        for batch in data.eval_loader(data.splits.val, first=MAX_PREDICTIONS):
             kind, real = type(batch), batch.row >= 0
             batch = batch._make(None if part is None else part.to(device) for part in batch)
-            made = (*batch, task.predict(task(batch)), task.target(batch))
-            parts.append([None if part is None else part.to("cpu")[real.cpu()] for part in made])
+            found = (*batch, task.predict(task(batch)), task.target(batch))
+            parts.append([None if part is None else part.to("cpu")[real.cpu()] for part in found])
     columns = [None if column[0] is None else joined(column) for column in zip(*parts, strict=True)]
     *fields, predictions, targets = columns
     return kind._make(fields), predictions, targets  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""How fast a run trains, and the bar that shows how far it is."""
+"""A run's training speed and its progress bar."""
 
 import sys
 import time
@@ -12,25 +12,25 @@ from ..run.metrics import metrics_of
 from .clock import Clock
 
 SECONDS_BETWEEN_UPDATES = 0.5  # of the bar
-SECONDS_BETWEEN_LINES = 10.0  # where the output is a file
+SECONDS_BETWEEN_LINES = 10.0  # if the output is a file
 
 
 class Throughput(L.Callback):
-    """Rows per second of training over all devices, without validation.
+    """Measures rows per second of training, over all devices and without validation.
 
-    Each stretch between two validations is measured from the end of its first step, which may wait.
+    Each interval between validations starts after its first step, which may wait for the loader.
     """
 
     def __init__(self) -> None:
         self.clock: Clock | None = None
-        self.seconds_to_first_step: float | None = None  # from fit's start to that step's end
+        self.seconds_to_first_step: float | None = None  # from the start of fit
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.begun = time.perf_counter()
 
     @property
     def rows_per_second(self) -> float | None:
-        """The median of the stretches, the first apart if there are more; None before one ends."""
+        """The median of the intervals, without the first of several; None before one ends."""
         return self.clock.inside if self.clock else None
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
@@ -39,17 +39,17 @@ class Throughput(L.Callback):
         if self.seconds_to_first_step is None and self.clock.start is not None:
             self.seconds_to_first_step = round(self.clock.start - self.begun, 2)
 
-    def _end_stretch(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _end_interval(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.clock:
             self.clock.end_epoch()
 
-    on_validation_start = on_train_epoch_end = on_train_end = _end_stretch
+    on_validation_start = on_train_epoch_end = on_train_end = _end_interval
 
 
 class Progress(L.Callback):
-    """One bar for the whole run; where the output is a file, a line now and then.
+    """Shows one bar for the whole run or, if the output is a file, prints a line now and then.
 
-    It shows the newest values that are on the host: nothing waits for one that is on its way.
+    It shows the newest values on the host and does not wait for those that the GPU still computes.
     """
 
     def __init__(self) -> None:
@@ -67,9 +67,9 @@ class Progress(L.Callback):
         data, best = trainer.datamodule, pl_module.best
         self.unit = data.facts().unit if isinstance(data, Data) else "rows"
         split, _, quantity = best.metric.partition("/")
-        how = ".1%" if best.format.endswith("%") else best.format
-        self.shown = {"train/loss": ("loss", ".3f"), f"train/{quantity}": (quantity, how)}
-        self.shown |= {best.metric: (split, how)}
+        number_format = ".1%" if best.format.endswith("%") else best.format
+        self.shown = {"train/loss": ("loss", ".3f"), f"train/{quantity}": (quantity, number_format)}
+        self.shown |= {best.metric: (split, number_format)}
         if self.live and is_rank_zero():
             layout = "{percentage:3.0f}%|{bar:24}| {desc}"
             self.bar = tqdm(total=self.steps, initial=self.first_step, bar_format=layout)
@@ -86,7 +86,7 @@ class Progress(L.Callback):
 
     def on_train_end(self, trainer, pl_module) -> None:
         for log in metrics_of(trainer):
-            log.fsync()  # which waits for the last values
+            log.fsync()  # waits for the last values
         self._show(trainer)
         self.on_exception()
 
@@ -95,7 +95,7 @@ class Progress(L.Callback):
             self.bar.close()
 
     def _show(self, trainer: L.Trainer) -> None:
-        """Show loss, best metric, the run's speed until now and the time that is left."""
+        """Show the loss, the best metric, the run's speed so far and the time left."""
         if not is_rank_zero() or not self.rows:
             return
         self.shown_at, step = time.perf_counter(), self.progress.ready
@@ -105,9 +105,9 @@ class Progress(L.Callback):
         parts = [f"epoch {epoch}{self.epochs}"]
         logged = metrics_of(trainer)
         known = logged[0].latest if logged else trainer.callback_metrics
-        for key, (name, how) in self.shown.items():
+        for key, (name, number_format) in self.shown.items():
             if key in known:
-                parts.append(f"{name} {float(known[key]):{how}}")
+                parts.append(f"{name} {float(known[key]):{number_format}}")
         parts.append(f"{self.rows / seconds:,.0f} {self.unit}/s")
         parts.append("{}:{:02} left".format(*divmod(round(left), 60)))
         if self.bar is not None:

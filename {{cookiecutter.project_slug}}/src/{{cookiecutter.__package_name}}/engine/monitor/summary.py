@@ -1,4 +1,4 @@
-"""What is recorded and said of a run."""
+"""The summaries of a run: its results for the record, and what the terminal shows."""
 
 import csv
 import json
@@ -20,10 +20,10 @@ PICTURES = {"curves.png": "learning curves", "predictions.png": "predictions"}
 
 
 def results_of(trainer: L.Trainer) -> dict[str, Any]:
-    """Return steps, speed, GPU usage, and the last and the best validation of a run that ended."""
+    """Return a finished run's steps, speed, GPU usage, and its last and best validation."""
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     found: dict[type, Any] = {type(callback): callback for callback in callbacks}
-    rows = read_metrics(Path(trainer.default_root_dir) / "metrics.csv")  # also before a resume
+    rows = read_metrics(Path(trainer.default_root_dir) / "metrics.csv")  # of all starts
     task: Any = trainer.lightning_module
     return {
         "steps": trainer.global_step,
@@ -36,10 +36,10 @@ def results_of(trainer: L.Trainer) -> dict[str, Any]:
     }
 
 
-def say_start(
+def print_start(
     record: dict[str, Any], facts: Facts, decisions: Decisions, device: str, in_use: str
 ) -> None:
-    """Print what a run was decided to be, before its first step."""
+    """Print the decisions about a run before its first step."""
     counts = ", ".join(f"{n:,} {name}" for name, n in facts.rows.items() if n)
     batch, whole = decisions.batch_size.value, decisions.global_batch_size.value
     processes = decisions.devices.value * decisions.num_nodes.value
@@ -56,12 +56,12 @@ def say_start(
     }
     if record["resumes"]:
         rows["resumes"] = f"after step {record['resumes'][-1]['from_step']}"
-    _block(f"{record['recipe']}, seed {record['seed']}", rows)
+    _print_block(f"{record['recipe']}, seed {record['seed']}", rows)
     for remark in facts.remarks:
         print(f"note: {remark}\n", flush=True)
 
 
-def say_fit(
+def print_fit(
     folder: Path,
     record: dict[str, Any],
     decisions: Decisions,
@@ -69,13 +69,13 @@ def say_fit(
     facts: Facts,
     pictures: list[str],
 ) -> None:
-    """Print what a training run reached, where everything is and what to try next."""
+    """Print the results of a training run, where its files are and what to try next."""
     results = record["results"]
     score, speed = results[f"best {best.metric}"], results["rows_per_second"]
     heat = "{busy_percent}% busy, up to {temperature_celsius} °C and {memory_gib} GiB"
     split, _, name = best.metric.partition("/")
     rows = {
-        f"{'validation' if split == 'val' else split} {name}": in_words(score, best),
+        f"{'validation' if split == 'val' else split} {name}": format_score(score, best),
         "speed": "too short to measure" if speed is None else f"{speed:,.0f} {facts.unit}/s",
         **({"GPU": heat.format(**results["gpu"])} if results["gpu"] else {}),
         "torch.compile": _reason(decisions.compile),
@@ -84,7 +84,7 @@ def say_fit(
         "next": _next(facts),
     }
     took = f"{results['steps']} steps in {record['seconds']['total']:.0f} s"
-    _block(f"{record['recipe']}: {took}", rows)
+    _print_block(f"{record['recipe']}: {took}", rows)
 
 
 def _reason(decision: Decision) -> str:
@@ -96,29 +96,29 @@ def _next(facts: Facts) -> str:
     return f"{test}change networks.py · make train again"
 
 
-def in_words(score: float | None, best: Best) -> str:
-    """Return a value of the best metric as its task has it printed."""
+def format_score(score: float | None, best: Best) -> str:
+    """Return a value of the best metric in the format that the task sets."""
     return "not measured" if score is None else format(score, best.format)
 
 
-def say_scores(folder: Path, scores: dict[str, float], best: Best) -> None:
+def print_scores(folder: Path, scores: dict[str, float], best: Best) -> None:
     """Print the scores of an evaluation."""
     quantity = best.metric.partition("/")[2]
     rows = {
         name: format(value, best.format if name.partition("/")[2] == quantity else ".4f")
         for name, value in scores.items()
     }
-    _block(f"evaluated {shown(folder)}", rows | {"record": shown(folder / "run.json")})
+    _print_block(f"evaluated {shown(folder)}", rows | {"record": shown(folder / "run.json")})
 
 
-def say_predictions(batches: Any, facts: Facts, folder: Path) -> None:
-    """Write (row, target, prediction) of all batches as predictions.csv, and say where.
+def write_predictions(batches: Any, facts: Facts, folder: Path) -> None:
+    """Write (row, target, prediction) of all batches to predictions.csv, and print its path.
 
-    Where predictions are probabilities of classes, that is the most probable one and how probable
-    it is, of anything else its numbers.
+    For class probabilities, the prediction is the most probable class and its probability; for
+    anything else, its numbers as JSON.
     """
     path, batches = folder / "predictions.csv", list(batches)
-    classes = facts.classes if _are_shares(batches[0], len(facts.classes)) else ()
+    classes = facts.classes if _are_probabilities(batches[0], len(facts.classes)) else ()
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         if classes:
@@ -129,14 +129,14 @@ def say_predictions(batches: Any, facts: Facts, folder: Path) -> None:
             for i, index in enumerate(row.tolist()):
                 target = None if targets is None else targets[i]
                 writer.writerow([index, *_cells(target, predictions[i], classes)])
-    _block(f"predictions of the test {facts.unit} of {shown(folder)}", {"file": shown(path)})
+    _print_block(f"predictions of the test {facts.unit} of {shown(folder)}", {"file": shown(path)})
 
 
-def _are_shares(batch: tuple[Tensor, Tensor | None, Tensor], classes: int) -> bool:
-    """Say whether predictions are a probability for each class, and targets one class."""
+def _are_probabilities(batch: tuple[Tensor, Tensor | None, Tensor], classes: int) -> bool:
+    """Return whether predictions have one probability per class, and targets are one class."""
     _, targets, predictions = batch
-    one_each = targets is None or targets.ndim == 1
-    return classes > 0 and predictions.shape[1:] == (classes,) and one_each
+    one_class = targets is None or targets.ndim == 1
+    return classes > 0 and predictions.shape[1:] == (classes,) and one_class
 
 
 def _cells(target: Tensor | None, prediction: Tensor, classes: tuple[str, ...]) -> list[Any]:
@@ -148,7 +148,7 @@ def _cells(target: Tensor | None, prediction: Tensor, classes: tuple[str, ...]) 
     return [known, classes[int(predicted)], f"{float(probability):.6f}"]
 
 
-def _block(title: str, rows: dict[str, str]) -> None:
+def _print_block(title: str, rows: dict[str, str]) -> None:
     width = max(map(len, rows))
     lines = [title, *(f"  {name:<{width}}  {value}" for name, value in rows.items())]
     print("\n" + "\n".join(lines) + "\n", flush=True)

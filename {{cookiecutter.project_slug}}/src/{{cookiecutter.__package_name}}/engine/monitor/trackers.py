@@ -1,4 +1,7 @@
-"""wandb and TensorBoard get each row of metrics.csv once; neither asks, waits or ends training."""
+"""wandb and TensorBoard: they get each row of metrics.csv once.
+
+They never ask a question, delay training or end it.
+"""
 
 import netrc
 import os
@@ -14,21 +17,21 @@ from urllib.parse import urlsplit
 
 from ..decisions import Decision, applied
 from ..paths import project_root, shown
-from ..run.metrics import Follower, Row
+from ..run.metrics import Row, Tracker
 from ..run.record import RunRecord
 
 Mode = Literal["online", "offline", "disabled"]
 
-PATIENCE = 2.0  # seconds for wandb's server to say whether it accepts the key
+TIMEOUT = 2.0  # seconds to wait for wandb's server to accept the key
 
 
 @dataclass
 class Tracking:
-    """Where a run can be watched, beside its metrics.csv.
+    """Where a run is logged in addition to its metrics.csv.
 
     Args:
-        wandb: follow the run with Weights & Biases; if unset, where WANDB_API_KEY is set.
-        project: its project there; if unset, WANDB_PROJECT or the name of this project's folder.
+        wandb: log the run to Weights & Biases; if unset, it is logged if WANDB_API_KEY is set.
+        project: the wandb project; if unset, WANDB_PROJECT or the name of this project's folder.
         tensorboard: write event files for TensorBoard.
     """
 
@@ -38,7 +41,7 @@ class Tracking:
 
 
 def decide_wandb(wanted: bool | None) -> Decision:
-    """Return whether a run is followed with wandb, online or offline, and why."""
+    """Return whether wandb logs a run (online, offline or off), and why."""
     if wanted is False:
         return Decision("off", "as configured")
     if wanted is None and not os.environ.get("WANDB_API_KEY"):
@@ -47,11 +50,11 @@ def decide_wandb(wanted: bool | None) -> Decision:
     return Decision("off" if mode == "disabled" else mode, why)
 
 
-class Wandb(Follower):
+class Wandb(Tracker):
     """A wandb run in `folder`/wandb, with the same id at every start.
 
-    Of two offline folders with one id the later upload replaces the earlier (wandb issue 3841), so
-    each start writes all rows anew, then moves the folders before it to wandb/older.
+    If two offline folders have the same id, the later upload replaces the earlier (wandb issue
+    3841). So each start writes all rows again and moves the earlier folders to wandb/older.
     """
 
     name = "wandb"
@@ -62,7 +65,7 @@ class Wandb(Follower):
     def start(self, rows: list[Row]) -> None:
         import wandb
 
-        # Its telemetry holds up the process's end for half a minute if the server is silent.
+        # Its telemetry delays the process's exit by half a minute if the server doesn't answer.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         wandb.setup(wandb.Settings(silent=True))
         limits: Any = {"init_timeout": 15, "finish_timeout": 30, "finish_timeout_raises": True}
@@ -73,8 +76,9 @@ class Wandb(Follower):
         except Exception as error:
             if self.mode == "offline":
                 raise
-            print(f"wandb is offline after all: {str(error).splitlines()[0]}", file=sys.stderr)
-            wandb.teardown()  # which frees the id
+            reason = str(error).splitlines()[0]
+            print(f"wandb could not connect, running offline: {reason}", file=sys.stderr)
+            wandb.teardown()  # frees the id
             self.mode = "offline"
             return self.start(rows)
         for row in rows:
@@ -85,7 +89,7 @@ class Wandb(Follower):
             path.rename(older / path.name)
 
     def log(self, row: Row) -> None:
-        if row["step"] >= self.run.starting_step:  # the server has those before
+        if row["step"] >= self.run.starting_step:  # the server has the earlier rows
             self.run.log(row, step=row["step"])
 
     def finish(self, success: bool) -> None:
@@ -93,13 +97,13 @@ class Wandb(Follower):
         try:
             self.run.finish(exit_code=0 if success else 1)
         except Exception as error:
-            raise RuntimeError(f"not all of it is sent. Upload it with: {upload}") from error
+            raise RuntimeError(f"upload incomplete. Finish it with: {upload}") from error
         if self.mode == "offline":
             print(f"\nwandb was offline. Upload the run with: {upload}", flush=True)
 
 
-class TensorBoard(Follower):
-    """Event files in `folder`/tensorboard, written anew from metrics.csv at every start."""
+class TensorBoard(Tracker):
+    """Event files in `folder`/tensorboard, written again from metrics.csv at every start."""
 
     name = "tensorboard"
 
@@ -123,9 +127,9 @@ class TensorBoard(Follower):
         self.writer.close()
 
 
-def followers(tracking: Any, record: RunRecord) -> list[Follower]:
-    """Return those that the section asks for; wandb's id is kept in the run's record."""
-    folder, found = record.path.parent, list[Follower]()
+def build_trackers(tracking: Any, record: RunRecord) -> list[Tracker]:
+    """Return the trackers that are switched on; the run's record keeps wandb's id."""
+    folder, found = record.path.parent, list[Tracker]()
     start = record.newest_start()
     mode = start["decisions"]["tracking.wandb"]["value"]
     if mode != "off":
@@ -139,28 +143,28 @@ def followers(tracking: Any, record: RunRecord) -> list[Follower]:
 
 
 def wandb_mode() -> tuple[Mode, str]:
-    """Return wandb's mode and why: online only where the server accepts the key in time.
+    """Return wandb's mode and why: online only if the server accepts the key in time.
 
-    WANDB_MODE is obeyed, but for `online` without any key: wandb would ask for one.
+    WANDB_MODE is respected, except `online` without a key: wandb would ask for one.
     """
-    wish = os.environ.get("WANDB_MODE")
-    if wish in ("offline", "dryrun", "disabled"):
-        return ("disabled" if wish == "disabled" else "offline"), f"WANDB_MODE is {wish}"
-    server, problem = _server(), [f"no answer within {PATIENCE:.0f} s"]
+    requested = os.environ.get("WANDB_MODE")
+    if requested in ("offline", "dryrun", "disabled"):
+        return ("disabled" if requested == "disabled" else "offline"), f"WANDB_MODE is {requested}"
+    server, problem = _server(), [f"no answer within {TIMEOUT:.0f} s"]
 
-    def ask() -> None:
+    def check() -> None:
         try:
-            problem[0] = _refusal(server, asked=not wish)
+            problem[0] = _auth_error(server, ask=not requested)
         except Exception as error:
             problem[0] = f"no usable answer ({type(error).__name__})"
 
-    # A name server that stays silent outlasts the limits of any library: hence a thread.
-    thread = threading.Thread(target=ask, daemon=True)
+    # A thread, as no library's timeout covers a name server that doesn't answer.
+    thread = threading.Thread(target=check, daemon=True)
     thread.start()
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT)
     if found := problem[0]:
         return "offline", f"{server}, {found}"
-    return "online", f"WANDB_MODE is {wish}" if wish else f"{server} accepts the key"
+    return "online", f"WANDB_MODE is {requested}" if requested else f"{server} accepts the key"
 
 
 def _server() -> str:
@@ -168,7 +172,7 @@ def _server() -> str:
 
 
 def netrc_key(server: str) -> str | None:
-    """Return the key that `wandb login` has written for a server into the user's netrc file."""
+    """Return the key for a server that `wandb login` wrote to the user's netrc file, or None."""
     usual = [Path("~/.netrc"), Path("~/_netrc")]
     files = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else usual
     for path in map(Path.expanduser, files):
@@ -178,19 +182,19 @@ def netrc_key(server: str) -> str | None:
     return None
 
 
-def _refusal(server: str, asked: bool) -> str:
-    """Return why the server would not take a run, or nothing; it is `asked` whose key this is."""
+def _auth_error(server: str, ask: bool) -> str:
+    """Return why the server would refuse a run, or ""; `ask` whether it knows the key."""
     import requests
 
     key = os.environ.get("WANDB_API_KEY") or netrc_key(server)
-    if not asked and (key or os.environ.get("WANDB_IDENTITY_TOKEN_FILE")):
+    if not ask and (key or os.environ.get("WANDB_IDENTITY_TOKEN_FILE")):
         return ""
     if not key:
         return "no key: set WANDB_API_KEY, or run `wandb login`"
-    question = {"query": "query { viewer { id } }"}
-    address, unheard = f"{server}/graphql", 2 * PATIENCE  # seconds: nobody waits that long
-    reply = requests.post(address, json=question, auth=("api", key), timeout=unheard)
+    query = {"query": "query { viewer { id } }"}
+    timeout = 2 * TIMEOUT  # longer than wandb_mode() waits: it ends the thread
+    reply = requests.post(f"{server}/graphql", json=query, auth=("api", key), timeout=timeout)
     if reply.status_code in (401, 403):
-        return "the key is refused"
+        return "the server refuses the key"
     reply.raise_for_status()
     return "" if reply.json()["data"]["viewer"] else "the key is unknown"

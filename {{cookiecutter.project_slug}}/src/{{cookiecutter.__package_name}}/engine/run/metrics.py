@@ -10,19 +10,19 @@ from typing import Any, Literal
 import lightning as L
 from lightning.pytorch.loggers import Logger
 
-from ..fast.pending import OnItsWay
+from ..fast.pending import PendingValue
 from ..ranks import rank_zero_only
 from .checkpoint_files import fsync, write_atomically
 
 Row = dict[str, Any]
 
 
-class Follower:
+class Tracker:
     """Gets every row of a run once; what it raises is said once and ends nothing but itself."""
 
     name, failed = "", False
 
-    def tell(self, step: Literal["start", "log", "finish"], what: Any) -> None:
+    def notify(self, step: Literal["start", "log", "finish"], what: Any) -> None:
         """Call start(rows that are there), log(row) or finish(success), unless it failed before."""
         if self.failed:
             return
@@ -37,16 +37,16 @@ class Follower:
 class MetricsCSV(Logger):
     """Write what is logged to `folder`/metrics.csv; values of the same step share a row.
 
-    Rows are appended; only a new column rewrites the file. Followers get the rows of completed
+    Rows are appended; only a new column rewrites the file. Trackers get the rows of completed
     steps; the last step of an interrupted run may be incomplete.
     """
 
     name, version = "csv", ""
     takes_pending_numbers = True  # see fast/patches.py
 
-    def __init__(self, folder: Path, followers: Sequence[Follower] = ()) -> None:
+    def __init__(self, folder: Path, trackers: Sequence[Tracker] = ()) -> None:
         super().__init__()
-        self.followers, self.started = followers, False
+        self.trackers, self.started = trackers, False
         self.path = folder / "metrics.csv"
         self.columns = ["step", "epoch"]
         self.completed: list[Row] = []  # rows of earlier steps, not written yet
@@ -65,14 +65,14 @@ class MetricsCSV(Logger):
             self._write()
         row = {"epoch": 0, **self.row, "step": step, **metrics}
         self.row = row | {"epoch": int(row["epoch"])}
-        self.latest |= {k: v for k, v in metrics.items() if not isinstance(v, OnItsWay)}
+        self.latest |= {k: v for k, v in metrics.items() if not isinstance(v, PendingValue)}
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self._write(wait=True)
         if self.row and status == "success":
-            self._tell("log", self.row)
-        self._tell("finish", status == "success")
+            self._notify("log", self.row)
+        self._notify("finish", status == "success")
 
     @rank_zero_only
     def fsync(self) -> None:
@@ -90,25 +90,22 @@ class MetricsCSV(Logger):
             self._rewrite(rows)
         self.row = self.in_file = rows[-1] if rows else {}
         self.started = True
-        self._tell("start", rows[:-1])  # the last step may be incomplete
+        self._notify("start", rows[:-1])  # the last step may be incomplete
 
-    def _tell(self, step: Literal["start", "log", "finish"], what: Any) -> None:
-        for follower in self.followers if self.started else ():
-            follower.tell(step, what)
+    def _notify(self, step: Literal["start", "log", "finish"], what: Any) -> None:
+        for tracker in self.trackers if self.started else ():
+            tracker.notify(step, what)
 
     def _write(self, wait: bool = False) -> None:
         """Write completed rows whose numbers have arrived; with `wait`, write all rows."""
-        while self.completed and (
-            wait
-            or all(v.copied.query() for v in self.completed[0].values() if isinstance(v, OnItsWay))
-        ):
-            self._tell("log", self._put(self.completed.pop(0)))
+        while self.completed and (wait or _arrived(self.completed[0])):
+            self._notify("log", self._put(self.completed.pop(0)))
             self.in_file = {}
         if wait:
             self.row = self._put(self.row)
 
     def _put(self, row: Row) -> Row:
-        here = {k: float(v) for k, v in row.items() if isinstance(v, OnItsWay)}
+        here = {k: float(v) for k, v in row.items() if isinstance(v, PendingValue)}
         self.latest, row = self.latest | here, row | here
         new = [name for name in row if name not in self.columns]
         if row != self.in_file and (new or self.in_file or not self.path.exists()):
@@ -127,6 +124,11 @@ class MetricsCSV(Logger):
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(self.path, text.getvalue())
+
+
+def _arrived(row: Row) -> bool:
+    """Return whether every number of a row has been copied from the GPU."""
+    return all(v.copied.query() for v in row.values() if isinstance(v, PendingValue))
 
 
 def metrics_of(trainer: L.Trainer) -> list[MetricsCSV]:

@@ -14,7 +14,7 @@ from ..cli.arguments import take
 from ..cli.project import Project
 from ..contract import Best
 from ..errors import UserError
-from ..monitor.summary import in_words
+from ..monitor.summary import format_score
 from ..paths import project_root, shown
 from ..run.folder import RUN_FOLDER_VARIABLE, recipe_name
 from ..run.interruption import passing_on_sigterm
@@ -83,13 +83,14 @@ def _summarize(runs: dict[int, Path], table: Path, best: Best) -> None:
         writer.writerow(["seed", column, "run"])
         writer.writerows([seed, results[seed], folder.name] for seed, folder in runs.items())
     for seed, value in results.items():
-        score = in_words(value, best)
+        score = format_score(value, best)
         print(f"  seed {seed:<10} {score:>8}  {shown(runs[seed])}")
     values = [value for value in results.values() if value is not None]
     if values:
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        mean = format_score(statistics.mean(values), best)
         print(
-            f"\n{column} {in_words(statistics.mean(values), best)} ± {in_words(spread, best)}"
+            f"\n{column} {mean} ± {format_score(spread, best)}"
             f" (mean and standard deviation of {len(values)} seeds)\ntable: {shown(table)}\n"
         )
 
