@@ -49,7 +49,11 @@ def write_manifest() -> None:
 
 def git(*arguments: str, folder: Path = PROJECT) -> tuple[int | None, str]:
     """Run git in a folder. Return its exit code, None if git is not installed, and its output."""
-    elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set if a git hook runs cookiecutter
+    elsewhere = (
+        "GIT_DIR",
+        "GIT_WORK_TREE",
+        "GIT_INDEX_FILE",
+    )  # set if a git hook runs cookiecutter
     env = {name: value for name, value in os.environ.items() if name not in elsewhere}
     try:
         done = subprocess.run(
