@@ -12,7 +12,11 @@ from torch.utils.data import DataLoader
 
 from {{ cookiecutter.__package_name }}.engine import decisions, hardware
 from {{ cookiecutter.__package_name }}.engine.contract import Facts
-from {{ cookiecutter.__package_name }}.engine.decisions import Before, Decision, decide
+from {{ cookiecutter.__package_name }}.engine.decisions import (
+    Before,
+    Decision,
+    decide,
+)
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.hardware import Gpu, Machine
 
@@ -338,7 +342,8 @@ class TensorData(L.LightningDataModule):
 def test_rank_zero_decides_for_all(tmp_path):
     script = tmp_path / "ranks.py"
     script.write_text(
-        "import os, {{ cookiecutter.__package_name }}.engine.cli.launch as launch\n"
+        "import os\n"
+        "from {{ cookiecutter.__package_name }}.engine.cli import launch\n"
         "rank = os.environ['RANK']\n"
         "print(launch.of_every_rank('m', rank), launch.of_rank_zero('d', lambda: 'by ' + rank))\n"
     )

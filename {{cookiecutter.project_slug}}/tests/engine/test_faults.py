@@ -24,7 +24,9 @@ from {{ cookiecutter.__package_name }}.engine.monitor.gpu import (
     advise,
     out_of_memory,
 )
-from {{ cookiecutter.__package_name }}.engine.run.interruption import passing_on_sigterm
+from {{ cookiecutter.__package_name }}.engine.run.interruption import (
+    passing_on_sigterm,
+)
 
 DIGITS = ("--config", "configs/digits.yaml")
 CPU = ("--trainer.accelerator", "cpu")

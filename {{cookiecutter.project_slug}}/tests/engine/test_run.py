@@ -29,8 +29,14 @@ from {{ cookiecutter.__package_name }}.engine.paths import (
 )
 from {{ cookiecutter.__package_name }}.engine.ranks import rank_zero_only
 from {{ cookiecutter.__package_name }}.engine.run.digests import digest
-from {{ cookiecutter.__package_name }}.engine.run.folder import find_run, recipe_name
-from {{ cookiecutter.__package_name }}.engine.run.metrics import MetricsCSV, read_metrics
+from {{ cookiecutter.__package_name }}.engine.run.folder import (
+    find_run,
+    recipe_name,
+)
+from {{ cookiecutter.__package_name }}.engine.run.metrics import (
+    MetricsCSV,
+    read_metrics,
+)
 from {{ cookiecutter.__package_name }}.engine.run.record import (
     _only_writer,
     pack_source,
