@@ -347,7 +347,7 @@ def test_rank_zero_decides_for_all(tmp_path):
     script = tmp_path / "ranks.py"
     script.write_text(
         "import os\n"
-        "import {{ cookiecutter.__package_name }}.engine.cli.launch as launch\n"
+        "from {{ cookiecutter.__package_name }}.engine.cli import launch\n"
         "rank = os.environ['RANK']\n"
         "print(launch.of_every_rank('m', rank), launch.of_rank_zero('d', lambda: 'by ' + rank))\n"
     )

@@ -31,11 +31,18 @@ from {{ cookiecutter.__package_name }}.engine.contract import Splits
 from {{ cookiecutter.__package_name }}.engine.decisions import Decision
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.fast import patches
-from {{ cookiecutter.__package_name }}.engine.fast.compile_messages import Compiling
-from {{ cookiecutter.__package_name }}.engine.fast.settings import preserve_process_settings
+from {{ cookiecutter.__package_name }}.engine.fast.compile_messages import (
+    Compiling,
+)
+from {{ cookiecutter.__package_name }}.engine.fast.settings import (
+    preserve_process_settings,
+)
 from {{ cookiecutter.__package_name }}.engine.monitor.progress import Throughput
 from {{ cookiecutter.__package_name }}.engine.monitor.trackers import netrc_key
-from {{ cookiecutter.__package_name }}.engine.run.checkpoint import validates_next, within_step
+from {{ cookiecutter.__package_name }}.engine.run.checkpoint import (
+    validates_next,
+    within_step,
+)
 from {{ cookiecutter.__package_name }}.engine.run.digests import digest
 from {{ cookiecutter.__package_name }}.engine.task import loss_and_outputs
 

@@ -1,6 +1,6 @@
 """The interface between the engine and a project. Read it before you write another task.
 
-A project has four parts, which its `__main__.py` names:
+A project has up to four parts, which its `__main__.py` names:
 
     main(task=".classifier:ImageClassifier",   # a Task: the network, its loss and its metrics
          data=".data:ImageData",               # a Data: the rows to train and evaluate on
@@ -30,22 +30,23 @@ and `load()`, which returns a batch of all rows for `--data.loader resident`.
   fields are None.
 - `forward(batch)` returns the outputs: tensors in any nesting.
 - `loss(outputs, batch)` returns a scalar, or a dict of named scalars whose sum is minimized.
-- `totals(outputs, batch)` returns (sum, count) for each metric by name; both are scalars, or hold
-  one value per class. "loss" is required. The engine adds them up over batches and devices and
-  divides once, so a metric is never a mean of means. Padding (`row` -1) must add nothing. A metric
-  per class is averaged over the classes that have a count (macro-F1: 2 TP and 2 TP + FP + FN).
+- `totals(outputs, batch)` returns a dict of metrics, "loss" among them. Each is (sum, count): two
+  scalars, or two tensors with one value per class. The engine adds them up over batches and devices
+  and divides once, so a metric is never a mean of means. Padding (`row` -1) must add nothing. A
+  metric per class is averaged over classes with a count (macro-F1: 2 TP and 2 TP + FP + FN).
 - `configure_optimizers()` is Lightning's own.
 - `initialize()` loads the weights that a new run starts from, and returns a line to print or None.
   The engine does not call it when a run resumes or is evaluated.
-- `loss_weight(batch)` returns what the loss divides by if that is not the number of rows: the
-  number of tokens, the sum of weights. The engine weights the micro-batches of a step by it. The
-  loss must be finite where the weight is 0.
-- `predict(outputs)` returns a tensor (n, …) for predictions.csv, `scores` and the service. If its
-  shape is (n, classes), and the data name that many classes, the most probable class is named.
+- `loss_weight(batch)` returns the denominator of the loss if it is not the number of rows, such as
+  the number of tokens or the sum of weights. The engine weights the micro-batches of a step by it.
+  The loss must be finite if the weight is 0.
+- `predict(outputs)` returns a tensor (n, …) for predictions.csv, `scores` and the service. If it is
+  (n, classes) and `facts()` names that many classes, the most probable class is written by name.
 - `target(batch)` returns a tensor (n, …) to compare predictions with.
 - `scores(predictions, targets)` returns metrics that are not a ratio of sums (AUROC, mAP). It gets
   all rows of a split, in order, on the CPU. Rows of different lengths are padded with zeros.
-- `check(outputs, batch)` returns what is wrong with the outputs of a first batch, or None.
+- `check(outputs, batch)` returns what is wrong with the outputs of a first batch, or None. It
+  completes the sentence "The network 'NAME' …".
 - `for_export()` returns a copy of the task that is ready for export.
 - `may_change`: the settings that may change when a run resumes, as they don't affect the result.
 
@@ -61,7 +62,7 @@ the arguments of the data are the settings under `data:`. `configure_callbacks` 
 called during a run; the optimizer must have all weights from the start.
 
 **Data**: a LightningDataModule with `splits`, `facts()` and, where needed, the other members of
-`Data` below. `__init__` reads what `facts` needs, and no more. `augment(batch, uniforms)` changes
+`Data` below. `__init__` reads only what `facts` needs. `augment(batch, uniforms)` changes
 training batches on the device; it gets one or several whole batches of `batch_size` rows at once.
 `uniforms(k)` returns k random numbers for each row, float32 (n, k) in [0, 1). They depend only on
 the seed, the epoch and the row, not on the batch or on where a run was resumed.

@@ -223,7 +223,7 @@ class Preparation(L.Callback):
     """Prepares a task for a run: device settings, flags, checks, initial weights, compilation."""
 
     trainable: frozenset[str] = frozenset()  # the names of the weights with gradients
-    epoch_checked = False  # whether `trainable` was compared in this fit
+    compared = False  # whether `trainable` was compared with the weights in this fit
     frozen: list[str] | None = None  # the loaded checkpoint's frozen modules
     saved_trainable: Sequence[str] = ()  # the loaded checkpoint's trainable weights
 
@@ -262,14 +262,17 @@ class Preparation(L.Callback):
         else:
             decision = Decision(False, "the task optimizes by hand")
         task.compile_decision = decision
-        self.trainable, self.epoch_checked = _trainable(task), False
+        self.trainable, self.compared = _trainable(task), False
         task.parts_per_step = trainer.accumulate_grad_batches * trainer.world_size
         if decision.value:
             print_once("The first step compiles the network: up to a minute, once.")
             task.train_step = compile_task(task.network, loss_and_outputs, decision.value)
 
     def on_train_start(self, trainer: Any, pl_module: L.LightningModule) -> None:
-        """Log at least once per epoch; repeat freezing and on_train_epoch_start after a resume."""
+        """Log at least once per epoch. After a resume, freeze what was frozen when it was saved.
+
+        After a resume within an epoch, also repeat the task's on_train_epoch_start.
+        """
         steps = max(int(trainer.num_training_batches) // trainer.accumulate_grad_batches, 1)
         self.settings.callback(setattr, trainer, "log_every_n_steps", trainer.log_every_n_steps)
         trainer.log_every_n_steps = min(trainer.log_every_n_steps, steps)
@@ -284,9 +287,9 @@ class Preparation(L.Callback):
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
-        if batch_idx and self.epoch_checked:  # only after the task's on_train_epoch_start
+        if batch_idx and self.compared:  # once per epoch, after the task's on_train_epoch_start
             return
-        before, self.trainable, self.epoch_checked = self.trainable, _trainable(pl_module), True
+        before, self.trainable, self.compared = self.trainable, _trainable(pl_module), True
         if self.trainable != before:
             self._update_trainable(trainer, pl_module, self.trainable - before)
 

@@ -62,7 +62,7 @@ class Data(L.LightningDataModule):
 
     @cached_property
     def decisions(self) -> Decisions:
-        """The command line's decisions; in a notebook, the same decisions for one CPU device."""
+        """The command line's decisions; without a command line, those for one CPU device."""
         batches = {"batch_size": self.batch_size, "eval_batch_size": self.eval_batch_size}
         config = {"data": asdict(self.flags) | batches, "trainer": {"accelerator": "cpu"}}
         return decide(config, hardware.this_machine(), with_size(self.facts(), self.splits))
@@ -82,9 +82,9 @@ class Data(L.LightningDataModule):
         return self._loader(rows, plan, self.augment if overridden else None)
 
     def eval_loader(self, split: Any, first: int | None = None) -> Loader:
-        """Return an evaluation loader: this process's shard of the split, in order.
+        """Return a loader for evaluation: this process's shard of a split, in order.
 
-        With `first`, it has the first rows only, all of them in this process.
+        If `first` is set, the loader has the first `first` rows instead, in every process.
         """
         alone = first is not None
         rows = as_rows(split) if alone else self._rows(split)
@@ -99,7 +99,7 @@ class Data(L.LightningDataModule):
     def test_dataloader(self) -> Loader:
         if not count(self.splits.test):
             raise UserError(
-                f"The data '{self.facts().name}' have no test split: add one to be evaluated on."
+                f"The data '{self.facts().name}' have no test split to evaluate: add one."
             )
         return self.eval_loader(self.splits.test)
 

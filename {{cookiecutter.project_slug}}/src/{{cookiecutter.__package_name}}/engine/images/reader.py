@@ -88,7 +88,7 @@ class FileRows:
                 yield read(path, (config.image_size, config.image_size), choose)
             except ImageDecodeError as reason:
                 raise UserError(
-                    f"{path} {reason}; it was valid when first checked. Restore it, or start anew."
+                    f"{path} {reason}; it was valid when first checked. Restore it."
                 ) from None
 
 
