@@ -211,7 +211,7 @@ def test_only_a_valid_row_of_default_settings_is_a_baseline(key, tmp_path):
 def test_tune_chooses_the_smallest_batch_that_is_almost_fastest():
     assert tune.choose_batch_size({64: 50.0, 128: 96.0, 256: 100.0}) == 128
     assert tune.batch_sizes(64, 200, None) == [32, 64, 128]
-    assert tune.batch_sizes(64, 10_000, whole=192) == [32, 64]
+    assert tune.batch_sizes(64, 10_000, global_batch=192) == [32, 64]
 
 
 CORES = {Loading(1, 4): 100.0, Loading(4, 4): 350.0, Loading(8, 4): 600.0}

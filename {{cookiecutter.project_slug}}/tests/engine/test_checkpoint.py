@@ -179,7 +179,7 @@ def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(whole, call, capsy
     flipped = bytes([whole_bytes[middle] ^ 1])
     last.write_bytes(whole_bytes[:middle] + flipped + whole_bytes[middle + 1 :])
     assert call("fit", "--run", str(tmp_path)) == 0
-    assert "last.ckpt is damaged; previous.ckpt is taken instead" in capsys.readouterr().out
+    assert "last.ckpt is damaged; using previous.ckpt instead" in capsys.readouterr().out
     assert read(tmp_path)["resumes"][0]["from_step"] == 29
     assert read_digests(tmp_path) == read_digests(whole(()))
 

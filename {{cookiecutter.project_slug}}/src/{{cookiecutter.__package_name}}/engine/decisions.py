@@ -286,7 +286,7 @@ def decide(
         decoder=_decoder(asked, machine, layout, decodes and facts.nbytes is None),
         compile=compiled,
         log_every_n_steps=_log_interval(asked, batches // accumulate.value),
-        checkpoint_seconds=seconds or Decision("adaptive", "saving may take 2% of the time"),
+        checkpoint_seconds=seconds or Decision("adaptive", "saving takes at most 2% of the time"),
         wandb=wandb,
     )
 
@@ -344,26 +344,26 @@ def _parts_of_a_step(
 ) -> tuple[Decision, Decision, Decision]:
     """Return the batch size, the global batch size, and how many micro-batches are accumulated."""
     batch_size = asked("batch_size") or Decision(128, AS_CONFIGURED)
-    whole = asked("global_batch_size")
+    global_batch = asked("global_batch_size")
     accumulate = asked("accumulate_grad_batches", 1) or Decision(1, AS_CONFIGURED)
-    at_once = batch_size.value * processes
-    if whole is None:
+    pass_rows = batch_size.value * processes
+    if global_batch is None:
         why = "one batch per device" + (", accumulated" if accumulate.value > 1 else "")
-        return batch_size, Decision(at_once * accumulate.value, why), accumulate
-    count, rest = divmod(whole.value, at_once)
+        return batch_size, Decision(pass_rows * accumulate.value, why), accumulate
+    count, rest = divmod(global_batch.value, pass_rows)
     if rest or count < 1:
         raise UserError(
-            f"data.global_batch_size is {whole.value}; expected a multiple of {at_once}"
+            f"data.global_batch_size is {global_batch.value}; expected a multiple of {pass_rows}"
             f" (--data.batch_size {batch_size.value} x {processes} devices). Change one of the two."
         )
     if is_new and accumulate.value not in (1, count):
         raise UserError(
             f"trainer.accumulate_grad_batches is {accumulate.value}, but a global batch of"
-            f" {whole.value} needs {count}. Remove one of the two settings."
+            f" {global_batch.value} needs {count}. Remove one of the two settings."
         )
     if count != accumulate.value:
-        accumulate = Decision(count, f"needed for a global batch of {whole.value}")
-    return batch_size, whole, accumulate
+        accumulate = Decision(count, f"needed for a global batch of {global_batch.value}")
+    return batch_size, global_batch, accumulate
 
 
 def _decoder(asked: _Asked, machine: Machine, layout: Layout, decodes: bool) -> Decision:

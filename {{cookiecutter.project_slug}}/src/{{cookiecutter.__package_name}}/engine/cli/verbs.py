@@ -77,7 +77,12 @@ VERBS = {
         "serve",
         (
             RUN,
-            option("--host", "0.0.0.0: for any machine", default="127.0.0.1", metavar="NAME"),
+            option(
+                "--host",
+                "address; 0.0.0.0: any machine can connect",
+                default="127.0.0.1",
+                metavar="NAME",
+            ),
             option("--port", "0: any free port", type=int, default=8000, metavar="N"),
         ),
     ),

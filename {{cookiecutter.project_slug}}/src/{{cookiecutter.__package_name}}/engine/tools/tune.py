@@ -50,10 +50,12 @@ class Loading:
         return flags + ([f"--data.decoder={self.decoder}"] if self.decoder else [])
 
 
-def batch_sizes(now: int, rows: int, whole: int | None) -> list[int]:
+def batch_sizes(now: int, rows: int, global_batch: int | None) -> list[int]:
     """Return the batch sizes to try, around the recipe's. They divide the global batch, if set."""
     sizes = {max(now // 2, 1), now, now * 2, now * 4}
-    return sorted(n for n in sizes if n == now or (n <= rows and not (whole and whole % n)))
+    return sorted(
+        n for n in sizes if n == now or (n <= rows and not (global_batch and global_batch % n))
+    )
 
 
 def choose_batch_size(rates: Mapping[int, float]) -> int:
@@ -148,8 +150,8 @@ def tune(package: str, config: Path, flags: list[str], seconds: float) -> dict[s
     machine = this_machine()
     with Process(package, config, flags) as process:
         recipe = process.ready().about
-    whole = _global_batch_size(config)
-    sizes = batch_sizes(recipe["batch_size"], recipe["rows"], whole)
+    global_batch = _global_batch_size(config)
+    sizes = batch_sizes(recipe["batch_size"], recipe["rows"], global_batch)
     measured = training_rates(package, config, flags, sizes, seconds)
     rates = {row["batch_size"]: row["rows_per_second"] for row in measured if "failed" not in row}
     if not rates:
