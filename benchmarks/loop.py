@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from my_project.engine.tools.timing import Clock
+from my_project.engine.monitor.clock import Clock
 from torch import Tensor
 
 WARM_UP = 30  # steps that compile and fill the queues, in a separate epoch

@@ -23,7 +23,7 @@ from pathlib import Path
 import lightning as L
 from measure import this_gpu
 from my_project.engine.fast.patches import PATCHES, Patches
-from my_project.engine.tools.timing import now
+from my_project.engine.monitor.clock import now
 
 HERE = Path(__file__).resolve().parent
 ALL = "all on"

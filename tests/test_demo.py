@@ -34,7 +34,7 @@ def test_the_demo_trains_from_a_bare_clone_whatever_its_folder_is_called(demo):
     again = execute("make", "reproduce", "UNTIL=40", cwd=demo.path)
     networks.write_text(text)
     assert again.returncode == 0, again.stdout
-    assert re.search(r"\nidentical: \d+ losses, up to step 40, to the bit", again.stdout)
+    assert re.search(r"\nidentical: \d+ losses, up to step 40, bit for bit", again.stdout)
 
 
 def test_a_commit_is_checked_without_an_activated_environment(demo):

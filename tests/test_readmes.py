@@ -54,34 +54,32 @@ ELSEWHERE = {
     "test_readmes.py::test_clean_keeps_the_runs": ["make clean"],
     "test_update.py::test_update_keeps_edits_and_brings_all_else": ["make update"],
     "test_update.py::test_make_update_calls_it": ['make update ARGS="--checkout v0.1.0"'],
-    "engine/test_cli.py::test_help_comes_at_once_and_fits_a_screen": [
+    "engine/test_cli.py::test_help_is_fast_and_fits_on_a_screen": [
         *("python -m my_project --help", "python -m my_project fit --help")
     ],
-    "engine/test_run.py::test_a_second_resume_keeps_what_the_first_was_told": [
+    "engine/test_run.py::test_a_second_resume_keeps_the_settings_of_the_first": [
         "make resume RUN=runs/digits/…"
     ],
-    "engine/test_run.py::test_the_test_images_are_scored_into_the_record": [
-        "make evaluate RUN=runs/digits/…"
-    ],
-    "engine/test_faults.py::test_several_seeds_end_with_their_mean_and_spread": [
+    "engine/test_run.py::test_the_record_gets_the_test_scores": ["make evaluate RUN=runs/digits/…"],
+    "engine/test_faults.py::test_several_seeds_print_mean_and_standard_deviation": [
         'make train SEEDS="1 2 3"'
     ],
     "engine/test_run.py::test_two_processes_train_one_network_and_score_it_as_one_would": [
         *("make train-multi", "make train-multi GPUS=4")
     ],
-    "engine/test_reproduce.py::test_a_copied_run_is_trained_again_from_its_own_source": [
+    "engine/test_reproduce.py::test_a_copied_run_is_retrained_from_its_own_source": [
         "python -m my_project reproduce"
     ],
-    "engine/test_serve.py::test_it_says_of_an_image_what_predict_says": [
+    "engine/test_serve.py::test_the_service_predicts_what_predict_writes": [
         *("make serve", "curl --data-binary @image.jpg http://127.0.0.1:8000/predict")
     ],
-    "engine/test_bench.py::test_a_bench_is_a_table_a_json_and_a_picture_of_the_same_rows": [
+    "engine/test_bench.py::test_bench_writes_the_same_rows_to_a_table_a_json_and_a_picture": [
         "make bench"
     ],
-    "engine/test_bench.py::test_what_takes_longer_is_found_and_what_does_not_is_not": [
+    "engine/test_bench.py::test_bench_check_fails_only_if_training_is_slower": [
         *("make bench-check", "make bench-check BASELINE=runs/bench/…")
     ],
-    "engine/test_bench.py::test_the_lines_of_tune_are_accepted_as_a_recipe": ["make tune"],
+    "engine/test_bench.py::test_the_lines_of_tune_work_in_a_recipe": ["make tune"],
 }
 
 # Run by no test, and why.

@@ -40,7 +40,7 @@ def measured(tmp_path_factory, call) -> Path:
     folder = tmp_path_factory.mktemp("bench")
     bare = Machine("Linux", "CPU", 2, compiler=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench.hardware, "this_machine", lambda: bare)
+        patch.setattr(bench, "this_machine", lambda: bare)
         recipe = ["--config", str(DIGITS)]
         assert call("bench", *SHORT, *recipe, "--rounds", "2", "--into", str(folder)) == 0
     return folder

@@ -310,7 +310,7 @@ def test_a_resume_or_an_evaluation_on_other_data_does_not_pass_unseen(
     assert json.loads((run / "run.json").read_text()) == before
     assert not list(run.glob("*.resume-*"))
     assert call("test", "--run", str(run)) == 0
-    assert "these are not the data of this run" in capsys.readouterr().out
+    assert "the dataset is not the run's" in capsys.readouterr().out
 
 
 def test_what_is_no_image_folder_is_refused(tmp_path):

@@ -595,8 +595,8 @@ def test_a_setting_that_the_engine_has_too_is_refused():
         def __init__(self) -> None: ...
 
     for refused, message in (
-        (lambda: data_with_flags(Split), "a setting 'seed', as the engine has"),
-        (lambda: task_with_flags(Compiles), "a setting 'compile', as the engine has"),
+        (lambda: data_with_flags(Split), "a setting 'seed', also a flag of the engine"),
+        (lambda: task_with_flags(Compiles), "a setting 'compile', also a flag of the engine"),
         (lambda: data_with_flags(Sizeless), "has no batch_size"),
     ):
         with pytest.raises(UserError, match=message):
