@@ -108,10 +108,10 @@ def main() -> int:
         settings |= {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         settings.pop("WANDB_API_KEY", None)
         process = [sys.executable, "-m", "my_project", *command]
-        done = subprocess.run(process, env=settings, check=False)
+        status = subprocess.Popen(process, env=settings).wait()
         if found.is_file():
             print(table(json.loads(found.read_text()), "CPU" if cpu else gpu.name))
-    return done.returncode
+    return status
 
 
 def table(found: list[tuple[str, float]], machine: str) -> str:

@@ -35,7 +35,7 @@ def drop_unchosen() -> None:
 
 
 def write_manifest() -> None:
-    """Write the SHA-256 of each file of the engine and its tests, as `sha256sum --check` reads it."""
+    """Write the SHA-256 of each file of the engine and its tests, for `sha256sum --check`."""
     manifest = ENGINE / "MANIFEST"
     manifest.unlink(missing_ok=True)
     found = (path for top in (ENGINE, PROJECT / "tests" / "engine") for path in top.rglob("*"))
