@@ -44,6 +44,9 @@ ELSEWHERE = {
         "make test"
     ],
     "test_project.py::test_a_fresh_project_passes_its_own_checks": ["make lint"],
+    "engine/test_contract.py::test_every_verb_works_for_a_task_that_the_engine_does_not_know": [
+        "make train CONFIG=configs/mine.yaml"
+    ],
     "test_project.py::test_jupyterlab_starts_with_a_token": ["make notebook"],
     "test_demo.py::test_the_demo_trains_from_a_bare_clone_whatever_its_folder_is_called": [
         *("make demo", "make train", "make evaluate", "make reproduce")
@@ -55,9 +58,6 @@ ELSEWHERE = {
     "test_readmes.py::test_clean_keeps_the_runs": ["make clean"],
     "test_update.py::test_update_keeps_edits_and_brings_all_else": ["make update"],
     "test_update.py::test_make_update_calls_it": ['make update ARGS="--checkout v0.1.0"'],
-    "engine/test_contract.py::test_every_verb_works_for_a_task_that_the_engine_does_not_know": [
-        "make train CONFIG=configs/mine.yaml"
-    ],
     "engine/test_cli.py::test_help_comes_at_once_and_fits_a_screen": [
         *("python -m my_project --help", "python -m my_project fit --help")
     ],
