@@ -301,7 +301,10 @@ def test_a_project_from_before_the_engine_is_updated_as_upgrading_says(history, 
     commit_all(project.path, "Updated")
     shutil.rmtree(project.path / ".venv")
     (tmp_path / "fresh").mkdir()
-    made = cookiecutter_api(str(history), no_input=True, output_dir=str(tmp_path / "fresh"))
+    given = json.loads((project.path / LINK).read_text())["context"]["cookiecutter"]
+    answers = {"description": given["description"]}  # the default was another
+    out = str(tmp_path / "fresh")
+    made = cookiecutter_api(str(history), no_input=True, extra_context=answers, output_dir=out)
     left = {"src/my_project/networks.py", "configs/digits.yaml", LINK}
     assert differs(project, BakedProject(Path(made))) == left
     assert "nn.Dropout(0.5)" in (project.source / "networks.py").read_text()
