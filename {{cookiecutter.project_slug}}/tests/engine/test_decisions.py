@@ -275,29 +275,29 @@ def test_settings_that_do_not_fit_are_refused(settings, said):
         decide(configured(**settings), LAPTOP, DIGITS)
 
 
+LENGTHS = [
+    {"max_epochs": 3},
+    {"max_epochs": -1},
+    {"max_epochs": -1, "max_steps": 7},
+    {"max_steps": 7},
+    {"max_epochs": 3, "max_steps": 7},
+    {"max_epochs": 3, "max_steps": 1000},
+    {"max_time": "00:00:01:00"},
+    {},
+    {"max_epochs": 3, "limit_train_batches": 0.3},
+    {"max_epochs": 3, "limit_train_batches": 5},
+    {"max_epochs": 3, "limit_train_batches": 500},
+    {"max_epochs": 3, "limit_train_batches": 1.0},
+    {"max_epochs": 3, "overfit_batches": 2},
+    {"max_epochs": 3, "overfit_batches": 0.25},
+    {"max_epochs": 3, "fast_dev_run": True},
+    {"max_epochs": 3, "fast_dev_run": 2},
+]
+
+
 @pytest.mark.parametrize(
-    "length",
-    [
-        {"max_epochs": 3},
-        {"max_epochs": -1},
-        {"max_epochs": -1, "max_steps": 7},
-        {"max_steps": 7},
-        {"max_epochs": 3, "max_steps": 7},
-        {"max_epochs": 3, "max_steps": 1000},
-        {"max_time": "00:00:01:00"},
-        {},
-        {"max_epochs": 3, "limit_train_batches": 0.3},
-        {"max_epochs": 3, "limit_train_batches": 5},
-        {"max_epochs": 3, "limit_train_batches": 500},
-        {"max_epochs": 3, "limit_train_batches": 1.0},
-        {"max_epochs": 3, "overfit_batches": 2},
-        {"max_epochs": 3, "overfit_batches": 0.25},
-        {"max_epochs": 3, "fast_dev_run": True},
-        {"max_epochs": 3, "fast_dev_run": 2},
-    ],
-    ids=str,
+    ("length", "accumulate"), [*((length, 2) for length in LENGTHS), (LENGTHS[0], 1)], ids=str
 )
-@pytest.mark.parametrize("accumulate", [1, 2])
 def test_optimizer_steps_equals_lightnings_estimate(length, accumulate):
     data = TensorData(accumulate)
     trainer = L.Trainer(
