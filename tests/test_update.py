@@ -58,6 +58,16 @@ def leftovers(project: BakedProject) -> list[str]:
     return [name for name in project.files() if name.endswith((".rej", ".orig"))]
 
 
+def edit_three_files(project: BakedProject) -> None:
+    edit(project.source / "networks.py", "nn.Dropout(0.1)", "nn.Dropout(0.5)")
+    edit(
+        project.source / "classifier.py",
+        "label_smoothing: float = 0.0",
+        "label_smoothing: float = 0.2",
+    )
+    edit(project.path / "configs" / "digits.yaml", "max_epochs: 30", "max_epochs: 7")
+
+
 @pytest.fixture(scope="module")
 def source(template, tmp_path_factory) -> Path:
     """A template of its own, which moves on."""
@@ -68,13 +78,7 @@ def source(template, tmp_path_factory) -> Path:
 def worked_in(source) -> BakedProject:
     """A project that was edited before its first commit, from a template that moves on then."""
     project = made_from(source, source.parent / "made")
-    edit(project.source / "networks.py", "nn.Dropout(0.1)", "nn.Dropout(0.5)")
-    edit(
-        project.source / "classifier.py",
-        "label_smoothing: float = 0.0",
-        "label_smoothing: float = 0.2",
-    )
-    edit(project.path / "configs" / "digits.yaml", "max_epochs: 30", "max_epochs: 7")
+    edit_three_files(project)
     commit_all(project.path, "My work")
 
     engine = source / PACKAGE / "engine"
@@ -271,13 +275,7 @@ def test_a_project_from_before_the_engine_is_updated_as_upgrading_says(history, 
     project = BakedProject(Path(cookiecutter_api(str(history), no_input=True, output_dir=tmp_path)))
     git("checkout", "--quiet", newest, cwd=history)
     commit_all(project.path, "As made")
-    edit(project.source / "networks.py", "nn.Dropout(0.1)", "nn.Dropout(0.5)")
-    edit(
-        project.source / "classifier.py",
-        "label_smoothing: float = 0.0",
-        "label_smoothing: float = 0.2",
-    )
-    edit(project.path / "configs" / "digits.yaml", "max_epochs: 30", "max_epochs: 7")
+    edit_three_files(project)
     (project.source / "run" / "verified.py").open("a").write("\nMINE = 3\n")
     commit_all(project.path, "My work")
     (project.path / ".venv" / "bin").mkdir(parents=True)

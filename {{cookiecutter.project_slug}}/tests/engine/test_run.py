@@ -470,3 +470,16 @@ def test_unusual_lengths_and_intervals_end_well(flags, call, tmp_path, capsys):
     assert read(tmp_path)["state"] == "finished"
     assert (tmp_path / "curves.png").exists() and (tmp_path / "predictions.png").exists()
     assert "-" not in capsys.readouterr().out.partition(" images/s")[2].partition(" left")[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{ cut", "is not JSON"), ("[1]", "holds a list"), ("{}", "has no 'config'")],
+)
+def test_decisions_of_a_file_that_is_no_record_are_refused(
+    content, message, call, tmp_path, capsys
+):
+    (tmp_path / "run.json").write_text(content)
+    flags = ("--decisions", str(tmp_path / "run.json"))
+    assert call("fit", *DIGITS, *flags, folder=tmp_path / "run") == 2
+    assert message in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """The engine's own flags: --run, --until, --elastic and --decisions."""
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from ..paths import shown
 from ..ranks import is_rank_zero
 from ..run.checkpoint_files import find_checkpoint
 from ..run.folder import find_run, new_run_folder, recipe_name
-from ..run.record import RunRecord
+from ..run.record import RunRecord, read_record
 
 
 def recipe_of(config: Any, package: str) -> str:
@@ -84,7 +83,9 @@ def decided_before(resumed: Path | None, stage: str, flags: FitFlags) -> Before 
     record = flags.decisions or (resumed and resumed / "run.json")
     if record is None:
         return None
-    content = json.loads(record.read_text())
+    content = read_record(record)
+    if "config" not in content:
+        raise UserError(f"{record} has no 'config'; expected a run's run.json.")
     if flags.decisions:
         return Before.of(content)
     before = Before.of((content["resumes"] or [content])[-1])

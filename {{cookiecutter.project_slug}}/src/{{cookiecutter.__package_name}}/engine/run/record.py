@@ -41,7 +41,7 @@ class RunRecord:
         self.lock: IO[str] | None = None
         self.content: dict[str, Any] = {"resumes": []}
         if self.path.exists():
-            self.content = json.loads(self.path.read_text())
+            self.content = read_record(self.path)
 
     @classmethod
     def start(cls, folder: Path, root: Path, recipe: str, config: str, **content: Any) -> Self:
@@ -123,6 +123,17 @@ class RunRecord:
         self.update(state=state, reason=reason, ended=_now())
         if self.lock:
             self.lock.close()
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the content of a run.json. Raises UserError if the file does not hold a record."""
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}; expected a run's run.json.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}; expected a run's run.json.")
+    return content
 
 
 def _only_writer(folder: Path) -> IO[str]:
