@@ -159,13 +159,13 @@ def test_bench_check_fails_only_if_training_is_slower(measured, call, monkeypatc
 
     monkeypatch.setattr(bench_check.Process, "trial", noted)
     baseline = str(measured / "bench.json")
-    assert call("bench-check", baseline, "--slower", "5") == 1
+    assert call("bench-check", baseline, "--slower", "20") == 1
     assert set(asked) == {0.3}  # as long as the baseline's
     error = capsys.readouterr().err
     assert error.startswith("slower by") and error.count("\n") == 1
     slow = read(measured)
     for row in slow["rows"]:
-        row["rates"] = [rate / 3 for rate in row["rates"]]
+        row["rates"] = [rate / 20 for rate in row["rates"]]
     (measured / "slow.json").write_text(json.dumps(slow))
     assert call("bench-check", str(measured / "slow.json"), *SHORT) == 0
 

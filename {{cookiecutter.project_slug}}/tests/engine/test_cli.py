@@ -196,6 +196,12 @@ def test_an_unknown_option_is_reported_in_one_line():
     )
 
 
+def test_a_wrong_value_is_reported_in_one_line():
+    said = say("serve", "--port", "web", status=2)
+    expected = f"--port is 'web'; expected a whole number. All options: {PROGRAM} serve --help"
+    assert said == f"error: {expected}"
+
+
 def test_all_flags_are_listed_under_the_programs_name(call, capsys):
     assert call("fit", "--help-all") == 0
     said = capsys.readouterr().out

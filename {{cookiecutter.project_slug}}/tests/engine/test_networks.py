@@ -2,7 +2,9 @@
 
 import copy
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
@@ -594,10 +596,19 @@ def test_a_setting_that_the_engine_has_too_is_refused():
     class Sizeless(ImageData):
         def __init__(self) -> None: ...
 
+    @dataclass
+    class Options:
+        workers: int = 2
+
+    class PassesOn(ImageData):
+        def __init__(self, batch_size: int = 4, **options: Any) -> None:
+            self.options = Options(**options)
+
     for refused, message in (
         (lambda: data_with_flags(Split), "a setting 'seed', also a flag of the engine"),
         (lambda: task_with_flags(Compiles), "a setting 'compile', also a flag of the engine"),
         (lambda: data_with_flags(Sizeless), "has no batch_size"),
+        (lambda: data_with_flags(PassesOn), "a setting 'workers', also a flag of the engine"),
     ):
         with pytest.raises(UserError, match=message):
             refused()

@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import PassThroughProfiler, Profiler
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import (
     _LoggerConnector,
@@ -111,6 +112,11 @@ def test_attributes_that_are_read_or_set_are_there():
     assert network._compiled_call_impl is not None
     logs = inspect.signature(torch._logging.set_logs).parameters
     assert {"graph_breaks", "recompiles"} <= set(logs)
+
+
+def test_lightning_builds_ddp_on_a_side_stream_so_that_a_warning_has_to_be_silenced():
+    """If this fails, Lightning's issue 21567 is fixed: remove the line in monitor/__init__.py."""
+    assert "torch.cuda.stream(torch.cuda.Stream())" in inspect.getsource(DDPStrategy._setup_model)
 
 
 def test_lightning_notes_hooks_on_the_module_so_often_that_it_takes_time(monkeypatch):

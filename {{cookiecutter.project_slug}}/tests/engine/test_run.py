@@ -17,6 +17,7 @@ from torch._dynamo.utils import counters
 import {{ cookiecutter.__package_name }}
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.data import ImageData
+from {{ cookiecutter.__package_name }}.engine.cli.arguments import expand_run
 from {{ cookiecutter.__package_name }}.engine.decisions import KEYS
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.fast import patches
@@ -297,6 +298,9 @@ def test_the_latest_run_is_the_newest_with_a_checkpoint(trained, tmp_path):
         (run / "run.json").write_text(json.dumps({**read(run), "started": start}))
     shutil.rmtree(tmp_path / "runs" / "digits" / "failed" / "checkpoints")
     assert find_run(tmp_path, "latest").name == "newer"
+    assert expand_run(["test"], tmp_path)[1].name == "newer"
+    assert expand_run(["test", "--config=configs/digits.yaml"], tmp_path)[1] is None
+    assert expand_run(["fit"], tmp_path)[1] is None
     with pytest.raises(UserError, match="No run of the recipe 'synthetic'"):
         find_run(tmp_path, "latest", "synthetic")
 

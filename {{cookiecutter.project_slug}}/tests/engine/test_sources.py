@@ -141,7 +141,7 @@ def test_without_a_network_it_is_said_where_the_files_go(name, tmp_path, monkeyp
     with pytest.raises(UserError) as refusal:
         load_source(SOURCES, name, {"root": str(tmp_path)})
     text = str(refusal.value)
-    assert "\n" not in text and "Without a network, put " in text and str(tmp_path) in text
+    assert "\n" not in text and "To do it by hand: " in text and str(tmp_path) in text
     assert ".gz" in text and "http" in text
 
 

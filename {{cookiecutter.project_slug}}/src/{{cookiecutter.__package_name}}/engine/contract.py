@@ -33,13 +33,14 @@ and `load()`, which returns a batch of all rows for `--data.loader resident`.
 - `totals(outputs, batch)` returns a dict of metrics, "loss" among them. Each is (sum, count): two
   scalars, or two tensors with one value per class. The engine adds them up over batches and devices
   and divides once, so a metric is never a mean of means. Padding (`row` -1) must add nothing. A
-  metric per class is averaged over classes with a count (macro-F1: 2 TP and 2 TP + FP + FN).
+  metric per class is the mean over the classes whose count is not 0. Macro-F1, for example: the
+  sum is 2 TP of each class, the count 2 TP + FP + FN.
 - `configure_optimizers()` is Lightning's own.
 - `initialize()` loads the weights that a new run starts from, and returns a line to print or None.
   The engine does not call it when a run resumes or is evaluated.
-- `loss_weight(batch)` returns the denominator of the loss if it is not the number of rows, such as
-  the number of tokens or the sum of weights. The engine weights the micro-batches of a step by it.
-  The loss must be finite if the weight is 0.
+- `loss_weight(batch)` returns what the loss is a mean over, if that is not the rows: the number of
+  tokens, or the sum of weights. If a step has several micro-batches, the engine weights their
+  losses by it. The loss must be finite if the weight is 0.
 - `predict(outputs)` returns a tensor (n, …) for predictions.csv, `scores` and the service. If it is
   (n, classes) and `facts()` names that many classes, the most probable class is written by name.
 - `target(batch)` returns a tensor (n, …) to compare predictions with.

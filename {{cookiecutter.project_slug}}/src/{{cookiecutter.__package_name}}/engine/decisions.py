@@ -258,23 +258,15 @@ def decide(
     seed_everything = asked("seed_everything", 0) or Decision(0, AS_CONFIGURED)
     loading = decide_loading(facts, machine, asked, layout.devices.value)
     batches = facts.rows["train"] // global_batch_size.value * accumulate.value
-    steps = optimizer_steps(config.get("trainer") or {}, batches, accumulate.value)
     compiled = Decision(False, "the task uses manual optimization")
     if not manual_optimization or get(config, "model.compile") == "step-graph":
+        steps = optimizer_steps(config.get("trainer") or {}, batches, accumulate.value)
         of_a_step = layout.processes * accumulate.value
         compiled = compile_mode(machine, kind, of_a_step, steps, asked("compile"))
-    strategy = asked("strategy")
-    if strategy is None:
-        several = layout.processes > 1
-        strategy = (
-            Decision("ddp", "several processes") if several else Decision("auto", "one process")
-        )
-    elif not isinstance(strategy.value, str):
-        strategy = Decision(str(strategy.value.get("class_path")), AS_CONFIGURED)
-    seconds = asked("checkpoint_seconds")
+    saving = Decision("adaptive", "saving takes at most 2% of the time")
     return Decisions(
         **{each.name: getattr(layout, each.name) for each in fields(layout)},
-        strategy=strategy,
+        strategy=_strategy(asked, layout),
         precision=asked("precision") or precision(machine, kind),
         deterministic=asked("deterministic", False) or Decision(False, AS_CONFIGURED),
         seed_everything=seed_everything,
@@ -286,7 +278,7 @@ def decide(
         decoder=_decoder(asked, machine, layout, decodes and facts.nbytes is None),
         compile=compiled,
         log_every_n_steps=_log_interval(asked, batches // accumulate.value),
-        checkpoint_seconds=seconds or Decision("adaptive", "saving takes at most 2% of the time"),
+        checkpoint_seconds=asked("checkpoint_seconds") or saving,
         wandb=wandb,
     )
 
@@ -364,6 +356,17 @@ def _parts_of_a_step(
     if count != accumulate.value:
         accumulate = Decision(count, f"needed for a global batch of {global_batch.value}")
     return batch_size, global_batch, accumulate
+
+
+def _strategy(asked: _Asked, layout: Layout) -> Decision:
+    strategy = asked("strategy")
+    if strategy is None and layout.processes > 1:
+        return Decision("ddp", "several processes")
+    if strategy is None:
+        return Decision("auto", "one process")
+    if isinstance(strategy.value, str):
+        return strategy
+    return Decision(str(strategy.value.get("class_path")), AS_CONFIGURED)
 
 
 def _decoder(asked: _Asked, machine: Machine, layout: Layout, decodes: bool) -> Decision:

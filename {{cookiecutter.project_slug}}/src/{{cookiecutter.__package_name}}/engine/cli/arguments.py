@@ -23,13 +23,17 @@ def recipe_of(config: Any, package: str) -> str:
 def expand_run(arguments: list[str], root: Path) -> tuple[list[str], Path | None]:
     """Replace `--run FOLDER` by the run's configuration and checkpoint; also return its folder.
 
+    An evaluation that names no run, recipe or checkpoint gets the newest run.
+
     Raises UserError if there is no such run, or fit would resume a finished one.
     """
     rest, name = take(arguments, "--run")
-    if name is None:
+    fitting = rest[:1] == ["fit"]
+    named = take(rest, "--config", "--ckpt_path", "--print_config")[1] is not None
+    if name is None and (fitting or named):
         return rest, None
-    run = find_run(root, name)
-    fitting, record = rest[:1] == ["fit"], RunRecord(run)
+    run = find_run(root, name or "latest")
+    record = RunRecord(run)
     longer = any(flag.startswith("--trainer.max_") for flag in rest)
     if fitting and not longer and record.content["state"] == "finished":
         raise UserError(

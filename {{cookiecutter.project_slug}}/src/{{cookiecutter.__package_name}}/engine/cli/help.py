@@ -29,7 +29,7 @@ RUNS = {
     ),
     "evaluation": (
         ("--config FILE", "evaluate the newest run of this recipe"),
-        ("--run FOLDER", f"evaluate {NEWEST}"),
+        ("--run FOLDER", "evaluate a run's folder; default: latest"),
         ("--ckpt_path FILE", "a checkpoint; default: the run's best"),
     ),
 }

@@ -3,13 +3,14 @@
 import gc
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from .settings import Unreadable, settings_of
 
 if TYPE_CHECKING:  # only a class that is loaded imports torch: help stays fast
     from ..contract import Read
@@ -112,7 +113,7 @@ def data_with_flags(data: "type[Data]") -> "type[Data]":
     from ..decisions import LoaderName
 
     _check_settings(data, DataFlags)
-    if "batch_size" not in inspect.signature(data).parameters:
+    if "batch_size" not in _settings(data):
         raise UserError(
             f"{data.__name__}.__init__ has no batch_size. Add it: see engine/contract.py."
         )
@@ -149,12 +150,20 @@ def data_with_flags(data: "type[Data]") -> "type[Data]":
 
 def _check_settings(own: type, flags: type) -> None:
     """Raise UserError if a setting of the task or data has the name of an engine flag."""
-    for name in inspect.signature(own).parameters:
+    for name in _settings(own):
         if name in flags.__dataclass_fields__:  # type: ignore[attr-defined]
             raise UserError(
                 f"{own.__name__}.__init__ has a setting '{name}', also a flag of the engine:"
                 " the setting would never get a value. Rename it."
             )
+
+
+def _settings(own: type) -> set[str]:
+    """Return the names of all settings, those that __init__ passes on as **kwargs too."""
+    names = set(inspect.signature(own).parameters)
+    with suppress(Unreadable, RecursionError):
+        names |= {setting.name for setting in settings_of(own, own.__module__)}
+    return names
 
 
 def _named_like(made: type, original: type) -> Any:

@@ -5,6 +5,7 @@ Nothing heavy is imported here, so help and wrong options are reported before to
 
 import argparse
 import difflib
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -159,10 +160,16 @@ VERBS = {
 OTHER_WORDS = {"train": "fit", "resume": "fit", "evaluate": "test", "eval": "test"}
 
 
+WRONG_VALUE = re.compile(r"argument (\S+): invalid (\w+) value: (.+)")
+
+
 class OptionParser(argparse.ArgumentParser):
     """argparse's parser. It reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
+        if wrong := WRONG_VALUE.fullmatch(message):
+            kind = {"int": "a whole number", "float": "a number"}.get(wrong[2], f"a {wrong[2]}")
+            message = f"{wrong[1]} is {wrong[3]}; expected {kind}"
         raise UserError(f"{message}. All options: {self.prog} --help")
 
 

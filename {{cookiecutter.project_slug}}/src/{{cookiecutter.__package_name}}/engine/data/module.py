@@ -84,14 +84,15 @@ class Data(L.LightningDataModule):
     def eval_loader(self, split: Any, first: int | None = None) -> Loader:
         """Return a loader for evaluation: this process's shard of a split, in order.
 
-        If `first` is set, the loader has the first `first` rows instead, in every process.
+        If `first` is set, every process gets all of the split's first `first` rows.
         """
-        alone = first is not None
-        rows = as_rows(split) if alone else self._rows(split)
+        sharded = first is None
+        rows = self._rows(split) if sharded else as_rows(split)
         n = min(rows.n, first or rows.n)
-        shard = BatchShard(self.eval_batch_size) if alone else self._shard(self.eval_batch_size)
+        size = self.eval_batch_size
+        shard = self._shard(size) if sharded else BatchShard(size)
         plan = EpochPlan(n, shard, lengths=rows.lengths)
-        return self._loader(rows, plan, by_trainer=not alone)
+        return self._loader(rows, plan, by_trainer=sharded)
 
     def val_dataloader(self) -> Loader:
         return self.eval_loader(self.splits.val)

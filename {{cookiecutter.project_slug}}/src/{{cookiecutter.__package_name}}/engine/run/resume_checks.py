@@ -41,11 +41,14 @@ def check_resume(
     if elastic:
         changed -= LAYOUT
     if changed:
-        fix = "Set them back, or start a new run from its weights: --model.pretrained"
+        fix = "or start a new run from its weights: --model.pretrained"
         if changed <= LAYOUT:
-            fix = "Set them back, or add --elastic: same batches, not bit-identical"
+            fix = "or add --elastic: same batches, not bit-identical"
+        them = "it" if len(changed) == 1 else "them"
         shown = (f"{key} was {then[key]}, is {now[key]}" for key in now if key in changed)
-        raise UserError(f"Resuming would change the result: {'; '.join(shown)}. {fix}.")
+        raise UserError(
+            f"Resuming would change the result: {'; '.join(shown)}. Set {them} back, {fix}."
+        )
 
 
 def _fixed_settings(config: dict[str, Any], may_change: Mapping[str, Set[str]]) -> dict[str, Any]:
