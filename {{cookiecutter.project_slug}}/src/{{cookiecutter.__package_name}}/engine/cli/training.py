@@ -61,6 +61,7 @@ class Training(LightningCLI):
         self, project: Project, arguments: list[str], root: Path, interruption: Interruption
     ) -> None:
         self.project, self.root, self.interruption = project, root, interruption
+        resolve.take_fit_flags(arguments)  # reports wrong ones before a run is looked for
         self.arguments, self.resumed = resolve.expand_run(arguments, root)
         rest, self.flags = resolve.take_fit_flags(self.arguments)
         every = LightningCLI.subcommands()

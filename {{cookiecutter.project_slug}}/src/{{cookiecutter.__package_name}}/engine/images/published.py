@@ -65,7 +65,7 @@ def _by_hand(kind: Any, root: Path) -> str:
     else:
         files = ", ".join(name for name, _ in kind.resources)
         address, place = kind.mirrors[0], root / kind.__name__ / "raw"
-    return f"To do it by hand: delete damaged files in {place}, then put {files} there, from {address}."
+    return f"By hand: delete damaged files in {place}, then put {files} there, from {address}."
 
 
 def _pixels(data: Any) -> tuple[torch.Tensor, torch.Tensor]:
