@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..contract import Best
 
@@ -12,8 +13,9 @@ def draw_curves(rows: Sequence[dict[str, Any]], best: Best) -> Figure:
     """Draw the loss and the best metric over epochs, from the rows of metrics.csv."""
     per_epoch = max((row["step"] + 1 for row in rows if row["epoch"] == 0), default=1)
     quantities = list(dict.fromkeys(["loss", best.metric.partition("/")[2]]))
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
-    parts = figure.subplots(1, len(quantities), squeeze=False)[0]
+    figure = Figure(figsize=(10, 3.8))  # a layout engine would draw everything twice
+    edges = {"left": 0.06, "right": 0.98, "bottom": 0.13, "top": 0.92, "wspace": 0.15}
+    parts = figure.subplots(1, len(quantities), squeeze=False, gridspec_kw=edges)[0]
     for axes, quantity in zip(parts, quantities, strict=True):
         for split, label, style in (
             ("train", "training batches", {"color": "#4c78a8"}),
@@ -27,6 +29,10 @@ def draw_curves(rows: Sequence[dict[str, Any]], best: Best) -> Figure:
                 axes.legend(frameon=False)
         axes.set(xlabel="epoch", title=quantity, xlim=(0, None))
         axes.grid(alpha=0.3)
-        if quantity == "loss" and axes.dataLim.height > 0 and axes.dataLim.y0 > 0:
+        low, high = axes.dataLim.y0, axes.dataLim.y1
+        if quantity == "loss" and 0 < 5 * low < high:
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
     return figure
