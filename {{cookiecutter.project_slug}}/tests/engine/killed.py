@@ -50,8 +50,7 @@ class Job:
 
 def start(job: Job) -> list[WarmPopen]:
     """Start the processes of a job, with the variables that torchrun would set."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     search = [str(Path(__file__).parent), *job.search, os.environ.get("PYTHONPATH", "")]
     settings = os.environ | {"RUN_FOLDER": str(job.folder), "PYTHONPATH": os.pathsep.join(search)}
     command = [sys.executable, "-m", "killed", json.dumps(asdict(job), default=str)]
@@ -59,7 +58,7 @@ def start(job: Job) -> list[WarmPopen]:
         return [
             WarmPopen(
                 [*command, str(rank)],
-                env=settings | (_of_torchrun(job, rank, port) if job.processes > 1 else {}),
+                env=settings | (of_torchrun(job, rank, port) if job.processes > 1 else {}),
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -88,7 +87,13 @@ def wait(started: Sequence[WarmPopen], seconds: float = 300.0) -> int:
     return status
 
 
-def _of_torchrun(job: Job, rank: int, port: int) -> dict[str, str]:
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+def of_torchrun(job: Job, rank: int, port: int) -> dict[str, str]:
+    """Return the variables that torchrun would set for a rank."""
     names: dict[str, Any] = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "ROLE_RANK": rank}
     names |= {"WORLD_SIZE": job.processes, "LOCAL_WORLD_SIZE": job.processes}
     names |= {"GROUP_WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

@@ -1,6 +1,7 @@
 """Decisions, for machines that need not be available."""
 
 import math
+import os
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, replace
@@ -8,6 +9,7 @@ from dataclasses import FrozenInstanceError, replace
 import lightning as L
 import pytest
 import torch
+from killed import Job, free_port, of_torchrun
 from torch.utils.data import DataLoader
 
 from {{ cookiecutter.__package_name }}.engine import decisions, hardware
@@ -349,9 +351,19 @@ def test_rank_zero_decides_for_all(tmp_path):
         "import os\n"
         "from {{ cookiecutter.__package_name }}.engine.cli import launch\n"
         "rank = os.environ['RANK']\n"
-        "print(launch.of_every_rank('m', rank), launch.of_rank_zero('d', lambda: 'by ' + rank))\n"
+        "shared = launch.of_every_rank('m', rank), launch.of_rank_zero('d', lambda: 'by ' + rank)\n"
+        "os.write(1, f'{shared}\\n'.encode())\n"  # at once: two processes write to one file
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--local-addr=127.0.0.1", "--nproc-per-node=2", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.stdout.splitlines() == ["['0', '1'] by 0"] * 2, done.stderr
+    job, said, port = Job([], tmp_path, 2), tmp_path / "said", free_port()
+    with said.open("w") as log:
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, str(script)],
+                env=os.environ | of_torchrun(job, rank, port),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+            for rank in (0, 1)
+        ]
+    assert [rank.wait(60) for rank in ranks] == [0, 0], said.read_text()
+    assert said.read_text().splitlines() == ["(['0', '1'], 'by 0')"] * 2
