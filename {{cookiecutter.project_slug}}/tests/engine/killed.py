@@ -101,6 +101,20 @@ def of_torchrun(job: Job, rank: int, port: int) -> dict[str, str]:
     return {name: str(value) for name, value in names.items()}
 
 
+def by_two_ranks(script: Path) -> str:
+    """Run a script as two ranks and return what they print."""
+    job, port, log = Job([], script, 2), free_port(), script.with_suffix(".log")
+    with log.open("w") as file:
+        streams: dict[str, Any] = {"stdout": file, "stderr": subprocess.STDOUT}
+        command = [sys.executable, str(script)]
+        ranks = [
+            WarmPopen(command, env=os.environ | of_torchrun(job, rank, port), **streams)
+            for rank in (0, 1)
+        ]
+    assert [rank.wait(120) for rank in ranks] == [0, 0], log.read_text()
+    return log.read_text()
+
+
 def _train(job: Job, rank: int) -> None:
     """Run as one of the job's processes."""
     if rank == 0:
@@ -174,7 +188,8 @@ def _take_out(job: Job) -> None:
         whole = data._position
         data._position = lambda data: (whole(data)[0], 0)
     elif what == "the weights of a loss":
-        _engine(job, "task").Task._weighted = lambda task, loss, batch: loss
+        parts = _engine(job, "fast.step_parts").StepParts
+        parts.weigh = lambda parts, batch, outputs, loss, terms: loss
     elif what == "the refusal of another seed":
         _engine(job, "run.resume_checks").check_resume = lambda *_: None
     elif what == "a fast disk":
@@ -194,6 +209,10 @@ def outcome(folder: Path) -> dict[str, Any]:
         "best score": next(value for name, value in results.items() if name.startswith("best ")),
         "steps": results["steps"],
     }
+
+
+def log_of(folder: Path) -> str:
+    return folder.with_name(f"{folder.name}.log").read_text()
 
 
 def steps_done(folder: Path) -> int | None:

@@ -20,7 +20,7 @@ from urllib.request import Request, urlopen
 import lightning as L
 import pytest
 import torch
-from killed import Job, Moment, outcome, start, wait
+from killed import Job, Moment, log_of, outcome, start, wait
 from sklearn.metrics import f1_score, roc_auc_score
 
 import {{ cookiecutter.__package_name }} as package
@@ -156,10 +156,6 @@ def resumes_to_the_same_bits(it: Toy, run: Path, killed: Path) -> None:
     job = Job(["fit", "--run", str(killed)], killed, **surroundings)
     assert wait(start(job)) == 0, log_of(killed)
     assert outcome(killed) == outcome(run)
-
-
-def log_of(folder: Path) -> str:
-    return folder.with_name(f"{folder.name}.log").read_text()
 
 
 def scores_what_was_best(it: Toy, run: Path) -> None:

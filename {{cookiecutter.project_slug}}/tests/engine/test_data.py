@@ -100,6 +100,20 @@ def test_ranks_share_each_global_batch_without_overlap():
     assert set(step.tolist()) == set(whole[12:24].tolist())
 
 
+def test_a_steps_micro_batches_are_the_same_on_any_number_of_devices():
+    whole = order.epoch_order(0, 0, 100)
+    alone = order.BatchShard(4, accumulate=6).of(whole).view(-1, 6, 4)
+    for devices in (2, 3, 6):
+        parts = [order.BatchShard(4, rank, devices, 6 // devices) for rank in range(devices)]
+        shared = torch.stack([part.of(whole).view(-1, 6 // devices, 4) for part in parts], 1)
+        assert torch.equal(shared.flatten(1, 2), alone)
+
+
+def test_step_version_1_deals_a_micro_batch_to_the_devices_in_turn():
+    shares = [order.BatchShard(2, rank, 2, in_turn=True).of(torch.arange(8)) for rank in (0, 1)]
+    assert [share.tolist() for share in shares] == [[[0, 2], [4, 6]], [[1, 3], [5, 7]]]
+
+
 def test_training_drops_the_tail_and_shows_each_image_once():
     batches = list(train_loader(n=22))
     assert len(batches) == len(train_loader(n=22)) == 5

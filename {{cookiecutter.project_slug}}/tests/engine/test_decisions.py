@@ -1,15 +1,12 @@
 """Decisions, for machines that need not be available."""
 
 import math
-import os
-import subprocess
-import sys
 from dataclasses import FrozenInstanceError, replace
 
 import lightning as L
 import pytest
 import torch
-from killed import Job, free_port, of_torchrun
+from killed import by_two_ranks
 from torch.utils.data import DataLoader
 
 from {{ cookiecutter.__package_name }}.engine import decisions, hardware
@@ -50,7 +47,7 @@ def test_accelerator_and_precision(machine, accelerator, precision):
 
 
 def test_a_run_too_short_to_pay_for_compiling_is_not_compiled():
-    mode, why = decisions.compile_mode(H200, "cuda", 1, 480)
+    mode, why = decisions.compile_mode(H200, "cuda", True, 480)
     assert mode is False
     assert "480 steps" in why
 
@@ -59,11 +56,11 @@ def test_compile_mode_follows_the_hardware():
     def mode(*arguments):
         return decisions.compile_mode(*arguments).value
 
-    assert mode(H200, "cuda", 1, 20_000) == "reduce-overhead"
-    assert mode(A100, "cuda", 8, 20_000) == "default"
-    assert mode(H200, "cuda", 8, 20_000, Decision(True, "")) == "default"
-    assert mode(LAPTOP, "cpu", 1, 20_000) is False
-    assert mode(APPLE, "mps", 1, 20_000) is False
+    assert mode(H200, "cuda", True, 20_000) == "reduce-overhead"
+    assert mode(A100, "cuda", False, 20_000) == "default"
+    assert mode(H200, "cuda", False, 20_000, Decision(True, "")) == "default"
+    assert mode(LAPTOP, "cpu", True, 20_000) is False
+    assert mode(APPLE, "mps", True, 20_000) is False
 
 
 def test_a_gpu_with_jpeg_engines_decodes_if_there_are_few_cores():
@@ -86,7 +83,7 @@ def test_rows_stay_on_the_device_if_training_still_fits():
 
 def test_without_a_compiler_the_reason_names_what_to_install():
     bare = Machine("Linux", "x86_64", 16, H200.gpus, compiler=False)
-    mode, why = decisions.compile_mode(bare, "cuda", 1, math.inf)
+    mode, why = decisions.compile_mode(bare, "cuda", True, math.inf)
     assert mode is False
     assert "python3-dev" in why
 
@@ -106,9 +103,9 @@ def test_the_flag_wins_over_the_hardware():
     def mode(*arguments, asked):
         return decisions.compile_mode(*arguments, Decision(asked, "as configured")).value
 
-    assert mode(H200, "cuda", 1, math.inf, asked=False) is False
-    assert mode(LAPTOP, "cpu", 1, 2, asked=True) == "default"
-    assert mode(H200, "cuda", 1, 2, asked="max-autotune") == "max-autotune"
+    assert mode(H200, "cuda", True, math.inf, asked=False) is False
+    assert mode(LAPTOP, "cpu", True, 2, asked=True) == "default"
+    assert mode(H200, "cuda", True, 2, asked="max-autotune") == "max-autotune"
 
 
 def test_one_device_is_the_default():
@@ -178,6 +175,7 @@ def test_a_run_from_files_on_an_h200():
         "model.compile": "reduce-overhead",
         "checkpoints.seconds": "adaptive",
         "tracking.wandb": "off",
+        "step_version": 2,
     }
 
 
@@ -186,7 +184,7 @@ def test_eight_processes_of_torchrun_on_two_hosts_decide_for_the_weakest():
     machine = decisions.in_common([A100, weak])
     found = values(decide(configured(), machine, FILES, launched=(8, 2), decodes=True))
     assert (found["trainer.devices"], found["trainer.num_nodes"]) == (8, 2)
-    assert found["trainer.strategy"] == "ddp"
+    assert found["trainer.strategy"] == "data-parallel"
     assert found["data.global_batch_size"] == 256 * 16
     assert found["data.workers"] == 3
     assert found["model.compile"] is False
@@ -261,6 +259,25 @@ def test_a_run_of_an_older_engine_keeps_its_loader_and_compile_mode():
     assert found.compile.value is False
     assert found.workers == (7, "as configured")
     assert decisions.applied(start)["data"]["loader"] == "mapped"
+
+
+def test_a_step_of_an_older_run_keeps_its_version():
+    many = configured(trainer__devices=8)
+    old = decide(many, A100, FILES, Before(many, {}))
+    assert (old.step_version.value, old.strategy.value, old.compile.value) == (1, "ddp", "default")
+    new = decide(many, A100, FILES)
+    assert (new.step_version.value, new.strategy.value) == (2, "data-parallel")
+    assert new.compile.value == "reduce-overhead"
+    again = decide(many, A100, FILES, Before.of({"config": many, "decisions": new.as_json()}))
+    assert values(again) == values(new)
+
+
+def test_only_a_step_that_the_engine_sums_up_uses_cuda_graphs_in_several_parts():
+    parts = configured(trainer__accumulate_grad_batches=4)
+    assert decide(parts, H200, FILES).compile.value == "reduce-overhead"
+    assert decide(parts, H200, FILES, plain_step=False).compile.value == "default"
+    wrapped = configured(trainer__devices=8, trainer__strategy="ddp")
+    assert decide(wrapped, A100, FILES).compile.value == "default"
 
 
 @pytest.mark.parametrize(
@@ -349,21 +366,9 @@ def test_rank_zero_decides_for_all(tmp_path):
     script = tmp_path / "ranks.py"
     script.write_text(
         "import os\n"
-        "from {{ cookiecutter.__package_name }}.engine.cli import launch\n"
+        "from {{ cookiecutter.__package_name }}.engine import ranks\n"
         "rank = os.environ['RANK']\n"
-        "shared = launch.of_every_rank('m', rank), launch.of_rank_zero('d', lambda: 'by ' + rank)\n"
+        "shared = ranks.of_every_rank('m', rank), ranks.of_rank_zero('d', lambda: 'by ' + rank)\n"
         "os.write(1, f'{shared}\\n'.encode())\n"  # at once: two processes write to one file
     )
-    job, said, port = Job([], tmp_path, 2), tmp_path / "said", free_port()
-    with said.open("w") as log:
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, str(script)],
-                env=os.environ | of_torchrun(job, rank, port),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-            for rank in (0, 1)
-        ]
-    assert [rank.wait(60) for rank in ranks] == [0, 0], said.read_text()
-    assert said.read_text().splitlines() == ["(['0', '1'], 'by 0')"] * 2
+    assert by_two_ranks(script).splitlines() == ["(['0', '1'], 'by 0')"] * 2

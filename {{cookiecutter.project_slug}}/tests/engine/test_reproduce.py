@@ -60,7 +60,7 @@ def test_a_copied_run_is_retrained_from_its_own_source(short, call, tmp_path, ca
 
 def test_a_changed_source_shows_the_first_step_and_tensor_that_differ(short, call, tmp_path, capfd):
     run = Path(shutil.copytree(short, tmp_path / "edited"))
-    edit(run / "source.zip", "/engine/run/numerics.py", "+ step) * 4096", "+ step) * 4097")
+    edit(run / "source.zip", "/engine/run/numerics.py", "+ count) * 4096", "+ count) * 4097")
     assert call("reproduce", "--run", str(run)) == 1
     said = capfd.readouterr().out
     assert "first step    4: its loss was" in said and "first tensor  network." in said

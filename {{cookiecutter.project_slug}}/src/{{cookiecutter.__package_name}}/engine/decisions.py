@@ -27,6 +27,11 @@ JPEG_ENGINES = {(8, 0), (9, 0), (10, 0), (10, 3)}  # A100, H100, H200, data-cent
 # ResNet-50 on an H200 needs so many cores per GPU; 16 suffice in some epochs, 12 reach 70%.
 MIN_CORES_TO_DECODE = 24
 
+# What a step of several micro-batches computes. 2: how many are on other devices does not matter.
+# 1, until version 0.1.0: a micro-batch's rows were dealt to the devices in turn, dropout was seeded
+# by rank, and each micro-batch updated the running statistics of batch normalization.
+STEP_VERSION = 2
+
 AS_CONFIGURED = "as configured"
 AS_BEFORE = "as when the run started"
 UNSET = (None, "auto")
@@ -76,6 +81,7 @@ class Decisions(Layout):
     log_every_n_steps: Decision
     checkpoint_seconds: Decision  # between two checkpoints, or "adaptive"
     wandb: Decision  # online, offline or off
+    step_version: Decision  # see STEP_VERSION
 
     def trainer_arguments(self) -> dict[str, Any]:
         """Return the decided arguments of Lightning's Trainer."""
@@ -103,6 +109,7 @@ KEYS = {name: f"{section}.{name}" for name, section in KEYS.items()} | {
     "checkpoint_seconds": "checkpoints.seconds",
     "wandb": "tracking.wandb",
     "threads": "OMP_NUM_THREADS",
+    "step_version": "step_version",
 }
 # These are decided again on another machine, or for another number of devices.
 DEVICE_DECISIONS = {"accelerator", "devices", "num_nodes", "strategy", "threads", "compile"}
@@ -234,6 +241,7 @@ def decide(
     launched: tuple[int, int] | None = None,
     decodes: bool = False,
     manual_optimization: bool = False,
+    plain_step: bool = True,
     wandb: Decision = WANDB_OFF,
 ) -> Decisions:
     """Return all decisions for a run, with reasons.
@@ -247,6 +255,7 @@ def decide(
         launched: torchrun's (processes per node, nodes).
         decodes: the data have a setting that chooses where files are decoded.
         manual_optimization: the task uses it, so its step is not compiled.
+        plain_step: the task leaves training_step() to the engine.
         wandb: whether wandb logs the run, and why.
 
     Raises UserError if what is requested does not fit the machine or the data.
@@ -258,15 +267,19 @@ def decide(
     seed_everything = asked("seed_everything", 0) or Decision(0, AS_CONFIGURED)
     loading = decide_loading(facts, machine, asked, layout.devices.value)
     batches = facts.rows["train"] // global_batch_size.value * accumulate.value
+    version = _step_version(asked)
+    strategy = _strategy(asked, layout, version)
     compiled = Decision(False, "the task uses manual optimization")
     if not manual_optimization or get(config, "model.compile") == "step-graph":
         steps = optimizer_steps(config.get("trainer") or {}, batches, accumulate.value)
-        of_a_step = layout.processes * accumulate.value
-        compiled = compile_mode(machine, kind, of_a_step, steps, asked("compile"))
+        one_part = layout.processes * accumulate.value == 1
+        buffered = version.value > 1 and plain_step and strategy.value in ("auto", "data-parallel")
+        buffered = buffered and not get(config, "trainer.sync_batchnorm")
+        compiled = compile_mode(machine, kind, one_part or buffered, steps, asked("compile"))
     saving = Decision("adaptive", "saving takes at most 2% of the time")
     return Decisions(
         **{each.name: getattr(layout, each.name) for each in fields(layout)},
-        strategy=_strategy(asked, layout),
+        strategy=strategy,
         precision=asked("precision") or precision(machine, kind),
         deterministic=asked("deterministic", False) or Decision(False, AS_CONFIGURED),
         seed_everything=seed_everything,
@@ -280,6 +293,7 @@ def decide(
         log_every_n_steps=_log_interval(asked, batches // accumulate.value),
         checkpoint_seconds=asked("checkpoint_seconds") or saving,
         wandb=wandb,
+        step_version=version,
     )
 
 
@@ -358,12 +372,18 @@ def _parts_of_a_step(
     return batch_size, global_batch, accumulate
 
 
-def _strategy(asked: _Asked, layout: Layout) -> Decision:
+def _step_version(asked: _Asked) -> Decision:
+    if asked.before is None:
+        return Decision(STEP_VERSION, "the newest")
+    return asked("step_version") or Decision(1, AS_BEFORE)  # older runs do not record it
+
+
+def _strategy(asked: _Asked, layout: Layout, version: Decision) -> Decision:
     strategy = asked("strategy")
-    if strategy is None and layout.processes > 1:
-        return Decision("ddp", "several processes")
-    if strategy is None:
+    if strategy is None and layout.processes == 1:
         return Decision("auto", "one process")
+    if strategy is None:
+        return Decision("ddp" if version.value == 1 else "data-parallel", "several processes")
     if isinstance(strategy.value, str):
         return strategy
     return Decision(str(strategy.value.get("class_path")), AS_CONFIGURED)
@@ -430,17 +450,19 @@ def precision(machine: Machine, accelerator: str) -> Decision:
 def compile_mode(
     machine: Machine,
     accelerator: str,
-    parts: int,
+    graphs: bool,
     steps: float,
     requested: Decision | None = None,
 ) -> Decision:
     """Return torch.compile's mode, or False.
 
-    `parts` is the number of batches per optimizer step, over all devices; `steps` the number of
-    optimizer steps of the run. `requested` (true, false or a mode) takes precedence.
+    `graphs` tells whether CUDA graphs are possible: a step has one batch, or its gradients are
+    summed in a buffer. `steps` is the number of optimizer steps of the run. `requested` (true,
+    false or a mode) takes precedence.
     """
-    # CUDA graphs fail BatchNorm under DDP (pytorch issue 139207) and summed gradients (169545).
-    best = "reduce-overhead" if accelerator == "cuda" and parts == 1 else "default"
+    # CUDA graphs fail BatchNorm under DDP (pytorch issue 139207) and, without a buffer, summed
+    # gradients (169545).
+    best = "reduce-overhead" if accelerator == "cuda" and graphs else "default"
     if requested is not None:
         return Decision(best if requested.value is True else requested.value, requested.why)
     if accelerator != "cuda":
@@ -452,7 +474,7 @@ def compile_mode(
     if steps < MIN_STEPS_TO_COMPILE:
         why = f"{steps:.0f} steps; it pays off after about {MIN_STEPS_TO_COMPILE}"
         return Decision(False, f"{why}. --model.compile true compiles anyway")
-    if parts == 1:
+    if graphs:
         return Decision(best, "CUDA graphs remove launch overhead")
     return Decision(best, "no CUDA graphs: a step has several batches")
 

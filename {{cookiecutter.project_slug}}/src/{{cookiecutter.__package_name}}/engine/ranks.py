@@ -1,9 +1,14 @@
-"""This process's rank among the processes of one run, from the environment that torchrun sets."""
+"""This process's rank among the processes of one run, and values that the processes share.
+
+torchrun sets the rank in the environment, and its key-value store holds the values.
+"""
 
 import functools
 import os
+import pickle
 from collections.abc import Callable
-from typing import ParamSpec
+from datetime import timedelta
+from typing import Any, ParamSpec
 
 Given = ParamSpec("Given")
 
@@ -22,3 +27,37 @@ def rank_zero_only(function: Callable[Given, None]) -> Callable[Given, None]:
             function(*args, **kwargs)
 
     return on_rank_zero
+
+
+def is_launched() -> bool:
+    """Return whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def of_every_rank(name: str, value: Any) -> list[Any]:
+    """Return the values that all ranks of the launch pass under this name, in rank order."""
+    if not is_launched():
+        return [value]
+    shared, ranks = store(), range(int(os.environ["WORLD_SIZE"]))
+    shared.set(f"{name}/{os.environ['RANK']}", pickle.dumps(value))
+    return [pickle.loads(shared.get(f"{name}/{rank}")) for rank in ranks]
+
+
+def of_rank_zero(name: str, make: Callable[[], Any]) -> Any:
+    """Return, on every rank, the value that `make` returns on rank 0."""
+    if not is_launched():
+        return make()
+    if is_rank_zero():
+        store().set(name, pickle.dumps(value := make()))
+        return value
+    return pickle.loads(store().get(name))
+
+
+@functools.cache
+def store() -> Any:
+    """Return the launch's key-value store, which works before there is a process group."""
+    from torch.distributed import PrefixStore, rendezvous
+
+    shared, _, _ = next(rendezvous("env://"))
+    shared.set_timeout(timedelta(hours=1))  # rank 0 may first read its data
+    return PrefixStore("engine", shared)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from . import contract
 from .contract import Best
 from .data.module import Data
 from .data.rows import as_rows, joined, to_length
-from .decisions import Decision, Decisions
+from .decisions import STEP_VERSION, Decision, Decisions
 from .errors import UserError
 from .fast.compile import (
     CompileMode,
@@ -26,6 +27,7 @@ from .fast.compile import (
 from .fast.patches import Patches, clip_gradients
 from .fast.settings import device_settings
 from .fast.step_graph import StepGraph
+from .fast.step_parts import StepParts, has_several_parts
 from .model.checks import check_task
 from .model.freeze import add_frozen_groups, freeze_parts, frozen_parts, keep_frozen
 from .model.means import RunningTotals, ratio
@@ -79,6 +81,7 @@ class Task(L.LightningModule):
         self.collected: list[tuple[Any, ...]] = []  # row, prediction and target of each batch
         self.parts_per_step = 1  # micro-batches of all processes
         self.step_weight: Tensor | None = None  # sum over this step's micro-batches so far
+        self.parts: StepParts | None = None  # set if a step has several micro-batches
         self.step_graph: StepGraph | None = None  # set while it runs the training steps
         self.is_new_run = True  # False after training or loading a checkpoint's weights
 
@@ -122,12 +125,18 @@ class Task(L.LightningModule):
             recompute_blocks(self.network)
 
     def configure_callbacks(self) -> list[L.Callback]:
-        return [Preparation(), Patches()]
+        callbacks = [Preparation(), Patches()]
+        version = self.decisions.step_version.value if self.decisions else STEP_VERSION
+        if version > 1 and has_several_parts(self.trainer):
+            callbacks.insert(1, StepParts(loss_and_outputs, has_plain_step(self)))
+        return callbacks
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         if self.step_graph is not None:
             return self.step_graph.step(batch)
         loss, terms, outputs = self.train_step(self, batch)
+        if self.parts is not None:
+            return self.parts.weigh(batch, outputs, loss, terms)
         if self.logs(self.trainer.global_step + 1):
             self.log_step(batch, outputs, loss, terms)
         return self._weighted(loss, batch)
@@ -158,6 +167,10 @@ class Task(L.LightningModule):
                 values[f"train/{name}"] = ratio(*totals)
         rate = torch.as_tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log_dict({**values, "lr": rate})
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        if self.parts is None or self.parts.buffer is None:
+            optimizer.zero_grad()
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
@@ -250,7 +263,7 @@ class Preparation(L.Callback):
         if task.is_new_run and trainer.ckpt_path is None:
             self._initialize(trainer, task)
         task.is_new_run = False
-        if task.flags.compile == "step-graph" and not _has_plain_step(task):
+        if task.flags.compile == "step-graph" and not has_plain_step(task):
             raise UserError(
                 "model.compile is step-graph, but the task overrides training_step(): leave it"
                 " unset."
@@ -258,7 +271,9 @@ class Preparation(L.Callback):
         if task.decisions is not None:
             decision = task.decisions.compile
         elif task.automatic_optimization or task.flags.compile == "step-graph":
-            decision = decide_compiling(trainer, task.flags.compile)
+            decision = decide_compiling(
+                trainer, task.flags.compile, has_several_parts(trainer) and has_plain_step(task)
+            )
         else:
             decision = Decision(False, "the task optimizes by hand")
         task.compile_decision = decision
@@ -315,7 +330,7 @@ class Preparation(L.Callback):
             add_frozen_groups(checkpoint, pl_module.network)
 
     def _update_trainable(self, trainer: Any, task: Any, new: frozenset[str]) -> None:
-        """Rebuild DDP and the step graph after weights were frozen or unfrozen (`new`).
+        """Rebuild what depends on which weights learn; `new` ones were just unfrozen.
 
         Raises UserError if no optimizer has a weight that was unfrozen.
         """
@@ -328,7 +343,9 @@ class Preparation(L.Callback):
                 f" optimizer has, such as {missing[0]}. Give the optimizer all weights in"
                 " configure_optimizers(), frozen ones too, as engine.build_optimizer does."
             )
-        if trainer.world_size > 1:  # DDP only reduces gradients of weights that had them before
+        if task.parts is not None:
+            task.parts.reset()
+        elif isinstance(trainer.strategy, DDPStrategy):  # DDP reduces gradients of the same weights
             trainer.strategy.model = task
             trainer.strategy.configure_ddp()
         for callback in trainer.callbacks:
@@ -357,7 +374,7 @@ def loss_and_outputs(task: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor], 
     return loss, {}, outputs
 
 
-def _has_plain_step(task: Any) -> bool:
+def has_plain_step(task: Any) -> bool:
     return type(task).training_step is Task.training_step
 
 

@@ -1,7 +1,8 @@
-"""The engine's own flags: --run, --until, --elastic and --decisions."""
+"""The engine's own flags: --run, --until, --elastic, --decisions and --stall-timeout."""
 
 import argparse
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,26 +60,34 @@ class FitFlags:
     until: int | None = None  # stop after this step
     elastic: bool = False  # allow other devices
     decisions: Path | None = None  # a run.json whose decisions are repeated
+    stall_timeout: int = 600  # seconds; see run/heartbeat.py
 
 
 def take_fit_flags(arguments: list[str]) -> tuple[list[str], FitFlags]:
-    """Remove --until STEP, --elastic and --decisions FILE; return the rest and their values.
+    """Remove the flags of FitFlags; return the rest and the flags' values.
 
     Raises UserError for a wrong value, or a flag without fit.
     """
     rest, until = take(arguments, "--until")
     if until is not None and not until.isdecimal():
         raise UserError(f"--until is '{until}'; expected a step number, such as 500.")
+    rest, stall = take(rest, "--stall-timeout")
+    if stall is not None and not stall.isdecimal():
+        raise UserError(f"--stall-timeout is '{stall}'; expected seconds, such as 600.")
     rest, file = take(rest, "--decisions")
     if file is not None and not Path(file).is_file():
         raise UserError(
             f"--decisions is '{file}', which does not exist; expected a run's run.json."
         )
     rest, elastic = [word for word in rest if word != "--elastic"], "--elastic" in rest
-    if (elastic or until is not None or file is not None) and rest[:1] != ["fit"]:
-        raise UserError("--until, --elastic and --decisions work only with fit.")
-    number = None if until is None else int(until)
-    return rest, FitFlags(number, elastic, None if file is None else Path(file))
+    if (elastic or any(each is not None for each in (until, stall, file))) and rest[:1] != ["fit"]:
+        raise UserError("--until, --elastic, --decisions and --stall-timeout work only with fit.")
+    flags = FitFlags(elastic=elastic, decisions=None if file is None else Path(file))
+    if until is not None:
+        flags = replace(flags, until=int(until))
+    if stall is not None:
+        flags = replace(flags, stall_timeout=int(stall))
+    return rest, flags
 
 
 def decided_before(resumed: Path | None, stage: str, flags: FitFlags) -> Before | None:
@@ -131,3 +140,36 @@ def choose_folder(
     folder = find_run(root, "latest", recipe_of(config, package))
     config.ckpt_path = str(find_checkpoint(folder, "best", "last", "previous"))
     return folder
+
+
+def check_same_settings(settings: Sequence[Mapping[str, Any]]) -> None:
+    """Raise UserError if a rank has other settings than rank 0."""
+    first = _flat(settings[0])
+    for rank, other in enumerate(map(_flat, settings)):
+        for key in sorted(first.keys() | other.keys()):
+            if first.get(key) != other.get(key):
+                raise UserError(
+                    f"{key} is {first.get(key)} on rank 0 and {other.get(key)} on rank {rank}."
+                    " Start all processes with the same command and configuration."
+                )
+
+
+def check_same_data(fingerprints: Sequence[str]) -> None:
+    """Raise UserError if a rank has other data than rank 0."""
+    others = [str(rank) for rank, found in enumerate(fingerprints) if found != fingerprints[0]]
+    if others:
+        raise UserError(
+            f"The data of rank 0 and of rank {', '.join(others)} differ. Copy the same files to all"
+            " hosts."
+        )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings with dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found

@@ -1,23 +1,13 @@
-"""Start one process per device with torchrun, and share values between the processes."""
+"""Start one process per device with torchrun."""
 
 import logging
 import os
-import pickle
 import signal
-from collections.abc import Callable
-from datetime import timedelta
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-from ..ranks import is_rank_zero
+from ..ranks import is_launched
 from ..run.folder import RUN_FOLDER_VARIABLE
 from ..run.record import RunRecord
-
-
-def is_launched() -> bool:
-    """Return whether torchrun started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def launched() -> tuple[int, int] | None:
@@ -25,35 +15,6 @@ def launched() -> tuple[int, int] | None:
     if not is_launched():
         return None
     return int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"])
-
-
-def of_every_rank(name: str, value: Any) -> list[Any]:
-    """Return the values that all ranks of the launch pass under this name, in rank order."""
-    if not is_launched():
-        return [value]
-    store, ranks = _store(), range(int(os.environ["WORLD_SIZE"]))
-    store.set(f"{name}/{os.environ['RANK']}", pickle.dumps(value))
-    return [pickle.loads(store.get(f"{name}/{rank}")) for rank in ranks]
-
-
-def of_rank_zero(name: str, make: Callable[[], Any]) -> Any:
-    """Return, on every rank, the value that `make` returns on rank 0."""
-    if not is_launched():
-        return make()
-    if is_rank_zero():
-        _store().set(name, pickle.dumps(value := make()))
-        return value
-    return pickle.loads(_store().get(name))
-
-
-@cache
-def _store() -> Any:
-    """Return the launch's key-value store, which works before there is a process group."""
-    from torch.distributed import PrefixStore, rendezvous
-
-    store, _, _ = next(rendezvous("env://"))
-    store.set_timeout(timedelta(hours=1))  # rank 0 may first read its data
-    return PrefixStore("engine", store)
 
 
 def launch(
@@ -77,10 +38,11 @@ def launch(
         rank, failure = error.get_first_failure()
         status = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
         signalled = status in (128 + signal.SIGINT, 128 + signal.SIGTERM)
-        if rank and not signalled and (run_folder / "run.json").exists():
-            # Rank 0 knows only that it was terminated.
-            reason = f"rank {rank} ended with exit code {failure.exitcode}"
-            RunRecord(run_folder).update(state="failed", reason=reason)
+        if not signalled and (run_folder / "run.json").exists():
+            record = RunRecord(run_folder)
+            if record.content["state"] == "running" or rank:  # rank 0 may not know why it ended
+                reason = f"rank {rank} ended with exit code {failure.exitcode}"
+                record.update(state="failed", reason=record.content.get("reason") or reason)
         return status
     except SignalException as error:
         return 128 + signal.Signals(error.sigval)

@@ -28,8 +28,10 @@ from ..decisions import (
     in_common,
 )
 from ..fast.compile_messages import Compiling
+from ..fast.data_parallel import DataParallel
 from ..fast.settings import preserve_process_settings
 from ..fast.step_graph import StepGraph
+from ..fast.sync_batch_norm import SynchronizeBatchNorm
 from ..hardware import this_machine
 from ..hashing import sha256
 from ..model.checks import check_checkpoint, read_checkpoint
@@ -39,18 +41,19 @@ from ..monitor.predictions import draw_pictures
 from ..monitor.progress import Progress, Throughput
 from ..monitor.trackers import Tracking, build_trackers, decide_wandb
 from ..paths import project_root
-from ..ranks import is_rank_zero
+from ..ranks import is_launched, is_rank_zero, of_every_rank, of_rank_zero
 from ..run import resume_checks
 from ..run.checkpoint import RunCheckpoint
 from ..run.digests import write_digests
+from ..run.heartbeat import Heartbeat
 from ..run.interruption import Interruption
 from ..run.metrics import MetricsCSV
 from ..run.numerics import StepSeed, numerics, prefer_determinism
 from ..run.record import RunRecord, facts_of, read_yaml
-from ..task import Task
+from ..task import Task, has_plain_step
 from . import arguments as resolve
 from .errors import Parser
-from .launch import is_launched, launch, launched, of_every_rank, of_rank_zero
+from .launch import launch, launched
 from .project import Project
 
 
@@ -103,6 +106,7 @@ class Training(LightningCLI):
         self.asked = read_yaml(self.text)
         check_sections(self.asked)
         self.before = resolve.decided_before(self.resumed, stage, self.flags)
+        resolve.check_same_settings(of_every_rank("settings", self.asked))
         self.machine = in_common(of_every_rank("machine", this_machine()))
         layout = decide_layout(self.asked, self.machine, self.before, launched())
         package = self.project.package
@@ -159,6 +163,7 @@ class Training(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Make the remaining decisions, now that the data are known, and build the Trainer."""
         self.facts = with_size(self.datamodule.facts(), self.datamodule.splits)
+        resolve.check_same_data(of_every_rank("data", self.facts.fingerprint))
         self.decisions = decided = of_rank_zero("decisions", self._decide)
         self.model.decisions = self.datamodule.decisions = decided
         loaded = {"loader": decided.loader.value, "decoder": decided.decoder.value}
@@ -169,8 +174,14 @@ class Training(LightningCLI):
         theirs = trainer["logger"]  # null, a bool, a logger or a list
         theirs = theirs if isinstance(theirs, list) else [theirs]
         loggers = [*ours, *(logger for logger in theirs if isinstance(logger, Logger))]
-        kwargs |= {"logger": loggers or False, "enable_progress_bar": False}  # the bar is Progress
         kwargs |= {"default_root_dir": str(self.run_folder)} | self.decisions.trainer_arguments()
+        if self.decisions.strategy.value == "data-parallel":
+            kwargs["strategy"] = DataParallel()
+        if self.config[self.subcommand].trainer.sync_batchnorm:
+            plugins = trainer["plugins"] or []
+            plugins = plugins if isinstance(plugins, list) else [plugins]
+            kwargs["plugins"] = [*plugins, SynchronizeBatchNorm()]
+        kwargs |= {"logger": loggers or False, "enable_progress_bar": False}  # the bar is Progress
         self.trainer_defaults["callbacks"] = self._callbacks()
         return super().instantiate_trainer(**kwargs)
 
@@ -185,6 +196,7 @@ class Training(LightningCLI):
             launched=launched(),
             decodes=self.datamodule.gpu_decoder,
             manual_optimization=not self.model.automatic_optimization,
+            plain_step=has_plain_step(self.model),
             **({"wandb": decide_wandb(self.asked["tracking"]["wandb"])} if fits else {}),
         )
         if self.record:
@@ -200,11 +212,17 @@ class Training(LightningCLI):
             Throughput(),
             GpuUsage(self.run_folder),
             OutOfMemory(),
-            StepSeed(config.seed_everything),
+            StepSeed(config.seed_everything, by_rank=self.decisions.step_version.value == 1),
             Compiling(),
             *([StepGraph()] if config.model.compile == "step-graph" else []),
+            *self._heartbeat(),
             RunCheckpoint(self.run_folder, self.interruption, seconds, self.flags.until, classes),
         ]
+
+    def _heartbeat(self) -> list[L.Callback]:
+        if self.subcommand != "fit" or self.decisions.processes == 1:
+            return []
+        return [Heartbeat(self.run_folder, self.flags.stall_timeout)]
 
     def fit(self, model: Task, **kwargs: Any) -> None:
         if not is_rank_zero():

@@ -95,6 +95,9 @@ VERBS = {
             CONFIG,
             option("--seconds", "per trial; default: 1.5, on a CPU 1", type=float, metavar="S"),
             option("--rounds", "trials per row", type=int, default=3, metavar="N"),
+            option(
+                "--devices", "measure what so many devices gain", type=int, default=1, metavar="N"
+            ),
             option("--all-modes", "measure two more compile modes (slow)", action="store_true"),
             INTO(help="output folder; default: runs/bench/<time>"),
         ),

@@ -161,7 +161,9 @@ class Data(L.LightningDataModule):
         if self.trainer is None:
             return BatchShard(batch_size)
         rank, processes = self.trainer.global_rank, self.trainer.world_size
-        return BatchShard(batch_size, rank, processes, self.trainer.accumulate_grad_batches)
+        in_turn = self.decisions.step_version.value == 1
+        accumulate = self.trainer.accumulate_grad_batches
+        return BatchShard(batch_size, rank, processes, accumulate, in_turn)
 
     def _position(self) -> tuple[int, int]:
         """Return the next epoch and batch, from the progress that the Trainer saves."""

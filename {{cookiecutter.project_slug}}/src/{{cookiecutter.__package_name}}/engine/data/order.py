@@ -51,13 +51,19 @@ class BatchShard:
     """One process's share of every step.
 
     A step of all processes covers the next batch_size * world_size * accumulate samples of the
-    order. How many processes and micro-batches divide them does not matter.
+    order. Each run of `batch_size` samples is a micro-batch, so a step's micro-batches are the same
+    sets of samples on any number of devices: process r computes those from r * accumulate on.
+
+    Args:
+        in_turn: deal the samples of each micro-batch to the processes in turn, as step version 1
+            did (decisions.py).
     """
 
     batch_size: int
     rank: int = 0
     world_size: int = 1
     accumulate: int = 1
+    in_turn: bool = False
 
     @property
     def step(self) -> int:
@@ -71,7 +77,10 @@ class BatchShard:
     def of(self, order: Tensor) -> Tensor:
         """Return this process's batches of an epoch: int64 tensor (batches, batch_size)."""
         whole = order[: len(order) // self.step * self.step]
-        return whole.view(-1, self.batch_size, self.world_size)[:, :, self.rank]
+        if self.in_turn:
+            return whole.view(-1, self.batch_size, self.world_size)[:, :, self.rank]
+        parts = whole.view(-1, self.world_size, self.accumulate, self.batch_size)
+        return parts[:, self.rank].flatten(0, 1)
 
     def padded(self, n: int, device: torch.device | str = "cpu") -> Tensor:
         """Return this process's batches of all n samples in order, padded with -1.

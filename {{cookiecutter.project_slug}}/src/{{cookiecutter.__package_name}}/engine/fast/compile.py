@@ -12,12 +12,15 @@ from ..hardware import this_machine
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "step-graph"]
 
 
-def decide_compiling(trainer: Any, asked: bool | CompileMode | None) -> Decision:
-    """Return the mode for a Trainer built without the command line, such as in a notebook."""
-    parts = trainer.world_size * trainer.accumulate_grad_batches
+def decide_compiling(trainer: Any, asked: bool | CompileMode | None, buffered: bool) -> Decision:
+    """Return the mode for a Trainer built without the command line, such as in a notebook.
+
+    `buffered` tells whether the gradients of several micro-batches are summed in a buffer.
+    """
+    one_part = trainer.world_size * trainer.accumulate_grad_batches == 1
     kind, steps = trainer.strategy.root_device.type, trainer.estimated_stepping_batches
     requested = None if asked is None else Decision(asked, "as configured")
-    return compile_mode(this_machine(), kind, parts, steps, requested)
+    return compile_mode(this_machine(), kind, one_part or buffered, steps, requested)
 
 
 def compile_task(network: nn.Module, step: Callable, mode: str) -> Callable:

@@ -85,11 +85,12 @@ def note_hooks_quickly(trainer: Any) -> Iterator[None]:
 
 @contextmanager
 def backward_in_this_thread(trainer: Any) -> Iterator[None]:
-    """Run the backward pass of one GPU in the training thread: waking autograd's costs time.
+    """Run the backward pass in the training thread: waking autograd's costs time.
 
     It uses no private name. This patch can go when torch does this by itself.
     """
-    with torch.autograd.set_multithreading_enabled(trainer.world_size > 1):
+    wrapped = trainer.strategy.model is not trainer.lightning_module  # as DDP does
+    with torch.autograd.set_multithreading_enabled(wrapped):
         yield
 
 
@@ -114,8 +115,8 @@ def profile_nothing(trainer: Any) -> Iterator[None]:
 def agree_on_signals_once(trainer: Any) -> Iterator[None]:
     """Don't exchange signals between processes in every step, which waits for the GPU.
 
-    RunCheckpoint exchanges them twice a second. On one device this patch changes nothing. It can go
-    when Lightning's issue 21487 is fixed.
+    RankConsensus exchanges them without waiting. On one device this patch changes nothing. It can
+    go when Lightning's issue 21487 is fixed.
     """
     agreed = any(getattr(each, "agrees_on_signals", False) for each in trainer.callbacks)
     loop = trainer.fit_loop.epoch_loop

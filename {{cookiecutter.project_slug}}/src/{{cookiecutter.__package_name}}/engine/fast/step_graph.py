@@ -40,7 +40,8 @@ class StepGraph(L.Callback):
         names = [name for name in dir(L.Callback) if name.startswith(("on_before_", "on_after_"))]
         names += ["optimizer_step", "optimizer_zero_grad", "lr_scheduler_step"]
         hooks = [getattr(kind, name, None) for kind in kinds for name in names]
-        own = [h.__qualname__ for h in hooks if h and not h.__module__.startswith("lightning.")]
+        known = ("lightning.", __name__.removesuffix("fast.step_graph"))  # and the engine's own
+        own = [h.__qualname__ for h in hooks if h and not h.__module__.startswith(known)]
         schedules = [(each.interval, each.frequency) for each in trainer.lr_scheduler_configs]
         reasons = {
             "it is for one GPU": trainer.world_size > 1,

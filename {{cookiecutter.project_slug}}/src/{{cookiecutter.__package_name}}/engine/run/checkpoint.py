@@ -7,6 +7,7 @@ has to end in between is saved with a mark that makes it validate first.
 
 import math
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ from ..errors import UserError
 from ..fast import patches
 from ..ranks import is_rank_zero
 from .checkpoint_files import BEST, LAST, VerifiedIO
-from .interruption import Interrupted, Interruption, RankConsensus
+from .consensus import RankConsensus
+from .interruption import Interrupted, Interruption
 from .metrics import metrics_of
 
 MAX_TIME_SHARE = 0.02  # of the training time, spent on writing checkpoints
@@ -197,11 +199,13 @@ class RunCheckpoint(Checkpoint):
     def _agree(self, trainer: L.Trainer) -> None:
         """Find out, on all ranks alike, whether to save or to end the run."""
         self.io.wait(for_all=False)
-        due = time.monotonic() >= self.saved_at + self._seconds_between()
-        received, due = self.consensus.agree(trainer, self.interruption.signal or 0, due)
+        due = is_rank_zero() and time.monotonic() >= self.saved_at + self._seconds_between()
+        received, due = self.consensus.agree((self.interruption.signal or 0, due))
         self.due |= due
         if received:
             self.end_reason = signal.Signals(received).name
+            if self.consensus.several and is_rank_zero():
+                print(f"\n{self.end_reason}: saving, then exiting.", file=sys.stderr)
 
 
 def _training(trainer: L.Trainer) -> bool:

@@ -12,14 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import lightning as L
-import torch
-
-from ..ranks import is_rank_zero
+from ..ranks import is_launched
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 REPEAT_WINDOW = 1.0  # seconds: torchrun repeats the terminal's Ctrl-C at once, a person later
-SECONDS_BETWEEN = 0.5  # two all-reduces
 
 
 class Interrupted(BaseException):
@@ -77,37 +73,9 @@ class Interruption:
         second_signal = repeated and number == signal.SIGINT
         if second_signal or not self.waits:
             raise Interrupted(self.signal.name)
-        if not received:
-            self.received_at = now
+        if received:
+            return
+        self.received_at = now
+        if not is_launched():  # of several processes, rank 0 says it once all know
             message = f"\n{self.signal.name}: finishing this step, then saving and exiting.\n"
             os.write(2, message.encode())
-
-
-class RankConsensus:
-    """Makes all ranks agree on signals and saves, about twice a second.
-
-    A signal may reach only one process, and clocks differ, but all ranks call `agree` equally
-    often. So they all-reduce after a number of calls: as many as rank 0 makes in half a second.
-    """
-
-    def __init__(self) -> None:
-        self.calls, self.wait_for, self.agreed_at = 0, 1, 0.0
-
-    def agree(self, trainer: L.Trainer, signal: int, save: bool) -> tuple[int, bool]:
-        """Return the signal that any rank has received (0: none), and whether rank 0 wants to save.
-
-        Return (0, False) between two all-reduces.
-        """
-        if trainer.world_size == 1:
-            return signal, save
-        self.calls += 1
-        if self.calls < self.wait_for:
-            return 0, False
-        now = time.monotonic()
-        calls = round(self.calls / max(now - self.agreed_at, 1e-3) * SECONDS_BETWEEN)
-        proposal = [signal, save, calls] if is_rank_zero() else [signal, 0, 0]
-        agreed = torch.tensor(proposal, device=trainer.strategy.root_device)
-        torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
-        signal, due, calls = agreed.tolist()
-        self.calls, self.agreed_at, self.wait_for = 0, now, min(max(calls, 1), 10_000)
-        return signal, bool(due)

@@ -14,18 +14,31 @@ IGNORED = {"TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "PYTORCH_ALLOC_CONF"}
 
 
 class StepSeed(L.Callback):
-    """Seed randomness inside the network (dropout) from the run's seed, the step and the rank."""
+    """Seed randomness inside the network (dropout) from the run's seed and the micro-batch.
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    Micro-batches are counted over all devices, so that those of a step draw the same numbers on any
+    number of devices. `by_rank` counts them on each device, as step version 1 did (decisions.py).
+    """
+
+    def __init__(self, seed: int, by_rank: bool = False) -> None:
+        self.seed, self.by_rank = seed, by_rank
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        step = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        seed = (self.seed * 1_000_003 + step) * 4096 + trainer.global_rank
+        count, rank = trainer.fit_loop.epoch_loop.batch_progress.total.ready, trainer.global_rank
+        if not self.by_rank:
+            count, rank = self._among_all(trainer, count), 0
+        seed = (self.seed * 1_000_003 + count) * 4096 + rank
         device = pl_module.device
         if device.type == "cuda":
             torch.cuda.default_generators[device.index or 0].manual_seed(seed)
         torch.default_generator.manual_seed(seed)
+
+    @staticmethod
+    def _among_all(trainer: L.Trainer, count: int) -> int:
+        """Return the number among all devices' micro-batches, from 1, of this device's number."""
+        accumulate = trainer.accumulate_grad_batches
+        step, part = divmod(count - 1, accumulate)
+        return (step * trainer.world_size + trainer.global_rank) * accumulate + part + 1
 
 
 def prefer_determinism(wanted: bool | str | None) -> None:

@@ -1,0 +1,375 @@
+"""Training on several devices: the same learning as on one, and an end for all if one fails."""
+
+import csv
+import json
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from killed import Job, by_two_ranks, log_of, outcome, start, steps_done, wait
+from torch import nn
+from warm import WarmPopen
+
+from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
+from {{ cookiecutter.__package_name }}.data import ImageData
+from {{ cookiecutter.__package_name }}.engine.cli.arguments import check_same_data, check_same_settings
+from {{ cookiecutter.__package_name }}.engine.errors import UserError
+from {{ cookiecutter.__package_name }}.engine.run.heartbeat import Beat, Judge
+
+DIGITS = ("--config", "configs/digits.yaml", "--trainer.accelerator", "cpu")
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def trained(folder: Path, processes: int, accumulate: int, *flags: str) -> Path:
+    """Train in so many processes, with so many micro-batches in each."""
+    split = ("--trainer.devices", str(processes))
+    split += ("--trainer.accumulate_grad_batches", str(accumulate))
+    job = Job(["fit", *DIGITS, *split, *flags], folder, processes)
+    assert wait(start(job)) == 0, log_of(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("precision", "steps", "weights", "losses"),
+    [("64-true", 20, 1e-9, 1e-9), ("32-true", 5, 1e-4, 1e-4)],
+)
+def test_micro_batches_on_two_devices_learn_as_those_of_one(
+    precision, steps, weights, losses, tmp_path
+):
+    """With batch normalization, clipping and augmentation; what is logged too."""
+    flags = ("--data.batch_size", "16", "--trainer.max_steps", str(steps))
+    flags += ("--trainer.precision", precision, "--trainer.log_every_n_steps", "1")
+    flags += ("--trainer.gradient_clip_val", "0.5", "--data.mixup", "0.2")
+    one = trained(tmp_path / "one", 1, 8, *flags)
+    two = trained(tmp_path / "two", 2, 4, *flags)
+    there = weights_of(two)
+    for name, value in weights_of(one).items():
+        torch.testing.assert_close(there[name], value, rtol=weights, atol=weights)
+    rows = [rows_of(folder) for folder in (one, two)]
+    assert len(rows[0]) >= steps
+    for before, after in zip(*rows, strict=True):
+        assert before.keys() == after.keys()
+        for name in before:
+            assert float(after[name] or 0) == pytest.approx(float(before[name] or 0), abs=losses)
+
+
+def test_one_device_through_the_same_path_gives_the_same_bits(tmp_path):
+    found = []
+    for strategy in ("auto", "data-parallel"):
+        folder = tmp_path / strategy
+        trained(folder, 1, 1, "--trainer.max_epochs", "2", "--trainer.strategy", strategy)
+        found.append(outcome(folder))
+    assert found[0] == found[1]
+
+
+def beats(*ranks: dict) -> list[Beat]:
+    """What ranks write that train: by default in step 8, on this host."""
+    usual = {"beats": 1, "begun": 8, "finished": 7, "excused": False, "pid": 1, "host": "here"}
+    return [Beat(**usual | rank) for rank in ranks]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "expected"),
+    [
+        (({}, {}), None),
+        (({}, {"pid": 2}), (1, "has died without a message")),
+        (({"error": "ValueError: no"}, {}), (0, "failed: ValueError: no")),
+        (({}, {"pid": 2, "ended": True}), None),
+        (({}, {"pid": 2, "host": "there"}), None),
+        (({}, {"beats": 0, "pid": 2}), None),
+    ],
+)
+def test_a_rank_that_died_or_failed_is_found_at_once(ranks, expected):
+    judge = Judge(600, "here")
+    assert judge.verdict(beats(*ranks), 0.0, lambda pid: pid == 1) == expected
+
+
+def test_a_silent_process_of_another_host_is_given_up():
+    judge, there = Judge(600, "here"), {"host": "there"}
+    for second in range(20):
+        found = judge.verdict(beats({"beats": second + 1}, there), second, lambda pid: True)
+        assert (found is not None) is (second > 8)
+    assert found == (1, "has been silent for 19 s")
+
+
+@pytest.mark.parametrize(
+    ("waits", "hangs"),
+    [
+        ({"begun": 9}, {"begun": 8}),
+        ({"waiting": True}, {}),
+        ({}, {"beats": 1, "begun": 9, "excused": True}),  # stopped, with its threads
+    ],
+)
+@pytest.mark.parametrize("slowest", [0, 1])
+def test_the_rank_that_keeps_the_others_waiting_is_blamed(waits, hangs, slowest):
+    judge = Judge(20, "here")
+    for second in range(30):
+        moving = [
+            {"beats": second + 1} | each for each in ((hangs, waits), (waits, hangs))[slowest]
+        ]
+        found = judge.verdict(beats(*moving), second, lambda pid: True)
+        if second <= 20:
+            assert found is None
+    assert found is not None and found[0] == slowest and "stalled" in found[1]
+
+
+def test_what_may_take_long_is_no_stall():
+    """One of two ranks saves for a minute, and then trains no more."""
+    judge = Judge(20, "here")
+    for second in range(85):
+        both = {"beats": second + 1}
+        found = judge.verdict(
+            beats(both, both | {"excused": second < 60}), second, lambda pid: True
+        )
+        assert (found is not None) is (second >= 80)
+
+
+def in_training(folder: Path, *flags: str) -> list[WarmPopen]:
+    """Start two processes, and return when both train."""
+    endless = ("--trainer.max_epochs", "10000", "--trainer.log_every_n_steps", "1")
+    job = Job(["fit", *DIGITS, "--trainer.devices", "2", *endless, *flags], folder, 2)
+    processes, deadline = start(job), time.monotonic() + 60
+    while not (folder / "metrics.csv").exists() or len(rows_of(folder)) < 5:
+        assert time.monotonic() < deadline and not any(p.poll() for p in processes), log_of(folder)
+        time.sleep(0.1)
+    return processes
+
+
+def ends(processes: Sequence[WarmPopen], within: float) -> list[int]:
+    """Return the exit statuses of all processes, which must end by then."""
+    deadline = time.monotonic() + within
+    try:
+        return [process.wait(max(deadline - time.monotonic(), 0.1)) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed_ends_all_within_ten_seconds(rank, tmp_path):
+    processes = in_training(tmp_path / "run")
+    os.kill(processes[rank].pid, signal.SIGKILL)
+    statuses = ends(processes, within=10)
+    assert statuses[rank] == -signal.SIGKILL and statuses[1 - rank] in (1, 2)
+    said = log_of(tmp_path / "run")
+    assert f"rank {rank} has died" in said or "another process of this run has ended" in said
+
+
+def test_a_rank_that_stands_still_is_named_and_all_end(tmp_path):
+    processes = in_training(tmp_path / "run", "--stall-timeout", "4")
+    os.kill(processes[1].pid, signal.SIGSTOP)
+    assert ends(processes, within=20) == [1, -signal.SIGKILL]
+    assert "error: rank 1 stalled in batch" in log_of(tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["state"] == "failed" and record["reason"].startswith("rank 1 stalled")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_sigterm_to_one_rank_saves_and_ends_all(rank, tmp_path):
+    processes = in_training(tmp_path / "run")
+    os.kill(processes[rank].pid, signal.SIGTERM)
+    assert ends(processes, within=15) == [143, 143]
+    said = log_of(tmp_path / "run")
+    assert said.count("SIGTERM: saving, then exiting.") == 1 and "make resume" in said
+    assert steps_done(tmp_path / "run") >= 5
+
+
+def test_ranks_with_other_settings_or_data_are_refused():
+    with pytest.raises(UserError, match=r"model\.seed is 0 on rank 0 and 1 on rank 1"):
+        check_same_settings([{"model": {"seed": 0}}, {"model": {"seed": 1}}])
+    with pytest.raises(UserError, match="of rank 0 and of rank 2 differ"):
+        check_same_data(["a", "a", "b"])
+
+
+NORMALIZED = """
+import os, sys, torch
+from torch import nn
+from {package}.engine.fast.sync_batch_norm import SyncBatchNorm, SynchronizeBatchNorm
+
+torch.manual_seed(0)
+rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+torch.distributed.init_process_group("gloo")
+everything = torch.randn(10, 3, 4, 4, dtype=torch.float64) * 2 + 1
+target = torch.randn_like(everything)
+parts = (slice(0, 6), slice(6, 10))  # the ranks' batches have different sizes
+
+
+def outcome(layer, function, batch, goal):
+    batch = batch.clone().requires_grad_()
+    ((function(batch) - goal) ** 2).sum().backward()
+    weights = torch.cat([layer.weight.grad, layer.bias.grad])
+    if isinstance(layer, SyncBatchNorm):
+        torch.distributed.all_reduce(weights)
+    return batch.grad, weights, torch.cat([layer.running_mean, layer.running_var])
+
+
+for momentum in (0.1, None):
+    plain = nn.BatchNorm2d(3, momentum=momentum).double()
+    copied = nn.Sequential(nn.BatchNorm2d(3, momentum=momentum).double())
+    layer = SynchronizeBatchNorm().apply(copied)[0]
+    expected = outcome(plain, plain, everything, target)
+    for function in (layer, torch.compile(layer, fullgraph=True, backend="aot_eager")):
+        layer.load_state_dict(nn.BatchNorm2d(3).double().state_dict())
+        layer.zero_grad()
+        found = outcome(layer, function, everything[parts[rank]], target[parts[rank]])
+        wanted = (expected[0][parts[rank]], *expected[1:])
+        torch.testing.assert_close(found, wanted)
+    layer.eval(), plain.eval()
+    torch.testing.assert_close(layer(everything), plain(everything))
+os.write(1, b"the same\\n")
+"""
+
+
+def test_synchronized_batch_normalization_is_that_of_the_whole_batch(tmp_path):
+    script = tmp_path / "normalized.py"
+    script.write_text(NORMALIZED.format(package=Beat.__module__.partition(".")[0]))
+    assert by_two_ranks(script) == "the same\n" * 2
+
+
+class Partly(ImageClassifier):
+    """Has two more weights. The second is used from the second epoch on."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(small_images=True, num_classes=10, **settings)
+        self.network.never = nn.Parameter(torch.ones(3))
+        self.network.late = nn.Parameter(torch.ones(()))
+
+    def forward(self, batch: Any) -> Any:
+        late = self._trainer is not None and self.trainer.current_epoch > 0
+        return super().forward(batch) * (self.network.late if late else 1.0)
+
+
+def fit(task: Any, data: ImageData | None = None, **options: Any) -> None:
+    """Train on the digits as a notebook does, with two micro-batches a step."""
+    quiet = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "logger"), False)
+    quiet |= {"accelerator": "cpu", "enable_model_summary": False, "num_sanity_val_steps": 0}
+    settings = {"max_epochs": 1, "limit_train_batches": 4, "accumulate_grad_batches": 2}
+    trainer = L.Trainer(**quiet | settings | options)
+    trainer.fit(task, datamodule=data or ImageData("digits", batch_size=32))
+
+
+def test_a_weight_that_no_loss_reaches_is_named_once_and_stays_as_it_is(capsys):
+    task = Partly(optimizer="adamw", weight_decay=0.5)
+    fit(task)
+    assert task.network.never.tolist() == [1, 1, 1] and task.network.never.grad is None
+    said = "warning: the loss does not depend on these weights: network.never, network.late."
+    assert capsys.readouterr().out.count(said) == 1
+
+
+def test_a_weight_that_gets_its_first_gradient_later_is_an_error_that_names_it():
+    with pytest.raises(UserError, match=r"^network\.late got its first gradient now"):
+        fit(Partly(), max_epochs=2)
+
+
+def linear(kind: type = ImageClassifier) -> Any:
+    """A task without batch normalization, which sees each micro-batch for itself."""
+    L.seed_everything(0, verbose=False)
+    task = kind(num_classes=10, small_images=True)
+    task.network.body = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
+    return task.double()
+
+
+class OwnStep(ImageClassifier):
+    """Has a training step of its own."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.loss(self(batch), batch)
+
+
+class Calls(ImageClassifier):
+    """Has a training step that calls the engine's."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("kind", [ImageClassifier, OwnStep, Calls])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(kind):
+    found = []
+    for parts in (1, 4):
+        task, data = linear(kind), ImageData("digits", batch_size=64 // parts)
+        length = {"accumulate_grad_batches": parts, "limit_train_batches": 2 * parts}
+        fit(task, data=data, precision="64-true", **length)
+        found.append([weight.detach() for weight in task.parameters()])
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+
+
+class Compares(L.Callback):
+    """Compares a step's gradient with that of its only micro-batch."""
+
+    steps = 0
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.batch = batch
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.steps += 1
+        if self.steps == 2:
+            weights = list(pl_module.parameters())
+            loss = pl_module.loss(pl_module(self.batch), self.batch)
+            for weight, alone in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+                torch.testing.assert_close(weight.grad, alone)
+
+
+def test_the_last_step_of_an_epoch_that_a_limit_cuts_off_is_a_mean_too():
+    compares = Compares()
+    fit(linear(), limit_train_batches=3, callbacks=[compares], precision="64-true")
+    assert compares.steps == 2
+
+
+RANK_CONDITIONAL = """
+import os, lightning as L, torch
+from torch import nn
+from {package}.classifier import ImageClassifier
+from {package}.data import ImageData
+from {package}.engine.fast.data_parallel import DataParallel
+
+rank = int(os.environ["RANK"])
+
+
+class Conditional(ImageClassifier):
+    def __init__(self):
+        super().__init__(small_images=True, num_classes=10, optimizer="adamw")
+        self.network.sometimes = nn.Parameter(torch.ones(10))
+        self.network.never = nn.Parameter(torch.ones(10))
+
+    def forward(self, batch):
+        outputs = super().forward(batch)
+        return outputs * self.network.sometimes if rank == 1 else outputs
+
+
+L.seed_everything(rank, verbose=False)  # the weights are rank 0's
+task = Conditional()
+L.Trainer(
+    accelerator="cpu", devices=2, strategy=DataParallel(), max_steps=6, logger=False,
+    enable_checkpointing=False, enable_progress_bar=False, limit_val_batches=0,
+).fit(task, datamodule=ImageData("digits", batch_size=32))
+state = torch.cat([value.double().flatten() for value in task.state_dict().values()])
+both = [torch.empty_like(state) for _ in range(2)]
+torch.distributed.all_gather(both, state)
+assert torch.equal(*both)
+assert (task.network.sometimes != 1).all() and (task.network.never == 1).all()
+os.write(1, b"equal\\n")
+"""
+
+
+def test_a_weight_that_only_one_rank_uses_is_trained_alike_on_both(tmp_path):
+    script = tmp_path / "conditional.py"
+    script.write_text(RANK_CONDITIONAL.format(package=Beat.__module__.partition(".")[0]))
+    said = by_two_ranks(script)
+    assert said.count("equal\n") == 2
+    assert said.count("the loss does not depend on these weights: network.never.") == 1
