@@ -101,6 +101,7 @@ def test_all_modes_adds_the_other_compile_modes_to_the_rows(machine, more):
 
 FOUND = {
     **{"name": "row", "flags": (), "shipped": False, "rows": 1000, "batch_size": 10},
+    "devices": 1,
     **{
         "compile": "default",
         "manual_optimization": False,
@@ -167,6 +168,19 @@ def test_bench_check_fails_only_if_training_is_slower(measured, call, monkeypatc
         assert set(asked) == {0.3}  # as long as the baseline's
         error = capsys.readouterr().err
         assert error.startswith("slower by") is bool(status) and error.count("\n") <= 1
+
+
+@pytest.mark.speed
+def test_more_devices_are_measured_beside_one_and_beside_ddp(call, tmp_path, capsys):
+    short = ("--seconds", "0.5", "--rounds", "1", "--config", str(DIGITS))
+    assert call("bench", *short, "--devices", "2", "--into", str(tmp_path)) == 0
+    rows = read(tmp_path)["rows"]
+    assert [row["devices"] for row in rows] == [1, 2, 2] and all(row["valid"] for row in rows)
+    parts = {"data", "forward", "backward", "optimizer"}
+    assert [set(row["step_ms"]) for row in rows] == [parts, *[parts | {"all-reduce"}] * 2]
+    said = capsys.readouterr().out
+    assert max(len(line) for line in said.splitlines() if "written:" not in line) <= 80
+    assert "2 processes, ddp" in said
 
 
 @pytest.mark.parametrize(

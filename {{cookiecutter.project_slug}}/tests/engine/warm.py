@@ -214,7 +214,7 @@ def _become(order: dict[str, Any], files: dict[int, int]) -> NoReturn:
     first = order["folder"] if is_module else str(Path(name).parent)
     sys.path[:1] = [first, *(folder for folder in added if folder)]
     sys.argv = [name, *arguments]
-    subprocess.Popen = WarmPopen  # type: ignore[misc]
+    _replace_popen()
     status: Any = 1
     try:
         if is_module:
@@ -235,6 +235,13 @@ def _become(order: dict[str, Any], files: dict[int, int]) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(status or 0)
+
+
+def _replace_popen() -> None:
+    """Start processes warm from here on, also in modules that import Popen by name: torchrun."""
+    for module in list(sys.modules.values()):
+        if vars(module).get("Popen") is _real_popen:
+            module.Popen = WarmPopen  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from ..paths import project_root, shown
 from .trials import WARMUP_STEPS, Process
 
 PARTS = {"data": "#f58518", "forward": "#4c78a8", "backward": "#72b7b2", "optimizer": "#b279a2"}
+ALL_REDUCE = {"all-reduce": "#e45756"}  # with several devices
 EAGER = "GPU, eager, float32"  # the baseline of `saved`, the share of memory saved
 MODES = {"+ compile": "default", "+ CUDA graphs": "reduce-overhead"}
 MORE_MODES = {"or max-autotune": "max-autotune", "or one step graph": "step-graph"}
@@ -41,6 +42,18 @@ class Row:
     flags: tuple[str, ...] = ()
     one_batch: bool = True
     shipped: bool = False
+    devices: int = 1
+
+
+def rows_of_devices(count: int, machine: Machine) -> list[Row]:
+    """Return the rows that show what more devices gain: with the loader and default settings."""
+    one, several = ("1 GPU", "GPUs") if machine.gpus else ("1 process", "processes")
+    ddp = ("--trainer.strategy=ddp",)
+    return [
+        Row(one, one_batch=False, shipped=True),
+        Row(f"{count} {several}", one_batch=False, devices=count),
+        Row(f"{count} {several}, ddp", ddp, one_batch=False, devices=count),
+    ]
 
 
 def rows_of(machine: Machine, all_modes: bool = False) -> tuple[list[Row], list[str]]:
@@ -87,7 +100,14 @@ def measure(
     with ExitStack() as stack:
         processes = [
             stack.enter_context(
-                Process(package, config, [*flags, *row.flags], row.one_batch, cold=True)
+                Process(
+                    package,
+                    config,
+                    [*flags, *row.flags],
+                    row.one_batch,
+                    cold=True,
+                    devices=row.devices,
+                )
             )
             for row in rows
         ]
@@ -118,7 +138,7 @@ def summarize(row: dict[str, Any], eager_gib: float | None = None) -> dict[str, 
     eager row. A row is `valid` if nothing failed and its loss fell from the first step to the mean
     of the last trial. The loss of a task with manual optimization need not fall.
     """
-    kept = {name: row[name] for name in ("name", "flags", "shipped")}
+    kept = {name: row[name] for name in ("name", "flags", "shipped", "devices")}
     if "failed" in row:
         return kept | {"valid": False, "remark": row["failed"]}
     rates = [trial["rate"] for trial in row["trials"]]
@@ -127,7 +147,8 @@ def summarize(row: dict[str, Any], eager_gib: float | None = None) -> dict[str, 
     if not row["manual_optimization"]:
         remark = _loss_remark(first["first_loss"], row["trials"][-1]["loss"])
     busy = [trial["busy"] for trial in row["trials"] if trial["busy"] is not None]
-    compiling = first["first_seconds"] - WARMUP_STEPS * row["batch_size"] / rate
+    step_seconds = row["batch_size"] * row["devices"] / rate
+    compiling = first["first_seconds"] - WARMUP_STEPS * step_seconds
     peak = first["peak_gib"]
     return kept | {
         "valid": remark is None,
@@ -232,6 +253,41 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def devices_table(result: dict[str, Any]) -> str:
+    """Return what more devices gain, and where a step's time goes, as text of 80 columns."""
+    found = [row for row in result["rows"] if is_valid(row)]
+    alone = next((row["rows_per_second"] for row in found if row["devices"] == 1), None)
+    lines = [
+        f"{result['config']}: {result['rows_an_epoch']:,} {result['unit']}, batch"
+        f" {result['batch_size']} per device, {result['device']}",
+        "",
+        f"{'':16}             of     -------------- ms per step --------------",
+        f"{'':16}   rows/s linear      data forward backward all-reduce optimizer",
+    ]
+    for row in result["rows"]:
+        if not is_valid(row):
+            lines.append(f"{row['name']:<16} invalid: {row['remark']}")
+            continue
+        share = row["rows_per_second"] / (alone * row["devices"]) if alone else None
+        ms, widths = row["step_ms"], (10, 8, 9, 11, 10)
+        parts = ("data", "forward", "backward", "all-reduce", "optimizer")
+        lines.append(
+            f"{row['name']:<16}{row['rows_per_second']:>9,.0f}"
+            + (f"{share:>7.0%}" if share else f"{'-':>7}")
+            + "".join(
+                _number(ms.get(part), width) for part, width in zip(parts, widths, strict=True)
+            )
+        )
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "of linear: the share of N times the speed of one. all-reduce includes waiting",
+            "for the slowest; ddp sends during backward instead.",
+        ]
+    )
+
+
 def _number(value: float | None, width: int) -> str:
     """Return a number with about three digits, right-aligned; '-' for None."""
     if value is None:
@@ -251,7 +307,7 @@ def draw(result: dict[str, Any]) -> Figure:
     speed.set(xlabel=f"{result['unit']} per second", xlim=(0, 1.2 * max(rates, default=1)))
     speed.invert_yaxis()
     left = [0.0] * len(rows)
-    for part, colour in PARTS.items():
+    for part, colour in (PARTS | ALL_REDUCE).items():
         widths = [row["step_ms"].get(part, 0.0) for row in rows]
         step.barh(names, widths, left=left, label=part, color=colour)
         left = [a + b for a, b in zip(left, widths, strict=True)]
@@ -286,12 +342,15 @@ def save(kind: str, folder: Path | None, result: dict[str, Any], figure: Figure)
 
 def main(project: Project, options: argparse.Namespace, flags: list[str]) -> int:
     machine = this_machine()
+    several = options.devices > 1
     rows, left_out = rows_of(machine, options.all_modes)
+    if several:
+        rows, left_out = rows_of_devices(options.devices, machine), []
     seconds = options.seconds or (1.5 if machine.gpus else 1.0)
     config = find_config(options.config)
     result = bench(project.package, rows, config, flags, seconds, options.rounds)
     folder = save("bench", options.into, result | {"left_out": left_out}, draw(result))
-    print(f"\n{table(result)}\n")
+    print(f"\n{(devices_table if several else table)(result)}\n")
     for reason in left_out:
         print(f"not measured: {reason}")
     print(f"written: {shown(folder / 'bench.json')} and bench.png\n")

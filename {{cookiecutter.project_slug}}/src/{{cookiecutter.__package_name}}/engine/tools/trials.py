@@ -7,6 +7,7 @@ waiting process frees the GPU memory that it does not use.
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -14,8 +15,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise, repeat
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from .. import ranks
 from ..decisions import applied
 from ..errors import UserError
 from ..monitor.clock import now
@@ -34,28 +36,36 @@ WARMUP_STEPS = 4  # of a trial: after these, everything is compiled and recorded
 ENDLESS_EPOCH = 10**6  # steps of an epoch on one batch
 CACHES = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
 # A run that never ends, validates or saves.
-ENDLESS = {"trainer.max_epochs": 10**6, "trainer.limit_val_batches": 0, "trainer.devices": 1}
+ENDLESS = {"trainer.max_epochs": 10**6, "trainer.limit_val_batches": 0}
 ENDLESS |= {"checkpoints.seconds": 10**6, "tracking.wandb": False}
+FIRST_STEPS = 20  # of the first trial on several devices, before the speed is known
 STABLE_LR_FACTOR = 0.03  # of the recipe's learning rate: the loss falls from the first step on
+
+
+PARTS_BY_HOOK = {"on_before_backward": "forward", "on_after_backward": "backward"}
+PARTS_BY_HOOK |= {"on_before_optimizer_step": "all-reduce"}
 
 
 class BenchWorker(ClockCallback):
     """In the training process: wait for an order at the start of an epoch, run the trial in time.
 
+    On several devices, rank 0 gets the orders and passes them on, with a number of steps for all.
+
     Args:
-        fd: the pipe's file descriptor.
+        address: of the socket on which the measuring process listens.
         one_batch: always train on the loader's first batch, kept on the device.
         slower: sleep for this share of the time, to test that it is detected.
     """
 
-    def __init__(self, fd: int, one_batch: bool = False, slower: float = 0.0) -> None:
+    def __init__(self, address: str, one_batch: bool = False, slower: float = 0.0) -> None:
         super().__init__(os.devnull)
-        self.pipe, self.one_batch, self.slower = Connection(fd), one_batch, slower
+        self.address, self.one_batch, self.slower = address, one_batch, slower
+        self.orders, self.most_steps, self.rate, self.devices = 0, 0, 0.0, 1
         self.until = self.begun = self.woken = self.first_seconds = 0.0  # seconds
         self.steps = 0  # of this trial
         self.parts: list[tuple[str, Any]] | None = None  # of its steps, if requested
-        for hook, part in (("on_before_backward", "forward"), ("on_after_backward", "backward")):
-            setattr(self, hook, lambda *_, part=part: self._stamp(part))  # a step graph has neither
+        for hook, part in PARTS_BY_HOOK.items():
+            setattr(self, hook, lambda *_, part=part: self._stamp(part))  # a step graph has none
 
     def setup(self, trainer, pl_module, stage) -> None:
         load = trainer.datamodule.train_dataloader
@@ -64,6 +74,12 @@ class BenchWorker(ClockCallback):
     def on_train_start(self, trainer, pl_module) -> None:
         super().on_train_start(trainer, pl_module)
         self._keep_rate_low(trainer)
+        self.devices = trainer.world_size
+        if not ranks.is_rank_zero():
+            return
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(self.address)
+        self.pipe = Connection(connection.detach())
         data, device = trainer.datamodule, trainer.strategy.root_device
         facts = data.facts()
         on_gpu = device.type == "cuda"
@@ -94,10 +110,16 @@ class BenchWorker(ClockCallback):
                     group["lr"] *= STABLE_LR_FACTOR
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
-        if time.perf_counter() >= self.until:
+        if self.is_over(self.steps):
             if self.begun:
                 self._answer()
             self._wait(trainer)
+
+    def is_over(self, steps: int) -> bool:
+        """Return whether the trial is over after so many steps: at the same one on all ranks."""
+        if self.devices > 1:
+            return steps >= self.most_steps
+        return time.perf_counter() >= self.until
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         self._stamp("data" if batch_idx else "between epochs")
@@ -119,11 +141,8 @@ class BenchWorker(ClockCallback):
     def _wait(self, trainer) -> None:
         if self.clock.device.type == "cuda":
             torch.cuda.empty_cache()
-        try:
-            while (order := self.pipe.recv()) is not None and order.get("loader_only"):
-                self.pipe.send(self._loader_rate(trainer, order["seconds"]))
-        except EOFError:
-            order = None
+        while (order := self._next_order()) is not None and order.get("loader_only"):
+            self.pipe.send(self._loader_rate(trainer, order["seconds"]))
         if order is None:
             os._exit(0)  # nothing of this run is kept
         trainer.train_dataloader.drop_prefetched()
@@ -131,9 +150,28 @@ class BenchWorker(ClockCallback):
         self.parts = [] if order["parts"] else None
         self.steps, self.first_seconds = 0, 0.0
         self.begun = time.perf_counter()
-        self.until = self.begun + order["seconds"]
+        self.until, self.most_steps = self.begun + order["seconds"], order["steps"]
+        self.batch_rows = trainer.datamodule.batch_size * self.devices
+
+    def _next_order(self) -> dict[str, Any] | None:
+        """Return the next order, or None at the end."""
+        self.orders += 1
+        return ranks.of_rank_zero(f"order/{self.orders}", self._received)
+
+    def _received(self) -> dict[str, Any] | None:
+        try:
+            order = self.pipe.recv()
+        except (EOFError, OSError):
+            return None
+        if order is not None:
+            steps = round(self.rate * order["seconds"] / self.batch_rows) if self.rate else 0
+            order["steps"] = max(steps, WARMUP_STEPS + 2) if self.rate else FIRST_STEPS
+        return order
 
     def _answer(self) -> None:
+        self.rate = self.clock.inside or 0.0
+        if not ranks.is_rank_zero():
+            return
         on_gpu = self.clock.device.type == "cuda"
         losses = [loss for epoch in self.losses for loss in epoch]
         self.pipe.send(
@@ -169,7 +207,7 @@ class BenchWorker(ClockCallback):
 
     def _stamp(self, part: str) -> None:
         """Record the end of a part of a step; on a GPU as an event in the stream."""
-        if self.parts is None:
+        if self.parts is None or (part == "all-reduce" and self.devices == 1):
             return
         if self.clock.device.type == "cuda":
             done = torch.cuda.Event(enable_timing=True)
@@ -220,17 +258,18 @@ class _UntilTime:
                 self.loader.end()  # its workers
             self.loader = None
         batches = self.loader if self.batch is None else repeat(self.batch, self.length)
+        before = self.worker.steps
         for count, batch in enumerate(batches, 1):
             yield batch
-            if count >= WARMUP_STEPS + 1 and time.perf_counter() >= self.worker.until:
+            if count >= WARMUP_STEPS + 1 and self.worker.is_over(before + count):
                 return
 
 
 class Process:
     """A process that trains a recipe with these flags; after `ready()`, `about` describes it.
 
-    With `cold`, the compiler's caches are empty. Use it in a `with` statement and call `ready()`
-    first; several processes can start at the same time.
+    It trains on `devices` devices, with a process for each. With `cold`, the compiler's caches are
+    empty. Use it in a `with` statement and call `ready()` first; several can start together.
     """
 
     def __init__(
@@ -241,13 +280,20 @@ class Process:
         one_batch: bool = False,
         slower: float = 0.0,
         cold: bool = False,
+        devices: int = 1,
     ) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="trials-"))
-        self.pipe, theirs = Pipe()
-        callback = {"fd": theirs.fileno(), "one_batch": one_batch, "slower": slower}
+        self.folder, self.devices = Path(tempfile.mkdtemp(prefix="trials-")), devices
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.pipe: Connection | None = None  # to rank 0
+        self.listener.bind(address := str(self.folder / "socket"))
+        self.listener.listen(1)
+        self.listener.settimeout(0.1)
+        callback = {"address": address, "one_batch": one_batch, "slower": slower}
         last = [f"--trainer.callbacks+={BenchWorker.__module__}.BenchWorker"]
         last += [f"--trainer.callbacks.{name}={value}" for name, value in callback.items()]
-        last += [f"--{name}={value}" for name, value in ENDLESS.items()]
+        endless = ENDLESS | {"trainer.devices": devices}
+        last += [f"--{name}={value}" for name, value in endless.items()]
+        last += ["--stall-timeout=1000000"] if devices > 1 else []  # it waits between trials
         command = ["fit", "--config", str(config), *flags, *last]
         environment = os.environ | {RUN_FOLDER_VARIABLE: str(self.folder / "run")}
         if cold:
@@ -255,19 +301,23 @@ class Process:
         self.process = subprocess.Popen(
             [sys.executable, "-m", package, *command],
             env=environment,
-            pass_fds=[theirs.fileno()],
             stdout=(self.folder / "log").open("w"),
             stderr=subprocess.STDOUT,
         )
-        theirs.close()
 
     def __enter__(self) -> "Process":
         return self
 
     def __exit__(self, *_: Any) -> None:
+        if self.pipe is not None:
+            self.pipe.close()  # ends all ranks that wait for an order
+        self.listener.close()
+        if self.devices > 1:  # the launcher then ends its processes
+            self.process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(10)
         self.process.kill()
         self.process.wait()
-        self.pipe.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def ready(self) -> "Process":
@@ -300,6 +350,11 @@ class Process:
     def _ask(self, order: dict[str, Any] | None, busy: list[int]) -> dict[str, Any]:
         """Send an order and wait for the answer; meanwhile sample the GPU's load into `busy`."""
         try:
+            while self.pipe is None:
+                with suppress(TimeoutError):
+                    self.pipe = Connection(self.listener.accept()[0].detach())
+                if self.pipe is None and self.process.poll() is not None:
+                    raise EOFError
             if order:
                 self.pipe.send(order)
             while not self.pipe.poll(0.1):
