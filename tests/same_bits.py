@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,9 @@ SYNTHETIC = (
 class Case:
     """A run: its flags, then how it is interrupted and what is said to resume it.
 
-    One that is `taken_over` begins with BASE on both sides, and is scored on the test rows too.
+    One that is `taken_over` begins with BASE on both sides, and is scored on the test rows too. In
+    one that `repeats`, HEAD repeats BASE's decisions, so its steps have BASE's version
+    (decisions.py).
     """
 
     name: str
@@ -61,14 +63,16 @@ class Case:
     until: int | None = None  # a step
     resume: tuple[str, ...] = ()
     taken_over: bool = False
+    repeats: bool = False
 
 
 CPU_CASES = [
     Case("digits", DIGITS),
-    Case("two processes", (*DIGITS, "--trainer.devices=2")),
-    Case("accumulation", (*DIGITS, "--data.batch_size=16", "--data.global_batch_size=64")),
+    Case("two processes", (*DIGITS, "--trainer.devices=2"), repeats=True),
+    Case("accumulation", (*DIGITS, "--data.batch_size=16", "--data.global_batch_size=64"),
+         repeats=True),
     *(Case(f"killed after {rows} rows", DIGITS, kill_after=rows) for rows in (5, 17, 28)),
-    Case("elastic", DIGITS, until=20, resume=("--elastic", "--data.batch_size=16")),
+    Case("elastic", DIGITS, until=20, resume=("--elastic", "--data.batch_size=16"), repeats=True),
     Case("taken over", DIGITS, until=20, taken_over=True),
     Case("frozen, taken over", FROZEN, until=20, taken_over=True),
     Case("adamw and cosine", (*DIGITS, "--model.optimizer=adamw", "--model.schedule=cosine")),
@@ -90,7 +94,7 @@ GPU_CASES = [
     Case("compile default", (*SYNTHETIC, "--model.compile=default")),
     Case("reduce-overhead", (*SYNTHETIC, "--model.compile=reduce-overhead")),
     Case("accumulation, compiled",
-         (*SYNTHETIC, "--model.compile=default", "--data.global_batch_size=512")),
+         (*SYNTHETIC, "--model.compile=default", "--data.global_batch_size=512"), repeats=True),
     Case("step-graph", (*SYNTHETIC, "--model.compile=step-graph")),
     Case("mixed, step-graph", (*SYNTHETIC, "--model.compile=step-graph", "--data.mixup=0.2")),
     Case("GPU decoding", (*FOLDER, "--model.network=resnet18", "--data.decoder=gpu",
@@ -98,7 +102,9 @@ GPU_CASES = [
     Case("CPU decoding", (*FOLDER, "--model.network=resnet18", "--data.decoder=cpu",
                           "--data.workers=2", "--model.compile=reduce-overhead")),
 ]  # fmt: skip
-TWO_GPU_CASES = [Case("two GPUs", (*SYNTHETIC, "--trainer.devices=2", "--model.compile=default"))]
+TWO_GPU_CASES = [
+    Case("two GPUs", (*SYNTHETIC, "--trainer.devices=2", "--model.compile=default"), repeats=True)
+]
 
 MAKE_IMAGES = """
 import sys, numpy as np
@@ -138,13 +144,16 @@ def main() -> int:
         cases = [case for case in cases if not asked.only or asked.only in case.name]
 
         def compare(case: Case) -> list[str]:
-            with ThreadPoolExecutor(2) as both:  # they share the machine: only bits count
-                folders = [
-                    room / "runs" / side / re.sub(r"\W+", "-", case.name)
-                    for side in ("base", "head")
-                ]
-                begins = [projects[0]] * 2 if case.taken_over else projects
-                outcomes = list(both.map(train, [case] * 2, begins, projects, folders, [images] * 2,
+            folders = [
+                room / "runs" / side / re.sub(r"\W+", "-", case.name) for side in ("base", "head")
+            ]
+            begins = [projects[0]] * 2 if case.taken_over else projects
+            cases = [case, case]
+            if case.repeats:  # after BASE, whose record says what was decided
+                decided = f"--decisions={folders[0] / 'run.json'}"
+                cases[1] = replace(case, flags=(*case.flags, decided))
+            with ThreadPoolExecutor(1 if case.repeats else 2) as both:  # only bits count
+                outcomes = list(both.map(train, cases, begins, projects, folders, [images] * 2,
                                          [asked.python] * 2))  # fmt: skip
             return list(differences(*outcomes))
 
