@@ -51,7 +51,7 @@ def test_micro_batches_on_two_devices_learn_as_those_of_one(
     precision, steps, weights, losses, tmp_path
 ):
     """With batch normalization, clipping and augmentation; what is logged too."""
-    flags = ("--data.batch_size", "16", "--trainer.max_steps", str(steps))
+    flags = ("--data.batch_size", "4", "--trainer.max_steps", str(steps))
     flags += ("--trainer.precision", precision, "--trainer.log_every_n_steps", "1")
     flags += ("--trainer.gradient_clip_val", "0.5", "--data.mixup", "0.2")
     one = trained(tmp_path / "one", 1, 8, *flags)

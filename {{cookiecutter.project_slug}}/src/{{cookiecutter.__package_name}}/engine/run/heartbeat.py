@@ -29,7 +29,7 @@ GRACE = 2.0  # seconds that a rank with an error has to print it
 # What may take long: compiling, validating and saving, by the end of a file's name.
 EXCUSES: tuple[str, ...] = ("_dynamo/convert_frame.py", "_inductor/compile_fx.py")
 EXCUSES += ("loops/evaluation_loop.py", "run/checkpoint_files.py")
-WAITING = "torch/distributed"  # in the name of a file: the rank waits for others
+WAITING = ("torch/distributed/", "run/consensus.py")  # in a file's name: it waits for others
 
 
 @dataclass(frozen=True)
@@ -160,12 +160,13 @@ class Heartbeat(L.Callback):
             self.running.popleft()
             self.finished += 1
         files = list(_files())
+        waiting = any(name in file for file in files for name in WAITING)
         return Beat(
             count,
             self.begun,
             self.finished,
-            any(file.endswith(EXCUSES) for file in files),
-            any(WAITING in file for file in files),
+            not waiting and any(file.endswith(EXCUSES) for file in files),
+            waiting,
             os.getpid(),
             socket.gethostname(),
             self.error,
@@ -190,12 +191,11 @@ class Heartbeat(L.Callback):
 
 
 def _files() -> Iterator[str]:
-    """Yield the files of all functions that the threads of this process are in."""
-    for frame in sys._current_frames().values():
-        here: Any = frame
-        while here is not None:
-            yield here.f_code.co_filename
-            here = here.f_back
+    """Yield the files of the functions that the training thread is in."""
+    here: Any = sys._current_frames().get(threading.main_thread().ident or 0)
+    while here is not None:
+        yield here.f_code.co_filename
+        here = here.f_back
 
 
 def _runs(pid: int) -> bool:
