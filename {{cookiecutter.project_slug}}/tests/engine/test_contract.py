@@ -44,6 +44,8 @@ REQUESTS: dict[str, Callable[[Any, int], Any]] = {
     "sine": lambda batch, i: batch.x[i, 0].item(),
 }
 
+MEASURED = {"gan", "pairs", "sequences"}  # by hand, from a loader, of several lengths
+
 
 @dataclass
 class Toy:
@@ -129,7 +131,8 @@ def test_every_verb_works_for_a_task_that_the_engine_does_not_know(name, toy):
     scores_what_was_best(it, run)
     predictions = predicts_every_row(it, run)
     serves_what_it_predicts(it, run, predictions)
-    measures(it)
+    if it.name in MEASURED:
+        measures(it)
     said = it.run("reproduce", "--run", str(run))
     assert "identical" in said
 
@@ -209,7 +212,7 @@ def listening(it: Toy, service: subprocess.Popen) -> str:
 
 
 def measures(it: Toy) -> None:
-    bare = ["--seconds", "0.3" if it.name == "pairs" else "0.1"]  # whose loss falls slowly
+    bare = ["--seconds", "0.3"]
     it.run("bench", *it.recipe, *bare, "--rounds", "1", "--into", str(it.root / "bench"))
     bench = json.loads((it.root / "bench" / "bench.json").read_text())
     assert all(row["valid"] for row in bench["rows"]), bench["rows"]

@@ -18,7 +18,10 @@ from warm import WarmPopen
 
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.data import ImageData
-from {{ cookiecutter.__package_name }}.engine.cli.arguments import check_same_data, check_same_settings
+from {{ cookiecutter.__package_name }}.engine.cli.arguments import (
+    check_same_data,
+    check_same_settings,
+)
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.run.heartbeat import Beat, Judge
 

@@ -1,1 +1,1 @@
-"""Faster training steps: torch.compile, CUDA graphs, and patches to Lightning."""
+"""Faster training steps: torch.compile, CUDA graphs, several devices, and patches to Lightning."""
