@@ -40,9 +40,10 @@ def launch(
         signalled = status in (128 + signal.SIGINT, 128 + signal.SIGTERM)
         if not signalled and (run_folder / "run.json").exists():
             record = RunRecord(run_folder)
-            if record.content["state"] == "running" or rank:  # rank 0 may not know why it ended
+            known = str(record.content.get("reason") or "")
+            if record.content["state"] == "running" or (rank and not known.startswith("rank ")):
                 reason = f"rank {rank} ended with exit code {failure.exitcode}"
-                record.update(state="failed", reason=record.content.get("reason") or reason)
+                record.update(state="failed", reason=reason)
         return status
     except SignalException as error:
         return 128 + signal.Signals(error.sigval)
