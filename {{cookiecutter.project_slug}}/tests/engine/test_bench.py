@@ -173,6 +173,7 @@ def test_bench_check_fails_only_if_training_is_slower(measured, call, monkeypatc
 @pytest.mark.speed
 def test_more_devices_are_measured_beside_one_and_beside_ddp(call, tmp_path, capsys):
     short = ("--seconds", "0.5", "--rounds", "1", "--config", str(DIGITS))
+    short += ("--model.learning_rate", "1")  # so that the loss falls in a few steps
     assert call("bench", *short, "--devices", "2", "--into", str(tmp_path)) == 0
     rows = read(tmp_path)["rows"]
     assert [row["devices"] for row in rows] == [1, 2, 2] and all(row["valid"] for row in rows)
