@@ -192,9 +192,16 @@ def _take_out(job: Job) -> None:
         parts.weigh = lambda parts, batch, outputs, loss, terms: loss
     elif what == "the refusal of another seed":
         _engine(job, "run.resume_checks").check_resume = lambda *_: None
+    elif what == "a healthy rank 1" and os.environ.get("RANK") == "1":
+        _engine(job, "task").Task.on_train_batch_start = _break_in_step_5
     elif what == "a fast disk":
         save = torch.save
         torch.save = lambda *arguments: (time.sleep(1.0), save(*arguments))
+
+
+def _break_in_step_5(task: Any, *_: Any) -> None:
+    if task.global_step == 5:
+        raise ValueError("it is broken")
 
 
 def outcome(folder: Path) -> dict[str, Any]:

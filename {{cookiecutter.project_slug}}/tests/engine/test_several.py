@@ -172,6 +172,14 @@ def test_a_rank_that_is_killed_ends_all_within_ten_seconds(rank, tmp_path):
     assert f"rank {rank} has died" in said or "another process of this run has ended" in said
 
 
+def test_a_rank_that_raises_an_error_is_heard_and_all_end(tmp_path):
+    flags = ("--trainer.devices", "2", "--trainer.max_epochs", "10000")
+    job = Job(["fit", *DIGITS, *flags], tmp_path / "run", 2, without="a healthy rank 1")
+    assert ends(start(job), within=40)[1] == 1
+    said = log_of(tmp_path / "run")
+    assert said.index("ValueError: it is broken") < said.index("error: ")  # the other's line
+
+
 def test_a_rank_that_stands_still_is_named_and_all_end(tmp_path):
     processes = in_training(tmp_path / "run", "--stall-timeout", "4")
     os.kill(processes[1].pid, signal.SIGSTOP)

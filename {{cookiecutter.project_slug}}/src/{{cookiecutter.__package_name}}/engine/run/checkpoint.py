@@ -199,8 +199,10 @@ class RunCheckpoint(Checkpoint):
     def _agree(self, trainer: L.Trainer) -> None:
         """Find out, on all ranks alike, whether to save or to end the run."""
         self.io.wait(for_all=False)
-        due = is_rank_zero() and time.monotonic() >= self.saved_at + self._seconds_between()
-        received, due = self.consensus.agree((self.interruption.signal or 0, due))
+        due = time.monotonic() >= self.saved_at + self._seconds_between()
+        due = due and is_rank_zero() and not self.due
+        received = 0 if self.end_reason else self.interruption.signal or 0
+        received, due = self.consensus.agree((received, due))
         self.due |= due
         if received:
             self.end_reason = signal.Signals(received).name
