@@ -14,7 +14,7 @@ def draw_curves(rows: Sequence[dict[str, Any]], best: Best) -> Figure:
     per_epoch = max((row["step"] + 1 for row in rows if row["epoch"] == 0), default=1)
     quantities = list(dict.fromkeys(["loss", best.metric.partition("/")[2]]))
     figure = Figure(figsize=(10, 3.8))  # a layout engine would draw everything twice
-    edges = {"left": 0.06, "right": 0.98, "bottom": 0.13, "top": 0.92, "wspace": 0.15}
+    edges = {"left": 0.07, "right": 0.98, "bottom": 0.13, "top": 0.92, "wspace": 0.15}
     parts = figure.subplots(1, len(quantities), squeeze=False, gridspec_kw=edges)[0]
     for axes, quantity in zip(parts, quantities, strict=True):
         for split, label, style in (

@@ -28,7 +28,8 @@ from ..paths import project_root, shown
 from .trials import WARMUP_STEPS, Process
 
 PARTS = {"data": "#f58518", "forward": "#4c78a8", "backward": "#72b7b2", "optimizer": "#b279a2"}
-ALL_REDUCE = {"all-reduce": "#e45756"}  # with several devices
+COLOURS = PARTS | {"all-reduce": "#e45756"}  # with several devices
+ORDER = ("data", "forward", "backward", "all-reduce", "optimizer")
 EAGER = "GPU, eager, float32"  # the baseline of `saved`, the share of memory saved
 MODES = {"+ compile": "default", "+ CUDA graphs": "reduce-overhead"}
 MORE_MODES = {"or max-autotune": "max-autotune", "or one step graph": "step-graph"}
@@ -270,12 +271,11 @@ def devices_table(result: dict[str, Any]) -> str:
             continue
         share = row["rows_per_second"] / (alone * row["devices"]) if alone else None
         ms, widths = row["step_ms"], (10, 8, 9, 11, 10)
-        parts = ("data", "forward", "backward", "all-reduce", "optimizer")
         lines.append(
             f"{row['name']:<16}{row['rows_per_second']:>9,.0f}"
             + (f"{share:>7.0%}" if share else f"{'-':>7}")
             + "".join(
-                _number(ms.get(part), width) for part, width in zip(parts, widths, strict=True)
+                _number(ms.get(part), width) for part, width in zip(ORDER, widths, strict=True)
             )
         )
     return "\n".join(
@@ -307,13 +307,14 @@ def draw(result: dict[str, Any]) -> Figure:
     speed.set(xlabel=f"{result['unit']} per second", xlim=(0, 1.2 * max(rates, default=1)))
     speed.invert_yaxis()
     left = [0.0] * len(rows)
-    for part, colour in (PARTS | ALL_REDUCE).items():
+    parts = [part for part in ORDER if any(part in row["step_ms"] for row in rows)]
+    for part in parts:
         widths = [row["step_ms"].get(part, 0.0) for row in rows]
-        step.barh(names, widths, left=left, label=part, color=colour)
+        step.barh(names, widths, left=left, label=part, color=COLOURS[part])
         left = [a + b for a, b in zip(left, widths, strict=True)]
     on_gpu = [total for total, row in zip(left, rows, strict=True) if row["peak_gib"]]
     step.set(xlabel="ms per step", xlim=(0, 1.1 * max(on_gpu or left, default=1)))
-    step.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
+    step.legend(frameon=False, fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1))
     for axes in (speed, step):
         axes.spines[["top", "right"]].set_visible(False)
     recipe = f"{result['config']}, batch {result['batch_size']}"
