@@ -13,7 +13,7 @@ from pathlib import Path
 import jpegs
 import report
 from measure import HERE, run, this_machine
-from workloads import LABELS, WORKLOADS, workload
+from workloads import WORKLOADS, label_of, workload
 
 BUILD = HERE.parent / "build"
 USUAL_SECONDS = 75.0  # estimate for a row that has not run yet
@@ -21,7 +21,7 @@ USUAL_SECONDS = 75.0  # estimate for a row that has not run yet
 
 def main() -> int:
     asked = arguments()
-    work = workload(asked.workload, asked.tiny)
+    work = workload(asked.workload, asked.tiny, asked.devices)
     rows = asked.rows.split(",") if asked.rows else list(work.rows)
     if unknown := set(rows) - set(work.rows):
         known = ", ".join(work.rows)
@@ -33,7 +33,8 @@ def main() -> int:
         return refuse("There is no NVIDIA GPU here. This benchmark needs one.")
     end, failed = time.monotonic() + asked.seconds, False
     asked.out.mkdir(parents=True, exist_ok=True)
-    file = asked.out / f"{asked.workload}.jsonl"
+    gpus = f"-{asked.devices}gpus" if asked.devices else ""
+    file = asked.out / f"{asked.workload}{gpus}.jsonl"
     if work.folder and asked.rounds:
         jpegs.make(asked.jpegs, work.train, work.val)
     for round_ in range(asked.rounds):
@@ -43,7 +44,8 @@ def main() -> int:
                 continue
             took = [result["seconds"] for result in before if result["row"] == row]
             if time.monotonic() + (max(took) if took else USUAL_SECONDS) > end:
-                print(f"No time left for {LABELS[row]}, round {round_ + 1}: run the command again.")
+                label = label_of(row, work.devices)
+                print(f"No time left for {label}, round {round_ + 1}: run the command again.")
                 return finish(asked, file, failed)
             result = run(asked, work, row, round_)
             failed |= result is None
@@ -61,6 +63,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=float, default=float("inf"), help="start no row that would end later"
     )
+    parser.add_argument("--devices", type=int, help="compare one GPU with so many")
     parser.add_argument("--project", type=Path, default=BUILD / "my-project")
     parser.add_argument("--jpegs", type=Path, default=BUILD / "jpegs", help="made if missing")
     parser.add_argument("--out", type=Path, default=BUILD / "bench")
@@ -82,7 +85,7 @@ def finish(asked: argparse.Namespace, file: Path, failed: bool) -> int:
         return refuse(f"{file} contains no row: nothing was measured, so there is no table.")
     table, into = report.table(results), asked.readme or file.with_suffix(".md")
     if asked.readme:
-        report.insert(asked.readme, asked.workload, table)
+        report.insert(asked.readme, file.stem, table)
     else:
         into.write_text(table)
     report.plot(results, file.with_suffix(".png"))

@@ -1,8 +1,14 @@
 """The upper bound on this GPU: the same network and optimizer without anything else.
 
 One fixed batch on the GPU, bf16, channels last, fused SGD, compiled, the whole step in one CUDA
-graph; no loader, no augmentation, no Lightning.
+graph; no loader, no augmentation, no Lightning. On several devices, one all-reduce in the graph
+averages all gradients where they are.
 """
+
+import functools
+import json
+import socket
+from pathlib import Path
 
 import torch
 from loaders import fast_step
@@ -15,6 +21,41 @@ BEFORE_CAPTURE = 4  # steps that compile and allocate before the capture
 LEAST_SECONDS = 6.0  # timed at least this long, because a GPU warms up
 
 
+def limit_of_several(work: Workload, out: Path) -> None:
+    """Train on several devices, in a process each, and write what the first found."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    of_rank = functools.partial(_rank, devices=work.devices, work=work, out=out, port=port)
+    torch.multiprocessing.spawn(of_rank, nprocs=work.devices)
+
+
+def _rank(rank: int, devices: int, work: Workload, out: Path, port: int) -> None:
+    on_gpu = work.device == "cuda"
+    device = torch.device("cuda", rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    store = torch.distributed.TCPStore("127.0.0.1", port, devices, rank == 0)
+    group = {"rank": rank, "world_size": devices, "store": store}
+    torch.distributed.init_process_group("nccl" if on_gpu else "gloo", **group)
+    torch.manual_seed(0)
+    loop = Loop(device, work.steps, devices)
+    limit(work, loop)
+    if rank == 0:
+        out.write_text(json.dumps(loop.found(), indent=2) + "\n")
+    torch.distributed.destroy_process_group()
+
+
+def _average(gradients: list[torch.Tensor]) -> None:
+    device, operation = gradients[0].device, torch.distributed.ReduceOp
+    if device.type != "cuda":  # gloo has neither
+        for gradient in gradients:
+            torch.distributed.all_reduce(gradient.div_(torch.distributed.get_world_size()))
+        return
+    with torch.distributed._coalescing_manager(device=device):
+        for gradient in gradients:
+            torch.distributed.all_reduce(gradient, operation.AVG)
+
+
 def limit(work: Workload, loop: Loop) -> None:
     """Train on one batch. Without CUDA there is no graph; the figure is then only for tests."""
     device = loop.device
@@ -24,8 +65,8 @@ def limit(work: Workload, loop: Loop) -> None:
     network = build_network(work.network, CLASSES, work.small_images)
     if work.compiles:
         network.compile(dynamic=False)
-    step = fast_step(network, device)
-    an_epoch = [(pixels, labels)] * (work.train // work.batch)
+    step = fast_step(network, device, _average if loop.devices > 1 else None)
+    an_epoch = [(pixels, labels)] * (work.train // work.batch // loop.devices)
     if device.type != "cuda":
         loop.train(an_epoch, step)
         return
@@ -40,7 +81,8 @@ def limit(work: Workload, loop: Loop) -> None:
         for _ in range(BEFORE_CAPTURE):
             alone()
     torch.cuda.synchronize()
-    with torch.cuda.graph(graph, stream=stream):
+    # thread_local: NCCL's own thread goes on during the capture
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         loss = alone()
 
     def replay(*_: torch.Tensor) -> torch.Tensor:

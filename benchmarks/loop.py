@@ -16,11 +16,13 @@ EPOCHS, SECONDS = 3, 15.0  # timed: this many epochs, but not longer than SECOND
 class Loop:
     """Trains with any step on any batches. The second part of a batch is its labels.
 
-    At least `steps` steps are timed, unless that takes longer than SECONDS.
+    At least `steps` steps are timed, unless that takes longer than SECONDS. Several `devices` train
+    the same number of whole epochs.
     """
 
-    def __init__(self, device: torch.device, steps: int) -> None:
+    def __init__(self, device: torch.device, steps: int, devices: int = 1) -> None:
         self.device, self.steps, self.clock = device, steps, Clock(device)
+        self.devices = devices
         self.losses: list[float] = []  # of the first step, and of each epoch's last
 
     def train(
@@ -30,10 +32,22 @@ class Loop:
         self._epoch(islice(batches, WARM_UP), step, float("inf"))
         begun, steps, epochs = time.perf_counter(), 0, 0
         end = begun + max(SECONDS, least_seconds)
-        while time.perf_counter() < end and (
-            steps < self.steps or epochs < EPOCHS or time.perf_counter() < begun + least_seconds
+        while self._goes_on(
+            time.perf_counter() < end
+            and (
+                steps < self.steps or epochs < EPOCHS or time.perf_counter() < begun + least_seconds
+            )
         ):
-            steps, epochs = steps + self._epoch(batches, step, end), epochs + 1
+            within = end if self.devices == 1 else float("inf")
+            steps, epochs = steps + self._epoch(batches, step, within), epochs + 1
+
+    def _goes_on(self, here: bool) -> bool:
+        """Return whether all devices go on: as soon as one does not, none does."""
+        if self.devices == 1:
+            return here
+        all_go = torch.tensor(float(here), device=self.device)
+        torch.distributed.all_reduce(all_go, torch.distributed.ReduceOp.MIN)
+        return bool(all_go)
 
     def begin(self, loss: Tensor) -> None:
         """Wait for the first step, and record its loss and time."""
@@ -43,7 +57,7 @@ class Loop:
         steps = 0
         for batch in batches:
             loss, steps = step(*batch), steps + 1
-            self.clock.step(len(batch[1]))
+            self.clock.step(len(batch[1]) * self.devices)
             if not self.losses:
                 self.begin(loss)
             if time.perf_counter() > end:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from my_project.engine import nvml
-from workloads import LABELS, LEFT_OUT, Workload
+from workloads import LEFT_OUT, Workload, label_of
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("torch", "torchvision", "lightning", "triton", "timm", "pillow", "numpy")
@@ -51,7 +51,7 @@ def run(asked: argparse.Namespace, work: Workload, row: str, round_: int) -> dic
     with tempfile.TemporaryDirectory(dir=asked.out) as folder:
         out = Path(folder) / "found.json"
         few = ",".join(map(str, sorted(os.sched_getaffinity(0))[: work.cores]))
-        command = ["taskset", "-c", few] if work.cores and row != "limit" else []
+        command = ["taskset", "-c", few] if work.cores and "limit" not in row else []
         command += [sys.executable, *command_of(asked, work, row, out)]
         paths = [str(asked.project.resolve() / "src"), str(HERE), os.environ.get("PYTHONPATH", "")]
         settings = os.environ | {
@@ -72,11 +72,14 @@ def run(asked: argparse.Namespace, work: Workload, row: str, round_: int) -> dic
         seconds = time.time() - begun
         last = log.read_text(errors="replace").splitlines()[-1:] or [""]
         named = {"workload": asked.workload, "row": row, "round": round_, "seconds": seconds}
+        named |= {"devices": work.devices} if work.devices else {}
         if status == LEFT_OUT:
             print(last[0], flush=True)
             return named | {"left_out": last[0]}
         if status or not out.is_file():
-            print(f"{LABELS[row]} failed ({status}): {last[0]}, see {log}", flush=True)
+            print(
+                f"{label_of(row, work.devices)} failed ({status}): {last[0]}, see {log}", flush=True
+            )
             return None
         found = json.loads(out.read_text())
         found["first_step"] -= begun
@@ -86,17 +89,19 @@ def run(asked: argparse.Namespace, work: Workload, row: str, round_: int) -> dic
             found["first_step_in_fit"] = seconds_in_fit
         shown = shlex.join(command).replace(sys.executable, "python").replace(folder, "…")
         shown = shown.replace(f"{HERE.parent}/", "")
-        print(f"round {round_ + 1}  {LABELS[row]:32} {found['inside']:9,.0f} img/s", flush=True)
+        label = label_of(row, work.devices)
+        print(f"round {round_ + 1}  {label:44} {found['inside']:9,.0f} img/s", flush=True)
         return {**named, **found, **seen, "command": shown}
 
 
 def command_of(asked: argparse.Namespace, work: Workload, row: str, out: Path) -> list[str]:
     """Return Python's arguments for a row. Ours is what a user types, plus a callback."""
     files = ["--jpegs", str(asked.jpegs)] if work.folder else []
-    if not row.startswith("ours"):
-        tiny = ["--tiny"] if asked.tiny else []
-        return [str(HERE / "rows.py"), asked.workload, row, str(out), *files, *tiny]
-    streams = work.folder and row == "ours"
+    if not row.startswith(("ours", "several")) or row == "several-limit":
+        files += ["--tiny"] if asked.tiny else []
+        files += [f"--devices={work.devices}"] if work.devices else []
+        return [str(HERE / "rows.py"), asked.workload, row, str(out), *files]
+    streams = work.folder and row != "ours-resident"
     options = {"image_size": work.image_size, "train": work.train, "val": work.val}
     if work.folder:  # in GPU memory: half as many images give the same figure
         options |= {"train": work.train // 2, "val": work.val // 2}
@@ -107,11 +112,14 @@ def command_of(asked: argparse.Namespace, work: Workload, row: str, out: Path) -
         "model.network": work.network,
         "model.small_images": json.dumps(work.small_images),
         # A run of 30 epochs compiles automatically; one of a few hundred steps does not.
-        "model.compile": "step-graph" if row == "ours-step-graph" else json.dumps(work.compiles),
+        "model.compile": "step-graph" if row.endswith("step-graph") else json.dumps(work.compiles),
         "trainer.max_epochs": work.epochs,
         "trainer.callbacks+": "my_project.engine.tools.timing.ClockCallback",
         "trainer.callbacks.path": out,
     }
+    if row.startswith("several"):
+        strategy = "ddp" if row == "several-ddp" else "data-parallel"
+        flags |= {"trainer.devices": work.devices, "trainer.strategy": strategy}
     if streams:
         flags |= {"data.image_size": work.image_size}
     elif work.folder:

@@ -37,7 +37,8 @@ class Turns(L.Callback):
     Args:
         path: where the milliseconds a step of each turn are written, as JSON.
         seconds: after which the last turn begins.
-        without: the patches that are left out in turn; `off` leaves out all.
+        without: the patches that are left out in turn, some together (one+another); `off` leaves
+            out all.
     """
 
     def __init__(self, path: str, seconds: float, without: list[str]) -> None:
@@ -53,7 +54,8 @@ class Turns(L.Callback):
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
         self.left_out = self.without[self.turn % len(self.without)] if self.turn >= 0 else ALL
-        left = [] if self.left_out == "off" else [n for n in PATCHES if n != self.left_out]
+        out = PATCHES if self.left_out == "off" else self.left_out.split("+")
+        left = [name for name in PATCHES if name not in out]
         self.patches.apply(trainer, left)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
@@ -121,13 +123,14 @@ def table(found: list[tuple[str, float]], machine: str) -> str:
         found[::2], found[1::2], found[2::2], strict=False
     ):
         gains.setdefault(name, []).append(((before + after) / 2, without))
-    lines = [f"{'left out':24} {'with':>8} {'without':>8} {'gain':>7}  half of all turns"]
+    wide = max(24, *(len(name) for name in gains))
+    lines = [f"{'left out':{wide}} {'with':>8} {'without':>8} {'gain':>7}  half of all turns"]
     for name, pairs in gains.items():
         shares = [100 * (without / with_ - 1) for with_, without in pairs]
         with_, without = (statistics.median(part) for part in zip(*pairs, strict=True))
         low, _, high = statistics.quantiles(shares, n=4) if len(shares) > 1 else 3 * shares
         lines.append(
-            f"{name:24} {with_:5.3f} ms {without:5.3f} ms {statistics.median(shares):+6.1f}%"
+            f"{name:{wide}} {with_:5.3f} ms {without:5.3f} ms {statistics.median(shares):+6.1f}%"
             f"  {low:+.1f} to {high:+.1f}%, {len(shares)} turns"
         )
     return "\n".join([f"{machine}, ms a step: medians of turns that alternate", *lines])
@@ -138,10 +141,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=420.0, help="that turns are taken")
     parser.add_argument("--steps", type=int, default=150, help="of a turn")
     parser.add_argument("--project", type=Path, default=HERE.parent / "build" / "my-project")
-    parser.add_argument("--patches", nargs="+", choices=PATCHES, help="only these")
+    parser.add_argument("--patches", nargs="+", help="only these; one+another: both at once")
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--tiny", action="store_true", help="a CPU's version, for tests")
-    return parser.parse_args()
+    asked = parser.parse_args()
+    if unknown := {name for each in asked.patches or () for name in each.split("+")} - set(PATCHES):
+        parser.error(f"{', '.join(unknown)}: unknown. The patches are {', '.join(PATCHES)}.")
+    return asked
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workloads import LABELS, WORKLOADS
+from workloads import Workload, label_of, workload
 
 Result = dict[str, Any]
 
@@ -17,10 +17,12 @@ Result = dict[str, Any]
 class Row:
     """The figures of a row over all rounds; `problem` is the reason if the row is invalid.
 
-    `batch` is the row's batch size if it differs from the workload's.
+    `batch` is the row's batch size if it differs from the workload's, `devices` the number of GPUs
+    of rows that train on several.
     """
 
     name: str
+    devices: int | None
     batch: int | None
     inside: float | None
     least: float | None
@@ -32,7 +34,8 @@ class Row:
 
     @property
     def label(self) -> str:
-        return LABELS[self.name] + (f", batch {self.batch}" if self.batch else "")
+        label = label_of(self.name, self.devices)
+        return label + (f", batch {self.batch}" if self.batch else "")
 
 
 def read(file: Path) -> list[Result]:
@@ -48,9 +51,13 @@ def read(file: Path) -> list[Result]:
     return results
 
 
+def workload_of(results: list[Result]) -> Workload:
+    return workload(results[0]["workload"], devices=results[0].get("devices"))
+
+
 def summarize(results: list[Result]) -> list[Row]:
     """Return the workload's rows in order, with medians over the rounds."""
-    work = WORKLOADS[results[0]["workload"]]
+    work = workload_of(results)
     rows = [(name, [r for r in results if r["row"] == name]) for name in work.rows]
     own = work.usual_batch if work.usual_batch != work.batch else None
     batches = {name: own for name in work.rows if name.startswith("usual")}
@@ -58,17 +65,19 @@ def summarize(results: list[Result]) -> list[Row]:
 
 
 def _row(name: str, batch: int | None, rounds: list[Result]) -> Row:
+    devices = rounds[-1].get("devices")
     if "left_out" in rounds[-1]:
-        return Row(name, batch, None, None, None, None, [], None, rounds[-1]["left_out"])
+        return Row(name, devices, batch, None, None, None, None, [], None, rounds[-1]["left_out"])
     bad = next((r for r in rounds if not falls(r)), None)
     problem = None
     if bad:
         losses = f"{bad['first_loss']} to {bad['last_loss']}"
-        problem = f"{LABELS[name]} is invalid: its loss did not fall ({losses})"
+        problem = f"{label_of(name, devices)} is invalid: its loss did not fall ({losses})"
     inside = [r["inside"] for r in rounds]
     wholes, peaks = ([r[key] for r in rounds if r[key]] for key in ("whole", "peak_gib"))
     return Row(
         name,
+        devices,
         batch,
         statistics.median(inside),
         min(inside),
@@ -92,16 +101,17 @@ def apart(one: list[float], other: list[float]) -> tuple[float, float]:
     return statistics.mean(other) - statistics.mean(one), 2 * sum(squares) ** 0.5
 
 
-def limit_of(rows: list[Row]) -> float | None:
-    return next((row.inside for row in rows if row.name == "limit" and not row.problem), None)
+def limit_of(rows: list[Row], name: str = "") -> float | None:
+    """Return the limit of a row: of as many devices."""
+    limit = "several-limit" if name.startswith("several") else "limit"
+    return next((row.inside for row in rows if row.name == limit and not row.problem), None)
 
 
 def table(results: list[Result]) -> str:
     """Return the workload's table in Markdown, with the machine below."""
     rows, newest = summarize(results), results[-1]
-    limit = limit_of(rows)
     lines = [
-        f"**{WORKLOADS[newest['workload']].title}**",
+        f"**{workload_of(results).title}**",
         "",
         "| | img/s inside an epoch | least to most | of the limit | img/s of a whole run "
         "| of the limit | s to the first step, cold / warm | GiB |",
@@ -109,6 +119,7 @@ def table(results: list[Result]) -> str:
     ]
     for row in rows:
         if not row.problem:
+            limit = limit_of(rows, row.name)
             cold, *warm = row.first_steps
             begins = f"{cold:.0f} / {statistics.median(warm):.0f}" if warm else f"{cold:.0f}"
             cells = [
@@ -121,7 +132,8 @@ def table(results: list[Result]) -> str:
                 f"{row.peak_gib:.1f}" if row.peak_gib else "",
             ]
             lines.append(" | ".join([f"| {row.label}", *cells]) + " |")
-    lines += ["", f"{measured(results)}: `make bench WORKLOAD={newest['workload']}`."]
+    devices = f' ARGS="--devices {newest["devices"]}"' if "devices" in newest else ""
+    lines += ["", f"{measured(results)}: `make bench WORKLOAD={newest['workload']}{devices}`."]
     lines += [f"{row.problem}." for row in rows if row.problem]
     return "\n".join(lines) + "\n"
 
@@ -151,21 +163,24 @@ def plot(results: list[Result], path: Path) -> None:
     limit = limit_of(rows)
     figure = Figure(figsize=(8, 0.6 + 0.45 * max(len(rows), 1)), layout="constrained")
     axes = figure.subplots()
-    colours = ["#2a6fb0" if row.name.startswith("ours") else "#b9c2cc" for row in rows]
+    others = ("several-ddp", "several-limit")
+    ours = [row.name.startswith(("ours", "several")) and row.name not in others for row in rows]
+    colours = ["#2a6fb0" if own else "#b9c2cc" for own in ours]
     labels = [row.label for row in rows]
     axes.barh(labels, [row.inside for row in rows], color=colours, height=0.7)
     axes.barh(labels, [row.whole or 0 for row in rows], color="#00000030", height=0.25)
     if limit:
         axes.axvline(limit, color="#555555", linewidth=0.8, linestyle=":")
     for place, row in enumerate(rows):
-        of_limit = f"  {share(row.inside, limit)}" if limit else ""
+        own = limit_of(rows, row.name)
+        of_limit = f"  {share(row.inside, own)}" if own else ""
         text = f"{number(row.inside)}{of_limit}"
         white = {"facecolor": "white", "edgecolor": "none", "pad": 1}
         beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "bbox": white}
         axes.annotate(text, (row.inside, place), **beside)
     axes.set_xlim(0, max(row.inside for row in rows) * 1.25 if rows else 1)
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    figure.suptitle(WORKLOADS[results[0]["workload"]].title, fontsize=10, x=0.01, ha="left")
+    figure.suptitle(workload_of(results).title, fontsize=10, x=0.01, ha="left")
     axes.set_title(measured(results), fontsize=8, loc="left", color="#555555")
     axes.set_xlabel("images per second inside an epoch (thin bar: of a whole run)")
     axes.spines[["top", "right"]].set_visible(False)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
-from limit import limit
+from limit import limit, limit_of_several
 from loaders import timm_loading, torchvision_loading
 from loop import Loop
 from usual import lightning_project, script
@@ -25,13 +25,17 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--jpegs", type=Path)
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--devices", type=int)
     asked = parser.parse_args()
-    work = workload(asked.workload, asked.tiny)
+    work = workload(asked.workload, asked.tiny, asked.devices)
     device = torch.device(work.device)
     torch.manual_seed(0)
     try:
         if asked.row == "usual-lightning":
             lightning_project(work, asked.out)
+            return 0
+        if asked.row == "several-limit":
+            limit_of_several(work, asked.out)
             return 0
         loop = Loop(device, work.steps)
         if asked.row == "limit":

@@ -15,7 +15,12 @@ LABELS = {
     "ours-step-graph": "ours, step graph",
     "ours-resident": "ours, images on the GPU",
     "limit": "the limit",
+    "several": "ours, data-parallel on {devices}",
+    "several-step-graph": "ours, data-parallel on {devices}, step graph",
+    "several-ddp": "Lightning's ddp on {devices}",
+    "several-limit": "the limit of {devices}",
 }
+OF_SEVERAL = ("ours", "limit", "several", "several-step-graph", "several-ddp", "several-limit")
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,8 @@ class Workload:
 
     The usual script and Lightning project use `usual_batch`, all other rows use `batch`. The first
     of the `epochs` compiles and is not part of the figures. Every row but the limit is pinned to
-    `cores` cores, if set. A loop without Lightning times at least `steps` steps.
+    `cores` cores, if set. A loop without Lightning times at least `steps` steps. `devices` is the
+    number of GPUs of the rows that train on several.
     """
 
     title: str
@@ -39,6 +45,7 @@ class Workload:
     small_images: bool = True
     folder: bool = False
     cores: int | None = None
+    devices: int | None = None
     workers: int = 8
     steps: int = 300
     compiles: bool = True
@@ -101,11 +108,21 @@ WORKLOADS = {
 }
 
 
-def workload(name: str, tiny: bool = False) -> Workload:
-    """Return the workload with this name; if `tiny`, a version that a CPU trains in seconds."""
+def workload(name: str, tiny: bool = False, devices: int | None = None) -> Workload:
+    """Return the workload with this name; if `tiny`, a version that a CPU trains in seconds.
+
+    With `devices`, its rows compare one GPU with so many.
+    """
     full = WORKLOADS[name]
+    if devices is not None:
+        title = f"{full.title} a GPU"
+        full = replace(full, title=title, rows=OF_SEVERAL, devices=devices)
     if not tiny:
         return full
     small = replace(full, network="small_cnn", batch=16, usual_batch=16, train=320, val=40)
     small = replace(small, image_size=32, small_images=True, cores=None, workers=1)
     return replace(small, epochs=2, steps=20, compiles=False, device="cpu")
+
+
+def label_of(row: str, devices: int | None = None) -> str:
+    return LABELS[row].format(devices="1 GPU" if devices == 1 else f"{devices} GPUs")

@@ -37,7 +37,10 @@ class Moment:
 
 @dataclass
 class Job:
-    """A training job: arguments, number of processes, moment of the kill, disabled feature."""
+    """A training job: arguments, number of processes, moment of the kill, disabled feature.
+
+    With `nodes`, each process is a node of its own, so all train on the first device.
+    """
 
     arguments: list[str]
     folder: Path
@@ -46,6 +49,7 @@ class Job:
     without: str = ""
     package: str = PACKAGE
     search: list[str] = field(default_factory=list)  # where the package is, if not installed
+    nodes: bool = False
 
 
 def start(job: Job) -> list[WarmPopen]:
@@ -94,19 +98,21 @@ def free_port() -> int:
 
 def of_torchrun(job: Job, rank: int, port: int) -> dict[str, str]:
     """Return the variables that torchrun would set for a rank."""
-    names: dict[str, Any] = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "ROLE_RANK": rank}
-    names |= {"WORLD_SIZE": job.processes, "LOCAL_WORLD_SIZE": job.processes}
-    names |= {"GROUP_WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    node, local = (rank, 0) if job.nodes else (0, rank)
+    nodes, each = (job.processes, 1) if job.nodes else (1, job.processes)
+    names: dict[str, Any] = {"RANK": rank, "LOCAL_RANK": local, "GROUP_RANK": node}
+    names |= {"ROLE_RANK": rank, "WORLD_SIZE": job.processes, "LOCAL_WORLD_SIZE": each}
+    names |= {"GROUP_WORLD_SIZE": nodes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     names |= {"TORCHELASTIC_RUN_ID": job.folder.name}
     return {name: str(value) for name, value in names.items()}
 
 
-def by_two_ranks(script: Path) -> str:
+def by_two_ranks(script: Path, *arguments: str) -> str:
     """Run a script as two ranks and return what they print."""
     job, port, log = Job([], script, 2), free_port(), script.with_suffix(".log")
     with log.open("w") as file:
         streams: dict[str, Any] = {"stdout": file, "stderr": subprocess.STDOUT}
-        command = [sys.executable, str(script)]
+        command = [sys.executable, str(script), *arguments]
         ranks = [
             WarmPopen(command, env=os.environ | of_torchrun(job, rank, port), **streams)
             for rank in (0, 1)

@@ -221,7 +221,6 @@ GRAPH = ("fit", "--config", "configs/digits.yaml", "--model.compile", "step-grap
 @pytest.mark.parametrize(
     ("flags", "own", "reason"),
     [
-        (("--data.global_batch_size", "128"), {}, "it accumulates no gradients"),
         (("--trainer.gradient_clip_val", "1"), {}, "it clips no gradients"),
         ((), {"configure_optimizers": by_epochs}, "it steps one schedule, at each step"),
         ((), {"configure_optimizers": by_two_optimizers}, "it is for one optimizer"),
@@ -294,12 +293,36 @@ ON_GPU = (*ON_GPU, "--trainer.log_every_n_steps=5", "--checkpoints.seconds=600")
 def test_no_step_waits_for_the_gpu_even_if_it_logs_or_shows_its_loss(
     mode, mixed, parts, no_waiting, call
 ):
-    if parts and mode == "step-graph":
-        pytest.skip("a step graph has one part")
     flags = ("--model.network", "resnet18", f"--model.compile={mode}", *mixed.split())
     flags += tuple(parts.split())
     assert call(*ON_GPU, *flags) == 0
     assert len(no_waiting) > 50 and not waiting(no_waiting)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("strategy", "calls"), [("auto", 0), ("data-parallel", 20)])
+def test_steps_between_two_log_steps_copy_nothing_from_the_gpu_and_sum_once(
+    strategy, calls, call, monkeypatch
+):
+    """Of 20 steps, without a line of progress."""
+    profile = torch.profiler.profile()
+
+    def start(model, batch, batch_idx) -> None:
+        if model.current_epoch == 1 and batch_idx == 5:
+            profile.start()
+        if model.current_epoch == 1 and batch_idx == 25:
+            torch.cuda.synchronize()
+            profile.stop()
+
+    monkeypatch.setattr(ImageClassifier, "on_train_batch_start", start, raising=False)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 1e9)
+    flags = ("--trainer.log_every_n_steps=50", f"--trainer.strategy={strategy}")
+    assert call(*ON_GPU, "--model.network=resnet18", "--model.compile=true", *flags) == 0
+    names = Counter(event.name for event in profile.events())
+    assert not [name for name in names if name.startswith("Memcpy DtoH")]
+    shared = {name: count for name, count in names.items() if name.startswith("c10d::")}
+    assert sum(shared.values()) == calls and set(shared) <= {"c10d::allreduce_"}
 
 
 @pytest.mark.gpu
@@ -329,9 +352,13 @@ def test_a_gpu_that_lags_logs_what_it_computed(mine, call, monkeypatch, tmp_path
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune"])
-def test_gradients_that_are_summed_up_are_the_same_compiled(mode, call, tmp_path):
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune", "step-graph"])
+def test_gradients_that_are_summed_up_are_the_same_compiled(mode, call, monkeypatch, tmp_path):
+    for kernels in ("gemm", "conv"):  # to try Triton's takes minutes
+        name = f"max_autotune_{kernels}_backends"
+        monkeypatch.setattr(torch._inductor.config, name, "ATEN")
     summed = (*ON_GPU, "--data.global_batch_size=512", "--trainer.precision=32-true")
+    summed = (*summed, "--model.network=small_cnn")
     summed = (*summed, "--model.learning_rate=0.003")  # a higher one makes chaos of last bits
     losses, skipped = [], counters["inductor"]["cudagraph_skips"]
     for compiled in (mode, "false"):

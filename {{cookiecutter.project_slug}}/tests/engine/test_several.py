@@ -1,5 +1,6 @@
 """Training on several devices: the same learning as on one, and an end for all if one fails."""
 
+import copy
 import csv
 import json
 import os
@@ -12,7 +13,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from killed import Job, by_two_ranks, log_of, outcome, start, steps_done, wait
+from killed import Job, Moment, by_two_ranks, log_of, outcome, start, steps_done, wait
 from torch import nn
 from warm import WarmPopen
 
@@ -23,8 +24,16 @@ from {{ cookiecutter.__package_name }}.engine.cli.arguments import (
     check_same_settings,
 )
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
+from {{ cookiecutter.__package_name }}.engine.fast.data_parallel import (
+    DataParallel,
+)
+from {{ cookiecutter.__package_name }}.engine.fast.running_statistics import (
+    RunningStatistics,
+)
 from {{ cookiecutter.__package_name }}.engine.run.heartbeat import Beat, Judge
 
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+gpu = (pytest.mark.gpu, on_a_gpu)
 DIGITS = ("--config", "configs/digits.yaml", "--trainer.accelerator", "cpu")
 
 
@@ -62,6 +71,7 @@ def test_micro_batches_on_two_devices_learn_as_those_of_one(
     there = weights_of(two)
     for name, value in weights_of(one).items():
         torch.testing.assert_close(there[name], value, rtol=weights, atol=weights)
+    assert f"step {steps}/{steps}" in log_of(one) and f"step {steps}/{steps}" in log_of(two)
     rows = [rows_of(folder) for folder in (one, two)]
     assert len(rows[0]) >= steps
     for before, after in zip(*rows, strict=True):
@@ -70,11 +80,21 @@ def test_micro_batches_on_two_devices_learn_as_those_of_one(
             assert float(after[name] or 0) == pytest.approx(float(before[name] or 0), abs=losses)
 
 
-def test_one_device_through_the_same_path_gives_the_same_bits(tmp_path):
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (),
+        *(
+            pytest.param(("--trainer.accelerator=cuda", f"--model.compile={mode}"), marks=gpu)
+            for mode in ("false", "reduce-overhead", "step-graph")
+        ),
+    ],
+)
+def test_one_device_through_the_same_path_gives_the_same_bits(flags, tmp_path):
     found = []
     for strategy in ("auto", "data-parallel"):
-        folder = tmp_path / strategy
-        trained(folder, 1, 1, "--trainer.max_epochs", "2", "--trainer.strategy", strategy)
+        folder, length = tmp_path / strategy, ("--trainer.max_epochs", "2")
+        trained(folder, 1, 1, *length, "--trainer.strategy", strategy, *flags)
         found.append(outcome(folder))
     assert found[0] == found[1]
 
@@ -189,6 +209,33 @@ def test_a_rank_that_stands_still_is_named_and_all_end(tmp_path):
     assert record["state"] == "failed" and record["reason"].startswith("rank 1 stalled")
 
 
+AGREED = """
+import os, threading, torch
+from {package}.engine.run.consensus import NO_WISH, RankConsensus
+
+rank, consensus, wish = int(os.environ["RANK"]), RankConsensus(), (15, True)
+torch.distributed.init_process_group("gloo")
+acted = []
+for point in range(2000):
+    if (agreed := consensus.agree(wish if point == 300 and rank == 1 else NO_WISH)) != NO_WISH:
+        acted.append((point, agreed))
+    threading.Event().wait(0.001)
+torch.distributed.barrier()
+consensus.close()
+both = [None, None]
+torch.distributed.all_gather_object(both, acted)
+assert both[0] == both[1] and len(acted) == 1 and acted[0][1] == wish, both
+assert [thread.name for thread in threading.enumerate()] == ["MainThread"]
+os.write(1, b"agreed\\n")
+"""
+
+
+def test_ranks_act_at_the_same_point_and_leave_no_thread_behind(tmp_path):
+    script = tmp_path / "agreed.py"
+    script.write_text(AGREED.format(package=Beat.__module__.partition(".")[0]))
+    assert by_two_ranks(script) == "agreed\n" * 2
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_sigterm_to_one_rank_saves_and_ends_all(rank, tmp_path):
     processes = in_training(tmp_path / "run")
@@ -214,6 +261,9 @@ from {package}.engine.fast.sync_batch_norm import SyncBatchNorm, SynchronizeBatc
 torch.manual_seed(0)
 rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 torch.distributed.init_process_group("gloo")
+torch.set_default_device(sys.argv[1])
+on_gpu = sys.argv[1] == "cuda"
+compiler = dict(backend="inductor" if on_gpu else "aot_eager", fullgraph=True)
 everything = torch.randn(10, 3, 4, 4, dtype=torch.float64) * 2 + 1
 target = torch.randn_like(everything)
 parts = (slice(0, 6), slice(6, 10))  # the ranks' batches have different sizes
@@ -223,7 +273,7 @@ def outcome(layer, function, batch, goal):
     batch = batch.clone().requires_grad_()
     ((function(batch) - goal) ** 2).sum().backward()
     weights = torch.cat([layer.weight.grad, layer.bias.grad])
-    if isinstance(layer, SyncBatchNorm):
+    if isinstance(layer, SyncBatchNorm | nn.SyncBatchNorm):
         torch.distributed.all_reduce(weights)
     return batch.grad, weights, torch.cat([layer.running_mean, layer.running_var])
 
@@ -233,22 +283,65 @@ for momentum in (0.1, None):
     copied = nn.Sequential(nn.BatchNorm2d(3, momentum=momentum).double())
     layer = SynchronizeBatchNorm().apply(copied)[0]
     expected = outcome(plain, plain, everything, target)
-    for function in (layer, torch.compile(layer, fullgraph=True, backend="aot_eager")):
-        layer.load_state_dict(nn.BatchNorm2d(3).double().state_dict())
-        layer.zero_grad()
-        found = outcome(layer, function, everything[parts[rank]], target[parts[rank]])
+    torchs = nn.SyncBatchNorm(3, momentum=momentum).double()  # raises on the CPU
+    functions = [layer, torch.compile(layer, **compiler), *([torchs] if on_gpu else [])]
+    for function in functions:
+        owner = torchs if function is torchs else layer
+        owner.load_state_dict(nn.BatchNorm2d(3).double().state_dict())
+        owner.zero_grad()
+        found = outcome(owner, function, everything[parts[rank]], target[parts[rank]])
         wanted = (expected[0][parts[rank]], *expected[1:])
         torch.testing.assert_close(found, wanted)
     layer.eval(), plain.eval()
     torch.testing.assert_close(layer(everything), plain(everything))
+    assert str(layer) == str(SynchronizeBatchNorm().revert(layer)) == str(plain)
+    assert type(layer) is nn.BatchNorm2d
 os.write(1, b"the same\\n")
 """
 
 
-def test_synchronized_batch_normalization_is_that_of_the_whole_batch(tmp_path):
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
+def test_synchronized_batch_normalization_is_that_of_the_whole_batch(device, tmp_path):
+    """On the CPU, and for two processes that share a GPU."""
     script = tmp_path / "normalized.py"
     script.write_text(NORMALIZED.format(package=Beat.__module__.partition(".")[0]))
-    assert by_two_ranks(script) == "the same\n" * 2
+    assert by_two_ranks(script, device).count("the same\n") == 2
+
+
+GLOO = (
+    f"--trainer.strategy={DataParallel.__module__}.DataParallel",
+    "--trainer.strategy.process_group_backend=gloo",
+)
+
+
+def test_a_run_with_synchronized_batch_normalization_is_resumed_and_evaluated(tmp_path):
+    """With a strategy that is named by its class."""
+    folder, flags = tmp_path / "run", (*DIGITS, *GLOO, "--trainer.sync_batchnorm=true")
+    last = [*flags, "--trainer.devices=2", "--trainer.max_epochs=1"]
+    assert wait(start(Job(["fit", *last, "--until=3"], folder, 2))) == 0, log_of(folder)
+    assert wait(start(Job(["fit", "--run", str(folder)], folder, 2))) == 0, log_of(folder)
+    assert steps_done(folder) == 8
+    assert wait(start(Job(["validate", "--run", str(folder)], folder))) == 0, log_of(folder)
+
+
+@pytest.mark.gpu
+@on_a_gpu
+@pytest.mark.parametrize("normalized", ["false", "true"])
+def test_processes_that_share_a_gpu_resume_and_repeat_to_the_bit(normalized, tmp_path):
+    split = ("--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.max_epochs=2")
+    split += (f"--trainer.sync_batchnorm={normalized}", "--trainer.log_every_n_steps=1")
+    arguments = ["fit", "--config", "configs/digits.yaml", *GLOO, *split]
+    found = []
+    for name in ("one", "again", "killed"):
+        folder = tmp_path / name
+        if name == "killed":
+            often = [*arguments, "--checkpoints.seconds=0"]
+            job = Job(often, folder, 2, Moment("step", 11), nodes=True)
+            assert wait(start(job)) == -signal.SIGKILL, log_of(folder)
+            arguments = ["fit", "--run", str(folder)]
+        assert wait(start(Job(arguments, folder, 2, nodes=True))) == 0, log_of(folder)
+        found.append(outcome(folder))
+    assert found[0] == found[1] == found[2]
 
 
 class Partly(ImageClassifier):
@@ -340,6 +433,31 @@ def test_the_last_step_of_an_epoch_that_a_limit_cuts_off_is_a_mean_too():
     compares = Compares()
     fit(linear(), limit_train_batches=3, callbacks=[compares], precision="64-true")
     assert compares.steps == 2
+
+
+def test_running_statistics_change_once_a_step_by_the_mean_over_its_micro_batches():
+    torch.manual_seed(0)
+    layers = nn.ModuleList(
+        [nn.BatchNorm1d(3), nn.BatchNorm1d(3, momentum=None), nn.BatchNorm1d(3, momentum=0.3)]
+    ).double()
+    layers[2].eval()  # frozen
+    layers[2].running_mean.uniform_()
+    statistics, before = RunningStatistics(layers), copy.deepcopy(layers)
+    for _ in range(2):
+        batches, alone = torch.randn(3, 8, 3).double(), [copy.deepcopy(layers) for _ in range(3)]
+        statistics.start()
+        for number, (batch, copied) in enumerate(zip(batches, alone, strict=True)):
+            for layer in (*layers, *copied):
+                layer(batch)
+            statistics.take(is_first=number == 0, is_last=number == 2)
+        statistics.update(3)
+        for place, layer in enumerate(layers):
+            changed = [dict(copied[place].named_buffers()) for copied in alone]
+            for name, value in layer.named_buffers():
+                mean = torch.stack([each[name] for each in changed]).double().mean(0)
+                torch.testing.assert_close(value.double(), mean)
+    assert [int(layer.num_batches_tracked) for layer in layers] == [2, 2, 0]
+    assert torch.equal(layers[2].running_mean, before[2].running_mean)
 
 
 RANK_CONDITIONAL = """

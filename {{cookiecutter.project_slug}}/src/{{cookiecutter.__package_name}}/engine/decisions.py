@@ -379,14 +379,15 @@ def _step_version(asked: _Asked) -> Decision:
 
 
 def _strategy(asked: _Asked, layout: Layout, version: Decision) -> Decision:
-    strategy = asked("strategy")
-    if strategy is None and layout.processes == 1:
-        return Decision("auto", "one process")
-    if strategy is None:
-        return Decision("ddp" if version.value == 1 else "data-parallel", "several processes")
-    if isinstance(strategy.value, str):
+    configured = get(asked.config, "trainer.strategy")
+    if configured not in UNSET:  # a name, or a class and its arguments
+        named = isinstance(configured, str)
+        return Decision(configured if named else str(configured["class_path"]), AS_CONFIGURED)
+    if strategy := asked("strategy"):
         return strategy
-    return Decision(str(strategy.value.get("class_path")), AS_CONFIGURED)
+    if layout.processes == 1:
+        return Decision("auto", "one process")
+    return Decision("ddp" if version.value == 1 else "data-parallel", "several processes")
 
 
 def _decoder(asked: _Asked, machine: Machine, layout: Layout, decodes: bool) -> Decision:

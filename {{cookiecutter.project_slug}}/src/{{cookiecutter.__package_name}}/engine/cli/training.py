@@ -164,6 +164,7 @@ class Training(LightningCLI):
         """Make the remaining decisions, now that the data are known, and build the Trainer."""
         self.facts = with_size(self.datamodule.facts(), self.datamodule.splits)
         resolve.check_same_data(of_every_rank("data", self.facts.fingerprint))
+        self.in_use = nvml.in_use() if is_rank_zero() else ""  # before the other ranks use any
         self.decisions = decided = of_rank_zero("decisions", self._decide)
         self.model.decisions = self.datamodule.decisions = decided
         loaded = {"loader": decided.loader.value, "decoder": decided.decoder.value}
@@ -234,7 +235,7 @@ class Training(LightningCLI):
             self.metrics.trackers = build_trackers(self.config.fit.tracking, record)
             resume_checks.warn_of_changed_source(record)
             kind = self.decisions.accelerator.value
-            in_use = nvml.in_use() if kind == "cuda" else ""
+            in_use = self.in_use if kind == "cuda" else ""
             device = device_name(self.machine, kind)
             summary.print_start(record.content, self.facts, self.decisions, device, in_use)
             with record.timed("fit"):

@@ -65,5 +65,6 @@ class DataParallel(DDPStrategy):
             weights = {name: weight for name, weight in named if id(weight) in own}
             buffer = GradientBuffer(weights, names_with_gradient(weights))
             self.buffers[id(optimizer)] = buffer
+        buffer.is_empty = True
         buffer.collect()
         buffer.sum_over_ranks()

@@ -1,6 +1,9 @@
 """Gradients that are summed over several micro-batches or devices, in one buffer for all weights.
 
-The buffer is never freed, so CUDA graphs can write to it, and one call sums it over all devices.
+A backward pass makes new gradients, in memory that the next CUDA graph may overwrite. One call
+copies or adds them to the buffer, which takes less time than autograd's adding one by one, and one
+call sums the buffer over all devices.
+
 Buffers can't tell a gradient of zero from none, and an optimizer treats the two differently: weight
 decay and momentum go on with zero. So only weights that get a gradient anywhere have a place in the
 buffer, and all others keep none.
@@ -69,17 +72,23 @@ class GradientBuffer:
         alone, _ = flat_views([gradient.to("meta") for gradient in gradients])
         ends = {buffer.dtype: len(buffer) for buffer in alone}
         self.buffers = [flat[: ends.get(flat.dtype, 0)] for flat in self.flat]
+        self.rest = [flat[ends.get(flat.dtype, 0) :] for flat in self.flat]
+        self.is_empty = True
 
-    def zero(self) -> None:
-        """Start a step: every used weight's gradient is its view, and zero."""
-        for flat in self.flat:
-            flat.zero_()
-        for weight, view in zip(self.weights, self.views, strict=True):
-            if weight.grad is not view:
-                weight.grad = view
+    def start(self) -> None:
+        """Start a step."""
+        self.is_empty = True
+        for rest in self.rest:
+            if len(rest):
+                rest.zero_()
+
+    def expect(self) -> None:
+        """Let the next backward pass make new gradients."""
+        for weight in self.weights:
+            weight.grad = None
 
     def collect(self) -> None:
-        """Copy gradients that are not in the buffer into it.
+        """Add the gradients of a backward pass; every weight's gradient is now its sum so far.
 
         Raises UserError if a weight has a gradient and no place in the buffer.
         """
@@ -89,13 +98,17 @@ class GradientBuffer:
                     f"{name} got its first gradient now, but the first step had none on any device,"
                     " so it has not been trained. Use it in every step, or freeze it."
                 )
+        new = [weight.grad for weight in self.weights]
+        views = [view for view, there in zip(self.views, new, strict=True) if there is not None]
+        if self.is_empty and len(views) < len(new):
+            for flat in self.buffers:
+                flat.zero_()
+        if views:
+            add = torch._foreach_copy_ if self.is_empty else torch._foreach_add_
+            add(views, [gradient for gradient in new if gradient is not None])
+        self.is_empty = False
         for weight, view in zip(self.weights, self.views, strict=True):
-            if weight.grad is not view:
-                if weight.grad is None:
-                    view.zero_()
-                else:
-                    view.copy_(weight.grad)
-                weight.grad = view
+            weight.grad = view
 
     def multiply(self, factor: Tensor | float) -> None:
         """Multiply all gradients."""

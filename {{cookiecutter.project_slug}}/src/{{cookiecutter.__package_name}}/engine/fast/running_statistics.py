@@ -18,14 +18,18 @@ class RunningStatistics:
 
     `changes` are the sums of what this step's micro-batches changed, a tensor per buffer. They may
     be replaced by others of the same shape, which travel with the gradients.
+
+    Args:
+        network: whose layers these are.
+        several: whether micro-batches follow each other on this device.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, several: bool = True) -> None:
         layers: list[Any] = [layer for layer in network.modules() if _has_statistics(layer)]
         self.buffers = _as_views(
             [b for each in layers for b in (each.running_mean, each.running_var)]
         )
-        counts = [layer.num_batches_tracked for layer in layers]
+        counts = [each.num_batches_tracked for each in layers if several]
         self.counts = _as_views([count for count in counts if count is not None])
         self.before = [buffer.clone() for buffer in self.buffers]
         self.counts_before = [count.clone() for count in self.counts]
@@ -37,21 +41,24 @@ class RunningStatistics:
             before.copy_(now)
         for before, now in zip(self.counts_before, self.counts, strict=True):
             before.copy_(now)
-        for change in self.changes:
-            change.zero_()
 
-    def take(self) -> None:
-        """Add what a micro-batch changed to the sum, and undo it."""
+    def take(self, is_first: bool, is_last: bool) -> None:
+        """Add what a micro-batch changed to the sum; undo it if another one follows."""
         for now, before, change in zip(self.buffers, self.before, self.changes, strict=True):
-            change.add_(now - before)
-            now.copy_(before)
+            if is_first:
+                torch.sub(now, before, out=change)
+            else:
+                change.add_(now - before)
+            if not is_last:
+                now.copy_(before)
+        for now, before in zip(self.counts, self.counts_before, strict=True):
+            if not is_last:
+                now.copy_(before)
 
     def update(self, micro_batches: int) -> None:
         """End a step: change the statistics once, by the mean over its micro-batches."""
-        for now, change in zip(self.buffers, self.changes, strict=True):
-            now.add_(change, alpha=1 / micro_batches)
-        for now, before in zip(self.counts, self.counts_before, strict=True):
-            now.sub_(before).clamp_(max=1).add_(before)  # frozen layers count nothing
+        for now, before, change in zip(self.buffers, self.before, self.changes, strict=True):
+            torch.add(before, change, alpha=1 / micro_batches, out=now)
 
 
 def _has_statistics(layer: nn.Module) -> bool:

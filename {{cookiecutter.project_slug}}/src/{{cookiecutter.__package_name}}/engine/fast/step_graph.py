@@ -1,7 +1,8 @@
 """A whole training step, forward, backward and optimizer, as one CUDA graph.
 
-The host then launches one graph per step instead of some hundred kernels. Lightning does not see a
-graph's replay, so this module counts the steps for it and steps the schedule.
+The host then launches one graph per step instead of some hundred kernels, or one per micro-batch if
+a step has several. Lightning does not see a graph's replay, so this module counts the steps for it
+and steps the schedule.
 """
 
 import copy
@@ -13,6 +14,8 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from ..errors import UserError
+from .data_parallel import DataParallel
+from .step_parts import StepParts
 
 EAGER_STEPS = 3  # training steps before the capture: they compile and allocate lasting memory
 
@@ -43,9 +46,12 @@ class StepGraph(L.Callback):
         known = ("lightning.", __name__.removesuffix("fast.step_graph"))  # and the engine's own
         own = [h.__qualname__ for h in hooks if h and not h.__module__.startswith(known)]
         schedules = [(each.interval, each.frequency) for each in trainer.lr_scheduler_configs]
+        alone = trainer.world_size == 1 or isinstance(trainer.strategy, DataParallel)
+        summed = any(isinstance(callback, StepParts) for callback in trainer.callbacks)
+        accumulates = trainer.accumulate_grad_batches > 1
         reasons = {
-            "it is for one GPU": trainer.world_size > 1,
-            "it accumulates no gradients": trainer.accumulate_grad_batches > 1,
+            "several devices need trainer.strategy data-parallel": not alone,
+            "a run of an older version accumulates no gradients in it": accumulates and not summed,
             "float16's loss scaling waits in each step": str(trainer.precision).startswith("16"),
             "it clips no gradients": trainer.gradient_clip_val,
             "it is for one optimizer": len(trainer.optimizers) > 1,
@@ -58,56 +64,78 @@ class StepGraph(L.Callback):
                 raise UserError(f"model.compile is step-graph, but {reason}: leave it unset.")
 
     def on_train_start(self, trainer, pl_module) -> None:
-        device, self.steps = pl_module.device, 0
+        device = pl_module.device
         self.progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        self.graph: torch.cuda.CUDAGraph | None = None
         self.optimizer, self.stream = pl_module.optimizers(), torch.cuda.Stream(device)
         for group in self.optimizer.param_groups:  # a tensor: the graph reads each new rate
             group["lr"] = torch.tensor(float(group["lr"]), device=device)
             group |= {"capturable": True} if "capturable" in group else {}
+        self.reset()
 
     def reset(self) -> None:
-        """Drop the graph, so that the next steps capture a new one."""
-        self.steps, self.graph = 0, None
+        """Drop the graphs, so that the next steps capture new ones."""
+        self.steps = 0
+        self.batch: Any = None  # that all graphs read
+        self.graphs: dict[Any, tuple[torch.cuda.CUDAGraph, Any]] = {}
 
     def step(self, batch: Any) -> Tensor:
         """Train on a batch and return its loss."""
-        self.progress.increment_ready()
+        parts = self.model.parts
+        ends = parts is None or parts.ends
+        if ends:
+            self.progress.increment_ready()
         if self.steps < EAGER_STEPS:
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
                 loss, terms, outputs = self._train_step(batch)
             torch.cuda.current_stream().wait_stream(self.stream)
         else:
-            if self.graph is None:
-                self._capture(batch)
-            for static, part in zip(self.batch, batch, strict=True):
-                if static is not None and part is not None:
-                    static.copy_(part)
-            self.graph.replay()  # type: ignore[union-attr]
-            loss, terms, outputs = self.results
-        self.steps += 1
-        self.progress.increment_completed()
-        if self.model.logs(self.model.global_step):
-            terms = {name: term.clone() for name, term in terms.items()}
-            self.model.log_step(batch, outputs, loss.clone(), terms)
-        for schedule in self.model.trainer.lr_scheduler_configs:
-            schedule.scheduler.step()
+            loss, terms, outputs = self._replay(batch)
+        if ends:
+            self.steps += 1
+            self.progress.increment_completed()
+            if parts is None and self.model.logs(self.model.global_step):
+                terms = {name: term.clone() for name, term in terms.items()}
+                self.model.log_step(batch, outputs, loss.clone(), terms)
+            for schedule in self.model.trainer.lr_scheduler_configs:
+                schedule.scheduler.step()
         return loss
 
-    def _capture(self, batch: Any) -> None:
-        self.batch = copy.deepcopy(batch)
-        self.graph = torch.cuda.CUDAGraph()
-        self.optimizer.optimizer.zero_grad(set_to_none=True)
-        # thread_local: the loader's thread keeps copying during the capture
-        with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
-            self.results = self._train_step(self.batch)
+    def _replay(self, batch: Any) -> Any:
+        """Train on a batch by the graph of steps, or of micro-batches, of its kind."""
+        parts = self.model.parts
+        kind = parts and (parts.begins, parts.ends and parts.micro_batches, parts.logs)
+        if self.batch is None:
+            self.batch, self.pool = copy.deepcopy(batch), torch.cuda.graph_pool_handle()
+        if kind not in self.graphs:
+            graph = torch.cuda.CUDAGraph()
+            if parts is None:
+                self.optimizer.optimizer.zero_grad(set_to_none=True)
+            # thread_local: the loader's thread keeps copying during the capture
+            how: Any = {"stream": self.stream, "capture_error_mode": "thread_local"}
+            with torch.cuda.graph(graph, pool=self.pool, **how):
+                self.graphs[kind] = graph, self._train_step(self.batch)
+        for static, part in zip(self.batch, batch, strict=True):
+            if static is not None and part is not None:
+                static.copy_(part)
+        graph, results = self.graphs[kind]
+        graph.replay()
+        return results
 
     def _train_step(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], Any]:
         torch.clear_autocast_cache()  # it holds casts of the weights before the last step
-        optimizer = self.optimizer.optimizer
-        optimizer.zero_grad(set_to_none=True)
+        optimizer, parts = self.optimizer.optimizer, self.model.parts
+        if parts is None:
+            optimizer.zero_grad(set_to_none=True)
+        elif parts.begins:
+            parts.start()
         loss, terms, outputs = self.model.train_step(self.model, batch)
-        loss.backward()
-        optimizer.step()
+        if parts is None:
+            loss.backward()
+        else:
+            parts.buffer.expect()
+            (parts.weigh(batch, outputs, loss, terms) / parts.total).backward()
+            parts.finish()
+        if parts is None or parts.ends:
+            optimizer.step()
         return apply_to_collection((loss, terms, outputs), Tensor, Tensor.detach)

@@ -36,6 +36,7 @@ class StepParts(L.Callback):
     """
 
     saved: tuple[Sequence[str], Set[str]] | None = None  # with a gradient, and all that learned
+    micro_batches = 0  # of this step, so far
 
     def __init__(self, loss_and_outputs: LossAndOutputs, is_plain: bool) -> None:
         self.loss_and_outputs, self.is_plain = loss_and_outputs, is_plain
@@ -51,8 +52,10 @@ class StepParts(L.Callback):
         pl_module.parts, self.task = self, pl_module
         self.trainer, self.devices = trainer, trainer.world_size
         self.is_parallel = isinstance(trainer.strategy, DataParallel)
-        one_part = self.devices * trainer.accumulate_grad_batches == 1
-        self.statistics = RunningStatistics(nn.Module() if one_part else pl_module.network)
+        parts = trainer.accumulate_grad_batches
+        self.total = self.devices * parts  # micro-batches of a step
+        network = nn.Module() if self.total == 1 else pl_module.network
+        self.statistics = RunningStatistics(network, several=parts > 1)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         pl_module.parts = None
@@ -71,17 +74,26 @@ class StepParts(L.Callback):
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
-        parts, automatic = trainer.accumulate_grad_batches, pl_module.automatic_optimization
+        parts, in_graph = trainer.accumulate_grad_batches, pl_module.step_graph is not None
+        self.by_hand = not pl_module.automatic_optimization and not in_graph
         is_last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        self.ends = not automatic or (batch_idx + 1) % parts == 0 or is_last
-        if automatic and batch_idx % parts:
+        self.begins = self.by_hand or batch_idx % parts == 0
+        self.ends = self.by_hand or (batch_idx + 1) % parts == 0 or is_last
+        self.micro_batches = 1 if self.begins else self.micro_batches + 1
+        if not self.begins:
             return
-        self.micro_batches, self.logs = 0, pl_module.logs(trainer.global_step + 1)
-        self.rate = torch.as_tensor(trainer.optimizers[0].param_groups[0]["lr"])
-        if self.buffer is None and automatic and self.is_plain:
+        if self.buffer is None and self.is_plain and not self.by_hand:
             self._prepare(batch)
+        self.logs = pl_module.logs(trainer.global_step + 1)
+        if self.logs:  # the rate may be a tensor, which the schedule changes
+            self.rate = torch.as_tensor(trainer.optimizers[0].param_groups[0]["lr"]).clone()
+        if not in_graph:
+            self.start()
+
+    def start(self) -> None:
+        """Start a step."""
         if self.buffer is not None:
-            self.buffer.zero()
+            self.buffer.start()
         self.statistics.start()
 
     def weigh(self, batch: Any, outputs: Any, loss: Tensor, terms: dict[str, Tensor]) -> Tensor:
@@ -105,11 +117,19 @@ class StepParts(L.Callback):
                     self.sums[name][1].add_(count)
         return loss if weight is None else loss * share * self.trainer.accumulate_grad_batches
 
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        if self.buffer is not None and not self.by_hand:
+            self.buffer.expect()
+
     def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
-        if not pl_module.automatic_optimization:
-            return
-        self.micro_batches += 1
-        self.statistics.take()
+        if not self.by_hand:
+            self.finish()
+
+    def finish(self) -> None:
+        """End a micro-batch, after its backward pass; the last one ends the step."""
+        self.statistics.take(self.begins, self.ends)
+        if self.buffer is not None:
+            self.buffer.collect()
         if self.ends:
             self._end()
 
@@ -122,7 +142,7 @@ class StepParts(L.Callback):
             for place, change in zip(self.buffer.more, changes, strict=True):
                 place.copy_(change)
             self.statistics.changes = self.buffer.more
-        self.buffer.collect()
+            self.buffer.collect()
         if self.is_parallel:
             self.buffer.sum_over_ranks()
         parts = self.trainer.accumulate_grad_batches
@@ -136,8 +156,8 @@ class StepParts(L.Callback):
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not pl_module.automatic_optimization:
-            self.statistics.take()
+        if self.by_hand:
+            self.statistics.take(self.begins, self.ends)
             for change in self.statistics.changes if self.is_parallel else ():
                 torch.distributed.all_reduce(change)
             self.statistics.update(self.devices)

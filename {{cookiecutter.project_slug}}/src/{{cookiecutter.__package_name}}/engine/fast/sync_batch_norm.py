@@ -9,29 +9,55 @@ import torch
 import torch.distributed._functional_collectives as collectives
 from lightning.pytorch.plugins import TorchSyncBatchNorm
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..errors import UserError
 
 
 class SynchronizeBatchNorm(TorchSyncBatchNorm):
-    """Lightning's plugin for the flag, with this module's layer in place of torch's."""
+    """Lightning's plugin for the flag. It changes only how layers compute, and that until fit ends.
+
+    Checkpoints hold the network as it was written, so that one device can read them.
+    """
 
     def apply(self, model: nn.Module) -> nn.Module:
-        model = super().apply(model)
-        for layer in model.modules():
-            if type(layer) is nn.SyncBatchNorm:
+        for name, layer in model.named_modules():
+            if isinstance(layer, _BatchNorm) and not isinstance(layer, nn.SyncBatchNorm):
+                if type(layer).forward is not _BatchNorm.forward:
+                    raise UserError(
+                        f"trainer.sync_batchnorm is true, but {name} is a {type(layer).__name__},"
+                        " which has a forward() of its own. Use BatchNorm1d, 2d or 3d in it."
+                    )
+                vars(layer)["written_as"] = type(layer)
                 layer.__class__ = SyncBatchNorm
         return model
 
+    def revert(self, model: nn.Module) -> nn.Module:
+        for layer in model.modules():
+            if type(layer) is SyncBatchNorm:
+                layer.__class__ = vars(layer).pop("written_as")
+        return model
 
-class SyncBatchNorm(nn.SyncBatchNorm):
+
+class SyncBatchNorm(_BatchNorm):
     """Batch normalization over the batches of all ranks, for inputs (n, channels, …).
 
-    In eval mode and on a single rank, it computes what torch's does.
+    In eval mode and on a single rank, it computes what the layer that it replaces does.
     """
+
+    written_as: type[_BatchNorm]
+
+    def _get_name(self) -> str:
+        return self.written_as.__name__
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        self.written_as._check_input_dim(self, x)
 
     def forward(self, x: Tensor) -> Tensor:
         there = torch.distributed.is_available() and torch.distributed.is_initialized()
         if not self.training or not there or torch.distributed.get_world_size() == 1:
             return super().forward(x)
+        self._check_input_dim(x)
         others = [0, *range(2, x.ndim)]  # all dimensions but the channels
         shape = [1, -1] + [1] * (x.ndim - 2)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))

@@ -57,12 +57,16 @@ class Progress(L.Callback):
         self.bar: tqdm | None = None
 
     def on_train_start(self, trainer, pl_module) -> None:
-        self.steps = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+        self.parts, self.epoch_length = (
+            trainer.accumulate_grad_batches,
+            trainer.num_training_batches,
+        )
+        self.batches = trainer.estimated_stepping_batches * self.parts
         self.epochs = f"/{trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
         if self.epochs:
-            self.steps = min(self.steps, int(trainer.num_training_batches) * trainer.max_epochs)
+            self.batches = min(self.batches, int(self.epoch_length) * trainer.max_epochs)
         self.progress = trainer.fit_loop.epoch_loop.batch_progress.total
-        self.first_step = self.progress.ready
+        self.first_batch = self.progress.ready
         self.rows, self.begun_at = 0, 0.0
         data, best = trainer.datamodule, pl_module.best
         self.unit = data.facts().unit if isinstance(data, Data) else "rows"
@@ -72,13 +76,13 @@ class Progress(L.Callback):
         self.shown |= {best.metric: (split, number_format)}
         if self.live and is_rank_zero():
             layout = "{percentage:3.0f}%|{bar:24}| {desc}"
-            self.bar = tqdm(total=self.steps, initial=self.first_step, bar_format=layout)
+            self.bar = tqdm(total=self.batches, initial=self.first_batch, bar_format=layout)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         now = time.perf_counter()
         if not self.begun_at:  # after the first step, which may have compiled
             self.begun_at = self.shown_at = now
-            self.first_step += 1
+            self.first_batch += 1
             return
         self.rows += len(batch.row) * trainer.world_size
         if now - self.shown_at >= (SECONDS_BETWEEN_UPDATES if self.live else SECONDS_BETWEEN_LINES):
@@ -98,10 +102,10 @@ class Progress(L.Callback):
         """Show the loss, the best metric, the run's speed so far and the time left."""
         if not is_rank_zero() or not self.rows:
             return
-        self.shown_at, step = time.perf_counter(), self.progress.ready
+        self.shown_at, batch = time.perf_counter(), self.progress.ready
         seconds = self.shown_at - self.begun_at
-        left = seconds / max(step - self.first_step, 1) * (self.steps - step)
-        epoch = -(-step // int(trainer.num_training_batches))
+        left = seconds / max(batch - self.first_batch, 1) * (self.batches - batch)
+        epoch = -(-batch // int(self.epoch_length))
         parts = [f"epoch {epoch}{self.epochs}"]
         logged = metrics_of(trainer)
         known = logged[0].latest if logged else trainer.callback_metrics
@@ -111,8 +115,15 @@ class Progress(L.Callback):
         parts.append(f"{self.rows / seconds:,.0f} {self.unit}/s")
         parts.append("{}:{:02} left".format(*divmod(round(left), 60)))
         if self.bar is not None:
-            self.bar.n = step
+            self.bar.n = batch
             self.bar.set_description_str("  ".join(parts))
         else:
-            parts.insert(1, f"step {step}/{self.steps}")
+            parts.insert(1, f"step {self._steps(batch)}/{self._steps(self.batches)}")
             print("  ".join(parts), flush=True)
+
+    def _steps(self, batches: float) -> float:
+        """Return the number of optimizer steps of so many batches; an epoch's last may be short."""
+        if not isinstance(self.epoch_length, int):
+            return batches // self.parts
+        epochs, rest = divmod(batches, self.epoch_length)
+        return epochs * -(-self.epoch_length // self.parts) + -(-rest // self.parts)

@@ -26,7 +26,7 @@ def results_of(trainer: L.Trainer) -> dict[str, Any]:
     rows = read_metrics(Path(trainer.default_root_dir) / "metrics.csv")  # of all starts
     task: Any = trainer.lightning_module
     return {
-        "steps": trainer.global_step,
+        "steps": found[RunCheckpoint].saved_step,
         "rows_per_second": found[Throughput].rows_per_second,
         "seconds_to_first_step": found[Throughput].seconds_to_first_step,
         "gpu": found[GpuUsage].summary(),

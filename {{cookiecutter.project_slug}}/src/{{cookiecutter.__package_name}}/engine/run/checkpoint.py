@@ -138,9 +138,12 @@ class RunCheckpoint(Checkpoint):
             self._save(trainer)
         self.io.wait()
         self.interruption.waits = False
+        trainer.strategy.barrier()  # behind it, no rank passes a point
+        self.consensus.close()
 
     def on_exception(self, *_: Any) -> None:
         self.interruption.waits = False
+        self.consensus.close()
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
         """If validation is due, make a resume start it at its first batch."""

@@ -3,11 +3,11 @@
 import json
 import os
 import threading
-from datetime import timedelta
+from typing import Any
 
 from .. import ranks
 
-FOREVER = timedelta(days=365)
+INTERVAL = 0.1  # seconds between two looks into the store
 Wish = tuple[int, bool]  # the number of a signal that was received, or 0, and whether to save
 NO_WISH: Wish = (0, False)
 
@@ -32,6 +32,7 @@ class RankConsensus:
         self.agreed: tuple[int, Wish] | None = None  # the point at which all act, and the wish
         self.error: Exception | None = None
         self.listener: threading.Thread | None = None
+        self.ended = threading.Event()
 
     def agree(self, wish: Wish) -> Wish:
         """Pass a point. Return the wish on which all ranks act here, or NO_WISH."""
@@ -57,23 +58,41 @@ class RankConsensus:
             self.changed.notify_all()
             return agreed
 
+    def close(self) -> None:
+        """Answer no more wishes. No rank may pass a point after that."""
+        with self.changed:
+            self.ended.set()
+            self.changed.notify_all()
+        if self.listener is not None:
+            self.listener.join(2.0)  # at most: the store may be gone
+
     def _listen(self) -> None:
         """Answer the wishes of all rounds. The store needs a connection for each thread."""
         try:
             store = ranks.store().clone()
-            store.set_timeout(FOREVER)
             rank, every = int(os.environ["RANK"]), range(int(os.environ["WORLD_SIZE"]))
-            while True:
-                wish = json.loads(store.get(f"wish/{self.round}"))
+            while self._is_there(store, wish := f"wish/{self.round}"):
+                signal, save = json.loads(store.get(wish))
                 with self.changed:
                     self.answered = self.passed + 1
                     store.set(f"answer/{self.round}/{rank}", str(self.answered))
-                points = [int(store.get(f"answer/{self.round}/{other}")) for other in every]
+                answers = [f"answer/{self.round}/{other}" for other in every]
+                if not all(self._is_there(store, answer) for answer in answers):
+                    return
+                points = [int(store.get(answer)) for answer in answers]
                 with self.changed:
-                    self.agreed = max(points), (int(wish[0]), bool(wish[1]))
+                    self.agreed = max(points), (signal, save)
                     self.changed.notify_all()
-                    self.changed.wait_for(lambda: self.agreed is None)
+                    self.changed.wait_for(lambda: self.agreed is None or self.ended.is_set())
         except Exception as error:  # the store is gone
             with self.changed:
                 self.error = error
                 self.changed.notify_all()
+
+    def _is_there(self, store: Any, key: str) -> bool:
+        """Wait until the store holds this key. Return False if this ends before."""
+        while not self.ended.is_set():
+            if store.check([key]):
+                return True
+            self.ended.wait(INTERVAL)
+        return False
