@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
@@ -39,7 +40,8 @@ class Moment:
 class Job:
     """A training job: arguments, number of processes, moment of the kill, disabled feature.
 
-    With `nodes`, each process is a node of its own, so all train on the first device.
+    With `nodes`, each process is a node of its own, so all train on the first device. `port` is the
+    port where they meet, `environments` what each process has besides the caller's environment.
     """
 
     arguments: list[str]
@@ -50,11 +52,13 @@ class Job:
     package: str = PACKAGE
     search: list[str] = field(default_factory=list)  # where the package is, if not installed
     nodes: bool = False
+    port: int | None = None
+    environments: Sequence[dict[str, str]] = ({}, {})
 
 
 def start(job: Job) -> list[WarmPopen]:
     """Start the processes of a job, with the variables that torchrun would set."""
-    port = free_port()
+    port = job.port or free_port()
     search = [str(Path(__file__).parent), *job.search, os.environ.get("PYTHONPATH", "")]
     settings = os.environ | {"RUN_FOLDER": str(job.folder), "PYTHONPATH": os.pathsep.join(search)}
     command = [sys.executable, "-m", "killed", json.dumps(asdict(job), default=str)]
@@ -62,7 +66,9 @@ def start(job: Job) -> list[WarmPopen]:
         return [
             WarmPopen(
                 [*command, str(rank)],
-                env=settings | (of_torchrun(job, rank, port) if job.processes > 1 else {}),
+                env=settings
+                | job.environments[rank]
+                | (of_torchrun(job, rank, port) if job.processes > 1 else {}),
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -107,8 +113,8 @@ def of_torchrun(job: Job, rank: int, port: int) -> dict[str, str]:
     return {name: str(value) for name, value in names.items()}
 
 
-def by_two_ranks(script: Path, *arguments: str) -> str:
-    """Run a script as two ranks and return what they print."""
+def by_two_ranks(script: Path, *arguments: str, statuses: Sequence[int] = (0, 0)) -> str:
+    """Run a script as two ranks and return what they print; they must end with these statuses."""
     job, port, log = Job([], script, 2), free_port(), script.with_suffix(".log")
     with log.open("w") as file:
         streams: dict[str, Any] = {"stdout": file, "stderr": subprocess.STDOUT}
@@ -117,7 +123,7 @@ def by_two_ranks(script: Path, *arguments: str) -> str:
             WarmPopen(command, env=os.environ | of_torchrun(job, rank, port), **streams)
             for rank in (0, 1)
         ]
-    assert [rank.wait(120) for rank in ranks] == [0, 0], log.read_text()
+    assert [rank.wait(120) for rank in ranks] == list(statuses), log.read_text()
     return log.read_text()
 
 
@@ -156,6 +162,8 @@ def _arm(job: Job) -> None:
 
     def at_step(model: Any, *_: Any) -> bool:
         reached["step"] = model.global_step
+        if moment.what == "SIGTERM" and model.global_step == moment.step:
+            os.kill(os.getpid(), signal.SIGTERM)  # rank 0 saves with the others, and ends
         return moment.what in ("step", "last batch") and model.global_step >= moment.step
 
     def validating(model: Any, batch: Any, batch_idx: int) -> bool:
@@ -198,8 +206,14 @@ def _take_out(job: Job) -> None:
         parts.weigh = lambda parts, batch, outputs, loss, terms: loss
     elif what == "the refusal of another seed":
         _engine(job, "run.resume_checks").check_resume = lambda *_: None
-    elif what == "a healthy rank 1" and os.environ.get("RANK") == "1":
+    elif what == "a healthy rank 1" and os.environ["RANK"] == "1":
         _engine(job, "task").Task.on_train_batch_start = _break_in_step_5
+    elif what == "a finite loss on rank 1" and os.environ["RANK"] == "1":
+        parts = _engine(job, "fast.step_parts").StepParts
+        parts.weigh = lambda parts, batch, outputs, loss, terms: loss * float("nan")
+    elif what == "the same data on rank 1" and os.environ["RANK"] == "1":
+        sources = import_module(f"{job.package}.data").SOURCES
+        sources["digits"] = partial(sources["synthetic"], 8, 1077, 360)
     elif what == "a fast disk":
         save = torch.save
         torch.save = lambda *arguments: (time.sleep(1.0), save(*arguments))

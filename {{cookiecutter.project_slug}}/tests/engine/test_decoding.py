@@ -70,7 +70,7 @@ def photographs(tmp_path_factory) -> Path:
 def files_of(root: Path, pattern: str = "*.jpg") -> Files:
     paths = sorted(root.rglob(pattern))
     names = np.array([str(path).encode() for path in paths])
-    return Files(names, torch.arange(len(paths)), tuple("" for _ in paths))
+    return Files(names, torch.arange(len(paths)), np.full(len(paths), b""))
 
 
 def test_libjpeg_turbo_shows_what_pillow_shows(photographs, monkeypatch):

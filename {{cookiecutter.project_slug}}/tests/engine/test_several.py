@@ -2,11 +2,7 @@
 
 import copy
 import csv
-import json
-import os
 import signal
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +11,9 @@ import pytest
 import torch
 from killed import Job, Moment, by_two_ranks, log_of, outcome, start, steps_done, wait
 from torch import nn
-from warm import WarmPopen
 
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.data import ImageData
-from {{ cookiecutter.__package_name }}.engine.cli.arguments import (
-    check_same_data,
-    check_same_settings,
-)
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.fast.data_parallel import (
     DataParallel,
@@ -30,7 +21,7 @@ from {{ cookiecutter.__package_name }}.engine.fast.data_parallel import (
 from {{ cookiecutter.__package_name }}.engine.fast.running_statistics import (
     RunningStatistics,
 )
-from {{ cookiecutter.__package_name }}.engine.run.heartbeat import Beat, Judge
+from {{ cookiecutter.__package_name }}.engine.run.heartbeat import Beat
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 gpu = (pytest.mark.gpu, on_a_gpu)
@@ -72,6 +63,7 @@ def test_micro_batches_on_two_devices_learn_as_those_of_one(
     for name, value in weights_of(one).items():
         torch.testing.assert_close(there[name], value, rtol=weights, atol=weights)
     assert f"step {steps}/{steps}" in log_of(one) and f"step {steps}/{steps}" in log_of(two)
+    assert "32 images a step: 2 devices x 4, 4 times" in log_of(two)
     rows = [rows_of(folder) for folder in (one, two)]
     assert len(rows[0]) >= steps
     for before, after in zip(*rows, strict=True):
@@ -99,114 +91,84 @@ def test_one_device_through_the_same_path_gives_the_same_bits(flags, tmp_path):
     assert found[0] == found[1]
 
 
-def beats(*ranks: dict) -> list[Beat]:
-    """What ranks write that train: by default in step 8, on this host."""
-    usual = {"beats": 1, "begun": 8, "finished": 7, "excused": False, "pid": 1, "host": "here"}
-    return [Beat(**usual | rank) for rank in ranks]
+SHARED = """
+import os, time, numpy as np, torch
+from pathlib import Path
+from {package}.data import synthetic
+from {package}.engine.data.shared import once_per_host
+from {package}.engine.images.splits import Files
+
+rank = int(os.environ["RANK"])
+loads = []
 
 
-@pytest.mark.parametrize(
-    ("ranks", "expected"),
-    [
-        (({}, {}), None),
-        (({}, {"pid": 2}), (1, "has died without a message")),
-        (({"error": "ValueError: no"}, {}), (0, "failed: ValueError: no")),
-        (({}, {"pid": 2, "ended": True}), None),
-        (({}, {"pid": 2, "host": "there"}), None),
-        (({}, {"beats": 0, "pid": 2}), None),
-    ],
+def load(value):
+    loads.append(value)
+    return value
+
+
+def places(tensor):  # the file and the place in it, of the page that holds a tensor
+    address = tensor.data_ptr()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        low, high = (int(part, 16) for part in line.split()[0].split("-"))
+        if low <= address < high:
+            return line.split()[3:5]
+
+
+images = once_per_host(lambda: load(synthetic(image_size=16, train=64, val=32)))
+expected = synthetic(image_size=16, train=64, val=32)
+assert len(loads) == (rank == 0)
+assert torch.equal(images.train.images, expected.train.images)
+assert images.train.images.stride() == expected.train.images.stride()
+assert images.fingerprint == expected.fingerprint and places(images.train.images)[1] != "0"
+names = np.array([b"a.jpg", b"longer.jpg"])
+files = once_per_host(lambda: load(Files(names, torch.arange(2), np.array([b"1", b"2"]))))
+assert files.paths.tolist() == names.tolist() and str(files[1]) == "longer.jpg"
+assert len(loads) == 2 * (rank == 0)
+each = once_per_host(lambda: load(lambda: rank))  # a function that can't be pickled
+assert each() == rank and len(loads) == 1 + 2 * (rank == 0)
+both = [None, None]
+torch.distributed.init_process_group("gloo")
+torch.distributed.all_gather_object(both, places(files.labels))
+assert both[0] == both[1] and "(deleted)" in Path("/proc/self/maps").read_text()
+os.write(1, b"once\\n")
+once_per_host(lambda: time.sleep(0.5) or 1 / 0)
+"""
+
+
+def test_data_are_loaded_once_and_mapped_by_the_processes_of_a_host(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    script = tmp_path / "shared.py"
+    script.write_text(SHARED.format(package=Beat.__module__.partition(".")[0]))
+    assert by_two_ranks(script, statuses=[1, 1]).count("once\n") == 2
+    assert script.with_suffix(".log").read_text().count("Traceback") == 1
+    assert not list(tmp_path.glob("shared-data-*"))
+
+
+VALIDATED = """
+import os, sys, lightning as L
+from {package}.classifier import ImageClassifier
+from {package}.data import ImageData
+from {package}.engine.fast.data_parallel import DataParallel
+
+L.seed_everything(0, verbose=False)
+task, devices = ImageClassifier(small_images=True, num_classes=10), int(sys.argv[1])
+rows = ImageData("synthetic", dict(image_size=8, train=64, val=7), eval_batch_size=2)
+strategy = DataParallel() if devices > 1 else "auto"
+trainer = L.Trainer(
+    accelerator="cpu", devices=devices, strategy=strategy, logger=False, enable_progress_bar=False
 )
-def test_a_rank_that_died_or_failed_is_found_at_once(ranks, expected):
-    judge = Judge(600, "here")
-    assert judge.verdict(beats(*ranks), 0.0, lambda pid: pid == 1) == expected
+(found,) = trainer.validate(task, rows, verbose=False)
+os.write(1, (repr(sorted(found.items())) + "\\n").encode())
+"""
 
 
-def test_a_silent_process_of_another_host_is_given_up():
-    judge, there = Judge(600, "here"), {"host": "there"}
-    for second in range(20):
-        found = judge.verdict(beats({"beats": second + 1}, there), second, lambda pid: True)
-        assert (found is not None) is (second > 8)
-    assert found == (1, "has been silent for 19 s")
-
-
-@pytest.mark.parametrize(
-    ("waits", "hangs"),
-    [
-        ({"begun": 9}, {"begun": 8}),
-        ({"waiting": True}, {}),
-        ({}, {"beats": 1, "begun": 9, "excused": True}),  # stopped, with its threads
-    ],
-)
-@pytest.mark.parametrize("slowest", [0, 1])
-def test_the_rank_that_keeps_the_others_waiting_is_blamed(waits, hangs, slowest):
-    judge = Judge(20, "here")
-    for second in range(30):
-        moving = [
-            {"beats": second + 1} | each for each in ((hangs, waits), (waits, hangs))[slowest]
-        ]
-        found = judge.verdict(beats(*moving), second, lambda pid: True)
-        if second <= 20:
-            assert found is None
-    assert found is not None and found[0] == slowest and "stalled" in found[1]
-
-
-def test_what_may_take_long_is_no_stall():
-    """One of two ranks saves for a minute, and then trains no more."""
-    judge = Judge(20, "here")
-    for second in range(85):
-        both = {"beats": second + 1}
-        found = judge.verdict(
-            beats(both, both | {"excused": second < 60}), second, lambda pid: True
-        )
-        assert (found is not None) is (second >= 80)
-
-
-def in_training(folder: Path, *flags: str) -> list[WarmPopen]:
-    """Start two processes, and return when both train."""
-    endless = ("--trainer.max_epochs", "10000", "--trainer.log_every_n_steps", "1")
-    job = Job(["fit", *DIGITS, "--trainer.devices", "2", *endless, *flags], folder, 2)
-    processes, deadline = start(job), time.monotonic() + 60
-    while not (folder / "metrics.csv").exists() or len(rows_of(folder)) < 5:
-        assert time.monotonic() < deadline and not any(p.poll() for p in processes), log_of(folder)
-        time.sleep(0.1)
-    return processes
-
-
-def ends(processes: Sequence[WarmPopen], within: float) -> list[int]:
-    """Return the exit statuses of all processes, which must end by then."""
-    deadline = time.monotonic() + within
-    try:
-        return [process.wait(max(deadline - time.monotonic(), 0.1)) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_is_killed_ends_all_within_ten_seconds(rank, tmp_path):
-    processes = in_training(tmp_path / "run")
-    os.kill(processes[rank].pid, signal.SIGKILL)
-    statuses = ends(processes, within=10)
-    assert statuses[rank] == -signal.SIGKILL and statuses[1 - rank] in (1, 2)
-    said = log_of(tmp_path / "run")
-    assert f"rank {rank} has died" in said or "another process of this run has ended" in said
-
-
-def test_a_rank_that_raises_an_error_is_heard_and_all_end(tmp_path):
-    flags = ("--trainer.devices", "2", "--trainer.max_epochs", "10000")
-    job = Job(["fit", *DIGITS, *flags], tmp_path / "run", 2, without="a healthy rank 1")
-    assert ends(start(job), within=40)[1] == 1
-    said = log_of(tmp_path / "run")
-    assert said.index("ValueError: it is broken") < said.index("error: ")  # the other's line
-
-
-def test_a_rank_that_stands_still_is_named_and_all_end(tmp_path):
-    processes = in_training(tmp_path / "run", "--stall-timeout", "4")
-    os.kill(processes[1].pid, signal.SIGSTOP)
-    assert ends(processes, within=20) == [1, -signal.SIGKILL]
-    assert "error: rank 1 stalled in batch" in log_of(tmp_path / "run")
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record["state"] == "failed" and record["reason"].startswith("rank 1 stalled")
+def test_validation_on_two_devices_counts_each_row_once(tmp_path):
+    script = tmp_path / "validated.py"
+    script.write_text(VALIDATED.format(package=Beat.__module__.partition(".")[0]))
+    said = [by_two_ranks(script, devices).splitlines() for devices in ("1", "2")]
+    alone, by_two = ({line for line in lines if line[:2] == "[("} for lines in said)
+    assert len(alone) == 1 and alone == by_two
 
 
 AGREED = """
@@ -234,23 +196,6 @@ def test_ranks_act_at_the_same_point_and_leave_no_thread_behind(tmp_path):
     script = tmp_path / "agreed.py"
     script.write_text(AGREED.format(package=Beat.__module__.partition(".")[0]))
     assert by_two_ranks(script) == "agreed\n" * 2
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_sigterm_to_one_rank_saves_and_ends_all(rank, tmp_path):
-    processes = in_training(tmp_path / "run")
-    os.kill(processes[rank].pid, signal.SIGTERM)
-    assert ends(processes, within=15) == [143, 143]
-    said = log_of(tmp_path / "run")
-    assert said.count("SIGTERM: saving, then exiting.") == 1 and "make resume" in said
-    assert steps_done(tmp_path / "run") >= 5
-
-
-def test_ranks_with_other_settings_or_data_are_refused():
-    with pytest.raises(UserError, match=r"model\.seed is 0 on rank 0 and 1 on rank 1"):
-        check_same_settings([{"model": {"seed": 0}}, {"model": {"seed": 1}}])
-    with pytest.raises(UserError, match="of rank 0 and of rank 2 differ"):
-        check_same_data(["a", "a", "b"])
 
 
 NORMALIZED = """

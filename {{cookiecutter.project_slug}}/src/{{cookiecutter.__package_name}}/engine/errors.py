@@ -1,8 +1,16 @@
-"""The exception whose message is for the user."""
+"""The exceptions whose message is for the user."""
 
 
 class UserError(Exception):
     """An error that the user can fix: the message says what was found, expected, and what to do.
 
-    `python -m <package>` prints it without a traceback and exits with 2.
+    `python -m <package>` prints it without a traceback and exits with `status`.
     """
+
+    status = 2
+
+
+class Diverged(UserError):
+    """The loss or the weights are no longer finite."""
+
+    status = 3

@@ -1,4 +1,4 @@
-"""The engine's own flags: --run, --until, --elastic, --decisions and --stall-timeout."""
+"""The engine's own flags: --run, --until, --elastic, --decisions, --stall-timeout, --allow-nan."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -61,6 +61,7 @@ class FitFlags:
     elastic: bool = False  # allow other devices
     decisions: Path | None = None  # a run.json whose decisions are repeated
     stall_timeout: int = 600  # seconds; see run/heartbeat.py
+    allow_nan: bool = False  # train on although the loss is not finite
 
 
 def take_fit_flags(arguments: list[str]) -> tuple[list[str], FitFlags]:
@@ -79,10 +80,15 @@ def take_fit_flags(arguments: list[str]) -> tuple[list[str], FitFlags]:
         raise UserError(
             f"--decisions is '{file}', which does not exist; expected a run's run.json."
         )
-    rest, elastic = [word for word in rest if word != "--elastic"], "--elastic" in rest
-    if (elastic or any(each is not None for each in (until, stall, file))) and rest[:1] != ["fit"]:
-        raise UserError("--until, --elastic, --decisions and --stall-timeout work only with fit.")
-    flags = FitFlags(elastic=elastic, decisions=None if file is None else Path(file))
+    switches = {name: name in rest for name in ("--elastic", "--allow-nan")}
+    rest = [word for word in rest if word not in switches]
+    given = [*filter(switches.get, switches), *filter(None, (until, stall, file))]
+    if given and rest[:1] != ["fit"]:
+        names = "--until, --elastic, --decisions, --stall-timeout and --allow-nan"
+        raise UserError(f"{names} work only with fit.")
+    elastic, allow_nan = switches.values()
+    record = None if file is None else Path(file)
+    flags = FitFlags(elastic=elastic, decisions=record, allow_nan=allow_nan)
     if until is not None:
         flags = replace(flags, until=int(until))
     if stall is not None:

@@ -26,7 +26,7 @@ def run(project: Project, verb: str, options: argparse.Namespace, flags: list[st
             return import_module(f"..tools.{tool}", __package__).main(project, options, flags)
         return train(project, [verb, *flags])
     except UserError as error:
-        message, status = f"error: {error}", 2
+        message, status = f"error: {error}", error.status
     except Interrupted as end:
         resume = " Checkpoint saved. Resume with: make resume" if end.saved else ""
         message, status = f"\nInterrupted ({end.reason}).{resume}", end.status

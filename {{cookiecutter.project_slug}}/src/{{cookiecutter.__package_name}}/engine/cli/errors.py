@@ -20,6 +20,9 @@ KNOWN_ERRORS = {  # a pattern in the message, and what to print
     r"Connection (closed|reset) by peer": (
         "another process of this run has ended: see its message, or whether the system killed it."
     ),
+    r"port: (\d+).*EADDRINUSE": (
+        r"another program uses port \1. Give torchrun another --rdzv-endpoint or --master-port."
+    ),
     r"^(\S+) does not have a deterministic implementation": (
         r"\1 differs in its last bits each time. Allow it with --trainer.deterministic warn"
     ),

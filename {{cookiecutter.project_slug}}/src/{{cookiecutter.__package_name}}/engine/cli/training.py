@@ -91,7 +91,7 @@ class Training(LightningCLI):
         for source, target in self.project.links.items():
             parser.link_arguments(source, target, apply_on="instantiate")
         parser.add_class_arguments(Tracking, "tracking")
-        ours = {"folder", "interruption", "until", "classes"}
+        ours = {"folder", "interruption", "until", "classes", "allow_nan"}
         parser.add_class_arguments(RunCheckpoint, "checkpoints", skip=ours, instantiate=False)
 
     def _parse_ckpt_path(self) -> None:
@@ -217,7 +217,14 @@ class Training(LightningCLI):
             Compiling(),
             *([StepGraph()] if config.model.compile == "step-graph" else []),
             *self._heartbeat(),
-            RunCheckpoint(self.run_folder, self.interruption, seconds, self.flags.until, classes),
+            RunCheckpoint(
+                self.run_folder,
+                self.interruption,
+                seconds,
+                self.flags.until,
+                classes,
+                self.flags.allow_nan,
+            ),
         ]
 
     def _heartbeat(self) -> list[L.Callback]:

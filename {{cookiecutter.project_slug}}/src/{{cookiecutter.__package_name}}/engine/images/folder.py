@@ -146,4 +146,4 @@ def _files(images: list[ImageEntry], classes: tuple[str, ...]) -> Files:
     number = {name: i for i, name in enumerate(classes)}
     labels = torch.tensor([number[image.label] for image in images], dtype=torch.int64)
     paths = np.array([os.fsencode(image.path) for image in images], dtype=bytes)
-    return Files(paths, labels, tuple(image.sha256 for image in images))
+    return Files(paths, labels, np.array([image.sha256 for image in images], dtype=bytes))

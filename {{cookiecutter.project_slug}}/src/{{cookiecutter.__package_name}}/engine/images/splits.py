@@ -14,11 +14,11 @@ from .batch import ImageBatch
 
 @dataclass(frozen=True)
 class Files:
-    """One split of image files: `paths` bytes (n,), `labels` int64 (n,), `sha256` per file."""
+    """One split of image files: `paths` and `sha256` bytes (n,), `labels` int64 (n,)."""
 
     paths: np.ndarray
     labels: Tensor
-    sha256: tuple[str, ...]
+    sha256: np.ndarray
 
     @property
     def n(self) -> int:
@@ -49,6 +49,6 @@ def content(split: ImageBatch | Files) -> str:
     """Return the SHA-256 of all pixels, or files, and labels. It does not depend on paths."""
     labels = split.labels.numpy().tobytes()
     if isinstance(split, Files):
-        return sha256_of([" ".join(split.sha256).encode(), labels])
+        return sha256_of([b" ".join(split.sha256.tolist()), labels])
     pixels = split.images.permute(0, 2, 3, 1)
     return sha256_of([repr(tuple(pixels.shape)).encode(), pixels.numpy().tobytes(), labels])

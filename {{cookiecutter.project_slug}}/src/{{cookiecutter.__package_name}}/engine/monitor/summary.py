@@ -9,7 +9,7 @@ import lightning as L
 from torch import Tensor
 
 from ..contract import Best, Facts
-from ..decisions import Decision, Decisions
+from ..decisions import Decision, Decisions, get
 from ..paths import shown
 from ..run.checkpoint import RunCheckpoint
 from ..run.metrics import read_metrics
@@ -41,12 +41,11 @@ def print_start(
 ) -> None:
     """Print the decisions about a run before its first step."""
     counts = ", ".join(f"{n:,} {name}" for name, n in facts.rows.items() if n)
-    batch, whole = decisions.batch_size.value, decisions.global_batch_size.value
     processes = decisions.devices.value * decisions.num_nodes.value
-    parts = f": {whole // batch} x {batch}" if whole > batch else ""
     rows = {
         "data": f"{counts} {facts.unit}",
-        "batch": f"{whole} {facts.unit} a step{parts}",
+        "batch": f"{decisions.global_batch_size.value} {facts.unit} a step{_parts(decisions)}",
+        **_learning_rate((record["resumes"] or [record])[-1]["config"], decisions),
         "device": f"{processes} x {device}" if processes > 1 else device,
         **({"GPUs in use": in_use} if in_use else {}),
         "precision": _reason(decisions.precision),
@@ -59,6 +58,27 @@ def print_start(
     _print_block(f"{record['recipe']}, seed {record['seed']}", rows)
     for remark in facts.remarks:
         print(f"note: {remark}\n", flush=True)
+
+
+def _parts(decisions: Decisions) -> str:
+    """Return how a step's batch is divided, such as ': 2 devices x 64, 4 times'."""
+    processes = decisions.devices.value * decisions.num_nodes.value
+    times = decisions.accumulate_grad_batches.value
+    if processes * times == 1:
+        return ""
+    devices = f"{processes} devices x " if processes > 1 else ""
+    return f": {devices}{decisions.batch_size.value}" + (f", {times} times" if times > 1 else "")
+
+
+def _learning_rate(config: Any, decisions: Decisions) -> dict[str, str]:
+    """Return the row of the learning rate, if the task has one. Nothing scales it."""
+    rate = get(config, "model.learning_rate")
+    if not isinstance(rate, int | float):
+        return {}
+    processes = decisions.devices.value * decisions.num_nodes.value
+    grew = processes > 1 and get(config, "data.global_batch_size") is None
+    scaled = f"; scaled to {processes} devices it would be {rate * processes:g}"
+    return {"learning rate": f"{rate:g}{scaled if grew else ''}"}
 
 
 def print_fit(

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint, GradientAccumulationScheduler
 
-from ..errors import UserError
+from ..errors import Diverged, UserError
 from ..fast import patches
 from ..ranks import is_rank_zero
 from .checkpoint_files import BEST, LAST, VerifiedIO
@@ -38,6 +39,7 @@ class RunCheckpoint(Checkpoint):
     Args:
         seconds: between two checkpoints. Unset, 20 to 600, so that writing takes at most 2% of the
             time. Ctrl-C, SIGTERM and the end of the run always save.
+        allow_nan: train on, and save, although the loss or the weights are not finite.
     """
 
     agrees_on_signals = True  # see fast/patches.py
@@ -49,8 +51,9 @@ class RunCheckpoint(Checkpoint):
         seconds: float | None = None,
         until: int | None = None,
         classes: Sequence[str] = (),
+        allow_nan: bool = False,
     ) -> None:
-        self.classes = list(classes)
+        self.classes, self.allow_nan = list(classes), allow_nan
         self.folder, self.interruption = folder / "checkpoints", interruption
         self.seconds, self.until, self.consensus = seconds, until, RankConsensus()
         self.best_score: float | None = None
@@ -180,13 +183,30 @@ class RunCheckpoint(Checkpoint):
             trainer.strategy.barrier()  # or torchrun would end rank 0 while it writes
             raise Interrupted(self.end_reason, saved=True)
 
+    def _check_finite(self, what: str | None) -> None:
+        """Raise Diverged if something is not finite, as `what` says. No checkpoint follows."""
+        if what is None or self.allow_nan:
+            return
+        if self.best:
+            self.io.write(self.best, self.folder / BEST)
+        self.io.wait()
+        saved = "No checkpoint was saved yet."
+        if self.saved_step > 0:
+            saved = f"The last checkpoint is of step {self.saved_step}."
+        raise Diverged(
+            f"{what}. {saved} Lower --model.learning_rate, or set --trainer.gradient_clip_val 1."
+            " To train on regardless, add --allow-nan."
+        )
+
     def _save(self, trainer: L.Trainer) -> None:
         """Write a checkpoint from a copy, after everything that has to be on disk first."""
-        begun, best, self.best = time.monotonic(), self.best, None
+        begun = time.monotonic()
         self.io.wait()
         self.io.took = 0.0
         for log in metrics_of(trainer):
             log.fsync()  # a run resumed from here does not log these rows again
+        self._check_finite(_not_finite(trainer))
+        best, self.best = self.best, None
         if best:
             self.io.write(best, self.folder / BEST)
         trainer.save_checkpoint(self.folder / LAST)
@@ -202,6 +222,8 @@ class RunCheckpoint(Checkpoint):
     def _agree(self, trainer: L.Trainer) -> None:
         """Find out, on all ranks alike, whether to save or to end the run."""
         self.io.wait(for_all=False)
+        for log in metrics_of(trainer):
+            self._check_finite(log.not_finite())
         due = time.monotonic() >= self.saved_at + self._seconds_between()
         due = due and is_rank_zero() and not self.due
         received = 0 if self.end_reason else self.interruption.signal or 0
@@ -211,6 +233,15 @@ class RunCheckpoint(Checkpoint):
             self.end_reason = signal.Signals(received).name
             if self.consensus.several and is_rank_zero():
                 print(f"\n{self.end_reason}: saving, then exiting.", file=sys.stderr)
+
+
+def _not_finite(trainer: Any) -> str | None:
+    """Return what is not finite, if any: a loss of rank 0, or the weights on any rank."""
+    losses = [log.not_finite() for log in metrics_of(trainer)]
+    weights = [w.detach().isfinite().all() for w in trainer.lightning_module.parameters()]
+    if weights and not torch.stack(weights).all():
+        losses.append(f"The weights are not finite after step {trainer.global_step}")
+    return next(filter(None, losses), None)
 
 
 def _training(trainer: L.Trainer) -> bool:

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import math
 import sys
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +15,8 @@ from lightning.pytorch.loggers import Logger
 from ..fast.pending import PendingValue
 from ..ranks import rank_zero_only
 from .checkpoint_files import fsync, write_atomically
+
+LOSS = "train/loss"
 
 Row = dict[str, Any]
 
@@ -53,6 +57,7 @@ class MetricsCSV(Logger):
         self.row: Row = {}  # of the current step
         self.in_file: Row = {}  # what the file already has of the first of these rows
         self.latest: Row = {}  # the newest number of each name, on rank 0
+        self.unchecked: deque[tuple[int, Any]] = deque()  # steps and losses
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """Do nothing: they are stored in config.yaml."""
@@ -66,6 +71,16 @@ class MetricsCSV(Logger):
         row = {"epoch": 0, **self.row, "step": step, **metrics}
         self.row = row | {"epoch": int(row["epoch"])}
         self.latest |= {k: v for k, v in metrics.items() if not isinstance(v, PendingValue)}
+        if LOSS in metrics:
+            self.unchecked.append((row["step"], metrics[LOSS]))
+
+    def not_finite(self) -> str | None:
+        """Return which loss, of those that have arrived from the GPU, is not finite, if any."""
+        while self.unchecked and _arrived({LOSS: self.unchecked[0][1]}):
+            step, loss = self.unchecked.popleft()
+            if not math.isfinite(loss):
+                return f"{LOSS} is {float(loss)} in step {step + 1}"
+        return None
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

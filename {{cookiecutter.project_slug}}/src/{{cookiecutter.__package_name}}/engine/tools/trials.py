@@ -293,6 +293,7 @@ class Process:
         last += [f"--trainer.callbacks.{name}={value}" for name, value in callback.items()]
         endless = ENDLESS | {"trainer.devices": devices}
         last += [f"--{name}={value}" for name, value in endless.items()]
+        last += ["--allow-nan"]  # a trial says so itself
         last += ["--stall-timeout=1000000"] if devices > 1 else []  # it waits between trials
         command = ["fit", "--config", str(config), *flags, *last]
         environment = os.environ | {RUN_FOLDER_VARIABLE: str(self.folder / "run")}
