@@ -84,6 +84,18 @@ def test_the_usual_ways_run_and_a_row_that_fails_stops_no_other(compare):
     assert results[1]["whole"] > 0
 
 
+def test_rows_of_several_devices_stand_beside_one(compare):
+    rows = "--rows=several,several-limit"
+    status, said = compare("resnet18-128", "--tiny", "--rounds=1", "--devices=2", rows)
+    assert status == 0, said
+    results = report.read(compare.out / "resnet18-128-2gpus.jsonl")
+    assert all(row["devices"] == 2 and report.falls(row) for row in results)
+    table = (compare.out / "resnet18-128-2gpus.md").read_text()
+    assert "| ours, data-parallel on 2 GPUs | " in table and "| the limit of 2 GPUs | " in table
+    assert table.endswith('`make bench WORKLOAD=resnet18-128 ARGS="--devices 2"`.\n')
+    assert (compare.out / "resnet18-128-2gpus.png").stat().st_size > 5000
+
+
 def measured(row: str, round_: int, inside: float, whole: float | None = None, **more) -> dict:
     """Return a line of results as compare.py writes it."""
     line = {"workload": "resnet18-512", "row": row, "round": round_, "seconds": 30.0}
@@ -109,6 +121,13 @@ def test_the_table_has_medians_spread_and_shares_of_the_limit(results):
         "Medians of 3 interleaved rounds on NVIDIA H200, 16 cores, torch 2.11.0:"
         " `make bench WORKLOAD=resnet18-512`."
     )
+
+
+def test_rows_of_several_devices_are_compared_with_the_limit_of_as_many(results):
+    results += [measured("several", 0, 120e3), measured("several-limit", 0, 160e3)]
+    table = report.table([line | {"devices": 2} for line in results])
+    assert "| ours | 70,001 | 70,000 to 70,002 | 78% |" in table
+    assert "| ours, data-parallel on 2 GPUs | 120,000 | 120,000 to 120,000 | 75% |" in table
 
 
 def test_a_row_with_a_batch_size_of_its_own_says_so(results):

@@ -78,7 +78,8 @@ class ImageData(ImageModule):
         options: keyword arguments of that source, such as path for folder.
         batch_size: training images per device and forward pass, the micro-batch.
         eval_batch_size: images per step and device in validation, test and prediction.
-        image_size: height and width to which the images of a folder are cropped and resized.
+        image_size: side of the square to which the images of a folder are cropped and resized, or
+            [height, width].
         smallest_crop: smallest share of an image's area in a random crop; for folders.
         decoder: where a folder's JPEG files are decoded, cpu or gpu. If unset, gpu if there are too
             few cores and the GPU has JPEG engines.
@@ -94,7 +95,7 @@ class ImageData(ImageModule):
         options: dict[str, Any] | None = None,
         batch_size: int = 128,
         eval_batch_size: int = 256,
-        image_size: int = 224,
+        image_size: int | list[int] = 224,
         smallest_crop: float = 0.25,
         decoder: Literal["cpu", "gpu"] | None = None,
         **augmentation: Any,

@@ -1,9 +1,11 @@
 """Decoding once, at each epoch or on the GPU: the network sees the same, as fast as can be."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -179,14 +181,15 @@ from {package}.engine.images.gpu_decode import crop_and_resize
 torch.manual_seed(0)
 whole = [torch.randint(0, 256, (3, h, w), dtype=torch.uint8) for h, w in ((75, 90), (20, 17))]
 boxes = torch.tensor([[1, 5, 3, 88, 70, False, 90, 75], [0, 0, 0, 17, 20, True, 17, 20]])
-images = torch.full((2, 24, 24, 3), 77, dtype=torch.uint8)
-crop_and_resize(whole, boxes.int(), images)
-for image, (row, left, upper, right, lower, mirrored, _, _) in zip(whole, boxes.tolist()):
-    part = image[None, :, upper:lower, left:right].contiguous(memory_format=torch.channels_last)
-    expected = interpolate(part, (24, 24), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
-    expected = expected.flip(1) if mirrored else expected
-    difference = (images[row].int() - expected.int()).abs()
-    assert difference.max() <= 1 and difference.float().mean() < 0.05, difference.float().mean()
+for size in ((24, 24), (12, 31)):
+    images = torch.full((2, *size, 3), 77, dtype=torch.uint8)
+    crop_and_resize(whole, boxes.int(), images)
+    for image, (row, left, upper, right, lower, mirrored, _, _) in zip(whole, boxes.tolist()):
+        part = image[None, :, upper:lower, left:right].contiguous(memory_format=torch.channels_last)
+        expected = interpolate(part, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+        expected = expected.flip(1) if mirrored else expected
+        difference = (images[row].int() - expected.int()).abs()
+        assert difference.max() <= 1 and difference.float().mean() < 0.05, difference.float().mean()
 print("as torch resizes")
 """
 
@@ -219,6 +222,32 @@ def test_a_folder_is_decoded_once_and_then_read_from_one_file(photographs, tmp_p
     resident = data(loader="resident", flip=True, **options)
     for a, b in zip(first, resident.train_dataloader(), strict=True):
         assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
+
+
+def test_an_image_size_of_height_and_width_keeps_the_aspect_ratio():
+    """A circle is still as wide as high, in evaluation and in training."""
+    y, x = np.mgrid[:200, :300]
+    circle = ((x - 150) ** 2 + (y - 100) ** 2 < 40**2).astype(np.uint8)[..., None] * 255
+    png = io.BytesIO()
+    Image.fromarray(circle.repeat(3, 2)).save(png, "PNG")
+    boxes = {"evaluation": decode.center_box, "training": partial(decode.random_box, **HALF)}
+    for height, width in ((48, 96), (96, 48), (64, 64)):
+        for name, box in boxes.items():
+            choose = partial(box, size=(width, height))
+            shown = decode.cropped(png.getvalue(), (width, height), choose)[..., 0] > 127
+            assert shown.shape == (height, width)
+            columns, rows = shown.any(0).sum(), shown.any(1).sum()
+            whole = min(columns, rows) < min(height, width)  # the crop may cut it
+            assert not whole or abs(int(columns) - int(rows)) <= 2, (name, height, width)
+
+
+HALF = {"uniforms": [0.3, 0.5, 0.5, 0.5, 0.5], "smallest": 0.25, "flip": False}
+
+
+@pytest.mark.parametrize("size", [[64], [1, 2, 3], 0, [0, 8], []])
+def test_an_image_size_that_is_none_is_refused(size):
+    with pytest.raises(UserError, match=r"data\.image_size is .*\[height, width\]"):
+        ImageData(image_size=size)
 
 
 def cached(files: Files, size: int) -> torch.Tensor:

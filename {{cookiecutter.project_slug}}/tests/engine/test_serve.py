@@ -135,17 +135,19 @@ def images(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("loader", ["streaming", "mapped", "resident"])
+@pytest.mark.parametrize(
+    ("loader", "size"), [("streaming", [16, 40]), ("mapped", [40, 16]), ("resident", 24)]
+)
 def test_the_service_shows_a_file_as_evaluation_does_whatever_the_loader(
-    loader, images, call, tmp_path
+    loader, size, images, call, tmp_path
 ):
     flags = ["--config", "configs/imagefolder.yaml", f"--data.options.path={images}"]
-    flags += ["--data.image_size", "24", "--data.batch_size", "8", "--data.workers", "0"]
+    flags += [f"--data.image_size={size}", "--data.batch_size", "8", "--data.workers", "0"]
     flags += ["--model.network", "small_cnn", "--trainer.max_epochs", "1"]
     assert call("fit", *flags, f"--data.loader={loader}", folder=tmp_path) == 0
     assert call("predict", "--run", str(tmp_path)) == 0
     served = serve.ServedRun(PROJECT, tmp_path)
-    options = {"image_size": 24, "loader": loader, "workers": 0}
+    options = {"image_size": size, "loader": loader, "workers": 0}
     options |= {"source": "folder", "options": {"path": str(images)}}
     data = data_with_flags(ImageData)(**options)
     (batch,) = data.test_dataloader()

@@ -6,6 +6,7 @@ early. Every key of the configuration is also a flag: --trainer.max_epochs 3.
 """
 
 import gc
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -52,6 +53,7 @@ def main(
         print(f"error: {error}" if verb else help_of("", project), file=sys.stderr)
         return 2
     fresh = "torch" not in sys.modules
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait leave the cores free
     with collecting_later():
         from .command import run
 

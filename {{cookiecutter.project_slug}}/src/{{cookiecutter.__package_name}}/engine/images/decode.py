@@ -51,7 +51,7 @@ def inspect(path: Path) -> tuple[str, str | None]:
 
 
 def center_crop(file: File, size: int) -> np.ndarray:
-    """Return an image's center crop: uint8 (size, size, 3). Raises ImageDecodeError."""
+    """Return an image's square center crop: uint8 (size, size, 3). Raises ImageDecodeError."""
     return cropped(file, (size, size), center_box)
 
 
@@ -63,25 +63,38 @@ def largest_box(width: int, height: int, size: Size) -> Box:
     return left, upper, left + w, upper + h, False
 
 
-def random_box(width: int, height: int, uniforms: list[float], smallest: float, flip: bool) -> Box:
+def random_box(
+    width: int,
+    height: int,
+    uniforms: list[float],
+    smallest: float,
+    flip: bool,
+    size: Size = (1, 1),
+) -> Box:
     """Return a random box from five uniforms: area, aspect ratio, position (2), mirroring.
 
-    Its width is 3/4 to 4/3 of its height (Szegedy et al., "Going deeper with convolutions", 2014)
-    and its area at least `smallest` of the image's. `flip` mirrors half of the boxes.
+    Its aspect ratio is 3/4 to 4/3 of that of `size` (Szegedy et al., "Going deeper with
+    convolutions", 2014) and its area at least `smallest` of the image's, if such a box fits into
+    it. `flip` mirrors half of the boxes.
     """
     area = width * height * (smallest + (1 - smallest) * uniforms[0])
-    shape = (3 / 4) ** (1 - 2 * uniforms[1])
-    w = min(max(round((area * shape) ** 0.5), 1), width)
-    h = min(max(round((area / shape) ** 0.5), 1), height)
+    shape = size[0] / size[1] * (3 / 4) ** (1 - 2 * uniforms[1])
+    w, h = (area * shape) ** 0.5, (area / shape) ** 0.5
+    if size[0] != size[1]:  # a square's box is cut off where it exceeds the image
+        fit = min(width / w, height / h, 1)
+        w, h = w * fit, h * fit
+    w, h = min(max(round(w), 1), width), min(max(round(h), 1), height)
     left, upper = int(uniforms[2] * (width - w + 1)), int(uniforms[3] * (height - h + 1))
     return left, upper, left + w, upper + h, flip and uniforms[4] < 0.5
 
 
-def center_box(width: int, height: int) -> Box:
-    """Return the box of the center crop."""
-    side = max(round(min(width, height) * CENTER_CROP_RATIO), 1)
-    left, upper = (width - side) // 2, (height - side) // 2
-    return left, upper, left + side, upper + side, False
+def center_box(width: int, height: int, size: Size = (1, 1)) -> Box:
+    """Return the box of the center crop, with the aspect ratio of `size`."""
+    aspect = size[0] / size[1]
+    w = max(round(min(width, height * aspect) * CENTER_CROP_RATIO), 1)
+    h = max(round(min(height, width / aspect) * CENTER_CROP_RATIO), 1)
+    left, upper = (width - w) // 2, (height - h) // 2
+    return left, upper, left + w, upper + h, False
 
 
 def cropped(file: File, size: Size, choose: Choose) -> np.ndarray:

@@ -17,6 +17,7 @@ from ..errors import UserError
 from ..hardware import this_machine
 from ..paths import cache_folder, exclusive_lock
 from .batch import ImageBatch, in_memory
+from .decode import Size
 from .splits import Files, content
 
 BATCH = 64  # images that a worker decodes per request
@@ -24,13 +25,15 @@ BATCH = 64  # images that a worker decodes per request
 MakeReader = Callable[[StreamConfig], Reader]  # its reader returns center crops of the same size
 
 
-def decoded(files: Files, size: int, reader: MakeReader) -> ImageBatch:
-    """Return the center crop of every image, `size` pixels wide and high, mapped into memory.
+def decoded(files: Files, size: Size, reader: MakeReader) -> ImageBatch:
+    """Return the center crop of every image, resized to width and height, mapped into memory.
 
     Raises UserError if the disk is too full, or an image can't be read.
     """
     folder = cache_folder() / "decoded-images"
-    path, needed = folder / f"{content(files)}-{size}.npy", files.n * size**2 * 3
+    width, height = size
+    name = f"{width}" if width == height else f"{height}x{width}"
+    path, needed = folder / f"{content(files)}-{name}.npy", files.n * width * height * 3
     with exclusive_lock(folder) as writable:
         try:
             pixels = np.load(path, mmap_mode="c")
@@ -47,9 +50,10 @@ def decoded(files: Files, size: int, reader: MakeReader) -> ImageBatch:
     return in_memory(pixels, files.labels)
 
 
-def _write(files: Files, size: int, reader: MakeReader, path: Path) -> None:
+def _write(files: Files, size: Size, reader: MakeReader, path: Path) -> None:
     unfinished = path.with_suffix(".unfinished")
-    pixels = np.lib.format.open_memmap(unfinished, "w+", np.uint8, (files.n, size, size, 3))
+    shape = (files.n, size[1], size[0], 3)
+    pixels = np.lib.format.open_memmap(unfinished, "w+", np.uint8, shape)
     workers = this_machine().cores if files.n > 8 * BATCH else 0
     config = StreamConfig(workers=workers)
     batches = StreamingLoader(reader(config), EpochPlan(files.n, BatchShard(BATCH)), config)

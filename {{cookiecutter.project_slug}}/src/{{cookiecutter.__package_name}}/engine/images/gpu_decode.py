@@ -22,7 +22,7 @@ PIXELS_AT_ONCE = 128 * 2**20  # decoded together, three bytes each
 
 
 def decode(buffer: Tensor, packed: Packed, images: Tensor) -> None:
-    """Decode a batch into `images`, uint8 (n, size, size, 3) on a GPU. Raises ImageDecodeError.
+    """Decode a batch into `images`, uint8 (n, height, width, 3) on a GPU. Raises ImageDecodeError.
 
     `buffer`, uint8 (bytes,), holds the content of the JPEGs that `packed` describes.
     """
@@ -62,16 +62,17 @@ def crop_and_resize(whole: list[Tensor], crops: Tensor, images: Tensor) -> None:
     Args:
         whole: m uint8 tensors (3, height, width) on one device; sizes may differ.
         crops: int32 (m, 8): row in the batch, box (5), width, height, as in Packed.
-        images: the batch, uint8 (n, size, size, 3) on the same device, contiguous.
+        images: the batch, uint8 (n, height, width, 3) on the same device, contiguous.
     """
     whole = [image.contiguous() for image in whole]
-    device, size, block = images.device, images.shape[1], triton.next_power_of_2(images.shape[1])
+    device, (height, width) = images.device, images.shape[1:3]
+    block = triton.next_power_of_2(width)
     rows = int((crops[:, 4] - crops[:, 2]).max())  # of the highest box
     sources = torch.tensor([image.data_ptr() for image in whole]).to(device)
-    between = torch.empty(len(whole), rows, 3, size, dtype=torch.uint8, device=device)
+    between = torch.empty(len(whole), rows, 3, width, dtype=torch.uint8, device=device)
     crops = crops.contiguous().to(device)
-    _resize_rows[(len(whole), rows)](sources, crops, between, rows, size, block)
-    _resize_columns[(len(whole), size)](crops, between, images, rows, size, block)
+    _resize_rows[(len(whole), rows)](sources, crops, between, rows, width, block)
+    _resize_columns[(len(whole), height)](crops, between, images, rows, width, height, block)
 
 
 @triton.jit
@@ -123,13 +124,13 @@ def _resize_rows(sources, crops, between, rows, size, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _resize_columns(crops, between, images, rows, size, BLOCK: tl.constexpr):
+def _resize_columns(crops, between, images, rows, width, height, BLOCK: tl.constexpr):
     image, y, x = tl.program_id(0), tl.program_id(1), tl.arange(0, BLOCK)
     crops += image * 8
     row, upper, lower = tl.load(crops), tl.load(crops + 2), tl.load(crops + 4)
-    center, reach, first, last = _taps(y, lower - upper, size)
-    to = tl.where(tl.load(crops + 5) != 0, size - 1 - x, x)  # mirrored
-    target = images + ((row.to(tl.int64) * size + y) * size + to) * 3
-    source = between + (image.to(tl.int64) * rows * 3) * size + x
+    center, reach, first, last = _taps(y, lower - upper, height)
+    to = tl.where(tl.load(crops + 5) != 0, width - 1 - x, x)  # mirrored
+    target = images + ((row.to(tl.int64) * height + y) * width + to) * 3
+    source = between + (image.to(tl.int64) * rows * 3) * width + x
     taps = last - first
-    _write(source, 3 * size, size, center, reach, first, last, taps, target, 1, x < size)
+    _write(source, 3 * width, width, center, reach, first, last, taps, target, 1, x < width)

@@ -1,9 +1,10 @@
 """The base class of image data: how files are read, and the facts in a run's record."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from ..contract import Facts
-from ..data.module import Data, at_least
+from ..data.module import Data
 from ..errors import UserError
 from .batch import ImageBatch
 from .reader import FileRows, ReadConfig
@@ -18,7 +19,7 @@ class ImageModule(Data):
         name: the source's name in the run's record.
         batch_size: training images that one device computes at once: the micro-batch.
         eval_batch_size: images per step and device in validation, test and prediction.
-        image_size: height and width to which the images of a folder are resized.
+        image_size: side, or height and width, to which the images of a folder are resized.
         smallest_crop: least share of an image's area in a random crop, for training on a folder.
         flip: mirror half of the training images of a folder.
         decoder: cpu or gpu, where a folder's JPEG files are decoded.
@@ -33,13 +34,13 @@ class ImageModule(Data):
         name: str,
         batch_size: int,
         eval_batch_size: int,
-        image_size: int,
+        image_size: int | Sequence[int],
         smallest_crop: float,
         flip: bool,
         decoder: Literal["cpu", "gpu"] | None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size)
-        at_least(1, image_size=image_size)
+        _check_size(image_size)
         if not 0 < smallest_crop <= 1:
             raise UserError(
                 f"data.smallest_crop is {smallest_crop}; expected a share above 0, at most 1."
@@ -64,6 +65,15 @@ class ImageModule(Data):
         return self._facts
 
 
+def _check_size(size: int | Sequence[int]) -> None:
+    sides = [size, size] if isinstance(size, int) else list(size)
+    if len(sides) != 2 or min(sides) < 1:
+        raise UserError(
+            f"data.image_size is {size}; expected one side such as 224, or [height, width] such as"
+            " [128, 512]."
+        )
+
+
 def _rows(split: ImageBatch | Files, config: ReadConfig) -> Any:
     return FileRows(split, config) if isinstance(split, Files) else split
 
@@ -72,7 +82,7 @@ def _facts(name: str, source: ImageSplits, config: ReadConfig) -> Facts:
     """Return the facts of a source. The service reads `extra` to show images as evaluation did."""
     parts = source.train, source.val, source.test
     from_files = any(isinstance(part, Files) for part in parts)
-    shape: tuple[int, ...] = (3, config.image_size, config.image_size)
+    shape: tuple[int, ...] = (3, config.size[1], config.size[0])
     if isinstance(source.train, ImageBatch):
         shape = tuple(source.train.images.shape[1:])
     return Facts(

@@ -3,7 +3,7 @@
 If the GPU decodes (gpu_decode.py), workers only read the files.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from .decode import (
     Choose,
     ImageDecodeError,
     Jpeg,
+    Size,
     center_box,
     cropped,
     cropped_or_jpeg,
@@ -38,10 +39,18 @@ UNIFORMS = 5  # for each training image: area, aspect ratio, position (2), mirro
 class ReadConfig:
     """How files are read: see ImageModule, which has the same settings."""
 
-    image_size: int
+    image_size: int | Sequence[int]  # of a square's side, or height and width
     smallest_crop: float = 0.25
     flip: bool = False
     decoder: Literal["cpu", "gpu"] | None = None  # None: the run's decision
+
+    @property
+    def size(self) -> Size:
+        """Width and height in pixels."""
+        if isinstance(self.image_size, int):
+            return self.image_size, self.image_size
+        height, width = self.image_size
+        return width, height
 
 
 class FileRows:
@@ -63,7 +72,7 @@ class FileRows:
 
     def load(self) -> TensorRows:
         """Return the center crop of every image, decoded once and mapped into memory."""
-        return TensorRows(decoded(self.files, self.config.image_size, self.reader))
+        return TensorRows(decoded(self.files, self.config.size, self.reader))
 
     def reader(self, config: StreamConfig) -> "ImageReader":
         """Return a reader for the streaming loader, with the decoder that was set or decided."""
@@ -73,19 +82,20 @@ class FileRows:
     def decoded(
         self, index: np.ndarray, uniforms: Uniforms | None, read: Any
     ) -> Iterator[np.ndarray | Jpeg]:
-        """Yield read(path, size, choose) for each image: uint8 (size, size, 3), or a Jpeg.
+        """Yield read(path, size, choose) for each image: uint8 (height, width, 3), or a Jpeg.
 
         `read` is cropped or cropped_or_jpeg of decode.py. Raises UserError, naming the file, if it
         can't be decoded any more.
         """
-        config, boxes = self.config, list[Choose]([center_box] * len(index))
+        config, size = self.config, self.config.size
+        boxes = list[Choose]([partial(center_box, size=size)] * len(index))
         if uniforms is not None:
-            box = partial(random_box, smallest=config.smallest_crop, flip=config.flip)
+            box = partial(random_box, smallest=config.smallest_crop, flip=config.flip, size=size)
             boxes = [partial(box, uniforms=numbers) for numbers in uniforms(UNIFORMS).tolist()]
         for row, choose in zip(index.tolist(), boxes, strict=True):
             path: Path = self.files[row]
             try:
-                yield read(path, (config.image_size, config.image_size), choose)
+                yield read(path, size, choose)
             except ImageDecodeError as reason:
                 raise UserError(
                     f"{path} {reason}; it was valid when first checked. Restore it."
@@ -98,13 +108,14 @@ class ImageReader:
     uniforms = UNIFORMS
 
     def __init__(self, rows: FileRows, decoder: Literal["cpu", "gpu"], device: torch.device):
-        self.rows, self.decoder, self.size = rows, decoder, rows.config.image_size
+        self.rows, self.decoder, self.size = rows, decoder, rows.config.size
+        self.image_bytes = self.size[0] * self.size[1] * 3
         self.pinned = decoder == "cpu"
         self.labels = rows.files.labels.to(device)
 
     def slot_size(self, batch_size: int) -> int:
         """Return the size of a batch in bytes: its pixels, or 1.5 times the mean size of files."""
-        files, image = self.rows.files, self.size**2 * 3
+        files, image = self.rows.files, self.image_bytes
         if self.decoder == "gpu":
             sample = range(0, files.n, max(files.n // 100, 1))
             image = int(1.5 * np.mean([files[i].stat().st_size for i in sample]))
@@ -116,8 +127,8 @@ class ImageReader:
         real = index[index >= 0]  # padding comes last
         if self.decoder == "gpu":
             images = self.rows.decoded(real, uniforms, cropped_or_jpeg)
-            return pack(images, slot, (self.size, self.size))
-        pixels = slot[: len(index) * self.size**2 * 3].reshape(len(index), -1)
+            return pack(images, slot, self.size)
+        pixels = slot[: len(index) * self.image_bytes].reshape(len(index), -1)
         pixels[len(real) :] = 0
         for row, image in enumerate(self.rows.decoded(real, uniforms, cropped)):
             pixels[row] = image.reshape(-1)  # type: ignore[union-attr]
@@ -126,14 +137,14 @@ class ImageReader:
     def finish(
         self, index: Tensor, slot: Tensor, rest: Packed | None, device: torch.device
     ) -> ImageBatch:
-        n, size = len(index), self.size
+        n, (width, height) = len(index), self.size
         if rest is None:
-            pixels = slot[: n * size**2 * 3].view(n, size, size, 3)
+            pixels = slot[: n * self.image_bytes].view(n, height, width, 3)
             images = pixels.to(device, non_blocking=True, copy=True)
         else:
             from .gpu_decode import decode
 
-            images = torch.zeros(n, size, size, 3, dtype=torch.uint8, device=device)
+            images = torch.zeros(n, height, width, 3, dtype=torch.uint8, device=device)
             try:
                 decode(slot, rest, images)
             except ImageDecodeError as reason:
