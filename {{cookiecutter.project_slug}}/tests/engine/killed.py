@@ -25,7 +25,7 @@ from {{ cookiecutter.__package_name }}.engine.run.checkpoint_files import (
 )
 from {{ cookiecutter.__package_name }}.engine.run.digests import digest
 
-PACKAGE = "{{ cookiecutter.__package_name }}"
+PACKAGE = "my_project"
 
 
 @dataclass
@@ -113,8 +113,13 @@ def of_torchrun(job: Job, rank: int, port: int) -> dict[str, str]:
     return {name: str(value) for name, value in names.items()}
 
 
-def by_two_ranks(script: Path, *arguments: str, statuses: Sequence[int] = (0, 0)) -> str:
-    """Run a script as two ranks and return what they print; they must end with these statuses."""
+def by_two_ranks(folder: Path, code: str, *arguments: str, statuses: Sequence[int] = (0, 0)) -> str:
+    """Run code, with {package} in it, as two ranks and return what they print.
+
+    They must end with these statuses.
+    """
+    script = folder / "script.py"
+    script.write_text(code.format(package=PACKAGE))
     job, port, log = Job([], script, 2), free_port(), script.with_suffix(".log")
     with log.open("w") as file:
         streams: dict[str, Any] = {"stdout": file, "stderr": subprocess.STDOUT}

@@ -21,7 +21,6 @@ from {{ cookiecutter.__package_name }}.engine.fast.data_parallel import (
 from {{ cookiecutter.__package_name }}.engine.fast.running_statistics import (
     RunningStatistics,
 )
-from {{ cookiecutter.__package_name }}.engine.run.heartbeat import Beat
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 gpu = (pytest.mark.gpu, on_a_gpu)
@@ -138,10 +137,8 @@ once_per_host(lambda: time.sleep(0.5) or 1 / 0)
 
 def test_data_are_loaded_once_and_mapped_by_the_processes_of_a_host(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    script = tmp_path / "shared.py"
-    script.write_text(SHARED.format(package=Beat.__module__.partition(".")[0]))
-    assert by_two_ranks(script, statuses=[1, 1]).count("once\n") == 2
-    assert script.with_suffix(".log").read_text().count("Traceback") == 1
+    assert by_two_ranks(tmp_path, SHARED, statuses=[1, 1]).count("once\n") == 2
+    assert (tmp_path / "script.log").read_text().count("Traceback") == 1
     assert not list(tmp_path.glob("shared-data-*"))
 
 
@@ -164,9 +161,7 @@ os.write(1, (repr(sorted(found.items())) + "\\n").encode())
 
 
 def test_validation_on_two_devices_counts_each_row_once(tmp_path):
-    script = tmp_path / "validated.py"
-    script.write_text(VALIDATED.format(package=Beat.__module__.partition(".")[0]))
-    said = [by_two_ranks(script, devices).splitlines() for devices in ("1", "2")]
+    said = [by_two_ranks(tmp_path, VALIDATED, devices).splitlines() for devices in ("1", "2")]
     alone, by_two = ({line for line in lines if line[:2] == "[("} for lines in said)
     assert len(alone) == 1 and alone == by_two
 
@@ -193,9 +188,7 @@ os.write(1, b"agreed\\n")
 
 
 def test_ranks_act_at_the_same_point_and_leave_no_thread_behind(tmp_path):
-    script = tmp_path / "agreed.py"
-    script.write_text(AGREED.format(package=Beat.__module__.partition(".")[0]))
-    assert by_two_ranks(script) == "agreed\n" * 2
+    assert by_two_ranks(tmp_path, AGREED) == "agreed\n" * 2
 
 
 NORMALIZED = """
@@ -248,9 +241,7 @@ os.write(1, b"the same\\n")
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
 def test_synchronized_batch_normalization_is_that_of_the_whole_batch(device, tmp_path):
     """On the CPU, and for two processes that share a GPU."""
-    script = tmp_path / "normalized.py"
-    script.write_text(NORMALIZED.format(package=Beat.__module__.partition(".")[0]))
-    assert by_two_ranks(script, device).count("the same\n") == 2
+    assert by_two_ranks(tmp_path, NORMALIZED, device).count("the same\n") == 2
 
 
 GLOO = (
@@ -442,8 +433,6 @@ os.write(1, b"equal\\n")
 
 
 def test_a_weight_that_only_one_rank_uses_is_trained_alike_on_both(tmp_path):
-    script = tmp_path / "conditional.py"
-    script.write_text(RANK_CONDITIONAL.format(package=Beat.__module__.partition(".")[0]))
-    said = by_two_ranks(script)
+    said = by_two_ranks(tmp_path, RANK_CONDITIONAL)
     assert said.count("equal\n") == 2
     assert said.count("the loss does not depend on these weights: network.never.") == 1
