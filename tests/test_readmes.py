@@ -80,6 +80,9 @@ ELSEWHERE = {
     "engine/test_bench.py::test_bench_writes_the_same_rows_to_a_table_a_json_and_a_picture": [
         "make bench"
     ],
+    "engine/test_bench.py::test_more_devices_are_measured_beside_one_and_beside_ddp": [
+        "make bench GPUS=2"
+    ],
     "engine/test_bench.py::test_bench_check_fails_only_if_training_is_slower": [
         *("make bench-check", "make bench-check BASELINE=runs/bench/…")
     ],

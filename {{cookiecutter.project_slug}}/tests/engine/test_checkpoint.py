@@ -377,7 +377,7 @@ def test_a_checkpoint_with_weights_only_is_not_resumed(trained, call, capsys, tm
     ("arguments", "message"),
     [
         (("fit", "--until", "soon"), "--until is 'soon'"),
-        (("test", "--elastic"), "--decisions and --stall-timeout work only with fit"),
+        (("test", "--elastic"), "--stall-timeout and --allow-nan work only with fit"),
     ],
 )
 def test_wrong_uses_of_until_and_elastic_are_refused(arguments, message, call, capsys):

@@ -57,6 +57,7 @@ ALLOWED = {
         "_step_supports_amp_scaling",
     },
     "fast/compile.py": {"_compiled_call_impl"},
+    "fast/gradients.py": {"_foreach_add_", "_foreach_copy_"},  # documented by torch
     "fast/sync_batch_norm.py": {"_functional_collectives"},
     "run/heartbeat.py": {"_current_frames"},  # documented by Python
     "fast/compile_messages.py": {"_inductor", "_logging"},

@@ -9,9 +9,10 @@ import torch
 import torch.distributed._functional_collectives as collectives
 from lightning.pytorch.plugins import TorchSyncBatchNorm
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UserError
+
+LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class SynchronizeBatchNorm(TorchSyncBatchNorm):
@@ -22,14 +23,14 @@ class SynchronizeBatchNorm(TorchSyncBatchNorm):
 
     def apply(self, model: nn.Module) -> nn.Module:
         for name, layer in model.named_modules():
-            if isinstance(layer, _BatchNorm) and not isinstance(layer, nn.SyncBatchNorm):
-                if type(layer).forward is not _BatchNorm.forward:
+            if isinstance(layer, LAYERS):
+                if type(layer).forward is not nn.BatchNorm2d.forward:
                     raise UserError(
                         f"trainer.sync_batchnorm is true, but {name} is a {type(layer).__name__},"
                         " which has a forward() of its own. Use BatchNorm1d, 2d or 3d in it."
                     )
                 vars(layer)["written_as"] = type(layer)
-                layer.__class__ = SyncBatchNorm
+                layer.__class__ = SyncBatchNorm  # type: ignore[assignment]
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
@@ -39,25 +40,21 @@ class SynchronizeBatchNorm(TorchSyncBatchNorm):
         return model
 
 
-class SyncBatchNorm(_BatchNorm):
+class SyncBatchNorm(nn.SyncBatchNorm):
     """Batch normalization over the batches of all ranks, for inputs (n, channels, …).
 
     In eval mode and on a single rank, it computes what the layer that it replaces does.
     """
 
-    written_as: type[_BatchNorm]
+    written_as: type[nn.BatchNorm2d]
 
-    def _get_name(self) -> str:
-        return self.written_as.__name__
-
-    def _check_input_dim(self, x: Tensor) -> None:
-        self.written_as._check_input_dim(self, x)
+    def __repr__(self) -> str:
+        return f"{self.written_as.__name__}({self.extra_repr()})"
 
     def forward(self, x: Tensor) -> Tensor:
         there = torch.distributed.is_available() and torch.distributed.is_initialized()
         if not self.training or not there or torch.distributed.get_world_size() == 1:
-            return super().forward(x)
-        self._check_input_dim(x)
+            return self.written_as.forward(self, x)  # type: ignore[arg-type]
         others = [0, *range(2, x.ndim)]  # all dimensions but the channels
         shape = [1, -1] + [1] * (x.ndim - 2)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))

@@ -183,13 +183,15 @@ class RunCheckpoint(Checkpoint):
             trainer.strategy.barrier()  # or torchrun would end rank 0 while it writes
             raise Interrupted(self.end_reason, saved=True)
 
-    def _check_finite(self, what: str | None) -> None:
-        """Raise Diverged if something is not finite, as `what` says. No checkpoint follows."""
-        if what is None or self.allow_nan:
+    def _check_weights(self, trainer: L.Trainer, loss: str | None) -> None:
+        """Raise Diverged if the weights are not finite; they are not saved."""
+        weights = [w.detach().isfinite().all() for w in trainer.lightning_module.parameters()]
+        if self.allow_nan or not weights or torch.stack(weights).all():
             return
         if self.best:
             self.io.write(self.best, self.folder / BEST)
         self.io.wait()
+        what = loss or f"The weights are not finite after step {trainer.global_step}"
         saved = "No checkpoint was saved yet."
         if self.saved_step > 0:
             saved = f"The last checkpoint is of step {self.saved_step}."
@@ -205,7 +207,7 @@ class RunCheckpoint(Checkpoint):
         self.io.took = 0.0
         for log in metrics_of(trainer):
             log.fsync()  # a run resumed from here does not log these rows again
-        self._check_finite(_not_finite(trainer))
+        self._check_weights(trainer, _loss_that_is_not_finite(trainer))
         best, self.best = self.best, None
         if best:
             self.io.write(best, self.folder / BEST)
@@ -222,8 +224,8 @@ class RunCheckpoint(Checkpoint):
     def _agree(self, trainer: L.Trainer) -> None:
         """Find out, on all ranks alike, whether to save or to end the run."""
         self.io.wait(for_all=False)
-        for log in metrics_of(trainer):
-            self._check_finite(log.not_finite())
+        if loss := _loss_that_is_not_finite(trainer):
+            self._check_weights(trainer, loss)  # of a step that weighs nothing, they are finite
         due = time.monotonic() >= self.saved_at + self._seconds_between()
         due = due and is_rank_zero() and not self.due
         received = 0 if self.end_reason else self.interruption.signal or 0
@@ -235,13 +237,8 @@ class RunCheckpoint(Checkpoint):
                 print(f"\n{self.end_reason}: saving, then exiting.", file=sys.stderr)
 
 
-def _not_finite(trainer: Any) -> str | None:
-    """Return what is not finite, if any: a loss of rank 0, or the weights on any rank."""
-    losses = [log.not_finite() for log in metrics_of(trainer)]
-    weights = [w.detach().isfinite().all() for w in trainer.lightning_module.parameters()]
-    if weights and not torch.stack(weights).all():
-        losses.append(f"The weights are not finite after step {trainer.global_step}")
-    return next(filter(None, losses), None)
+def _loss_that_is_not_finite(trainer: L.Trainer) -> str | None:
+    return next(filter(None, (log.not_finite() for log in metrics_of(trainer))), None)
 
 
 def _training(trainer: L.Trainer) -> bool:

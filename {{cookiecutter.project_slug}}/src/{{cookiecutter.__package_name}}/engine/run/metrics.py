@@ -75,7 +75,7 @@ class MetricsCSV(Logger):
             self.unchecked.append((row["step"], metrics[LOSS]))
 
     def not_finite(self) -> str | None:
-        """Return which loss, of those that have arrived from the GPU, is not finite, if any."""
+        """Return the next loss, of those that have arrived from the GPU, that is not finite."""
         while self.unchecked and _arrived({LOSS: self.unchecked[0][1]}):
             step, loss = self.unchecked.popleft()
             if not math.isfinite(loss):
