@@ -222,8 +222,11 @@ def test_only_a_valid_row_of_default_settings_is_a_baseline(key, tmp_path):
         bench_check.read_baseline(tmp_path)
 
 
-def test_tune_chooses_the_smallest_batch_that_is_almost_fastest():
-    assert tune.choose_batch_size({64: 50.0, 128: 96.0, 256: 100.0}) == 128
+def test_tune_keeps_the_batch_size_or_chooses_the_smallest_that_is_almost_fastest():
+    rates = {64: 50.0, 128: 96.0, 256: 100.0}
+    assert tune.choose_batch_size(rates, now=64) == 128
+    assert [tune.choose_batch_size(rates, now=now) for now in (128, 256)] == [128, 256]
+    assert tune.choose_batch_size({64: 85.0, 128: 100.0}, now=64, spread=0.2) == 64
     assert tune.batch_sizes(64, 200, None) == [32, 64, 128]
     assert tune.batch_sizes(64, 10_000, global_batch=192) == [32, 64]
 
@@ -238,6 +241,8 @@ def test_tune_chooses_the_fewest_workers_that_are_fast_enough():
     on_gpu = CORES | {Loading(1, 4, "gpu"): 2000.0}
     assert tune.choose_loading(on_gpu, training_rate=300) == (Loading(8, 4), True)  # by CPU
     assert tune.choose_loading(on_gpu, training_rate=510) == (Loading(1, 4, "gpu"), True)
+    kept = tune.choose_loading(CORES, training_rate=280, now=Loading(8, 4))
+    assert kept == (Loading(8, 4), True)
 
 
 @pytest.mark.speed
@@ -246,6 +251,9 @@ def test_tune_reports_that_resident_images_need_no_workers(tmp_path, capsys, cal
     assert call("tune", *SHORT, "--config", str(DIGITS), *flags) == 0
     said = capsys.readouterr().out
     assert "no workers to tune" in said
+    found = read(tmp_path, "tune")
+    assert all(0 <= row["spread"] < 1 for row in found["batch_sizes"] if "failed" not in row)
+    assert ("keep them." in said) == (found["chosen"]["batch_size"] == 300)
     assert (tmp_path / "tune.png").read_bytes().startswith(b"\x89PNG")
     assert read(tmp_path, "tune")["chosen"].keys() == {"batch_size"}
 
@@ -266,7 +274,7 @@ def test_the_lines_of_tune_work_in_a_recipe(folder_of_images, tmp_path, call, ca
 
 def test_a_loader_that_is_too_slow_is_reported_with_both_numbers():
     result = {"config": "c", "device": "d", "batch_sizes": [], "loader": [], "recipe_batch_size": 8}
-    result |= {"unit": "images"}
+    result |= {"unit": "images", "changes": True}
     chosen = {"chosen": {"batch_size": 8}, "enough": False, "supply": 3100.0, "demand": 5400.0}
     said = tune.report(result | chosen)
     assert "3,100" in said and "5,400" in said and "more cores" in said

@@ -1,11 +1,13 @@
 """Choose the batch size and, for rows in files, the loader's settings for this machine.
 
 Training throughput is measured with default settings on one batch that stays on the device; loader
-throughput is measured without training. The lines for the recipe are printed; tune.json and
-tune.png are written to runs/tune/<time>/. Other flags are those of fit.
+throughput is measured without training. Each is measured several times; what lies within the spread
+of these measurements is no reason to change a recipe. The lines for the recipe are printed;
+tune.json and tune.png are written to runs/tune/<time>/. Other flags are those of fit.
 """
 
 import argparse
+import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -27,6 +29,7 @@ from .trials import Process
 
 ENOUGH = 0.95  # of the best speed: more is not worth the memory of a larger batch
 MARGIN = 1.2  # times the training throughput, because loader throughput varies
+TRIALS = 4  # of each setting
 WORKERS = (1, 2, 4, 8, 16)
 
 
@@ -58,20 +61,30 @@ def batch_sizes(now: int, rows: int, global_batch: int | None) -> list[int]:
     )
 
 
-def choose_batch_size(rates: Mapping[int, float]) -> int:
-    """Return the smallest batch size that is almost as fast as the fastest."""
-    return min(size for size, rate in rates.items() if rate >= ENOUGH * max(rates.values()))
+def choose_batch_size(rates: Mapping[int, float], now: int, spread: float = 0.0) -> int:
+    """Return the recipe's batch size `now` if it is almost as fast as the fastest.
+
+    Otherwise return the smallest that is. `spread` is that of the measurements.
+    """
+    least = min(ENOUGH, 1 - spread) * max(rates.values())
+    enough = [size for size, rate in rates.items() if rate >= least]
+    return now if now in enough else min(enough)
 
 
-def choose_loading(rates: Mapping[Loading, float], training_rate: float) -> tuple[Loading, bool]:
-    """Return the settings with the fewest workers that are fast enough, and True.
+def choose_loading(
+    rates: Mapping[Loading, float], training_rate: float, now: Loading | None = None
+) -> tuple[Loading, bool]:
+    """Return the present settings `now` if they are fast enough, and True.
 
-    `training_rate` is in rows/s. The GPU decodes only if the CPU is too slow. If none is fast
-    enough, return the fastest settings and False.
+    Otherwise return those with the fewest workers that are. `training_rate` is in rows/s. The GPU
+    decodes only if the CPU is too slow. If none is fast enough, return the fastest settings and
+    False.
     """
     enough = [way for way, rate in rates.items() if rate >= MARGIN * training_rate]
     if not enough:
         return max(rates, key=lambda way: rates[way]), False
+    if now in enough:
+        return now, True
     return min(enough, key=lambda way: (way.decoder == "gpu", way.workers, way.prefetch)), True
 
 
@@ -83,12 +96,16 @@ def workers_to_try(most: int) -> list[int]:
 def training_rates(
     package: str, config: Path, flags: Sequence[str], sizes: Sequence[int], seconds: float
 ) -> list[dict[str, Any]]:
-    """Train on one batch of each size; return rows/s and GiB, or why a size `failed`."""
+    """Train on one batch of each size; return rows/s with their spread, and GiB.
+
+    For a size that failed, return the reason as `failed`.
+    """
 
     def train(process: Process) -> dict[str, Any]:
         process.trial(seconds)  # compiles
-        found = process.trial(seconds)
-        return {"rows_per_second": found["rate"], "peak_gib": found["peak_gib"]}
+        found = [process.trial(seconds / TRIALS) for _ in range(TRIALS)]
+        rate, spread = _median_and_spread([each["rate"] for each in found])
+        return {"rows_per_second": rate, "spread": spread, "peak_gib": found[-1]["peak_gib"]}
 
     ways = {f"network, batch {size:>5}": [*flags, *of_batch(size)] for size in sizes}
     found = _each(package, config, ways, train, one_batch=True)
@@ -100,11 +117,22 @@ def loader_rates(
 ) -> dict[Loading, float]:
     """Return the loader's rows/s without training, for each of these settings; 0 if it failed."""
     named = {str(way): [*flags, *way.flags()] for way in ways}
-    found = _each(package, config, named, lambda process: {"rate": process.loader_rate(seconds)})
+
+    def read(process: Process) -> dict[str, Any]:
+        rates = [process.loader_rate(seconds / TRIALS) for _ in range(TRIALS)]
+        return {"rate": _median_and_spread(rates)[0]}
+
+    found = _each(package, config, named, read)
     for way, row in zip(ways, found, strict=True):
         if "failed" in row:
             print(f"  {way}: {row['failed']}", file=sys.stderr)
     return {way: row.get("rate", 0.0) for way, row in zip(ways, found, strict=True)}
+
+
+def _median_and_spread(rates: Sequence[float]) -> tuple[float, float]:
+    """Return the median, and half the distance from the least to the most as a share of it."""
+    median = statistics.median(rates)
+    return median, (max(rates) - min(rates)) / 2 / median
 
 
 def of_batch(size: int) -> list[str]:
@@ -156,7 +184,8 @@ def tune(package: str, config: Path, flags: list[str], seconds: float) -> dict[s
     rates = {row["batch_size"]: row["rows_per_second"] for row in measured if "failed" not in row}
     if not rates:
         raise UserError(measured[0]["failed"])
-    size = choose_batch_size(rates)
+    spread = max(row["spread"] for row in measured if "failed" not in row)
+    size = choose_batch_size(rates, recipe["batch_size"], spread)
     result = {
         "made": datetime.now().isoformat(timespec="seconds"),
         "config": config.name,
@@ -170,12 +199,17 @@ def tune(package: str, config: Path, flags: list[str], seconds: float) -> dict[s
         "loader": [],
         "enough": True,
         "chosen": {"batch_size": size},
+        "changes": size != recipe["batch_size"],
     }
     if recipe["resident"]:
         return result
     at_size = [*flags, *of_batch(size)]
     loaded = try_loaders(package, config, at_size, recipe, machine, rates[size], seconds)
-    chosen, enough = choose_loading(loaded, rates[size])
+    present = {name: recipe["settings"]["data"].get(name) for name in ("workers", "prefetch")}
+    place = recipe["settings"]["data"].get("decoder") if recipe["gpu_decoder"] else None
+    now = Loading(**present, decoder=place)
+    chosen, enough = choose_loading(loaded, rates[size], now)
+    result["changes"] = size != recipe["batch_size"] or chosen != now
     keys = {name: value for name, value in asdict(chosen).items() if value is not None}
     return result | {
         "loader": [asdict(way) | {"rows_per_second": rate} for way, rate in loaded.items()],
@@ -225,10 +259,8 @@ def report(result: dict[str, Any]) -> str:
     """Return the measurements and the choice as text, with advice if the loader is too slow."""
     text = [f"{result['config']} on {result['device']}", ""]
     for row in result["batch_sizes"]:
-        speed = (
-            f"{row['rows_per_second']:>10,.0f} {result['unit']}/s"
-            if "failed" not in row
-            else row["failed"]
+        speed = row.get("failed") or (
+            f"{row['rows_per_second']:>10,.0f} {result['unit']}/s ± {row['spread']:.0%}"
         )
         memory = f"  {row['peak_gib']:.2f} GiB" if row.get("peak_gib") else ""
         text.append(f"  network, batch {row['batch_size']:>5}  {speed}{memory}")
@@ -251,6 +283,9 @@ def report(result: dict[str, Any]) -> str:
             f"A batch of {size} trains differently from the recipe's {now}. Start with"
             f" model.learning_rate x {size / now:g}, or keep {now}.",
         ]
+    if not result["changes"]:
+        keep = "The recipe's settings are as fast as the best, within the spread: keep them."
+        return "\n".join([*text, "", keep, ""])
     return "\n".join([*text, "", "For the recipe:", "", lines(result)])
 
 
@@ -261,7 +296,8 @@ def draw(result: dict[str, Any]) -> Figure:
     rows = [row for row in result["batch_sizes"] if "failed" not in row]
     sizes, rates = ([row[key] for row in rows] for key in ("batch_size", "rows_per_second"))
     chosen, circle = result["chosen"], {"markersize": 12, "mfc": "none", "color": "#f58518"}
-    parts[0].plot(sizes, rates, marker="o", color="#4c78a8")
+    spreads = [row["rows_per_second"] * row["spread"] for row in rows]
+    parts[0].errorbar(sizes, rates, spreads, marker="o", color="#4c78a8", capsize=3)
     parts[0].plot(chosen["batch_size"], result["demand"], "o", **circle)
     parts[0].set_xscale("log", base=2)
     parts[0].set_xticks(sizes, [str(size) for size in sizes])
