@@ -195,6 +195,25 @@ def test_an_error_in_a_module_is_the_modules(line, said, tmp_path, monkeypatch):
     assert f"{name}.py, {said}" in own_code.report(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import not_installed_here", "line 3, in <module>: ModuleNotFoundError: No module named"),
+        ("", "line 7, in __init__: KeyError: 'depth'"),
+    ],
+)
+def test_an_error_in_a_callback_of_ones_own_is_the_callbacks(
+    code, said, call, tmp_path, monkeypatch, capsys
+):
+    name = f"callback_{len(code)}"
+    lines = ["import lightning as L", "", code, "", "class Mine(L.Callback):"]
+    lines += ["    def __init__(self, depth: int = 1) -> None:", "        self.depth = {}['depth']"]
+    (tmp_path / f"{name}.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert call("fit", *SHORT, f"--trainer.callbacks+={name}.Mine", folder=tmp_path / "run") == 1
+    assert f"{name}.py, {said}" in first_line(capsys)
+
+
 def test_a_name_that_a_module_lacks_is_the_mains():
     with pytest.raises(UserError, match=r"__main__.py names json:Nothing.*Fix the name"):
         Project("x", "json:Nothing", "y").load("json:Nothing")

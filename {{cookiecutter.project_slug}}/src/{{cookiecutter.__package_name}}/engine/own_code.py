@@ -53,13 +53,14 @@ def report(error: BaseException) -> str | None:
     """Return a report of an error in the project's own code; None for any other error."""
     if not isinstance(error, Exception) or os.environ.get(SWITCH):
         return None
-    calls = own_calls(error)
-    if not calls:
+    found = _found(error)
+    if found is None:
         return None
+    calls, cause = found
     own = [call for call in calls if call.is_own]
     *callers, place = own
     left_out = len(calls) - len(own)
-    lines = [f"error in your code: {place}: {_message(error)}", f"    {place.source}"]
+    lines = [f"error in your code: {place}: {_message(cause)}", f"    {place.source}"]
     for call in reversed(callers):
         lines += [f"  called from {call}", f"    {call.source}"]
     lines.append(f"  ({left_out} calls of the engine and of libraries are left out; {SWITCH}=1")
@@ -72,22 +73,29 @@ def own_calls(error: BaseException) -> list[Call]:
 
     Return [] if the error is not in it.
     """
-    for found in _causes(error):
-        for calls in (_syntax(found), _raised(found), _quoted(found)):
+    found = _found(error)
+    return found[0] if found is not None else []
+
+
+def _found(error: BaseException) -> tuple[list[Call], BaseException] | None:
+    """Return the calls that led into the project's own code, and the error that it raised."""
+    for cause in _causes(error):
+        for calls in (_syntax(cause), _raised(cause), _quoted(cause)):
             ours = [call for call in calls if call.is_own or call.is_engines]
             if ours and ours[-1].is_own:
-                return calls
-    return []
+                return calls, cause
+    return None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and those that it was raised from."""
+    """Yield an error, and those that it was raised from or while they were handled."""
     seen: set[int] = set()
     found: BaseException | None = error
     while found is not None and id(found) not in seen:
         yield found
         seen.add(id(found))
-        found = found.__cause__
+        hidden = found.__suppress_context__
+        found = found.__cause__ or (None if hidden else found.__context__)
 
 
 def _syntax(error: BaseException) -> list[Call]:

@@ -70,6 +70,8 @@ class Parser(LightningArgumentParser):
     """Lightning's parser. It reports an error in one line, without the usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if ex is not None and own_calls(ex):  # a class that a setting names can't be imported
+            raise ex
         parser = getattr(ex, "subcommand_parser", None) or self
         known = list(parser.get_defaults(skip_validation=True).keys())
         raise UserError(in_one_line(message, known)) from None
