@@ -81,7 +81,7 @@ class ImageClassifier(Task):
         """Return loss and accuracy as sums and counts, without the rows that fill up a batch."""
         real = batch.row >= 0
         labels, n = batch.labels.where(real, IGNORED), real.sum()
-        loss = cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+        loss = cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
         return {"loss": (loss, n), "accuracy": ((logits.argmax(1) == labels).sum(), n)}
 
     def predict(self, logits: Tensor) -> Tensor:

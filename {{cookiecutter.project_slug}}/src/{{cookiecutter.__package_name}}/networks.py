@@ -29,7 +29,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor([58.395, 57.12, 57.375]).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        return (images.float() - self.mean) / self.std
+        return ((images.float() - self.mean) / self.std).to(self.mean.dtype)
 
 
 class Network(nn.Module):

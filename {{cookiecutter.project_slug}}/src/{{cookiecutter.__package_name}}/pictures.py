@@ -4,10 +4,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from .engine.monitor.names import drawable, width
 from .engine.monitor.predictions import FinishedRun
 
 RIGHT, WRONG = "#2e7d32", "#c62828"
 COLUMNS, ROWS = 8, 4
+NAME_WIDTH = 22  # letters that fit over an image
 
 
 def draw(run: FinishedRun) -> dict[str, Figure]:
@@ -24,6 +26,9 @@ def draw_predictions(
 
     `images` are uint8 (n, h, w, c), `labels` int64 (n,), `probabilities` (n, classes).
     """
+    shown = drawable(classes, NAME_WIDTH)
+    if shown.note:
+        print(f"note: picture of the predictions: {shown.note}", flush=True)
     sure, predicted = probabilities.max(1)
     wrong = predicted != labels
     order = torch.where(wrong, -1 - sure, sure).argsort(stable=True)[: COLUMNS * ROWS].tolist()
@@ -38,10 +43,16 @@ def draw_predictions(
         left, top = place % COLUMNS + 0.05, 1.3 * (place // COLUMNS) + 0.35
         extent = (left, left + wide, top + high, top)
         axes.imshow(images[i].numpy(), extent=extent, interpolation="nearest")
-        told = classes[predicted[i]] + (f", not {classes[labels[i]]}" if wrong[i] else "")
-        short = told if len(told) <= 22 else told[:21] + "…"
-        text = f"{short}\n{sure[i]:.0%} sure"
+        names = [shown.names[predicted[i]], *([shown.names[labels[i]]] if wrong[i] else [])]
+        text = f"{in_lines(names)}\n{sure[i]:.0%} sure"
         colour = WRONG if wrong[i] else RIGHT
-        axes.text(left + 0.45, top - 0.04, text, fontsize=8, color=colour, ha="center")
+        caption = axes.text(left + 0.45, top - 0.04, text, fontsize=8, color=colour, ha="center")
+        caption.set(fontfamily=shown.families, parse_math=False)
     axes.set(xlim=(0, COLUMNS), ylim=(height - 0.15, -0.15))
     return figure
+
+
+def in_lines(names: list[str]) -> str:
+    """Return a predicted name and, if it is wrong, the right one, in one line if it fits."""
+    line = ", not ".join(names)
+    return line if width(line) <= NAME_WIDTH else "\nnot ".join(names)

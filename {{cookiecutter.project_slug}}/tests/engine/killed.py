@@ -205,7 +205,7 @@ def _take_out(job: Job) -> None:
     elif what == "the order's resume":
         data = _engine(job, "data.module").Data
         whole = data._position
-        data._position = lambda data: (whole(data)[0], 0)
+        data._position = lambda data, batches: (whole(data, batches)[0], 0)
     elif what == "the weights of a loss":
         parts = _engine(job, "fast.step_parts").StepParts
         parts.weigh = lambda parts, batch, outputs, loss, terms: loss

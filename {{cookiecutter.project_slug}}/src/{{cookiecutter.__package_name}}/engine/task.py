@@ -32,8 +32,13 @@ from .model.checks import check_task
 from .model.freeze import add_frozen_groups, freeze_parts, frozen_parts, keep_frozen
 from .model.means import RunningTotals, ratio
 from .model.recompute import recompute_blocks
+from .model.single_values import normalize_single_values
 from .ranks import rank_zero_only
 
+SINGLE_VALUES = (
+    "note: data.batch_size is 1. Where a layer of batch normalization gets a single value per"
+    " channel, it uses its running mean and variance, and doesn't update them."
+)
 print_once = rank_zero_only(functools.partial(print, flush=True))
 
 # The methods of a task. Those in REQUIRED have no default.
@@ -253,6 +258,8 @@ class Preparation(L.Callback):
                     tensor.data = tensor.data.to(memory_format=torch.channels_last)
         if stage == "fit" and isinstance(trainer.datamodule, Data):
             data = trainer.datamodule
+            if data.batch_size == 1 and normalize_single_values(task.network):
+                print_once(SINGLE_VALUES)
             check_task(task, as_rows(data.splits.train), data.facts())
 
     def on_fit_start(self, trainer: Any, pl_module: L.LightningModule) -> None:
@@ -304,9 +311,18 @@ class Preparation(L.Callback):
     ) -> None:
         if batch_idx and self.compared:  # once per epoch, after the task's on_train_epoch_start
             return
+        check_batch(batch)
         before, self.trainable, self.compared = self.trainable, _trainable(pl_module), True
         if self.trainable != before:
             self._update_trainable(trainer, pl_module, self.trainable - before)
+
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if batch_idx == 0:
+            check_batch(batch)
+
+    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if pl_module.train_step is not loss_and_outputs:
@@ -395,6 +411,17 @@ def check_members(task: type) -> None:
             raise UserError(
                 f"{task.__name__} has {name}() of its own, but the engine needs it: {instead}."
             )
+
+
+def check_batch(batch: Any) -> None:
+    """Raise UserError if a batch is not a named tuple with a field `row`."""
+    if hasattr(batch, "row") and hasattr(batch, "_replace"):
+        return
+    raise UserError(
+        f"A batch is a {type(batch).__name__}; expected a named tuple with a field 'row', the index"
+        " of each row in its split: a DataLoader's collate_fn must return one, such as"
+        " ImageBatch(images, labels, row). See engine/contract.py."
+    )
 
 
 def check_instance(task: Any) -> None:

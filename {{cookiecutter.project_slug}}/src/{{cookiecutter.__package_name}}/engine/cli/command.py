@@ -8,6 +8,7 @@ from importlib import import_module
 from ..errors import UserError
 from ..monitor import quiet_lightning
 from ..nvml import prefer_idle_gpus
+from ..own_code import report
 from ..ranks import is_rank_zero
 from ..run.interruption import Interrupted
 from .errors import explain
@@ -31,10 +32,13 @@ def run(project: Project, verb: str, options: argparse.Namespace, flags: list[st
         resume = " Checkpoint saved. Resume with: make resume" if end.saved else ""
         message, status = f"\nInterrupted ({end.reason}).{resume}", end.status
     except BaseException as error:
-        if (explanation := explain(error)) is None:
-            raise
-        print(f"error: {explanation}", file=sys.stderr)  # on any rank
-        return 2
+        if (explanation := explain(error)) is not None:
+            print(f"error: {explanation}", file=sys.stderr)  # on any rank
+            return 2
+        if (about_own_code := report(error)) is not None:
+            print(about_own_code, file=sys.stderr)
+            return 1
+        raise
     if is_rank_zero():
         print(message, file=sys.stderr)
     return status

@@ -11,11 +11,12 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from ..errors import UserError
 from ..monitor.gpu import out_of_memory
+from ..own_code import own_calls
 
 UNUSABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 SELF_EXPLAINING = (MisconfigurationException, UnicodeDecodeError, csv.Error)
 SELF_EXPLAINING_MESSAGE = "is not in bounds|You selected an invalid"  # Lightning's
-KNOWN_ERRORS = {  # a pattern in the message, and what to print
+KNOWN_ERRORS = {  # a pattern in the message of a RuntimeError, and what to print
     # from gloo; NCCL waits until the process ends
     r"Connection (closed|reset) by peer": (
         "another process of this run has ended: see its message, or whether the system killed it."
@@ -47,16 +48,21 @@ def explain(error: BaseException) -> str | None:
     """Return an explanation if the user can fix the error, or None if it needs its traceback."""
     if cause := out_of_memory(error):
         return "\n".join(getattr(error, "__notes__", [f"out of GPU memory: {cause}"]))
-    if isinstance(error, OSError) and error.errno in UNUSABLE:
-        return f"{error.filename}: {error.strerror}. Change the permissions, or work on a copy."
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "the disk is full. Free space, then: make resume"
     message = str(error)
-    if isinstance(error, SELF_EXPLAINING) or re.search(SELF_EXPLAINING_MESSAGE, message):
-        return " ".join(message.split())
-    for pattern, advice in KNOWN_ERRORS.items():
+    for pattern, advice in KNOWN_ERRORS.items() if isinstance(error, RuntimeError) else ():
         if found := re.search(pattern, message):
             return found.expand(advice)
+    return None if own_calls(error) else _of_the_engine(error, message)
+
+
+def _of_the_engine(error: BaseException, message: str) -> str | None:
+    """Return an explanation of an error that the project's own code did not raise."""
+    if isinstance(error, OSError) and error.errno in UNUSABLE:
+        return f"{error.filename}: {error.strerror}. Change the permissions, or work on a copy."
+    if isinstance(error, SELF_EXPLAINING) or re.search(SELF_EXPLAINING_MESSAGE, message):
+        return " ".join(message.split())
     return None
 
 
@@ -64,6 +70,8 @@ class Parser(LightningArgumentParser):
     """Lightning's parser. It reports an error in one line, without the usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if ex is not None and own_calls(ex):  # a class that a setting names can't be imported
+            raise ex
         parser = getattr(ex, "subcommand_parser", None) or self
         known = list(parser.get_defaults(skip_validation=True).keys())
         raise UserError(in_one_line(message, known)) from None

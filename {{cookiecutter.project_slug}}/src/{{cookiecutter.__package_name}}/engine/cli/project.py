@@ -37,9 +37,10 @@ class Project:
         if not isinstance(what, str):
             return what
         module, _, name = what.partition(":")
+        with collecting_later():
+            home = import_module(module, self.package)
         try:
-            with collecting_later():
-                return getattr(import_module(module, self.package), name)
+            return getattr(home, name)
         except AttributeError as error:
             raise UserError(f"__main__.py names {what}, but {error}. Fix the name.") from error
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
@@ -55,6 +56,7 @@ from . import arguments as resolve
 from .errors import Parser
 from .launch import launch, launched
 from .project import Project
+from .refused import check_trainer_settings
 
 
 class Training(LightningCLI):
@@ -100,6 +102,7 @@ class Training(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Decide what has to be known before processes start and data are read."""
         config, stage = self.config[self.subcommand], str(self.subcommand)
+        check_trainer_settings(config.trainer)
         resuming, path = stage == "fit", config.ckpt_path
         self.from_step = read_checkpoint(path, resuming)["global_step"] if path else 0
         self.text = self.called_parser.dump(config, skip_unset=False)
@@ -182,7 +185,7 @@ class Training(LightningCLI):
             plugins = trainer["plugins"] or []
             plugins = plugins if isinstance(plugins, list) else [plugins]
             kwargs["plugins"] = [*plugins, SynchronizeBatchNorm()]
-        kwargs |= {"logger": loggers or False, "enable_progress_bar": False}  # the bar is Progress
+        kwargs |= {"logger": loggers or False, "enable_progress_bar": self._has_their_bar()}
         self.trainer_defaults["callbacks"] = self._callbacks()
         return super().instantiate_trainer(**kwargs)
 
@@ -209,7 +212,7 @@ class Training(LightningCLI):
         config = self.config[self.subcommand]
         seconds, classes = config.checkpoints.seconds, self.facts.classes
         return [
-            *([Progress()] if config.trainer.enable_progress_bar is not False else []),
+            *([Progress()] if self._shows_our_bar() else []),
             Throughput(),
             GpuUsage(self.run_folder),
             OutOfMemory(),
@@ -226,6 +229,16 @@ class Training(LightningCLI):
                 self.flags.allow_nan,
             ),
         ]
+
+    def _has_their_bar(self) -> bool:
+        """Return whether the configuration adds a progress bar of Lightning."""
+        callbacks = self.config_init[self.subcommand]["trainer"]["callbacks"]
+        each = callbacks if isinstance(callbacks, list) else [callbacks]
+        return any(isinstance(callback, ProgressBar) for callback in each)
+
+    def _shows_our_bar(self) -> bool:
+        asked = self.config[self.subcommand].trainer.enable_progress_bar is not False
+        return asked and not self._has_their_bar()
 
     def _heartbeat(self) -> list[L.Callback]:
         if self.subcommand != "fit" or self.decisions.processes == 1:

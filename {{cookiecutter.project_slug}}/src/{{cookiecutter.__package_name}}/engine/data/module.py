@@ -1,7 +1,7 @@
 """The base class of data: it builds loaders for the splits, on any number of devices."""
 
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -77,7 +77,9 @@ class Data(L.LightningDataModule):
                 f" {shard.step}. Set --data.batch_size to {fits} or less."
             )
         seed, weights = self.decisions.seed.value, self.sample_weights
-        plan = EpochPlan(rows.n, shard, seed, self._position, weights, rows.lengths)
+        overfits = getattr(self.trainer, "overfit_batches", 0) > 0
+        position = partial(self._position, shard.batches(rows.n))
+        plan = EpochPlan(rows.n, shard, seed, position, weights, rows.lengths, overfits)
         overridden = type(self).augment is not Data.augment  # the default costs a call per batch
         return self._loader(rows, plan, self.augment if overridden else None)
 
@@ -165,13 +167,17 @@ class Data(L.LightningDataModule):
         accumulate = self.trainer.accumulate_grad_batches
         return BatchShard(batch_size, rank, processes, accumulate, in_turn)
 
-    def _position(self) -> tuple[int, int]:
-        """Return the next epoch and batch, from the progress that the Trainer saves."""
+    def _position(self, batches: int) -> tuple[int, int]:
+        """Return the next epoch and batch, from the progress that the Trainer saves.
+
+        An epoch has `batches`, or fewer if trainer.limit_train_batches says so. (Lightning counts
+        one more in the last epoch of StochasticWeightAveraging.)
+        """
         if self.trainer is None:
             return 0, 0
         loop = self.trainer.fit_loop
         done = loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
-        return divmod(done, int(loop.max_batches))
+        return divmod(done, min(int(loop.max_batches), batches))
 
 
 def at_least(least: float, **settings: float | None) -> None:

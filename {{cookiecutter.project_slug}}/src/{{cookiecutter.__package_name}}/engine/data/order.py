@@ -108,6 +108,7 @@ class EpochPlan:
     position: Position | None = None
     weights: Tensor | None = None
     lengths: Tensor | None = None  # int32 (n,) if rows differ in length
+    same_order: bool = False  # in each epoch, for --trainer.overfit_batches
 
     def __len__(self) -> int:
         return self.shard.batches(self.n) if self.position else len(self.shard.padded(self.n))
@@ -138,6 +139,8 @@ class EpochPlan:
         """
         if self.position is None:
             return self.shard.padded(self.n, device)
+        if self.same_order:
+            epoch = 0
         if self.weights is not None:
             return self.shard.of(weighted_order(self.seed, epoch, self.weights).to(device))
         return self.shard.of(epoch_order(self.seed, epoch, self.n, device))

@@ -2,16 +2,23 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from ..contract import Splits
 from ..errors import UserError
+from ..paths import shown
 from .shared import once_per_host
+
+KINDS = {str: "text, in quotes", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def load_source(sources: Mapping[str, Callable], name: str, options: dict[str, Any]) -> Any:
     """Return what the source `name` returns; of several processes of a host, only one calls it.
 
-    Raises UserError if the source or an option is unknown.
+    Raises UserError if the source or an option is unknown, an option has another type than the
+    source declares, or the source returns no Splits. Errors of the source's code are its own.
     """
     if name not in sources:
         raise UserError(f"data.source is '{name}', which is unknown. Known: {', '.join(sources)}.")
@@ -19,11 +26,38 @@ def load_source(sources: Mapping[str, Callable], name: str, options: dict[str, A
     takes = inspect.signature(source)
     try:
         takes.bind(**options)
-        return once_per_host(lambda: source(**options))
-    except (TypeError, ValueError) as error:
-        if not options:
-            raise
+    except TypeError as error:
         raise UserError(
             f"data.options do not fit the source '{name}': {error}."
             f" It takes: {', '.join(takes.parameters) or 'none'}."
         ) from error
+    for key, value in options.items():
+        _check_type(key, value, takes.parameters.get(key))
+    loaded = once_per_host(lambda: source(**options))
+    if not isinstance(loaded, Splits):
+        raise UserError(
+            f"{_place(source)} returned a {type(loaded).__name__}; expected splits, such as"
+            " ImageSplits(train, val, test, classes=...)."
+        )
+    return loaded
+
+
+def _check_type(key: str, value: Any, parameter: inspect.Parameter | None) -> None:
+    """Raise UserError if a parameter is declared as text, a number or a bool, and this is not."""
+    kind = parameter.annotation if parameter is not None else None
+    if kind not in KINDS:
+        return
+    fits = isinstance(value, (int, float) if kind is float else kind)
+    if isinstance(value, bool) != (kind is bool) or not fits:
+        raise UserError(f"data.options.{key} is {value!r}; expected {KINDS[kind]}.")
+
+
+def _place(source: Callable) -> str:
+    """Return file, line and name of a source."""
+    while isinstance(source, partial):
+        source = source.func
+    code = getattr(source, "__code__", None)
+    name = getattr(source, "__name__", type(source).__name__)
+    return (
+        f"{shown(Path(code.co_filename))}, line {code.co_firstlineno}: {name}()" if code else name
+    )

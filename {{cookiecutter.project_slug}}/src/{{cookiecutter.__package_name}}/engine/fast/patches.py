@@ -214,6 +214,11 @@ def log_step_now(trainer: Any) -> None:
     trainer._logger_connector.update_train_step_metrics()
 
 
+def trains_no_weights(trainer: Any) -> bool:
+    """Return whether this epoch only computes the statistics of batch normalization."""
+    return trainer.fit_loop._skip_backward
+
+
 def weights_checkpoint(trainer: Any) -> dict[str, Any]:
     """Return the checkpoint that Trainer.save_checkpoint(weights_only=True) would write."""
     return trainer._checkpoint_connector.dump_checkpoint(weights_only=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..contract import Facts, Rows
 from ..errors import UserError
+from ..own_code import own_calls
 
 NETWORK_PREFIX = "network."  # of the keys of a network's weights in a task's state dict
 
@@ -17,7 +18,8 @@ NETWORK_PREFIX = "network."  # of the keys of a network's weights in a task's st
 def check_task(task: Any, rows: Rows, facts: Facts) -> None:
     """Pass one row through the task, without changing its modes or the random number generator.
 
-    Raises UserError if the network fails on it, or check() finds the outputs wrong.
+    Raises UserError if torch can't compute the network on it, or check() finds the outputs wrong.
+    Other errors of the network's code are raised as they are.
     """
     modes = [(module, module.training) for module in task.modules()]
     device = next((p.device for p in task.parameters()), torch.device("cpu"))
@@ -30,17 +32,27 @@ def check_task(task: Any, rows: Rows, facts: Facts) -> None:
             outputs = task.forward(batch)
             problem = task.check(outputs, batch)
     except (RuntimeError, AssertionError, ValueError) as error:  # torch's errors for wrong shapes
+        calls = own_calls(error)
+        if calls and calls[-1].is_own and not _raised_by_torch(error, calls[-1].source):
+            raise
+        own = [call for call in calls if call.is_own]
+        where = f"{own[-1]}: " if own else ""
         why = str(error).strip().partition("\n")[0] or type(error).__name__
         shapes = " and ".join(f"{key} {shape}" for key, shape in facts.shapes.items())
         raise UserError(
-            f"The network '{name}' can't take the data's {shapes}: {why}. Change the data, or"
-            " choose or write another network (model.network)."
+            f"{where}{why}. The network '{name}' can't take the data's {shapes}. Change its code or"
+            " the data, or choose another network (model.network)."
         ) from error
     finally:
         for module, training in modes:
             module.training = training
     if problem:
         raise UserError(f"The network '{name}' {problem}")
+
+
+def _raised_by_torch(error: Exception, line: str) -> bool:
+    """Return whether torch raised an error in a line of the network's code, not the line itself."""
+    return isinstance(error, RuntimeError) and not line.startswith("raise ")
 
 
 def read_saved(file: str | Path, setting: str, mmap: bool = False) -> Any:

@@ -16,12 +16,17 @@ ScheduleName = Literal["one_cycle", "cosine", "constant"]
 def build_optimizer(
     network: nn.Module, name: OptimizerName, rate: float, weight_decay: float, momentum: float
 ) -> torch.optim.Optimizer:
-    """Return the fused optimizer of that name for the network's weights.
+    """Return the optimizer of that name, fused, for the network's weights.
 
     Frozen weights are in separate groups, so that they can be unfrozen during a run. Weight decay
     applies to matrices and kernels only: pulling biases and normalization scales towards zero does
     not regularize (Goyal et al., "Accurate, Large Minibatch SGD", 2017).
+
+    Raises UserError if a number is out of range.
     """
+    _check_range("learning_rate", rate, math.inf)
+    _check_range("weight_decay", weight_decay, math.inf)
+    _check_range("momentum", momentum, 1)
     trainable = [p for p in network.parameters() if p.requires_grad]
     frozen = [p for p in network.parameters() if not p.requires_grad]
     groups: list[dict[str, Any]] = []
@@ -32,7 +37,16 @@ def build_optimizer(
         ]
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=rate, fused=True)
-    return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=True)
+    # torch 2.11's fused SGD computes wrong updates of 16-bit weights on a CPU.
+    fused = all(p.is_cuda or p.dtype.itemsize > 2 for p in network.parameters())
+    return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=fused)
+
+
+def _check_range(name: str, value: float, below: float) -> None:
+    """Raise UserError if a setting is not a number in [0, below)."""
+    if not 0 <= value < below:
+        limit = "" if math.isinf(below) else f" and below {below}"
+        raise UserError(f"model.{name} is {value}; expected a number, at least 0{limit}.")
 
 
 def build_schedule(
@@ -48,6 +62,7 @@ def build_schedule(
         )
     if not math.isfinite(steps):
         raise UserError("The run has no end: set trainer.max_epochs or trainer.max_steps.")
+    steps = max(steps, 1)  # trainer.max_steps may be 0
     return LambdaLR(optimizer, lambda n: learning_rate_factor(name, warmup, (n + 0.5) / steps))
 
 

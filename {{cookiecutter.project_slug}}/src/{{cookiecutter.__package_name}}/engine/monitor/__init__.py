@@ -18,6 +18,8 @@ def quiet_lightning() -> None:
         ".*smaller than the logging interval.*",  # Preparation in task.py lowers the interval
         ".*recommended to use `self.log.*sync_dist=True.*",  # totals are summed over ranks already
         ".*treespec, LeafSpec.*",  # Lightning 2.6.6 on torch 2.11
+        ".*loading a checkpoint outside the 'fit' stage.*",  # it holds the averaged weights
+        ".*SWA is currently only supported every epoch.*",  # the schedule of steps ends there
     ):
         warnings.filterwarnings("ignore", expected)
     warnings.filterwarnings("ignore", module="PIL")  # of large images and broken metadata

@@ -27,7 +27,8 @@ def draw_curves(rows: Sequence[dict[str, Any]], best: Best) -> Figure:
             if points:
                 axes.plot(x, y, label=label, linewidth=1.5, **style)
                 axes.legend(frameon=False)
-        axes.set(xlabel="epoch", title=quantity, xlim=(0, None))
+        axes.set(xlabel="epoch", xlim=(0, None))
+        axes.set_title(quantity, parse_math=False)
         axes.grid(alpha=0.3)
         low, high = axes.dataLim.y0, axes.dataLim.y1
         if quantity == "loss" and 0 < 5 * low < high:

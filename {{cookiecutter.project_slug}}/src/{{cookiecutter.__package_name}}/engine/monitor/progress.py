@@ -1,18 +1,14 @@
 """A run's training speed and its progress bar."""
 
-import sys
 import time
 
 import lightning as L
-from tqdm.auto import tqdm
 
 from ..data.module import Data
 from ..ranks import is_rank_zero
 from ..run.metrics import metrics_of
+from .bar import Display, Lines, display, time_left
 from .clock import Clock
-
-SECONDS_BETWEEN_UPDATES = 0.5  # of the bar
-SECONDS_BETWEEN_LINES = 10.0  # if the output is a file
 
 
 class Throughput(L.Callback):
@@ -47,14 +43,13 @@ class Throughput(L.Callback):
 
 
 class Progress(L.Callback):
-    """Shows one bar for the whole run or, if the output is a file, prints a line now and then.
+    """Shows one bar for the whole run or, if the output is a file, prints a line a minute.
 
     It shows the newest values on the host and does not wait for those that the GPU still computes.
     """
 
     def __init__(self) -> None:
-        self.live = sys.stderr.isatty() or "ipykernel" in sys.modules
-        self.bar: tqdm | None = None
+        self.display: Display | None = None  # on rank 0, during training
 
     def on_train_start(self, trainer, pl_module) -> None:
         self.parts, self.epoch_length = (
@@ -72,11 +67,9 @@ class Progress(L.Callback):
         self.unit = data.facts().unit if isinstance(data, Data) else "rows"
         split, _, quantity = best.metric.partition("/")
         number_format = ".1%" if best.format.endswith("%") else best.format
-        self.shown = {"train/loss": ("loss", ".3f"), f"train/{quantity}": (quantity, number_format)}
-        self.shown |= {best.metric: (split, number_format)}
-        if self.live and is_rank_zero():
-            layout = "{percentage:3.0f}%|{bar:24}| {desc}"
-            self.bar = tqdm(total=self.batches, initial=self.first_batch, bar_format=layout)
+        self.shown = {best.metric: (split, number_format), "train/loss": ("loss", ".3f")}
+        self.shown |= {f"train/{quantity}": (quantity, number_format)}
+        self.display = display() if is_rank_zero() else None
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         now = time.perf_counter()
@@ -85,41 +78,40 @@ class Progress(L.Callback):
             self.first_batch += 1
             return
         self.rows += len(batch.row) * trainer.world_size
-        if now - self.shown_at >= (SECONDS_BETWEEN_UPDATES if self.live else SECONDS_BETWEEN_LINES):
-            self._show(trainer)
+        if self.display is not None and now - self.shown_at >= self.display.seconds:
+            self._show(trainer, self.display)
 
     def on_train_end(self, trainer, pl_module) -> None:
         for log in metrics_of(trainer):
             log.fsync()  # waits for the last values
-        self._show(trainer)
+        if self.display is not None:
+            self._show(trainer, self.display)
         self.on_exception()
 
     def on_exception(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        if self.display is not None:
+            self.display.close()
+        self.display = None
 
-    def _show(self, trainer: L.Trainer) -> None:
-        """Show the loss, the best metric, the run's speed so far and the time left."""
-        if not is_rank_zero() or not self.rows:
+    def _show(self, trainer: L.Trainer, display: Display) -> None:
+        """Show the epoch, the metrics, the run's speed so far and the time left."""
+        if not self.rows:
             return
-        self.shown_at, batch = time.perf_counter(), self.progress.ready
+        self.shown_at, batch = time.perf_counter(), min(self.progress.ready, self.batches)
         seconds = self.shown_at - self.begun_at
         left = seconds / max(batch - self.first_batch, 1) * (self.batches - batch)
-        epoch = -(-batch // int(self.epoch_length))
-        parts = [f"epoch {epoch}{self.epochs}"]
+        epoch = -(-int(batch) // int(self.epoch_length))
+        extras = [f"epoch {epoch}{self.epochs}"]
+        if isinstance(display, Lines):
+            extras.append(f"step {self._steps(batch)}/{self._steps(self.batches)}")
         logged = metrics_of(trainer)
         known = logged[0].latest if logged else trainer.callback_metrics
         for key, (name, number_format) in self.shown.items():
             if key in known:
-                parts.append(f"{name} {float(known[key]):{number_format}}")
-        parts.append(f"{self.rows / seconds:,.0f} {self.unit}/s")
-        parts.append("{}:{:02} left".format(*divmod(round(left), 60)))
-        if self.bar is not None:
-            self.bar.n = batch
-            self.bar.set_description_str("  ".join(parts))
-        else:
-            parts.insert(1, f"step {self._steps(batch)}/{self._steps(self.batches)}")
-            print("  ".join(parts), flush=True)
+                extras.append(f"{name} {float(known[key]):{number_format}}")
+        rate, remaining = f"{self.rows / seconds:,.0f}", time_left(left)
+        needed = (f"{rate} {self.unit}/s", f"{remaining} left"), (f"{rate}/s", remaining)
+        display.show(batch / self.batches, extras, needed)
 
     def _steps(self, batches: float) -> float:
         """Return the number of optimizer steps of so many batches; an epoch's last may be short."""

@@ -15,11 +15,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint, GradientAccumulationScheduler
+from lightning.pytorch.callbacks import Checkpoint
 
 from ..errors import Diverged, UserError
 from ..fast import patches
 from ..ranks import is_rank_zero
+from . import foreign
 from .checkpoint_files import BEST, LAST, VerifiedIO
 from .consensus import RankConsensus
 from .interruption import Interrupted, Interruption
@@ -58,6 +59,7 @@ class RunCheckpoint(Checkpoint):
         self.seconds, self.until, self.consensus = seconds, until, RankConsensus()
         self.best_score: float | None = None
         self.best: dict[str, Any] | None = None  # weights that are not written yet
+        self.measured: dict[str, Any] | None = None  # weights, if validation swaps them
         self.due = self.validation_due = False
         self.end_reason: str | None = None  # set once all processes know
         self.io, self.saved_step, self.saved_at, self.seconds_saving = VerifiedIO(), -1, 0.0, 0.0
@@ -81,8 +83,6 @@ class RunCheckpoint(Checkpoint):
             counts["completed"] = batches - open_
 
     def setup(self, trainer: Any, pl_module: L.LightningModule, stage: str) -> None:
-        if any(isinstance(each, GradientAccumulationScheduler) for each in trainer.callbacks):
-            raise UserError("GradientAccumulationScheduler changes the global batch: remove it.")
         trainer.strategy.checkpoint_io = self.io
         self.io.on_gpu = trainer.strategy.root_device.type == "cuda"
         self.accumulate = trainer.accumulate_grad_batches
@@ -93,6 +93,7 @@ class RunCheckpoint(Checkpoint):
         self.saved_at = time.monotonic()
         for log in metrics_of(trainer):
             log.resume_from(trainer.global_step)
+            log.epoch = trainer.current_epoch
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if within_step(trainer):
@@ -105,18 +106,30 @@ class RunCheckpoint(Checkpoint):
         if (self.due or self.end_reason) and not last and not validates_next(trainer):
             self._save_if_due(trainer, logged=False)
 
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        if patches.trains_no_weights(trainer):  # StochasticWeightAveraging's last epoch
+            trainer.limit_val_batches, trainer.log_every_n_steps = 0, 0
+
     def on_train_epoch_end(self, trainer, pl_module) -> None:
         self._save_if_due(trainer)  # if no validation did
+        for log in metrics_of(trainer):
+            log.epoch = trainer.current_epoch + 1
 
     def on_validation_start(self, trainer, *_: Any) -> None:
         if self.end_reason and _training(trainer) and not within_step(trainer):
             self.validation_due = True
             self._save_if_due(trainer)
 
-    def on_validation_batch_end(self, trainer, *_: Any) -> None:
-        if _training(trainer):
-            self._agree(trainer)
+    def on_validation_batch_end(
+        self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0
+    ) -> None:
+        if not _training(trainer):
+            return
+        self._agree(trainer)
+        if not foreign.swaps_weights(trainer):
             self.on_validation_start(trainer)
+        elif batch_idx + 1 >= trainer.num_val_batches[dataloader_idx]:
+            self.measured = self._weights(trainer)  # the trained ones are back at the end
 
     def on_validation_end(self, trainer, pl_module) -> None:
         if not _training(trainer):
@@ -131,13 +144,15 @@ class RunCheckpoint(Checkpoint):
             )
         if score is not None and self._is_better(float(score), best.mode):
             self.best_score, self.saved_step = float(score), -1
-            self.best = self._weights(trainer) if is_rank_zero() else None
+            measured = self.measured or self._weights(trainer)
+            self.best = measured if is_rank_zero() else None
+        self.measured = None
         self._agree(trainer)
         if not within_step(trainer):
             self._save_if_due(trainer)
 
     def on_train_end(self, trainer, pl_module) -> None:
-        if self.saved_step != trainer.global_step:
+        if self.saved_step != trainer.global_step or foreign.may_end_with_other_weights(trainer):
             self._save(trainer)
         self.io.wait()
         self.interruption.waits = False

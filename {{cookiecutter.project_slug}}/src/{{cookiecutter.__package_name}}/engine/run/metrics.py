@@ -55,6 +55,7 @@ class MetricsCSV(Logger):
         self.columns = ["step", "epoch"]
         self.completed: list[Row] = []  # rows of earlier steps, not written yet
         self.row: Row = {}  # of the current step
+        self.epoch = 0  # of rows that don't name theirs, such as those of Lightning's monitors
         self.in_file: Row = {}  # what the file already has of the first of these rows
         self.latest: Row = {}  # the newest number of each name, on rank 0
         self.unchecked: deque[tuple[int, Any]] = deque()  # steps and losses
@@ -68,7 +69,7 @@ class MetricsCSV(Logger):
         if self.row and self.row["step"] != step:
             self.completed, self.row = [*self.completed, self.row], {}
             self._write()
-        row = {"epoch": 0, **self.row, "step": step, **metrics}
+        row = {"epoch": self.epoch, **self.row, "step": step, **metrics}
         self.row = row | {"epoch": int(row["epoch"])}
         self.latest |= {k: v for k, v in metrics.items() if not isinstance(v, PendingValue)}
         if LOSS in metrics:

@@ -1,0 +1,38 @@
+"""What callbacks of Lightning and of the project do to the weights."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+
+ENGINE = __package__.rpartition(".")[0]
+SWAP_IN = ("on_validation_start", "on_validation_epoch_start")
+SWAP_OUT = ("on_validation_epoch_end", "on_validation_end")
+
+
+def swaps_weights(trainer: Any) -> bool:
+    """Return whether validation may measure other weights than those that are trained.
+
+    EMAWeightAveraging, for example, puts averaged weights into the network for a validation.
+    """
+    return any(
+        _overrides(each, *SWAP_IN) and _overrides(each, *SWAP_OUT) for each in _others(trainer)
+    )
+
+
+def may_end_with_other_weights(trainer: Any) -> bool:
+    """Return whether a callback may change the weights when training ends, after the last step."""
+    return any(_overrides(each, "on_train_end") for each in _others(trainer))
+
+
+def _others(trainer: Any) -> Iterator[Any]:
+    """Yield the task and the callbacks that are not the engine's."""
+    yield trainer.lightning_module
+    for callback in trainer.callbacks:
+        if not type(callback).__module__.startswith(f"{ENGINE}."):
+            yield callback
+
+
+def _overrides(listener: Any, *hooks: str) -> bool:
+    base = L.Callback if isinstance(listener, L.Callback) else L.LightningModule
+    return any(getattr(type(listener), hook) is not getattr(base, hook) for hook in hooks)
