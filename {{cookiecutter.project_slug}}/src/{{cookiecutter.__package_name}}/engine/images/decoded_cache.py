@@ -17,6 +17,7 @@ from ..errors import UserError
 from ..hardware import this_machine
 from ..paths import cache_folder, exclusive_lock
 from .batch import ImageBatch, in_memory
+from .decode import VERSION
 from .splits import Files, content
 
 BATCH = 64  # images that a worker decodes per request
@@ -30,7 +31,8 @@ def decoded(files: Files, size: int, reader: MakeReader) -> ImageBatch:
     Raises UserError if the disk is too full, or an image can't be read.
     """
     folder = cache_folder() / "decoded-images"
-    path, needed = folder / f"{content(files)}-{size}.npy", files.n * size**2 * 3
+    name = f"{content(files)}-{size}-{files.bits}-{VERSION}.npy"
+    path, needed = folder / name, files.n * size**2 * 3
     with exclusive_lock(folder) as writable:
         try:
             pixels = np.load(path, mmap_mode="c")

@@ -73,7 +73,7 @@ class FileRows:
     def decoded(
         self, index: np.ndarray, uniforms: Uniforms | None, read: Any
     ) -> Iterator[np.ndarray | Jpeg]:
-        """Yield read(path, size, choose) for each image: uint8 (size, size, 3), or a Jpeg.
+        """Yield read(path, size, choose, bits) for each image: uint8 (size, size, 3), or a Jpeg.
 
         `read` is cropped or cropped_or_jpeg of decode.py. Raises UserError, naming the file, if it
         can't be decoded any more.
@@ -85,7 +85,7 @@ class FileRows:
         for row, choose in zip(index.tolist(), boxes, strict=True):
             path: Path = self.files[row]
             try:
-                yield read(path, (config.image_size, config.image_size), choose)
+                yield read(path, (config.image_size, config.image_size), choose, self.files.bits)
             except ImageDecodeError as reason:
                 raise UserError(
                     f"{path} {reason}; it was valid when first checked. Restore it."
