@@ -56,9 +56,28 @@ def test_a_jpeg_that_is_damaged_in_the_middle_is_refused(name, tmp_path, capfd):
     assert capfd.readouterr().err == ""  # nothing without a name
 
 
+def camera_file(content: bytes) -> bytes:
+    """A JPEG followed by a film, as phones write it."""
+    return content + b"\0\0\0\x18ftypmp42" + bytes(range(256)) * 2
+
+
+def test_kinds_that_pillow_decodes_are_not_refused_unless_damaged(tmp_path):
+    print_colours = Image.open(io.BytesIO(WHOLE)).convert("CMYK")
+    print_colours.save(tmp_path / "print.jpg", quality=90)
+    two = Image.open(io.BytesIO(WHOLE))
+    two.save(tmp_path / "two.mpo", save_all=True, append_images=[two.copy()], quality=90)
+    (tmp_path / "phone.jpg").write_bytes(camera_file(WHOLE))
+    for path in sorted(tmp_path.iterdir()):
+        content = path.read_bytes()
+        assert inspect(path).problem is None
+        path.write_bytes(overwritten(content, 0.25, 900))
+        assert (inspect(path).problem or "").startswith("is damaged: "), path.name
+
+
 HARMLESS = {
     "zeros after the end": WHOLE + bytes(30),
     "filling before the end": WHOLE[:-2] + bytes(3) + WHOLE[-2:],
+    "a wrong number in a header": WHOLE.replace(b"\x11\0\x3f\0", b"\x11\0\x3e\0", 1),
     "a comment": WHOLE[:2] + b"\xff\xfe\0\x05abc" + WHOLE[2:],
 }
 
@@ -66,7 +85,9 @@ HARMLESS = {
 @pytest.mark.parametrize("name", HARMLESS)
 def test_small_faults_of_the_format_refuse_no_image(name, tmp_path):
     (tmp_path / "whole.jpg").write_bytes(HARMLESS[name])
-    assert inspect(tmp_path / "whole.jpg").problem is None
+    seen = inspect(tmp_path / "whole.jpg")
+    assert seen.problem is None
+    assert ("Invalid SOS" in (seen.note or "")) == ("wrong number" in name)
 
 
 def test_among_many_that_are_checked_at_once_the_right_ones_are_named(tmp_path, monkeypatch):

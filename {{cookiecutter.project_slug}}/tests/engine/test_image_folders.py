@@ -38,7 +38,7 @@ def total(root: Path, **options) -> int:
 
 SIDE = (
     "@eaDir", "#recycle", "#snapshot", "@Recycle", "__MACOSX", "$RECYCLE.BIN", "lost+found",
-    "System Volume Information", ".AppleDouble", ".Trash-1000", "@__thumb", "RECYCLER",
+    "System Volume Information", ".AppleDouble", ".Trash-1000", "@__thumb", "Temporary Items",
 )  # fmt: skip
 SIDE_FILES = ("Thumbs.db", "desktop.ini", ".DS_Store", "._0.png", "ehthumbs.db", "Icon\r")
 

@@ -1,5 +1,6 @@
 """What is found out about an image file when it is first checked."""
 
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from .decode import ImageDecodeError, as_rgb, is_common_jpeg, opened
 from .depth import peak_of
 from .orientation import orientation_of
 
+FAULTS = "small faults of the file format, and whole pixels"
 PAGES = "several pages, frames or layers, of which only the first is used"
 
 
@@ -39,8 +41,11 @@ def inspect(path: Path) -> Inspected:
     sha256 = sha256_of([content])
     try:
         with opened(content) as (image, _):
+            said = _said_by_libjpeg(image, content)
+            if jpeg_messages.means_damage(said):
+                return Inspected(sha256, f"is damaged: {said}")
             if is_common_jpeg(image, content):
-                return _jpeg(content, sha256)
+                return Inspected(sha256, None, f"{FAULTS} ({said})" if said else None)
             image.draft("RGB", (1, 1))  # decodes a JPEG at its smallest scale: fastest
             orientation = orientation_of(image)
             image.load()
@@ -52,13 +57,21 @@ def inspect(path: Path) -> Inspected:
         return Inspected(sha256, str(reason))
 
 
-def _jpeg(content: bytes, sha256: str) -> Inspected:
-    """Decode a JPEG's brightness, by which libjpeg notices damage as it does in colour."""
+def _said_by_libjpeg(image: Image.Image, content: bytes) -> str:
+    """Return what libjpeg says while it decodes a JPEG. Pillow's own doesn't say it.
+
+    Brightness is enough: to decode it, libjpeg reads all of the data. Raises RuntimeError if a
+    JPEG can't be decoded that is decoded so later.
+    """
+    if image.format not in ("JPEG", "MPO"):
+        return ""
     data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-    said = jpeg_messages.said_while(lambda: decode_jpeg(data, ImageReadMode.GRAY))
-    if jpeg_messages.means_damage(said):
-        return Inspected(sha256, f"is damaged: {said}")
-    return Inspected(sha256, None, f"small faults of the file format ({said})" if said else None)
+    grey = image.mode in ("L", "RGB")
+    mode = ImageReadMode.GRAY if grey else ImageReadMode.UNCHANGED
+    decoded_later = is_common_jpeg(image, content)
+    with nullcontext() if decoded_later else suppress(RuntimeError):
+        return jpeg_messages.said_while(lambda: decode_jpeg(data, mode))
+    return ""
 
 
 def _frames(image: Image.Image) -> int:

@@ -18,7 +18,7 @@ _UNSURE = """.rgb .bw .im .iim .fit .fits .fli .flc .pcd .pxr .msp .gbr .blp .ft
     .img"""
 # What NAS, macOS, Windows and Linux put beside files. Hidden names need no mention.
 _SIDE_FOLDERS = """@eaDir #recycle #snapshot @recycle @recently-snapshot @tmp @sharesnap @__thumb
-    @transcode ~snapshot __MACOSX $RECYCLE.BIN RECYCLER RECYCLED lost+found"""
+    @transcode ~snapshot __MACOSX $RECYCLE.BIN lost+found"""
 _SIDE_FILES = "Thumbs.db ehthumbs.db ehthumbs_vista.db desktop.ini Picasa.ini"
 
 EXTENSIONS = frozenset(_KNOWN.split())
@@ -94,17 +94,26 @@ def images_below(top: Path, passed: PassedOver) -> list[Path]:
     images = list(walk.images(str(top)))
     if not walk.links:
         return images
-    read = {os.path.realpath(path) for path in images if str(path) not in walk.links}
+    read = {_identity(path) for path in images if str(path) not in walk.links}
     once = list[Path]()
     for path in images:
         if str(path) in walk.links:
-            target = os.path.realpath(path)
-            if target in read:
+            target = _identity(path)
+            if target and target in read:
                 passed.links.append(path)
                 continue
             read.add(target)
         once.append(path)
     return once
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return the device and the number of the file that a path leads to, or None if to none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 class _Walk:
