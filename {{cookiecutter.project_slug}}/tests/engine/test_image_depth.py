@@ -14,6 +14,7 @@ from {{ cookiecutter.__package_name }}.engine.images import decode
 from {{ cookiecutter.__package_name }}.engine.images.folder import folder
 from {{ cookiecutter.__package_name }}.engine.images.inspection import inspect
 from {{ cookiecutter.__package_name }}.engine.images.read import read
+from {{ cookiecutter.__package_name }}.engine.run.resume_checks import check_data
 
 
 def sixteen(path: Path, share: np.ndarray, most: int) -> None:
@@ -44,6 +45,15 @@ def test_images_are_as_bright_as_their_bits_say(bits, suffix, tmp_path):
     assert bits == 16 or f"no value above {2**bits - 1}: they are read as {bits} bits" in told[0]
 
 
+def test_the_bits_can_be_given_and_must_hold_every_value(tmp_path):
+    root = str(write_sixteen(tmp_path / "images", 4095))
+    splits = folder(root, val_share=0.25, bits=14)
+    assert splits.train.bits == 14 and "read as 14 bits" in splits.remarks[0]
+    for bits in (8, 11, 17):
+        with pytest.raises(UserError, match=rf"bits is {bits}.* is 4095; expected 12 to 16"):
+            folder(root, bits=bits)
+
+
 def test_the_service_reads_16_bits_as_training_did(tmp_path):
     sixteen(tmp_path / "a.png", np.full((9, 9), 0.5), 4095)
     extra = {"from_files": True, "bits": 12}
@@ -53,6 +63,13 @@ def test_the_service_reads_16_bits_as_training_did(tmp_path):
     facts.extra["bits"] = 16
     batch, problems = read([(tmp_path / "a.png").read_bytes()], facts)
     assert "nearly black" in problems[0]
+
+
+def test_an_evaluation_on_other_data_says_how_their_bits_are_read(tmp_path, capsys):
+    was = Facts("folder", {}, "then")
+    found = Facts("folder", {}, "now", remarks=("8 images are read as 12 bits",))
+    check_data(was, found, resuming=False)
+    assert "note: 8 images are read as 12 bits" in capsys.readouterr().out
 
 
 def png_of_colours(pixels: np.ndarray) -> bytes:

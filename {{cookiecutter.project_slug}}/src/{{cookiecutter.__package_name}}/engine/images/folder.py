@@ -22,14 +22,19 @@ from .walk import EXTENSIONS
 
 
 def folder(
-    path: str, val_share: float = 0.1, test_share: float = 0.1, skip_bad: bool = False
+    path: str,
+    val_share: float = 0.1,
+    test_share: float = 0.1,
+    skip_bad: bool = False,
+    bits: int | None = None,
 ) -> ImageSplits:
     """Return the images of a folder, or of a CSV file with the columns path, label[, split].
 
     A folder contains one folder per class, or train/ (and val/, test/) with such folders. Without
     val, `val_share` of each class's training images is used for validation. Without any split,
     `test_share` of them is used for the test too. Images are chosen by their content: the choice
-    depends neither on names nor on a seed, and copies of an image stay in one split.
+    depends neither on names nor on a seed, and copies of an image stay in one split. `bits` are
+    those that 16-bit images use; if unset, as many as their largest value needs.
 
     Raises UserError if the images can't be trained on. Files that can't be decoded, and images in
     two splits or two classes, raise UserError too, unless `skip_bad` leaves them out.
@@ -43,7 +48,7 @@ def folder(
             f" ({' '.join(sorted(EXTENSIONS))}), or train/, val/ and test/ with such folders.",
             remarks,
         )
-    return from_entries(found, place, val_share, test_share, skip_bad, remarks)
+    return from_entries(found, place, val_share, test_share, skip_bad, remarks, bits)
 
 
 def from_entries(
@@ -53,6 +58,7 @@ def from_entries(
     test_share: float = 0.1,
     skip_bad: bool = False,
     remarks: Sequence[str] = (),
+    bits: int | None = None,
 ) -> ImageSplits:
     """Return the images of a list, as `folder` does; `place` names the list in errors.
 
@@ -68,7 +74,7 @@ def from_entries(
         )
     given = {image.split for image in found}
     shares = {"test": (given == {None}) * test_share, "val": ("val" not in given) * val_share}
-    usable, bits = _checked(found, place, skip_bad, remarks)
+    usable, bits = _checked(found, place, skip_bad, remarks, bits)
     remarks += _of_division(found, shares)
     found = list(_divided(usable, shares))
     classes = tuple(sorted({image.label for image in found}))
@@ -106,7 +112,11 @@ def _of_division(found: Sequence[ImageEntry], shares: dict[str, float]) -> Itera
 
 
 def _checked(
-    found: Sequence[ImageEntry], place: Path, skip_bad: bool, remarks: list[str]
+    found: Sequence[ImageEntry],
+    place: Path,
+    skip_bad: bool,
+    remarks: list[str],
+    given: int | None,
 ) -> tuple[list[ImageEntry], int]:
     """Return the usable images with their digests, and the bits that 16-bit images use.
 
@@ -116,7 +126,7 @@ def _checked(
     results = check([image.path for image in found])
     found = [replace(image, sha256=seen.sha256) for image, seen in zip(found, results, strict=True)]
     problems = {i: seen.problem for i, seen in enumerate(results) if seen.problem}
-    bits = _depth(found, results, problems, remarks)
+    bits = _depth(found, results, problems, remarks, given)
     _find_copies(found, problems)
     noted: dict[str, list[Path]] = defaultdict(list)
     for image, seen in zip(found, results, strict=True):
@@ -148,10 +158,20 @@ def _depth(
     results: Sequence[Inspected],
     problems: dict[int, str],
     remarks: list[str],
+    given: int | None,
 ) -> int:
-    """Return the bits that the 16-bit images use; add those that are nearly black to `problems`."""
+    """Return the bits that the 16-bit images use; add those that are nearly black to `problems`.
+
+    Raises UserError if the bits that are given hold fewer values than the images have.
+    """
     peaks = {i: seen.peak for i, seen in enumerate(results) if seen.peak and i not in problems}
-    bits, largest = depth_of(peaks.values()), max(peaks.values(), default=0)
+    largest = max(peaks.values(), default=0)
+    bits = depth_of(peaks.values()) if given is None else given
+    if bits not in range(8, 17) or largest >= 2**bits:
+        raise UserError(
+            f"data.options.bits is {bits}, and the largest value of the 16-bit images is {largest};"
+            f" expected {max(largest.bit_length(), 8)} to 16."
+        )
     problems |= {i: reason for i, peak in peaks.items() if (reason := too_dark(peak, bits))}
     dark = [found[i].path for i, peak in peaks.items() if peak < 2**14 and i not in problems]
     if peaks and bits < 16:

@@ -14,7 +14,7 @@ from .decode import ImageDecodeError, as_rgb, is_common_jpeg, opened
 from .depth import peak_of
 from .orientation import orientation_of
 
-FAULTS = "small faults of the file format, and whole pixels"
+FAULTS = "small faults, by what libjpeg says: look at them; they are used"
 PAGES = "several pages, frames or layers, of which only the first is used"
 
 
@@ -45,7 +45,7 @@ def inspect(path: Path) -> Inspected:
             if jpeg_messages.means_damage(said):
                 return Inspected(sha256, f"is damaged: {said}")
             if is_common_jpeg(image, content):
-                return Inspected(sha256, None, f"{FAULTS} ({said})" if said else None)
+                return Inspected(sha256, None, FAULTS if said else None)
             image.draft("RGB", (1, 1))  # decodes a JPEG at its smallest scale: fastest
             orientation = orientation_of(image)
             image.load()

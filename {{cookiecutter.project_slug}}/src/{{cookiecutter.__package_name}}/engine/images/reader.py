@@ -28,6 +28,7 @@ from .decode import (
     random_box,
 )
 from .decoded_cache import decoded
+from .names import printable
 from .packed import Packed, pack
 from .splits import Files
 
@@ -88,7 +89,7 @@ class FileRows:
                 yield read(path, (config.image_size, config.image_size), choose, self.files.bits)
             except ImageDecodeError as reason:
                 raise UserError(
-                    f"{path} {reason}; it was valid when first checked. Restore it."
+                    f"{printable(path)} {reason}; it was valid when first checked. Restore it."
                 ) from None
 
 
@@ -137,6 +138,6 @@ class ImageReader:
             try:
                 decode(slot, rest, images)
             except ImageDecodeError as reason:
-                names = ", ".join(str(self.rows.files[row]) for row in index.tolist())
+                names = ", ".join(printable(self.rows.files[row]) for row in index.tolist())
                 raise UserError(f"One of these files {reason}: {names}") from None
         return ImageBatch(images.permute(0, 3, 1, 2), self.labels[index], index)

@@ -77,7 +77,7 @@ def from_table(path: Path, remarks: list[str]) -> Iterator[ImageEntry]:
     table, disk = _described(path), FilesOnDisk(path.parent)
     column, strange = _split_column(table, remarks), list[str]()
     for line, row in table.rows():
-        if not row.get("path") or not row.get("label"):
+        if not row.get("path") or not row.get("label") or "\0" in row["path"]:
             raise UserError(f"{path}, line {line}: expected a path and a label.")
         given = row.get(column, "") if column else ""
         split = split_of(given)

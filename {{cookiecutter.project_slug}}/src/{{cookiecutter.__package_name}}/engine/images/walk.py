@@ -75,7 +75,7 @@ def loose_files(root: Path) -> list[Path]:
 
 def is_image(path: str | Path) -> bool:
     """Return whether a file is taken for an image: by its extension, or by its content."""
-    extension = Path(path).suffix.lower()
+    extension = _extension(str(path))
     if extension in UNSURE:
         try:
             with Image.open(path) as image:
@@ -129,18 +129,25 @@ class _Walk:
             entries = sorted(found, key=lambda entry: entry.name)
         folders = list[os.DirEntry]()
         for entry in entries:
-            if _is_folder(entry):
+            if entry.name.startswith("."):
+                continue
+            if _extension(entry.name) in EXTENSIONS and entry.is_file(follow_symlinks=False):
+                yield Path(entry.path)
+            elif _is_folder(entry):
                 folders.append(entry)
             elif not is_side(entry.name):
-                yield from self._file(entry)
+                yield from self._unusual(entry)
         for entry in folders:
             if is_side(entry.name):
-                self.passed.side += [Path(entry)] if not entry.name.startswith(".") else []
+                self.passed.side.append(Path(entry))
             elif self._is_new(entry, place, by_link):
                 yield from self.images(entry.path, by_link or entry.is_symlink())
 
-    def _file(self, entry: os.DirEntry) -> Iterator[Path]:
-        """Yield an image's path; a link that leads nowhere is one, so that it is reported."""
+    def _unusual(self, entry: os.DirEntry) -> Iterator[Path]:
+        """Yield the path of a file if it is an image, though a link or of an unusual extension.
+
+        A link that leads nowhere is an image, so that it is reported.
+        """
         link = entry.is_symlink()
         readable = link or entry.is_file()  # a pipe would never end
         if readable and is_image(entry.path) and (not link or not _is_special(Path(entry))):
@@ -165,6 +172,11 @@ class _Walk:
             return False
         self.linked.add(target)
         return True
+
+
+def _extension(name: str) -> str:
+    _, dot, extension = name.rpartition(".")
+    return dot + extension.lower()
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
