@@ -42,6 +42,8 @@ DAMAGED = {
     "a stretch is missing": WHOLE[:MIDDLE] + WHOLE[MIDDLE + 1200 :],
     "an end in the middle": WHOLE[:MIDDLE] + b"\xff\xd9" + WHOLE[MIDDLE:],
     "cut, with an end": WHOLE[:MIDDLE] + b"\xff\xd9",
+    "zeros to the end": WHOLE[:MIDDLE] + bytes(len(WHOLE) - MIDDLE),
+    "an erased end": WHOLE[:MIDDLE] + b"\xff" * 4000,
     "a text": overwritten(WHOLE, 0.4, 2000, b"404 not found "),
     "progressive": overwritten(noisy(1, progressive=True), 0.5, 1500),
     "grey": overwritten(noisy(1, subsampling="4:2:0"), 0.3, 900),

@@ -12,6 +12,7 @@ from ..hashing import sha256_of
 from . import jpeg_messages
 from .decode import ImageDecodeError, as_rgb, is_common_jpeg, opened
 from .depth import peak_of
+from .metadata import ends_in_filling
 from .orientation import orientation_of
 
 FAULTS = "small faults, by what libjpeg says: look at them; they are used"
@@ -44,6 +45,8 @@ def inspect(path: Path) -> Inspected:
             said = _said_by_libjpeg(image, content)
             if jpeg_messages.means_damage(said):
                 return Inspected(sha256, f"is damaged: {said}")
+            if image.format == "JPEG" and ends_in_filling(content):
+                return Inspected(sha256, "is damaged: its end is missing, copied incompletely")
             if is_common_jpeg(image, content):
                 return Inspected(sha256, None, FAULTS if said else None)
             image.draft("RGB", (1, 1))  # decodes a JPEG at its smallest scale: fastest

@@ -1,8 +1,9 @@
-"""Leaving out what a JPEG or PNG file says beside its pixels, if that is damaged."""
+"""The parts of JPEG and PNG files: leaving out damaged metadata, and finding a missing end."""
 
 from collections.abc import Iterator
 
 PNG = b"\x89PNG\r\n\x1a\n"
+FILLING = 16  # bytes
 PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the chunks that pixels depend on
 
 
@@ -24,6 +25,14 @@ def without_metadata(content: bytes) -> tuple[bytes, bytes]:
             if kind in PIXELS:
                 kept.append(part)
     return b"".join(kept) or content, exif
+
+
+def ends_in_filling(content: bytes) -> bool:
+    """Return whether a JPEG has no end, but equal bytes there, as an incomplete copy has."""
+    if len(set(content[-FILLING:])) > 1:
+        return False
+    *_, (_, pixels) = _segments(content)
+    return b"\xff\xd9" not in pixels
 
 
 def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
