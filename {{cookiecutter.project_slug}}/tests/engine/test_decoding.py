@@ -78,7 +78,7 @@ def files_of(root: Path, pattern: str = "*.jpg") -> Files:
 def test_libjpeg_turbo_shows_what_pillow_shows(photographs, monkeypatch):
     files = sorted(photographs.rglob("*.jpg"))
     fast = [decode.center_crop(file, 48).astype(int) for file in files]
-    monkeypatch.setattr(decode, "_is_jpeg", lambda image, content: False)
+    monkeypatch.setattr(decode, "is_common_jpeg", lambda image, content: False)
     differences = [
         np.abs(pixels - decode.center_crop(file, 48)).mean()
         for pixels, file in zip(fast, files, strict=True)
@@ -218,7 +218,7 @@ def test_a_folder_is_decoded_once_and_then_read_from_one_file(photographs, tmp_p
         assert torch.equal(a.images[real], b.images[real]) and torch.equal(a.labels, b.labels)
     first = list(mapped.train_dataloader())
     assert len(list((tmp_path / "cache/decoded-images").glob("*.npy"))) == 2
-    monkeypatch.setattr(decode, "_opened", None)  # nothing is decoded again
+    monkeypatch.setattr(decode, "opened", None)  # nothing is decoded again
     resident = data(loader="resident", flip=True, **options)
     for a, b in zip(first, resident.train_dataloader(), strict=True):
         assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)

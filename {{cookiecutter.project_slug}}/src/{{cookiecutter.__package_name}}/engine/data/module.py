@@ -101,8 +101,9 @@ class Data(L.LightningDataModule):
 
     def test_dataloader(self) -> Loader:
         if not count(self.splits.test):
+            notes = "".join(f" {remark}." for remark in self.facts().remarks)
             raise UserError(
-                f"The data '{self.facts().name}' have no test split to evaluate: add one."
+                f"The data '{self.facts().name}' have no test split to evaluate: add one.{notes}"
             )
         return self.eval_loader(self.splits.test)
 

@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..hardware import this_machine
 from ..paths import cache_folder, exclusive_lock
 from .batch import ImageBatch, in_memory
-from .decode import Size
+from .decode import VERSION, Size
 from .splits import Files, content
 
 BATCH = 64  # images that a worker decodes per request
@@ -32,8 +32,9 @@ def decoded(files: Files, size: Size, reader: MakeReader) -> ImageBatch:
     """
     folder = cache_folder() / "decoded-images"
     width, height = size
-    name = f"{width}" if width == height else f"{height}x{width}"
-    path, needed = folder / f"{content(files)}-{name}.npy", files.n * width * height * 3
+    pixels_of = f"{width}" if width == height else f"{height}x{width}"
+    name = f"{content(files)}-{pixels_of}-{files.bits}-{VERSION}.npy"
+    path, needed = folder / name, files.n * width * height * 3
     with exclusive_lock(folder) as writable:
         try:
             pixels = np.load(path, mmap_mode="c")

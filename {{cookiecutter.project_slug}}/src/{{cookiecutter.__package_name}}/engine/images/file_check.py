@@ -15,23 +15,27 @@ from tqdm.auto import tqdm
 
 from ..hardware import this_machine
 from ..paths import cache_folder, exclusive_lock
-from .decode import inspect
+from . import decode, jpeg_messages
+from .inspection import Inspected, inspect
 
-TABLE = "files (path BLOB PRIMARY KEY, size INT, changed INT, sha256 TEXT, problem TEXT)"
+TABLE = "files (path BLOB PRIMARY KEY, size INT, changed INT, sha256 TEXT, problem TEXT,"
+TABLE += " note TEXT, peak INT)"
 AT_ONCE = 1000  # files between two commits: the most that an interrupted check repeats
 
 
-def check(paths: list[Path]) -> list[tuple[str, str | None]]:
-    """Return each file's SHA-256 and why it can't be used as an image, or None if it can.
+def check(paths: list[Path]) -> list[Inspected]:
+    """Return what `inspect` finds in each file.
 
     Of several processes on one machine the first checks the files; the others wait and then read
     its results.
     """
     folder = cache_folder() / "checked-images"
-    results: list[Any] = []
+    name = f"files-{decode.VERSION}.sqlite"
+    results: list[Inspected] = []
     with (
+        jpeg_messages.heard(),
         exclusive_lock(folder) as writable,
-        closing(sqlite3.connect(folder / "files.sqlite" if writable else ":memory:")) as database,
+        closing(sqlite3.connect(folder / name if writable else ":memory:")) as database,
         ThreadPoolExecutor(this_machine().cores) as threads,
         tqdm(total=len(paths), desc="checking images", delay=1, disable=None) as bar,
     ):
@@ -47,10 +51,10 @@ def check(paths: list[Path]) -> list[tuple[str, str | None]]:
                 found[i] = result
                 bar.update()
             rows = [(*keys[i], *found[i]) for i in new if found[i][0]]  # without unreadable files
-            database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", rows)
+            database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
             database.commit()
             bar.update(len(some) - len(new))
-            results += found
+            results += [Inspected(*result) for result in found]
     return results
 
 

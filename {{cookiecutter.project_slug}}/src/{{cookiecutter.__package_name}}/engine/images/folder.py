@@ -1,4 +1,4 @@
-"""Your own images: folders join_names after their classes, or a CSV file that lists them."""
+"""Your own images: folders named after their classes, or a CSV file that lists them."""
 
 import os
 from collections import defaultdict
@@ -11,42 +11,44 @@ import torch
 
 from ..errors import UserError
 from ..paths import resolve_path
+from .depth import depth_of, too_dark
 from .file_check import check
-from .listing import (
-    EXTENSIONS,
-    MAX_LISTED,
-    SPLITS,
-    ImageEntry,
-    from_csv,
-    from_folders,
-    join_names,
-    printable,
-)
+from .inspection import Inspected
+from .listing import ImageEntry, from_folders, refusal
+from .names import MAX_LISTED, SPLITS, join_names, printable
 from .splits import Files, ImageSplits
+from .table import from_table
+from .walk import EXTENSIONS
 
 
 def folder(
-    path: str, val_share: float = 0.1, test_share: float = 0.1, skip_bad: bool = False
+    path: str,
+    val_share: float = 0.1,
+    test_share: float = 0.1,
+    skip_bad: bool = False,
+    bits: int | None = None,
 ) -> ImageSplits:
     """Return the images of a folder, or of a CSV file with the columns path, label[, split].
 
     A folder contains one folder per class, or train/ (and val/, test/) with such folders. Without
     val, `val_share` of each class's training images is used for validation. Without any split,
     `test_share` of them is used for the test too. Images are chosen by their content: the choice
-    depends neither on names nor on a seed, and copies of an image stay in one split.
+    depends neither on names nor on a seed, and copies of an image stay in one split. `bits` are
+    those that 16-bit images use; if unset, as many as their largest value needs.
 
     Raises UserError if the images can't be trained on. Files that can't be decoded, and images in
     two splits or two classes, raise UserError too, unless `skip_bad` leaves them out.
     """
     place = resolve_path(path)
     remarks: list[str] = []
-    found = list(from_csv(place)) if place.is_file() else from_folders(place, remarks)
+    found = list(from_table(place, remarks)) if place.is_file() else from_folders(place, remarks)
     if not found:
-        raise UserError(
+        raise refusal(
             f"{place} holds no images. Expected one folder per class with files in it"
-            f" ({' '.join(sorted(EXTENSIONS))}), or train/, val/ and test/ with such folders."
+            f" ({' '.join(sorted(EXTENSIONS))}), or train/, val/ and test/ with such folders.",
+            remarks,
         )
-    return from_entries(found, place, val_share, test_share, skip_bad, remarks)
+    return from_entries(found, place, val_share, test_share, skip_bad, remarks, bits)
 
 
 def from_entries(
@@ -56,6 +58,7 @@ def from_entries(
     test_share: float = 0.1,
     skip_bad: bool = False,
     remarks: Sequence[str] = (),
+    bits: int | None = None,
 ) -> ImageSplits:
     """Return the images of a list, as `folder` does; `place` names the list in errors.
 
@@ -71,34 +74,121 @@ def from_entries(
         )
     given = {image.split for image in found}
     shares = {"test": (given == {None}) * test_share, "val": ("val" not in given) * val_share}
-    found = list(_divided(_checked(found, skip_bad, remarks), shares))
+    usable, bits = _checked(found, place, skip_bad, remarks, bits)
+    remarks += _of_division(found, shares)
+    found = list(_divided(usable, shares))
     classes = tuple(sorted({image.label for image in found}))
     parts = [[image for image in found if image.split == split] for split in SPLITS]
     untrained, unvalidated = (set(classes) - {image.label for image in part} for part in parts[:2])
     if len(classes) < 2:
-        raise UserError(
-            f"{place} has only the class {join_names(classes)}: at least two are needed."
+        raise refusal(
+            f"{place} has only the class {join_names(classes)}: at least two are needed.", remarks
         )
     if not parts[1]:
-        raise UserError(f"{place} leaves no validation images: add val/, or set val_share.")
+        raise refusal(f"{place} leaves no validation images: add val/, or set val_share.", remarks)
     if untrained:
-        raise UserError(
+        raise refusal(
             f"{place} has no training images of {join_names(untrained)}: add some, or remove the"
-            " class."
+            " class.",
+            remarks,
         )
     if unvalidated:
         remarks.append(
             f"no validation images of {join_names(unvalidated)}: validation leaves them out"
         )
-    files = [_files(part, classes) for part in parts]
+    files = [_files(part, classes, bits) for part in parts]
     return ImageSplits(*files, classes=classes, remarks=tuple(remarks))
 
 
-def _checked(found: Sequence[ImageEntry], skip_bad: bool, remarks: list[str]) -> list[ImageEntry]:
-    """Return the usable images with their digests; raise UserError for others, or skip them."""
+def _of_division(found: Sequence[ImageEntry], shares: dict[str, float]) -> Iterator[str]:
+    """Yield a line for each way in which given splits are completed."""
+    unassigned = sum(image.split is None for image in found)
+    if unassigned == len(found):
+        return
+    if unassigned:
+        yield f"{unassigned} of {len(found)} images have no split: they are taken for train"
+    if shares["val"]:
+        yield f"no validation split is given: {shares['val']:.0%} of train is used for it"
+
+
+def _checked(
+    found: Sequence[ImageEntry],
+    place: Path,
+    skip_bad: bool,
+    remarks: list[str],
+    given: int | None,
+) -> tuple[list[ImageEntry], int]:
+    """Return the usable images with their digests, and the bits that 16-bit images use.
+
+    Raises UserError for images that can't be used, or leaves them out. It raises UserError too if
+    that leaves a class without images.
+    """
     results = check([image.path for image in found])
-    problems = {i: problem for i, (_, problem) in enumerate(results) if problem}
-    found = [replace(image, sha256=sha) for image, (sha, _) in zip(found, results, strict=True)]
+    found = [replace(image, sha256=seen.sha256) for image, seen in zip(found, results, strict=True)]
+    problems = {i: seen.problem for i, seen in enumerate(results) if seen.problem}
+    bits = _depth(found, results, problems, remarks, given)
+    _find_copies(found, problems)
+    noted: dict[str, list[Path]] = defaultdict(list)
+    for image, seen in zip(found, results, strict=True):
+        if seen.note:
+            noted[seen.note].append(image.path)
+    remarks += [f"{len(of)} images have {note}: {join_names(of)}" for note, of in noted.items()]
+    if not problems:
+        return found, bits
+    lines = [f"  {printable(found[i].path)} {problems[i]}" for i in sorted(problems)]
+    text = "\n".join(lines[:MAX_LISTED] + ["  …"] * (len(lines) > MAX_LISTED))
+    if not skip_bad:
+        raise UserError(
+            f"{len(lines)} of {len(found)} images can't be used:\n{text}\n"
+            "Fix or remove them, or leave them out with --data.options.skip_bad true."
+        )
+    kept = [image for i, image in enumerate(found) if i not in problems]
+    emptied = {image.label for image in found} - {image.label for image in kept}
+    if emptied:
+        raise UserError(
+            f"{place}: {len(lines)} of {len(found)} images can't be used, and without them"
+            f" {join_names(emptied)} would have none. Fix them, or remove the class:\n{text}"
+        )
+    remarks.append(f"{len(lines)} of {len(found)} images left out:\n{text}")
+    return kept, bits
+
+
+def _depth(
+    found: Sequence[ImageEntry],
+    results: Sequence[Inspected],
+    problems: dict[int, str],
+    remarks: list[str],
+    given: int | None,
+) -> int:
+    """Return the bits that the 16-bit images use; add those that are nearly black to `problems`.
+
+    Raises UserError if the bits that are given hold fewer values than the images have.
+    """
+    peaks = {i: seen.peak for i, seen in enumerate(results) if seen.peak and i not in problems}
+    largest = max(peaks.values(), default=0)
+    bits = depth_of(peaks.values()) if given is None else given
+    if bits not in range(8, 17) or largest >= 2**bits:
+        raise UserError(
+            f"data.options.bits is {bits}, and the largest value of the 16-bit images is {largest};"
+            f" expected {max(largest.bit_length(), 8)} to 16."
+        )
+    problems |= {i: reason for i, peak in peaks.items() if (reason := too_dark(peak, bits))}
+    dark = [found[i].path for i, peak in peaks.items() if peak < 2**14 and i not in problems]
+    if peaks and bits < 16:
+        remarks.append(
+            f"{len(peaks)} images have 16 bits and no value above {largest}: they are read as"
+            f" {bits} bits, in training, evaluation and the service"
+        )
+    elif dark:
+        remarks.append(
+            f"{len(dark)} of {len(peaks)} images of 16 bits have no value above {2**14 - 1}, others"
+            f" {largest}; all are read with one scale, so these are dark: {join_names(dark)}"
+        )
+    return bits
+
+
+def _find_copies(found: Sequence[ImageEntry], problems: dict[int, str]) -> None:
+    """Add to `problems` the images that are in two classes, or in two splits."""
     by_content: dict[str, list[int]] = defaultdict(list)
     for i, image in enumerate(found):
         if i not in problems:
@@ -111,17 +201,6 @@ def _checked(found: Sequence[ImageEntry], skip_bad: bool, remarks: list[str]) ->
                 problems[i] = f"is the same image as {printable(other.path)}, of '{other.label}'"
             elif found[i].split != found[kept].split:
                 problems[i] = f"is also in {found[kept].split}: {printable(found[kept].path)}"
-    if not problems:
-        return found
-    lines = [f"  {printable(found[i].path)} {problems[i]}" for i in sorted(problems)]
-    text = "\n".join(lines[:MAX_LISTED] + ["  …"] * (len(lines) > MAX_LISTED))
-    if not skip_bad:
-        raise UserError(
-            f"{len(lines)} of {len(found)} images can't be used:\n{text}\n"
-            "Fix or remove them, or leave them out with --data.options.skip_bad true."
-        )
-    remarks.append(f"{len(lines)} of {len(found)} images left out:\n{text}")
-    return [image for i, image in enumerate(found) if i not in problems]
 
 
 def _divided(found: list[ImageEntry], shares: dict[str, float]) -> Iterator[ImageEntry]:
@@ -142,8 +221,9 @@ def _divided(found: list[ImageEntry], shares: dict[str, float]) -> Iterator[Imag
         yield replace(image, split=chosen.get(image.sha256, "train")) if assignable else image
 
 
-def _files(images: list[ImageEntry], classes: tuple[str, ...]) -> Files:
+def _files(images: list[ImageEntry], classes: tuple[str, ...], bits: int) -> Files:
     number = {name: i for i, name in enumerate(classes)}
     labels = torch.tensor([number[image.label] for image in images], dtype=torch.int64)
     paths = np.array([os.fsencode(image.path) for image in images], dtype=bytes)
-    return Files(paths, labels, np.array([image.sha256 for image in images], dtype=bytes))
+    digests = np.array([image.sha256 for image in images], dtype=bytes)
+    return Files(paths, labels, digests, bits)

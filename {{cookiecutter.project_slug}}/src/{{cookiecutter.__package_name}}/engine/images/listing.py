@@ -1,17 +1,12 @@
-"""Listing the images of a folder or a CSV file, with their classes and, if given, splits."""
+"""Listing the images of folders, with their classes and, if given, splits."""
 
-import csv
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-
-SPLITS = ("train", "val", "test")
-SPLIT_ALIASES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
-EXTENSIONS = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
-MAX_LISTED = 20  # names in a message
+from .names import as_text, join_names, split_of
+from .walk import PassedOver, images_below, is_image, loose_files, subfolders
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,84 +19,92 @@ class ImageEntry:
     sha256: str = ""
 
 
+def refusal(message: str, remarks: Iterable[str]) -> UserError:
+    """Return an error with the remarks that may explain it."""
+    return UserError("\n".join([message, *(f"note: {remark}" for remark in remarks)]))
+
+
 def from_folders(root: Path, remarks: list[str]) -> list[ImageEntry]:
-    """Return the images of every class folder and its subfolders; add ignored files to `remarks`.
+    """Return the images of every class folder and its subfolders.
 
-    Raises UserError if a class has no images, or the splits are ambiguous or lack train.
+    What is passed over is added to `remarks`. Raises UserError if a class has no images, or the
+    splits are ambiguous or lack train.
     """
-    roots: dict[str, Path] = {}
-    for top in _folders(root):
-        split = SPLIT_ALIASES.get(top.name.lower(), top.name.lower())
-        if split in roots:
-            raise UserError(f"{root} holds both {roots[split].name} and {top.name}: keep one.")
-        roots |= {split: top} if split in SPLITS else {}
-    if roots and "train" not in roots:
-        raise UserError(f"{root} holds {join_names(roots.values())}, but no folder train: add it.")
-    tops: list[tuple[str | None, Path]] = [*roots.items()] or [(None, root)]
-    ignored = [path for _, top in tops for path in top.glob("[!.]*") if path.is_file()]
-    ignored += [top for top in _folders(root) if top not in roots.values()] if roots else []
-    found, empty = list[ImageEntry](), list[Path]()
-    for given, top in tops:
-        for label in _folders(top):
-            files = list(_files_below(label))
-            images = [path for path in files if path.suffix.lower() in EXTENSIONS]
-            found += [ImageEntry(path, label.name, given) for path in images]
-            ignored += [path for path in files if path.suffix.lower() not in EXTENSIONS]
-            empty += [] if images else [label]
+    passed, found, empty = PassedOver(), list[ImageEntry](), list[Path]()
+    folders = subfolders(root, passed)
+    splits = _split_folders(root, folders, remarks)
+    passed.others += loose_files(root)
+    for given, top in splits.items() or [(None, root)]:
+        passed.others += loose_files(top) if given else []
+        for place in subfolders(top, passed) if given else folders:
+            images = images_below(place, passed)
+            found += [ImageEntry(path, as_text(place.name), given) for path in images]
+            empty += [] if images else [place]
+    remarks += passed.remarks()
     if empty:
-        raise UserError(
-            f"{join_names(empty)}: a class's folder without an image. Fill or remove it."
+        raise refusal(
+            f"{join_names(empty)}: a class's folder without an image. Fill or remove it.", remarks
         )
-    if ignored:
-        remarks.append(f"{len(ignored)} ignored (location or extension): {join_names(ignored)}")
-    return found
+    return _of_known_classes(found, remarks)
 
 
-def from_csv(table: Path) -> Iterator[ImageEntry]:
-    """Yield the rows of a CSV file with the columns path, label and, optionally, split.
+def _split_folders(root: Path, folders: list[Path], remarks: list[str]) -> dict[str, Path]:
+    """Return the folders that are splits, or {} if all folders are classes.
 
-    Raises UserError if the file or a row is not as expected.
+    A split's folder holds folders of classes. If one called train holds images itself, and so do
+    folders with other names, it is a class. Raises UserError if it can't be told.
     """
-    if table.suffix.lower() != ".csv":
-        raise UserError(f"{table} is neither a folder nor a .csv file with path,label[,split].")
-    with table.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        rows = csv.reader(file)
-        columns = [name.strip().lower() for name in next(rows, [])]
-        if not {"path", "label"} <= set(columns) or {"set", "subset"} & set(columns):
-            raise UserError(f"{table} begins with {columns}; expected path,label[,split].")
-        for cells in filter(None, rows):
-            row = dict(zip(columns, map(str.strip, cells), strict=False))
-            where, split = f"{table}, line {rows.line_num}", row.get("split", "").lower()
-            split = SPLIT_ALIASES.get(split, split)
-            if not row.get("path") or not row.get("label"):
-                raise UserError(f"{where}: expected a path and a label.")
-            if split not in (*SPLITS, ""):
-                raise UserError(f"{where}: the split is '{split}'; expected train, val, test.")
-            yield ImageEntry(table.parent / row["path"], row["label"], split or None)
+    named = {folder: split for folder in folders if (split := split_of(folder.name))}
+    others = [folder for folder in folders if folder not in named]
+    classes = [folder for folder in others if _count_images(folder)] if named else []
+    flat = [f for f in named if not subfolders(f) or (classes and _count_images(f))]
+    if named and len(flat) == len(named):
+        if not classes:
+            raise UserError(
+                f"{join_names(flat)} hold no folders of classes, so no image has a label. Expected"
+                f" {flat[0].name}/<class>/<image>, or {root.name}/<class>/<image>."
+            )
+        remarks.append(f"taken for classes, not for splits: {join_names(flat)}")
+        return {}
+    splits = dict[str, Path]()
+    for folder, split in named.items():
+        if folder in flat:
+            count = _count_images(folder)
+            remarks.append(
+                f"{join_names([folder])} holds {count} images, but no folders of classes: without"
+                " labels they are not used"
+            )
+        elif split in splits:
+            raise UserError(f"{root} holds both {splits[split].name} and {folder.name}: keep one.")
+        else:
+            splits[split] = folder
+    if splits and others:
+        remarks.append(
+            f"{join_names(splits.values())} taken for splits; not used beside them:"
+            f" {join_names(others)}"
+        )
+    if splits and "train" not in splits:
+        raise refusal(
+            f"{root} holds {join_names(splits.values())}, but no folder train with folders of"
+            " classes: add it. A class with the name of a split needs another name.",
+            remarks,
+        )
+    return splits
 
 
-def _folders(root: Path) -> list[Path]:
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+def _count_images(folder: Path) -> int:
+    """Return the number of images directly in a folder."""
+    return sum(map(is_image, loose_files(folder)))
 
 
-def _files_below(root: Path) -> Iterator[Path]:
-    """Yield the files that are not hidden, in the order of their paths."""
-    for place, folders, names in os.walk(root, onerror=_fail):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
-
-
-def _fail(error: OSError) -> None:
-    raise error
-
-
-def printable(path: Path) -> str:
-    """Return a path that any terminal can show: names may contain bytes that are not UTF-8."""
-    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    return str(shown).encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
-
-
-def join_names(names: Iterable) -> str:
-    """Return names in one line, separated by commas, sorted and shortened."""
-    some = [printable(name) if isinstance(name, Path) else repr(name) for name in sorted(names)]
-    return ", ".join(some[:MAX_LISTED]) + (", …" if len(some) > MAX_LISTED else "")
+def _of_known_classes(found: list[ImageEntry], remarks: list[str]) -> list[ImageEntry]:
+    """Leave out a split none of whose folders is a class of train: their names are no labels."""
+    labels = {split: {e.label for e in found if e.split == split} for split in ("train", "test")}
+    if not labels["test"] or labels["test"] & labels["train"]:
+        return found
+    left_out = [entry for entry in found if entry.split == "test"]
+    remarks.append(
+        f"the test split holds {len(left_out)} images of {join_names(labels['test'])}, no class of"
+        " train: without labels they are not used"
+    )
+    return [entry for entry in found if entry.split != "test"]

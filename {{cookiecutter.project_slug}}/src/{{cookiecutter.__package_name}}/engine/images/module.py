@@ -82,6 +82,7 @@ def _facts(name: str, source: ImageSplits, config: ReadConfig) -> Facts:
     """Return the facts of a source. The service reads `extra` to show images as evaluation did."""
     parts = source.train, source.val, source.test
     from_files = any(isinstance(part, Files) for part in parts)
+    bits = source.train.bits if isinstance(source.train, Files) else 16
     shape: tuple[int, ...] = (3, config.size[1], config.size[0])
     if isinstance(source.train, ImageBatch):
         shape = tuple(source.train.images.shape[1:])
@@ -92,6 +93,6 @@ def _facts(name: str, source: ImageSplits, config: ReadConfig) -> Facts:
         unit="images",
         classes=source.classes,
         shapes={"images": shape},
-        extra={"from_files": from_files, "jpeg": from_files},
+        extra={"from_files": from_files, "jpeg": from_files, "bits": bits},
         remarks=source.remarks,
     )

@@ -48,18 +48,19 @@ def _pixels(file: Any, size: tuple[int, int], extra: dict[str, Any]) -> np.ndarr
     if not isinstance(file, (bytes, Path)):
         raise ImageDecodeError("is not an image file: send the bytes of one")
     check_pixels(file, MAX_PIXELS)
+    bits = extra.get("bits", 16)
     if not extra["from_files"]:
         return cropped(file, size, partial(largest_box, size=size))
     streamed = extra.get("loader", "streaming") == "streaming"
     if streamed and extra.get("decoder") == "gpu" and torch.cuda.is_available():
-        return _decoded_by_gpu(file, size)
-    return cropped(file, size, partial(center_box, size=size))
+        return _decoded_by_gpu(file, size, bits)
+    return cropped(file, size, partial(center_box, size=size), bits)
 
 
-def _decoded_by_gpu(file: File, size: tuple[int, int]) -> np.ndarray:
+def _decoded_by_gpu(file: File, size: tuple[int, int], bits: int) -> np.ndarray:
     from .gpu_decode import decode
 
-    image = cropped_or_jpeg(file, size, partial(center_box, size=size))
+    image = cropped_or_jpeg(file, size, partial(center_box, size=size), bits)
     buffer = np.empty(len(image[0]) if isinstance(image, tuple) else 0, np.uint8)
     images = torch.zeros(1, size[1], size[0], 3, dtype=torch.uint8, device="cuda")
     decode(torch.from_numpy(buffer), pack([image], buffer, size), images)

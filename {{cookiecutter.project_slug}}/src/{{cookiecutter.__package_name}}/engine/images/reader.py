@@ -29,6 +29,7 @@ from .decode import (
     random_box,
 )
 from .decoded_cache import decoded
+from .names import printable
 from .packed import Packed, pack
 from .splits import Files
 
@@ -82,7 +83,7 @@ class FileRows:
     def decoded(
         self, index: np.ndarray, uniforms: Uniforms | None, read: Any
     ) -> Iterator[np.ndarray | Jpeg]:
-        """Yield read(path, size, choose) for each image: uint8 (height, width, 3), or a Jpeg.
+        """Yield read(path, size, choose, bits) for each image: uint8 (height, width, 3), or a Jpeg.
 
         `read` is cropped or cropped_or_jpeg of decode.py. Raises UserError, naming the file, if it
         can't be decoded any more.
@@ -95,10 +96,10 @@ class FileRows:
         for row, choose in zip(index.tolist(), boxes, strict=True):
             path: Path = self.files[row]
             try:
-                yield read(path, size, choose)
+                yield read(path, size, choose, self.files.bits)
             except ImageDecodeError as reason:
                 raise UserError(
-                    f"{path} {reason}; it was valid when first checked. Restore it."
+                    f"{printable(path)} {reason}; it was valid when first checked. Restore it."
                 ) from None
 
 
@@ -148,6 +149,6 @@ class ImageReader:
             try:
                 decode(slot, rest, images)
             except ImageDecodeError as reason:
-                names = ", ".join(str(self.rows.files[row]) for row in index.tolist())
+                names = ", ".join(printable(self.rows.files[row]) for row in index.tolist())
                 raise UserError(f"One of these files {reason}: {names}") from None
         return ImageBatch(images.permute(0, 3, 1, 2), self.labels[index], index)

@@ -14,11 +14,15 @@ from .batch import ImageBatch
 
 @dataclass(frozen=True)
 class Files:
-    """One split of image files: `paths` and `sha256` bytes (n,), `labels` int64 (n,)."""
+    """One split of image files: `paths` and `sha256` bytes (n,), `labels` int64 (n,).
+
+    `bits` are those that the 16-bit images of the data set use: see depth.py.
+    """
 
     paths: np.ndarray
     labels: Tensor
     sha256: np.ndarray
+    bits: int = 16
 
     @property
     def n(self) -> int:

@@ -78,6 +78,8 @@ def check_data(was: Facts, found: Facts, resuming: bool) -> None:
                 " or edited. Restore them, or start a new run."
             )
         print("warning: the dataset is not the run's: the run may have been trained on these rows.")
+        for remark in found.remarks:
+            print(f"note: {remark}")
     loaders = [facts.extra.get("loader", "streaming") for facts in (was, found)]
     if resuming and found.nbytes is None and len({name == "streaming" for name in loaders}) > 1:
         raise UserError(

@@ -1,0 +1,131 @@
+"""JPEG files damaged in the middle: named, though libjpeg only mutters without a name."""
+
+import io
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from {{ cookiecutter.__package_name }}.engine.images import (
+    file_check,
+    jpeg_messages,
+)
+from {{ cookiecutter.__package_name }}.engine.images.inspection import inspect
+
+
+def noisy(seed: int, **how) -> bytes:
+    """A JPEG with much to decode."""
+    file, size = io.BytesIO(), (120, 160, 3)
+    noise = np.random.default_rng(seed).integers(0, 255, size).astype(np.uint8)
+    Image.fromarray(noise).save(file, "JPEG", quality=90, **how)
+    return file.getvalue()
+
+
+def overwritten(content: bytes, share: float, count: int, by: bytes = b"\0") -> bytes:
+    """Overwrite a stretch at a share of the file's length."""
+    first = int(len(content) * share)
+    return content[:first] + (by * count)[:count] + content[first + count :]
+
+
+WHOLE = noisy(1)
+MIDDLE = len(WHOLE) // 2
+DAMAGED = {
+    "zeros": overwritten(WHOLE, 0.5, 900),
+    "bytes of one kind": overwritten(WHOLE, 0.5, 700, b"\x55"),
+    "near the start": overwritten(WHOLE, 0.1, 512),
+    "near the end": overwritten(WHOLE, 0.9, 700),
+    "a sector of another file": overwritten(WHOLE, 0.5, 512, noisy(2)[900:1412]),
+    "a stretch is missing": WHOLE[:MIDDLE] + WHOLE[MIDDLE + 1200 :],
+    "an end in the middle": WHOLE[:MIDDLE] + b"\xff\xd9" + WHOLE[MIDDLE:],
+    "cut, with an end": WHOLE[:MIDDLE] + b"\xff\xd9",
+    "zeros to the end": WHOLE[:MIDDLE] + bytes(len(WHOLE) - MIDDLE),
+    "an erased end": WHOLE[:MIDDLE] + b"\xff" * 4000,
+    "a text": overwritten(WHOLE, 0.4, 2000, b"404 not found "),
+    "progressive": overwritten(noisy(1, progressive=True), 0.5, 1500),
+    "grey": overwritten(noisy(1, subsampling="4:2:0"), 0.3, 900),
+    "restart markers": overwritten(noisy(1, restart_marker_rows=1), 0.5, 3000),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_jpeg_that_is_damaged_in_the_middle_is_refused(name, tmp_path, capfd):
+    (tmp_path / "bad.jpg").write_bytes(DAMAGED[name])
+    assert (inspect(tmp_path / "bad.jpg").problem or "").startswith("is damaged: ")
+    assert capfd.readouterr().err == ""  # nothing without a name
+
+
+def camera_file(content: bytes) -> bytes:
+    """A JPEG followed by a film, as phones write it."""
+    return content + b"\0\0\0\x18ftypmp42" + bytes(range(256)) * 2
+
+
+def test_kinds_that_pillow_decodes_are_not_refused_unless_damaged(tmp_path):
+    print_colours = Image.open(io.BytesIO(WHOLE)).convert("CMYK")
+    print_colours.save(tmp_path / "print.jpg", quality=90)
+    two = Image.open(io.BytesIO(WHOLE))
+    two.save(tmp_path / "two.mpo", save_all=True, append_images=[two.copy()], quality=90)
+    (tmp_path / "phone.jpg").write_bytes(camera_file(WHOLE))
+    for path in sorted(tmp_path.iterdir()):
+        content = path.read_bytes()
+        assert inspect(path).problem is None
+        path.write_bytes(overwritten(content, 0.25, 900))
+        assert (inspect(path).problem or "").startswith("is damaged: "), path.name
+
+
+HARMLESS = {
+    "zeros after the end": WHOLE + bytes(30),
+    "filling before the end": WHOLE[:-2] + bytes(3) + WHOLE[-2:],
+    "a wrong number in a header": WHOLE.replace(b"\x11\0\x3f\0", b"\x11\0\x3e\0", 1),
+    "a comment": WHOLE[:2] + b"\xff\xfe\0\x05abc" + WHOLE[2:],
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_small_faults_of_the_format_refuse_no_image(name, tmp_path):
+    (tmp_path / "whole.jpg").write_bytes(HARMLESS[name])
+    seen = inspect(tmp_path / "whole.jpg")
+    assert seen.problem is None
+    assert bool(seen.note) == ("wrong number" in name)
+
+
+def test_among_many_that_are_checked_at_once_the_right_ones_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    paths, bad = [tmp_path / f"{i}.jpg" for i in range(60)], {7, 8, 31, 59}
+    for i, path in enumerate(paths):
+        content = noisy(i)
+        path.write_bytes(overwritten(content, 0.5, 900) if i in bad else content)
+    for _ in range(2):  # the second time from the cache
+        found = file_check.check(paths)
+        assert {i for i, seen in enumerate(found) if seen.problem} == bad
+    with jpeg_messages.heard(), ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(inspect, paths))
+    assert {i for i, seen in enumerate(found) if seen.problem} == bad
+
+
+HEARD = """
+import os, sys, warnings
+from {package}.engine.images import jpeg_messages
+with jpeg_messages.heard():
+    os.write(2, b"Corrupt JPEG data: nobody knows which\\n")
+    print("from Python", file=sys.stderr)
+    os.write(2, b"from C\\n")
+os.write(2, b"after\\n")
+"""
+
+
+def test_what_others_write_to_stderr_is_not_lost():
+    package = jpeg_messages.__name__.split(".")[0]
+    code = HEARD.replace("{package}", package)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=dict(os.environ), capture_output=True, text=True
+    )
+    assert done.stderr.splitlines() == ["from Python", "from C", "after"]
+    code = "import os; os.close(2)\n" + code  # as a daemon has it
+    code = code.replace("os.write(2,", "len(")
+    code = code.replace("len( b", "len(b").replace('print("from Python", file=sys.stderr)', "")
+    done = subprocess.run([sys.executable, "-c", code], env=dict(os.environ))
+    assert done.returncode == 0
