@@ -17,6 +17,7 @@ import {{ cookiecutter.__package_name }} as package
 
 Command = Callable[..., int]
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+STOPS += (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,6 +41,7 @@ def _own_surroundings(
         patch.setenv("XDG_CACHE_HOME", str(empty))
         patch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("RUN_UNLISTED", "1")  # or runs/ would get a link to each folder of a test
         for name in ("NO_PROXY", "no_proxy"):
             patch.setenv(name, "127.0.0.1")
         shared = tmp_path_factory.getbasetemp()

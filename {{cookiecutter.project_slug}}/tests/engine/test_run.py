@@ -38,10 +38,8 @@ from {{ cookiecutter.__package_name }}.engine.run.metrics import (
     MetricsCSV,
     read_metrics,
 )
-from {{ cookiecutter.__package_name }}.engine.run.record import (
-    _only_writer,
-    pack_source,
-)
+from {{ cookiecutter.__package_name }}.engine.run.record import _only_writer
+from {{ cookiecutter.__package_name }}.engine.run.source import pack_source
 from {{ cookiecutter.__package_name }}.networks import NETWORKS
 
 PACKAGE = {{ cookiecutter.__package_name }}.__name__

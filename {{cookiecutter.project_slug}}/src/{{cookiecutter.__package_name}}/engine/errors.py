@@ -1,5 +1,9 @@
 """The exceptions whose message is for the user."""
 
+import errno
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, a quota or the limit of a file's size
+
 
 class UserError(Exception):
     """An error that the user can fix: the message says what was found, expected, and what to do.

@@ -2,8 +2,9 @@
 
 import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import UserError
@@ -26,8 +27,36 @@ def template_version() -> str:
 
 
 def cache_folder() -> Path:
-    """Return the user's cache folder. Everything in it can be recreated."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    """Return the user's cache folder: among temporary files if the user has no home.
+
+    Everything in it can be recreated.
+    """
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given)
+    with suppress(RuntimeError):
+        return Path.home() / ".cache"
+    return spare_cache_folder()
+
+
+def spare_cache_folder() -> Path:
+    """Create and return a cache folder among temporary files that only this user can write to.
+
+    Raises OSError if there is no folder for temporary files.
+    """
+    folder = Path(tempfile.gettempdir()) / f"cache-of-user-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():  # somebody else made it
+        return Path(tempfile.mkdtemp(prefix="cache-"))
+    return folder
+
+
+def is_writable(folder: Path) -> bool:
+    """Create a folder if needed; return whether files can be created in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def resolve_path(path: str, must_exist: bool = True) -> Path:
@@ -51,13 +80,17 @@ def shown(path: Path) -> str:
 
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[bool]:
-    """Create a folder and lock it within the block; yield False if it can't be written to."""
+    """Create a folder and lock it within the block; yield False if it can't be written to.
+
+    Without a lock where the file system knows none: then two processes may write at once.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError:  # a read-only folder, or a file system without locks
+    except OSError:
         yield False
         return
     with lock:
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield True

@@ -35,6 +35,11 @@ def expand_run(arguments: list[str], root: Path) -> tuple[list[str], Path | None
         return rest, None
     run = find_run(root, name or "latest")
     record = RunRecord(run)
+    if fitting and any(flag.startswith("--trainer.fast_dev_run") for flag in rest):
+        raise UserError(
+            "--trainer.fast_dev_run tries a few batches as a run of its own, and --run would resume"
+            " another run with them. Remove one of the two."
+        )
     longer = any(flag.startswith("--trainer.max_") for flag in rest)
     if fitting and not longer and record.content["state"] == "finished":
         raise UserError(

@@ -10,6 +10,7 @@ from ..monitor import quiet_lightning
 from ..nvml import prefer_idle_gpus
 from ..own_code import report
 from ..ranks import is_rank_zero
+from ..run.environment import check_own_code
 from ..run.interruption import Interrupted
 from .errors import explain
 from .project import Project
@@ -23,6 +24,7 @@ def run(project: Project, verb: str, options: argparse.Namespace, flags: list[st
     prefer_idle_gpus()
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # see images/gpu_decode.py
     try:
+        check_own_code(project.package)
         if tool := VERBS[verb].tool:
             return import_module(f"..tools.{tool}", __package__).main(project, options, flags)
         return train(project, [verb, *flags])
@@ -31,6 +33,8 @@ def run(project: Project, verb: str, options: argparse.Namespace, flags: list[st
     except Interrupted as end:
         resume = " Checkpoint saved. Resume with: make resume" if end.saved else ""
         message, status = f"\nInterrupted ({end.reason}).{resume}", end.status
+    except KeyboardInterrupt:
+        message, status = "\nInterrupted (SIGINT).", 130
     except BaseException as error:
         if (explanation := explain(error)) is not None:
             print(f"error: {explanation}", file=sys.stderr)  # on any rank

@@ -9,7 +9,8 @@ from typing import NoReturn
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
-from ..errors import UserError
+from ..data.open_files import FEW_OPEN_FILES
+from ..errors import FULL, UserError
 from ..monitor.gpu import out_of_memory
 from ..own_code import own_calls
 
@@ -48,8 +49,8 @@ def explain(error: BaseException) -> str | None:
     """Return an explanation if the user can fix the error, or None if it needs its traceback."""
     if cause := out_of_memory(error):
         return "\n".join(getattr(error, "__notes__", [f"out of GPU memory: {cause}"]))
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "the disk is full. Free space, then: make resume"
+    if isinstance(error, OSError) and (explanation := _without_room(error)):
+        return explanation
     message = str(error)
     for pattern, advice in KNOWN_ERRORS.items() if isinstance(error, RuntimeError) else ():
         if found := re.search(pattern, message):
@@ -63,6 +64,16 @@ def _of_the_engine(error: BaseException, message: str) -> str | None:
         return f"{error.filename}: {error.strerror}. Change the permissions, or work on a copy."
     if isinstance(error, SELF_EXPLAINING) or re.search(SELF_EXPLAINING_MESSAGE, message):
         return " ".join(message.split())
+    return None
+
+
+def _without_room(error: OSError) -> str | None:
+    """Return what to do if a disk, or the number of open files, is used up; else None."""
+    if error.errno in FULL:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}: the disk or quota is full. Free space, then: make resume"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{error.strerror}. {FEW_OPEN_FILES}"
     return None
 
 

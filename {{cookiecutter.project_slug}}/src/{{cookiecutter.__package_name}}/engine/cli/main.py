@@ -7,11 +7,14 @@ early. Every key of the configuration is also a flag: --trainer.max_epochs 3.
 
 import gc
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
+from ..home import settle
 from .help import help_of
 from .project import Project, collecting_later
 from .verbs import VERBS, parse
@@ -42,21 +45,57 @@ def main(
     """
     package = str(sys._getframe(1).f_globals["__package__"])
     project = Project(package, task, data, read, pictures, links or {})
-    verb, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
+    show_all_characters()
+    try:
+        return _main(project, sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        print("\nInterrupted (SIGINT).", file=sys.stderr)
+        return 130
+
+
+def _main(project: Project, words: list[str]) -> int:
+    verb, *rest = words or [""]
     asked = HELP if verb in VERBS and VERBS[verb].tool is None else {*HELP, ALL}  # fit: Lightning's
     if verb in asked or (verb in VERBS and not asked.isdisjoint(rest)):
         print(help_of(verb, project))
         return 0
     try:
-        options, flags = parse(verb, package, rest)
+        options, flags = parse(verb, project.package, rest)
     except UserError as error:
         print(f"error: {error}" if verb else help_of("", project), file=sys.stderr)
         return 2
+    settle()
     fresh = "torch" not in sys.modules
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait leave the cores free
-    with collecting_later():
+    with collecting_later(), ending_at_once():
         from .command import run
 
         if fresh:
             gc.freeze()  # garbage collection skips the libraries from now on, also in workers
     return run(project, verb, options, flags)
+
+
+def show_all_characters() -> None:
+    """Let output that takes only some characters, such as ASCII, show `?` for others."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", "") == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Let Ctrl-C end the process while libraries are imported: some swallow KeyboardInterrupt."""
+
+    def end(*_: object) -> None:
+        os.write(2, b"\nInterrupted (SIGINT).\n")
+        os._exit(130)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # ignored, or not ours to change
+        yield
+        return
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

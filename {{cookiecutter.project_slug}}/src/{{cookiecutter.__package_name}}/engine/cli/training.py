@@ -3,7 +3,8 @@
 import os
 import shutil
 import sys
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
 from functools import partialmethod
 from pathlib import Path
@@ -46,6 +47,8 @@ from ..ranks import is_launched, is_rank_zero, of_every_rank, of_rank_zero
 from ..run import resume_checks
 from ..run.checkpoint import RunCheckpoint
 from ..run.digests import write_digests
+from ..run.ending import ending
+from ..run.environment import warn_of_other_versions
 from ..run.heartbeat import Heartbeat
 from ..run.interruption import Interruption
 from ..run.metrics import MetricsCSV
@@ -54,7 +57,7 @@ from ..run.record import RunRecord, facts_of, read_yaml
 from ..task import Task, has_plain_step
 from . import arguments as resolve
 from .errors import Parser
-from .launch import launch, launched
+from .launch import check_tasks, launch, launched, with_environment
 from .project import Project
 from .refused import check_trainer_settings
 
@@ -63,9 +66,15 @@ class Training(LightningCLI):
     """LightningCLI that chooses unset settings for the hardware and records every run."""
 
     def __init__(
-        self, project: Project, arguments: list[str], root: Path, interruption: Interruption
+        self,
+        project: Project,
+        arguments: list[str],
+        root: Path,
+        interruption: Interruption,
+        at_end: ExitStack,
     ) -> None:
         self.project, self.root, self.interruption = project, root, interruption
+        self.at_end = at_end  # its callbacks get the exception that ends the program, if any
         resolve.take_fit_flags(arguments)  # reports wrong ones before a run is looked for
         self.arguments, self.resumed = resolve.expand_run(arguments, root)
         rest, self.flags = resolve.take_fit_flags(self.arguments)
@@ -101,6 +110,7 @@ class Training(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Decide what has to be known before processes start and data are read."""
+        check_tasks()
         config, stage = self.config[self.subcommand], str(self.subcommand)
         check_trainer_settings(config.trainer)
         resuming, path = stage == "fit", config.ckpt_path
@@ -138,17 +148,32 @@ class Training(LightningCLI):
         resume_checks.check_resume(now, was, self.flags.elastic, may_change)
 
     def _start_record(self) -> RunRecord:
-        return RunRecord.start(
-            self.run_folder,
-            self.root,
-            resolve.recipe_of(self.config[self.subcommand], self.project.package),
-            self.text,
-            command=["python", "-m", self.project.package, *self.arguments],
-            seed=self.config[self.subcommand].seed_everything,
-            decisions=dict(self.before.decisions) if self.before else {},
-            hardware=asdict(self.machine),
-            from_step=self.from_step,
-        )
+        """Record that the run starts; whatever ends this program is recorded from here on."""
+        warn_of_other_versions(self.root)
+        with self.interruption.undisturbed():
+            record = RunRecord.start(
+                self.run_folder,
+                self.root,
+                resolve.recipe_of(self.config[self.subcommand], self.project.package),
+                self.text,
+                command=["python", "-m", self.project.package, *self.arguments],
+                seed=self.config[self.subcommand].seed_everything,
+                decisions=dict(self.before.decisions) if self.before else {},
+                hardware=asdict(self.machine),
+                from_step=self.from_step,
+            )
+            self.at_end.push(self._record_end(record))
+        return record
+
+    def _record_end(self, record: RunRecord) -> Callable[..., None]:
+        """Return a callback that records the exception that ended the program, if one did."""
+
+        def at_end(kind: Any, error: BaseException | None, traceback: Any) -> None:
+            if error is not None:
+                with self.interruption.undisturbed():
+                    record.end_by(error)
+
+        return at_end
 
     def instantiate_classes(self) -> None:
         """Build everything; refuse wrong data or a wrong checkpoint before recording a resume."""
@@ -181,11 +206,14 @@ class Training(LightningCLI):
         kwargs |= {"default_root_dir": str(self.run_folder)} | self.decisions.trainer_arguments()
         if self.decisions.strategy.value == "data-parallel":
             kwargs["strategy"] = DataParallel()
+        plugins = with_environment(trainer["plugins"] or [])
         if self.config[self.subcommand].trainer.sync_batchnorm:
-            plugins = trainer["plugins"] or []
-            plugins = plugins if isinstance(plugins, list) else [plugins]
-            kwargs["plugins"] = [*plugins, SynchronizeBatchNorm()]
-        kwargs |= {"logger": loggers or False, "enable_progress_bar": self._has_their_bar()}
+            plugins.append(SynchronizeBatchNorm())
+        kwargs |= {
+            "plugins": plugins,
+            "logger": loggers or False,
+            "enable_progress_bar": self._has_their_bar(),
+        }
         self.trainer_defaults["callbacks"] = self._callbacks()
         return super().instantiate_trainer(**kwargs)
 
@@ -264,7 +292,9 @@ class Training(LightningCLI):
             record.update(results=summary.results_of(self.trainer) | results)
             draw = self.project.load(self.project.pictures)
             drawn = draw_pictures(self.run_folder, model, self.datamodule, self.facts, draw)
-        record.end("finished")
+        state, reason = ending(self.trainer)
+        with self.interruption.undisturbed():
+            record.end(state, reason)
         summary.print_fit(
             self.run_folder, record.content, self.decisions, model.best, self.facts, drawn
         )
@@ -294,6 +324,6 @@ class Training(LightningCLI):
 
 def train(project: Project, arguments: list[str]) -> int:
     interruption = Interruption()
-    with interruption.listening(), preserve_process_settings():
-        Training(project, arguments, project_root(), interruption)
+    with interruption.listening(), preserve_process_settings(), ExitStack() as at_end:
+        Training(project, arguments, project_root(), interruption, at_end)
     return 0

@@ -13,6 +13,7 @@ from .. import hardware
 from ..contract import Facts, Rows, Splits, Uniforms, count
 from ..decisions import Decisions, LoaderName, decide
 from ..errors import UserError
+from .open_files import check_open_files
 from .order import BatchShard, EpochPlan
 from .resident import ResidentLoader
 from .rows import as_rows, with_size
@@ -148,6 +149,7 @@ class Data(L.LightningDataModule):
         devices = self.trainer.num_devices if self.trainer is not None and by_trainer else 1
         loaders = devices * (2 if config.endless else 1)  # each process also has one to validate
         size = reader.slot_size(plan.shard.batch_size)
+        check_open_files(config.workers * (2 if config.endless else 1))
         check_shared_memory(config, size, loaders, hardware.free_shared_memory())
         return StreamingLoader(reader, plan, config, augment)
 

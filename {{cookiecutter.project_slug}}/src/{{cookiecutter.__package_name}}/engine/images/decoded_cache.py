@@ -39,7 +39,13 @@ def decoded(files: Files, size: Size, reader: MakeReader) -> ImageBatch:
         try:
             pixels = np.load(path, mmap_mode="c")
         except (OSError, ValueError, EOFError):  # missing or truncated
-            free = shutil.disk_usage(folder).free if writable else 0
+            if not writable:
+                raise UserError(
+                    f"{folder} can't be written to, where decoded images are kept. Set"
+                    " XDG_CACHE_HOME to another folder, or read the files in each epoch:"
+                    " --data.loader streaming."
+                ) from None
+            free = shutil.disk_usage(folder).free
             if needed > free:
                 raise UserError(
                     f"The decoded images take {needed / 1e6:,.0f} MB, and {folder} has"

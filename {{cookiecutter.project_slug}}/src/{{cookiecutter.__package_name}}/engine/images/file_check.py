@@ -5,7 +5,6 @@ time. If it is deleted, the next run checks the files again.
 """
 
 import os
-import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -16,10 +15,9 @@ from tqdm.auto import tqdm
 from ..hardware import this_machine
 from ..paths import cache_folder, exclusive_lock
 from . import decode, jpeg_messages
+from .checked_files import CheckedFiles, Key
 from .inspection import Inspected, inspect
 
-TABLE = "files (path BLOB PRIMARY KEY, size INT, changed INT, sha256 TEXT, problem TEXT,"
-TABLE += " note TEXT, peak INT)"
 AT_ONCE = 1000  # files between two commits: the most that an interrupted check repeats
 
 
@@ -35,30 +33,26 @@ def check(paths: list[Path]) -> list[Inspected]:
     with (
         jpeg_messages.heard(),
         exclusive_lock(folder) as writable,
-        closing(sqlite3.connect(folder / name if writable else ":memory:")) as database,
+        closing(CheckedFiles(folder / name if writable else None)) as files,
         ThreadPoolExecutor(this_machine().cores) as threads,
         tqdm(total=len(paths), desc="checking images", delay=1, disable=None) as bar,
     ):
-        database.execute(f"CREATE TABLE IF NOT EXISTS {TABLE}")
         for start in range(0, len(paths), AT_ONCE):
             some = paths[start : start + AT_ONCE]
             keys = [_key(path) for path in some]
-            these = f"SELECT * FROM files WHERE path IN ({','.join('?' * len(keys))})"
-            known = {row[:3]: row[3:] for row in database.execute(these, [key[0] for key in keys])}
+            known = files.known(keys)
             found: list[Any] = [known.get(key) for key in keys]
             new = [i for i, result in enumerate(found) if result is None]
             for i, result in zip(new, threads.map(inspect, [some[i] for i in new]), strict=True):
                 found[i] = result
                 bar.update()
-            rows = [(*keys[i], *found[i]) for i in new if found[i][0]]  # without unreadable files
-            database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-            database.commit()
+            files.add((*keys[i], *found[i]) for i in new if found[i][0])  # without unreadable ones
             bar.update(len(some) - len(new))
             results += [Inspected(*result) for result in found]
     return results
 
 
-def _key(path: Path) -> tuple[bytes, int, int]:
+def _key(path: Path) -> Key:
     """Return a file's path, size and modification time."""
     name = os.fsencode(path.absolute())
     try:

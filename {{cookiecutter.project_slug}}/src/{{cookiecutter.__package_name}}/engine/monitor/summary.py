@@ -1,7 +1,6 @@
 """The summaries of a run: its results for the record, and what the terminal shows."""
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from ..contract import Best, Facts
 from ..decisions import Decision, Decisions, get
+from ..json_text import to_json
 from ..paths import shown
 from ..run.checkpoint import RunCheckpoint
 from ..run.metrics import read_metrics
@@ -99,12 +99,21 @@ def print_fit(
         "speed": "too short to measure" if speed is None else f"{speed:,.0f} {facts.unit}/s",
         **({"GPU": heat.format(**results["gpu"])} if results["gpu"] else {}),
         "torch.compile": _reason(decisions.compile),
+        **_ended_early(record),
         "run folder": shown(folder),
         **{PICTURES.get(name, Path(name).stem): shown(folder / name) for name in pictures},
         "next": _next(facts),
     }
     took = f"{results['steps']} steps in {record['seconds']['total']:.0f} s"
     _print_block(f"{record['recipe']}: {took}", rows)
+
+
+def _ended_early(record: dict[str, Any]) -> dict[str, str]:
+    """Return the row that says why a run ended before its last epoch, if it did."""
+    if not record["reason"]:
+        return {}
+    resumable = " · to go on: make resume" if record["state"] == "interrupted" else ""
+    return {"ended early": record["reason"] + resumable}
 
 
 def _reason(decision: Decision) -> str:
@@ -161,8 +170,8 @@ def _are_probabilities(batch: tuple[Tensor, Tensor | None, Tensor], classes: int
 
 def _cells(target: Tensor | None, prediction: Tensor, classes: tuple[str, ...]) -> list[Any]:
     if not classes:
-        known = "" if target is None else json.dumps(target.tolist())
-        return [known, json.dumps(prediction.tolist())]
+        known = "" if target is None else to_json(target.tolist())
+        return [known, to_json(prediction.tolist())]
     probability, predicted = prediction.max(0)
     known = "" if target is None else classes[int(target)]
     return [known, classes[int(predicted)], f"{float(probability):.6f}"]

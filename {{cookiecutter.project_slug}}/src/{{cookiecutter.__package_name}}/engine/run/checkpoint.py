@@ -23,6 +23,7 @@ from ..ranks import is_rank_zero
 from . import foreign
 from .checkpoint_files import BEST, LAST, VerifiedIO
 from .consensus import RankConsensus
+from .ending import forget_elapsed_time
 from .interruption import Interrupted, Interruption
 from .metrics import metrics_of
 
@@ -71,7 +72,11 @@ class RunCheckpoint(Checkpoint):
         self.best_score = state_dict["best_score"]
 
     def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
-        """Recount the batches of an elastic resume: its steps have more or fewer batches."""
+        """Recount the batches of an elastic resume: its steps have more or fewer batches.
+
+        max_time counts from the resume on.
+        """
+        forget_elapsed_time(checkpoint)
         before = checkpoint.get("callbacks", {}).get(self.state_key, {}).get("accumulate")
         if trainer.state.fn != "fit" or before in (None, trainer.accumulate_grad_batches):
             return

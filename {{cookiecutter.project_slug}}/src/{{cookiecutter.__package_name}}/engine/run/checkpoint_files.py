@@ -1,6 +1,7 @@
 """Write checkpoint files atomically, and verify them by SHA-256."""
 
 import copy
+import errno
 import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,8 @@ LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 # One line per digest, written before its file is renamed into place. So whenever a process is
 # killed, the digest of every file with a checkpoint's name is listed.
 DIGESTS = "digests.txt"
+# What a file system answers that can't do what was asked: many shares can't sync a folder.
+UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 DIGESTS_KEPT = 3  # per name: of the next file, the current one and the one before it
 
 
@@ -121,18 +124,31 @@ def find_checkpoint(folder: Path, *names: str) -> Path:
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that it always has either its old or its new content."""
     draft = path.with_name(f".{path.name}.new")
-    draft.write_text(text, newline="")
-    fsync(draft)
-    draft.replace(path)
+    try:
+        draft.write_text(text, encoding="utf-8", newline="")
+        fsync(draft)
+        draft.replace(path)
+    except OSError:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)  # the disk may be full
+        raise
 
 
 def fsync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's entries, survive a power failure."""
-    handle = os.open(path, os.O_RDONLY)
+    """Wait until a file's bytes, or a folder's entries, survive a power failure.
+
+    Do nothing where the file system can't do that.
+    """
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        unreadable = path.is_dir() and error.errno in (errno.EACCES, errno.EISDIR, errno.EBADF)
+        if error.errno not in UNSUPPORTED and not unreadable:
+            raise
 
 
 def _digests(folder: Path) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..hashing import sha256_of
+from ..json_text import to_json
 from .metrics import read_metrics
 
 Digests = dict[str, dict[str, str]]  # {losses, weights or optimizer: {step or tensor: digest}}
@@ -54,7 +55,7 @@ def write_digests(
         "weights": _digests_of(model.state_dict()),
         "optimizer": _digests_of(state),
     }
-    (folder / "digests.json").write_text(json.dumps(found, indent=1) + "\n")
+    (folder / "digests.json").write_text(to_json(found, indent=1) + "\n")
     return {f"{part}_sha256": _one(found[part]) for part in ("weights", "optimizer")}
 
 

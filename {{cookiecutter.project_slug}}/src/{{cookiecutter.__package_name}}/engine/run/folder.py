@@ -1,13 +1,20 @@
 """The folder of a run, runs/<recipe>/<time>/. It is chosen before processes start to train."""
 
-import json
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
+from ..paths import shown
+from ..ranks import is_rank_zero
+from .record import read_record
 
 RUN_FOLDER_VARIABLE = "RUN_FOLDER"  # the launcher sets it for its processes
+UNLISTED_VARIABLE = "RUN_UNLISTED"  # set for runs of a measurement: `latest` never means them
 
 
 def recipe_name(file: Path) -> str:
@@ -18,6 +25,8 @@ def recipe_name(file: Path) -> str:
 
 def new_run_folder(root: Path, recipe: str) -> Path:
     """Create and return a new run's folder: the same one for all processes of a launch.
+
+    A folder outside of runs/ gets a link there, by which `latest` finds it.
 
     Raises UserError if it can't be created, or torchrun has no run id.
     """
@@ -35,11 +44,32 @@ def new_run_folder(root: Path, recipe: str) -> Path:
             f"The run's folder {folder} can't be created: {error.strerror}. Set the variable"
             f" {RUN_FOLDER_VARIABLE} to another folder."
         ) from error
+    if given and is_rank_zero() and not os.environ.get(UNLISTED_VARIABLE):
+        with suppress(OSError):  # runs/ may be read-only
+            _link(folder.resolve(), (root / "runs").resolve(), recipe)
     return folder
 
 
+def _link(folder: Path, runs: Path, recipe: str) -> None:
+    """Link a folder outside of runs/ into runs/<recipe>/, unless it is linked there."""
+    if folder.is_relative_to(runs):
+        return
+    here = runs / recipe
+    here.mkdir(parents=True, exist_ok=True)
+    names = [folder.name, *(f"{folder.name}-{i}" for i in range(2, 100))]
+    for link in (here / name for name in names):
+        if link.is_symlink() and (link.resolve() == folder or not link.exists()):
+            link.unlink()  # the same, or a link to a folder that is gone
+        if not link.exists():
+            link.symlink_to(folder)
+            return
+
+
 def find_run(root: Path, name: str, recipe: str | None = None) -> Path:
-    """Return the folder of a run; 'latest' is the newest run that has a checkpoint.
+    """Return the folder of a run.
+
+    'latest' is the run in $RUN_FOLDER, or else the newest run that has a checkpoint; it is neither
+    a trial (fast_dev_run) nor a run whose record is damaged.
 
     Raises UserError if there is none.
     """
@@ -50,9 +80,41 @@ def find_run(root: Path, name: str, recipe: str | None = None) -> Path:
         raise UserError(
             f"'{name}' is not a run: it has no run.json. Runs are the folders runs/*/*."
         )
-    records = root.glob(f"runs/{recipe or '*'}/*/run.json")
-    usable = [path for path in records if any(path.parent.glob("checkpoints/*.ckpt"))]
-    if not usable:
+    given = os.environ.get(RUN_FOLDER_VARIABLE)
+    if given and any(_usable([Path(given)], recipe)):
+        return Path(given).resolve()
+    folders = (path.parent for path in root.glob("runs/*/*/run.json"))
+    found = dict(_usable(folders, recipe))
+    if not found:
         of = f" of the recipe '{recipe}'" if recipe else ""
-        raise UserError(f"No run{of} in {root / 'runs'} has a checkpoint. Start one: make train")
-    return max(usable, key=lambda path: json.loads(path.read_text())["started"]).parent
+        also = f" or in {RUN_FOLDER_VARIABLE} ({given})" if given else ""
+        raise UserError(
+            f"No run{of} in {root / 'runs'}{also} has a checkpoint. Start one: make train"
+        )
+    return max(found, key=lambda folder: found[folder]["started"])
+
+
+def _usable(folders: Any, recipe: str | None) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the runs with a checkpoint that are no trials, and their records; name damaged ones."""
+    for folder in folders:
+        if not any(folder.glob("checkpoints/*.ckpt")):
+            continue
+        try:
+            record = read_record(folder / "run.json")
+            if not isinstance(record.get("started"), str):
+                raise UserError(f"{folder / 'run.json'} does not say when the run started.")
+        except (UserError, OSError) as error:
+            print(f"note: {shown(folder)} is passed over: {error}", file=sys.stderr)
+            continue
+        if not _is_trial(record.get("config")) and recipe in (
+            None,
+            record.get("recipe"),
+            folder.parent.name,
+        ):
+            yield folder, record
+
+
+def _is_trial(config: Any) -> bool:
+    """Return whether a run's configuration asks for a few batches only, to try the code."""
+    trainer = config.get("trainer") if isinstance(config, dict) else None
+    return isinstance(trainer, dict) and bool(trainer.get("fast_dev_run"))

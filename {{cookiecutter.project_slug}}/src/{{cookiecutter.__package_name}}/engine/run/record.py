@@ -5,9 +5,8 @@ import importlib.metadata
 import json
 import os
 import platform
-import subprocess
+import sys
 import time
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -18,15 +17,15 @@ import torch
 import yaml
 
 from ..contract import Facts
-from ..errors import UserError
+from ..errors import FULL, UserError
 from ..hashing import sha256
+from ..json_text import to_json
 from ..paths import template_version
 from .checkpoint_files import write_atomically
 from .interruption import Interrupted
+from .source import commit, pack_source
 
-NOT_SOURCE = {"runs", "data", "build", "dist"}  # at the top of the project
-NOT_OURS = ("pyvenv.cfg", "run.json")  # a folder with one of these is an environment or a run
-LARGEST_SOURCE_FILE = 1_000_000  # bytes
+RESERVE = 1 << 16  # bytes that are freed to record how a run ended if its disk is full
 PACKAGES = (
     *("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn", "scipy"),
     *("transformers", "tokenizers"),
@@ -37,8 +36,9 @@ class RunRecord:
     """The content of run.json. If the state is `running` and its process is gone, it was killed."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "run.json"
+        self.path, self.reserve = folder / "run.json", folder / ".reserve"
         self.lock: IO[str] | None = None
+        self.open = False  # whether this process has to record how the run ends
         self.content: dict[str, Any] = {"resumes": []}
         if self.path.exists():
             self.content = read_record(self.path)
@@ -54,15 +54,17 @@ class RunRecord:
         resuming, resumes = record.path.exists(), record.content["resumes"]
         resume = f".resume-{len(resumes) + 1}" if resuming else ""
         archive = f"source{resume}.zip"
-        (folder / f"config{resume}.yaml").write_text(config)
+        (folder / f"config{resume}.yaml").write_text(config, encoding="utf-8")
         content |= {
             "config": read_yaml(config),
-            "source": pack_source(root, folder / archive) | {"commit": _commit(root)},
+            "source": pack_source(root, folder / archive) | {"commit": commit(root)},
             "locks": {path.name: sha256(path) for path in root.glob("*.lock")},
             "template": template_version(),
             "versions": _versions(),
         }
         record.content |= {"results": {}, "reason": None, "ended": None}
+        record.reserve.write_bytes(os.urandom(RESERVE))  # which no file system compresses
+        record.open = True
         if resuming:
             record.update(state="running", resumes=[*resumes, {"time": _now(), **content}])
         else:
@@ -76,8 +78,14 @@ class RunRecord:
             if isinstance(old, dict) and isinstance(value, dict):
                 value = old | value
             self.content[key] = value
-        content = _without_null(self.content)
-        write_atomically(self.path, json.dumps(content, indent=2, default=str) + "\n")
+        text = to_json(_without_null(self.content), indent=2, default=str) + "\n"
+        try:
+            write_atomically(self.path, text)
+        except OSError as error:
+            if error.errno not in FULL or not self.reserve.exists():
+                raise
+            self.reserve.unlink()
+            write_atomically(self.path, text)
 
     def update_start(self, **content: Any) -> None:
         """Set these entries of the newest start and write the record."""
@@ -99,13 +107,19 @@ class RunRecord:
         try:
             with self.timed("total"):
                 yield
-        except Interrupted as error:
-            self.end("interrupted", error.reason)
-            raise
         except BaseException as error:
-            with suppress(OSError):  # the disk may be full, which may be why it failed
-                self.end("failed", f"{type(error).__name__}: {error}")
+            self.end_by(error)
             raise
+
+    def end_by(self, error: BaseException) -> None:
+        """Record that this exception ended the run, if no end is recorded yet."""
+        if not self.open:
+            return
+        with suppress(OSError):  # the disk may be full, which may be why it failed
+            if isinstance(error, Interrupted):
+                self.end("interrupted", error.reason)
+            else:
+                self.end("failed", f"{type(error).__name__}: {error}")
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -121,6 +135,8 @@ class RunRecord:
     def end(self, state: str, reason: str | None = None) -> None:
         """Record how the run ended, and release the lock of its folder."""
         self.update(state=state, reason=reason, ended=_now())
+        self.open = False
+        self.reserve.unlink(missing_ok=True)
         if self.lock:
             self.lock.close()
 
@@ -128,9 +144,12 @@ class RunRecord:
 def read_record(path: Path) -> dict[str, Any]:
     """Return the content of a run.json. Raises UserError if the file does not hold a record."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}; expected a run's run.json.") from None
+        raise UserError(
+            f"{path} is not JSON: {error}; expected a run's run.json. Restore it from a copy, or"
+            " choose another run."
+        ) from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}; expected a run's run.json.")
     return content
@@ -148,17 +167,14 @@ def _only_writer(folder: Path) -> IO[str]:
         raise UserError(
             f"{folder} is being trained by another process. Stop it, or wait."
         ) from None
+    except OSError as error:
+        print(
+            f"note: {folder} can't be locked ({error.strerror}): train this run in only one"
+            " process at a time.",
+            file=sys.stderr,
+        )
     os.register_at_fork(after_in_child=lock.close)  # or loader workers would hold the lock too
     return lock
-
-
-def _commit(root: Path) -> str | None:
-    """Return git's commit, with -dirty if files differ from it. It is only informative."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    with suppress(OSError):
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True)
-        return done.stdout.strip() or None
-    return None
 
 
 def _versions() -> dict[str, str | None]:
@@ -212,33 +228,3 @@ def _without_null(content: Any) -> Any:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def pack_source(root: Path, archive: Path) -> dict[str, Any]:
-    """Pack the project's text files into a zip whose bytes depend only on the files.
-
-    Large and binary files are skipped and listed as `left_out`; .env, which may hold secrets, is
-    skipped.
-    """
-    left_out = []
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as pack:
-        for path in sorted(_source_files(root, leave_out=NOT_SOURCE)):
-            name = path.relative_to(root).as_posix()
-            if path.stat().st_size > LARGEST_SOURCE_FILE or b"\0" in path.read_bytes():
-                left_out.append(name)
-            else:
-                entry = zipfile.ZipInfo(name)  # dated 1980, not now
-                entry.external_attr = path.stat().st_mode << 16
-                pack.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
-    return {"zip": archive.name, "sha256": sha256(archive), "left_out": left_out[:20]}
-
-
-def _source_files(folder: Path, leave_out: set[str]) -> Iterator[Path]:
-    """Yield the files of a folder, without environments, runs, caches and hidden folders."""
-    for path in folder.iterdir():
-        if path.is_symlink() or path.name in leave_out or path.name.startswith((".env", "__pyc")):
-            continue
-        if path.is_file():
-            yield path
-        elif path.name[0] != "." and not any((path / mark).exists() for mark in NOT_OURS):
-            yield from _source_files(path, leave_out=set())

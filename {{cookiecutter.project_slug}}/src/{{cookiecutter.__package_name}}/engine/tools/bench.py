@@ -7,7 +7,6 @@ Other flags are those of fit; they apply to every row.
 """
 
 import argparse
-import json
 import statistics
 import sys
 from contextlib import ExitStack
@@ -24,6 +23,7 @@ from .. import decisions, nvml
 from ..cli.project import Project
 from ..errors import UserError
 from ..hardware import Machine, this_machine
+from ..json_text import to_json
 from ..paths import project_root, shown
 from .trials import WARMUP_STEPS, Process
 
@@ -336,7 +336,7 @@ def save(kind: str, folder: Path | None, result: dict[str, Any], figure: Figure)
     now = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     folder = folder or project_root() / "runs" / kind / now
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{kind}.json").write_text(json.dumps(result, indent=2) + "\n")
+    (folder / f"{kind}.json").write_text(to_json(result, indent=2) + "\n")
     figure.savefig(folder / f"{kind}.png", dpi=110)
     return folder
 

@@ -8,6 +8,8 @@ index, without hashes.
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 TORCH_STACK = re.compile(r"torch|torchvision|triton|nvidia-(?!ml-py).+|cuda-.+")
@@ -40,11 +42,33 @@ def split(lock: str) -> tuple[str, str]:
     return HEADER + "\n".join(rest) + "\n", HEADER + "\n".join(torch) + "\n"
 
 
-def main(project: object, options: object, flags: list[str]) -> int:
-    root = Path.cwd()
+@contextmanager
+def unchanged_on_error(file: Path) -> Iterator[None]:
+    """Put a file's content back if the block raises."""
+    before = file.read_bytes()
     try:
-        requirements, torch = split(compile_lock(root, flags))
+        yield
+    except BaseException:
+        file.write_bytes(before)
+        raise
+
+
+def main(project: object, options: object, flags: list[str]) -> int:
+    """Write the locks. `--add PACKAGE ...` adds packages to pyproject.toml first.
+
+    If one can't be found, pyproject.toml and the locks stay as they are.
+    """
+    root = Path.cwd()
+    added = flags[1:] if flags[:1] == ["--add"] else []
+    try:
+        with unchanged_on_error(root / "pyproject.toml"):
+            if added:
+                subprocess.run(["uv", "add", "--quiet", "--frozen", *added], cwd=root, check=True)
+            requirements, torch = split(compile_lock(root, [] if added else flags))
     except subprocess.CalledProcessError as error:
+        if added:
+            what = f"{' '.join(added)} can't be added, see above: nothing was changed."
+            print(f"error: {what} Check the name.", file=sys.stderr)
         return error.returncode  # uv has printed why
     (root / "requirements.lock").write_text(requirements)
     if (root / "torch-cu130.lock").exists():  # not in a project for cu126 or cpu

@@ -6,10 +6,8 @@ or not trainable in a different environment or on different data, or nothing to 
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -28,8 +26,10 @@ from ..errors import UserError
 from ..hashing import sha256
 from ..paths import project_root, shown
 from ..run.digests import Digests, read_digests
-from ..run.folder import RUN_FOLDER_VARIABLE, find_run
+from ..run.environment import not_as_locked
+from ..run.folder import RUN_FOLDER_VARIABLE, UNLISTED_VARIABLE, find_run
 from ..run.interruption import passing_on_sigterm
+from ..run.record import read_record
 from ..run.resume_checks import changed_source
 
 # Settings that affect no bit of the result; the first ones depend on the machine.
@@ -48,7 +48,7 @@ def reproduce(package: str, run: Path, into: Path, until: int | None, flags: lis
 
     `flags` are added to those of fit. Raises UserError if the run can't be retrained.
     """
-    record = json.loads((run / "run.json").read_text())
+    record = read_record(run / "run.json")
     if until is not None and until >= record["results"].get("steps", until + 1):
         until = None  # the whole run
     check_one_run(run, record, until)
@@ -117,22 +117,6 @@ def unpack(run: Path, record: dict[str, Any], into: Path) -> Path:
     return into / "source"
 
 
-def not_as_locked(source: Path) -> list[str]:
-    """Return the installed packages whose version differs from the recorded locks."""
-    text = "".join(lock.read_text() for lock in source.glob("*.lock"))
-    locked: dict[str, set[str]] = {}
-    for name, version in re.findall(r"^([\w.-]+)==([^\s;\\]+)", text, re.MULTILINE):
-        locked.setdefault(_normal(name), set()).add(version)
-    installed: dict[str, str] = {}
-    for package in importlib.metadata.distributions():  # an import finds the first
-        installed.setdefault(_normal(package.metadata["Name"]), package.version)
-    return [
-        f"{name} was locked as {' or '.join(sorted(locked[name]))}, is {installed[name]}"
-        for name in sorted(locked.keys() & installed.keys())
-        if installed[name].split("+")[0] not in {version.split("+")[0] for version in locked[name]}
-    ]
-
-
 def train(
     command: list[str], source: Path, again: Path, record: dict[str, Any]
 ) -> tuple[int, list[str]]:
@@ -145,7 +129,8 @@ def train(
     with tempfile.TemporaryDirectory() as empty:  # an empty cache, so that all data are read again
         environment = {**os.environ, "PYTHONPATH": str(source / "src"), "XDG_CACHE_HOME": empty}
         environment |= {"TORCH_HOME": str(Path(torch.hub.get_dir()).parent)}
-        process = subprocess.Popen(command, env=environment | {RUN_FOLDER_VARIABLE: str(again)})
+        environment |= {RUN_FOLDER_VARIABLE: str(again), UNLISTED_VARIABLE: "1"}
+        process = subprocess.Popen(command, env=environment)
         try:
             with passing_on_sigterm(process):
                 while process.poll() is None and "numerics" not in _record(again):
@@ -227,7 +212,3 @@ def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()

@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import json
 import os
 import statistics
 import subprocess
@@ -14,10 +13,12 @@ from ..cli.arguments import take
 from ..cli.project import Project
 from ..contract import Best
 from ..errors import UserError
+from ..json_text import number
 from ..monitor.summary import format_score
 from ..paths import project_root, shown
 from ..run.folder import RUN_FOLDER_VARIABLE, recipe_name
 from ..run.interruption import passing_on_sigterm
+from ..run.record import read_record
 
 
 def read_seeds(given: str, arguments: list[str]) -> list[int]:
@@ -74,10 +75,10 @@ def _summarize(runs: dict[int, Path], table: Path, best: Best) -> None:
     """Print and save the best score of each seed, their mean and standard deviation."""
     column, results = f"best {best.metric}", dict[int, float | None]()
     for seed, folder in runs.items():
-        found = json.loads((folder / "run.json").read_text())["results"]
+        found = read_record(folder / "run.json")["results"]
         if column not in found:  # a task may set `best` in __init__
-            column = next(name for name in found if name.startswith("best "))
-        results[seed] = found[column]
+            column = next((name for name in found if name.startswith("best ")), column)
+        results[seed] = number(found.get(column))
     with table.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["seed", column, "run"])

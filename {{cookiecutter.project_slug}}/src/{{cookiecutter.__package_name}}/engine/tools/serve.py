@@ -31,7 +31,7 @@ from ..paths import project_root, shown
 from ..run.checkpoint_files import find_checkpoint
 from ..run.digests import digest
 from ..run.folder import find_run
-from ..run.record import facts_of
+from ..run.record import facts_of, read_record
 from ..task import Task
 
 MAX_BYTES = 20 * 2**20  # per request
@@ -59,7 +59,7 @@ class ServedRun:
             )
         self.read = project.load(project.read)
         saved = read_saved(find_checkpoint(folder, "best", "last"), "--run")
-        self.facts = facts_of(json.loads((folder / "run.json").read_text())["data"])
+        self.facts = facts_of(read_record(folder / "run.json")["data"])
         self.name = shown(folder)
         machine = this_machine()
         kind = decisions.accelerator(machine).value

@@ -1,6 +1,5 @@
 """A clock for all comparisons, in this project's Trainer or any other."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from ..json_text import to_json
 from ..monitor.clock import Clock
 
 LOSS_EVERY = 8  # steps: every so many, the loss is kept on the device until the run ends
@@ -54,7 +54,7 @@ class ClockCallback(L.Callback):
     def on_fit_end(self, trainer, pl_module) -> None:
         losses = [float(torch.stack(some).mean()) for some in self.losses if some]
         if trainer.is_global_zero:
-            self.path.write_text(json.dumps(self.clock.found(losses), indent=2) + "\n")
+            self.path.write_text(to_json(self.clock.found(losses), indent=2) + "\n")
 
     def _end_epoch(self, trainer: L.Trainer) -> None:
         if self.clock.start is not None:

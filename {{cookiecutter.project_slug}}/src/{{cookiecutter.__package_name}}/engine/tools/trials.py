@@ -4,7 +4,6 @@ So several configurations can be measured in rounds, and each is loaded and comp
 waiting process frees the GPU memory that it does not use.
 """
 
-import json
 import os
 import shutil
 import socket
@@ -29,7 +28,8 @@ from ..decisions import applied
 from ..errors import UserError
 from ..monitor.clock import now
 from ..nvml import gpu_state
-from ..run.folder import RUN_FOLDER_VARIABLE
+from ..run.folder import RUN_FOLDER_VARIABLE, UNLISTED_VARIABLE
+from ..run.record import read_record
 from .timing import ClockCallback
 
 WARMUP_STEPS = 4  # of a trial: after these, everything is compiled and recorded
@@ -297,6 +297,7 @@ class Process:
         last += ["--stall-timeout=1000000"] if devices > 1 else []  # it waits between trials
         command = ["fit", "--config", str(config), *flags, *last]
         environment = os.environ | {RUN_FOLDER_VARIABLE: str(self.folder / "run")}
+        environment |= {UNLISTED_VARIABLE: "1"}
         if cold:
             environment |= dict.fromkeys(CACHES, str(self.folder / "compiled"))
         self.process = subprocess.Popen(
@@ -324,7 +325,7 @@ class Process:
     def ready(self) -> "Process":
         """Wait until it is ready to train. Raises UserError with its error if it ended instead."""
         self.about = self._ask(None, [])
-        record = json.loads((self.folder / "run" / "run.json").read_text())
+        record = read_record(self.folder / "run" / "run.json")
         config = applied(record)
         self.about["settings"] = {part: config[part] for part in ("data", "model")}
         self.about["settings"]["trainer"] = {"precision": self.about["precision"]}
