@@ -162,7 +162,7 @@ def test_a_loss_that_is_nan_on_one_rank_ends_all_and_keeps_the_last_checkpoint(t
     begun = Job([*TWO_EPOCHS, often, "--until", "5"], folder, 2)
     assert wait(start(begun)) == 0, log_of(folder)
     resumed = Job(["fit", "--run", str(folder)], folder, 2, without="a finite loss on rank 1")
-    assert ends(start(resumed), within=40)[0] == 3
+    assert ends(start(resumed), within=40)[0] == 4
     assert log_of(folder).count("error: train/loss is nan in step 7.") == 1
     record = json.loads((folder / "run.json").read_text())
     assert record["state"] == "failed" and "train/loss is nan" in record["reason"]

@@ -17,4 +17,4 @@ class UserError(Exception):
 class Diverged(UserError):
     """The loss or the weights are no longer finite."""
 
-    status = 3
+    status = 4

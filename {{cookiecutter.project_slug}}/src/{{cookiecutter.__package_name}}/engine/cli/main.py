@@ -40,7 +40,7 @@ def main(
     """Run the command line of a project and return its exit status.
 
     The project's `__main__.py` calls it; contract.py describes the arguments. The status is 0, 1
-    for a crash, 2 for wrong settings or data, 3 if the loss is not finite, 130 after Ctrl-C, 143
+    for a crash, 2 for wrong settings or data, 4 if the loss is not finite, 130 after Ctrl-C, 143
     after SIGTERM.
     """
     package = str(sys._getframe(1).f_globals["__package__"])
