@@ -40,6 +40,7 @@ def _own_surroundings(
         patch.setenv("XDG_CACHE_HOME", str(empty))
         patch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("FULL_TRACEBACK", "1")  # what a test lets crash is code of its own
         for name in ("NO_PROXY", "no_proxy"):
             patch.setenv(name, "127.0.0.1")
         shared = tmp_path_factory.getbasetemp()

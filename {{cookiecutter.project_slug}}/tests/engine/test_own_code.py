@@ -57,6 +57,11 @@ def wrong_augment(data, batch, uniforms):
 """
 
 
+@pytest.fixture(autouse=True)
+def _short_reports(monkeypatch):
+    monkeypatch.delenv(own_code.SWITCH)
+
+
 @pytest.fixture
 def own(tmp_path):
     """A file of a student, as a module."""
