@@ -42,6 +42,7 @@ def _own_surroundings(
         patch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("RUN_UNLISTED", "1")  # or runs/ would get a link to each folder of a test
+        patch.setenv("FULL_TRACEBACK", "1")  # what a test lets crash is code of its own
         for name in ("NO_PROXY", "no_proxy"):
             patch.setenv(name, "127.0.0.1")
         shared = tmp_path_factory.getbasetemp()

@@ -57,6 +57,11 @@ def wrong_augment(data, batch, uniforms):
 """
 
 
+@pytest.fixture(autouse=True)
+def _short_reports(monkeypatch):
+    monkeypatch.delenv(own_code.SWITCH)
+
+
 @pytest.fixture
 def own(tmp_path):
     """A file of a student, as a module."""
@@ -157,9 +162,10 @@ def test_an_error_of_a_worker_or_the_compiler_is_found_in_its_text(own):
     with pytest.raises(ValueError, match="n/a") as caught:
         own.number("n/a")
     frame = f'  File "{own.number.__code__.co_filename}", line 7, in number'
-    text = f"Caught ValueError in worker 0.\nOriginal Traceback (most recent call last):\n{frame}\n"
-    quoted = RuntimeError(f"{text}    return int(text)\nValueError: {caught.value}")
-    first = own_code.report(quoted).splitlines()[0]
+    text = "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent"
+    text += f" call last):\n{frame}\n    return int(text)\nValueError: {caught.value}"
+    assert explain(RuntimeError(text)) is None
+    first = own_code.report(RuntimeError(text)).splitlines()[0]
     assert "mine.py, line 7, in number: ValueError: invalid literal" in first
 
 

@@ -54,6 +54,7 @@ ALLOWED = {
         "_broadcast_sigterm_tensor",
         "_checkpoint_connector",
         "_logger_connector",
+        "_skip_backward",
         "_step_supports_amp_scaling",
     },
     "fast/compile.py": {"_compiled_call_impl"},

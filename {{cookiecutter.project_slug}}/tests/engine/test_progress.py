@@ -22,6 +22,7 @@ from {{ cookiecutter.__package_name }}.engine.monitor.bar import (
     fitted,
     time_left,
 )
+from {{ cookiecutter.__package_name }}.engine.paths import project_root
 
 EXTRAS = ["epoch 12/300", "val 98.1%", "loss 0.029", "accuracy 100.0%"]
 NEEDED = ("91,833 images/s", "3 h 45 min left"), ("91,833/s", "3 h 45 min")
@@ -142,3 +143,24 @@ def test_a_notebook_has_one_bar(monkeypatch):
     assert texts[1] == 0.5 and "█" not in texts[0] + texts[2]
     assert "3\u2007h\u200745\u2007min\u2007left" in texts[2]
     shown.close()
+
+
+def test_make_notebook_opens_the_notebook_in_the_projects_root():
+    root = project_root()
+    told = subprocess.run(["make", "-n", "notebook"], cwd=root, capture_output=True, text=True)
+    command = next(line for line in told.stdout.splitlines() if "jupyter lab" in line).split()
+    tools = str(Path(sys.executable).parent)
+    environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "JUPYTER_TOKEN": "abc"}
+    with subprocess.Popen(
+        [*command[command.index("jupyter") :], "--allow-root", "--port=0"],
+        cwd=root,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        said = ""
+        while "/lab/tree/notebooks/first_day.ipynb?token" not in said and server.poll() is None:
+            said += server.stderr.readline()
+        server.terminate()
+    assert f"local directory: {root}\n" in said
+    assert (root / "notebooks" / "first_day.ipynb").is_file()

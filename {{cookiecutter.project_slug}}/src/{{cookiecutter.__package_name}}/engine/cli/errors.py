@@ -31,7 +31,7 @@ KNOWN_ERRORS = {  # a pattern in the message of a RuntimeError, and what to prin
     r"CUDAGraphs that has been overwritten": (
         "CUDA graphs overwrote a tensor that is still used. Train without: --model.compile default"
     ),
-    r"^(.*DataLoader worker.*)": (
+    r"^(DataLoader worker \(pid.*)": (
         r"\1 The system killed it, probably because memory ran out. "
         "Lower --data.workers, or set --data.prefetch 2, then: make resume"
     ),

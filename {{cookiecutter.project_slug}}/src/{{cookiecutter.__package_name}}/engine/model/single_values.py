@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
-from torch.nn.modules.batchnorm import _BatchNorm
+
+LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def normalize_single_values(network: nn.Module) -> int:
@@ -14,7 +15,7 @@ def normalize_single_values(network: nn.Module) -> int:
     torch refuses such a batch in training mode. These layers normalize it by their running mean
     and variance, as in evaluation, and don't update them. Other batches are normalized as usual.
     """
-    layers = [each for each in network.modules() if isinstance(each, _BatchNorm)]
+    layers = [each for each in network.modules() if isinstance(each, LAYERS)]
     layers = [each for each in layers if each.running_mean is not None]
     for layer in layers:
         layer.forward = MethodType(_forward, layer)  # type: ignore[method-assign]
