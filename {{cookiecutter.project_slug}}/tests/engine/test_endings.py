@@ -1,5 +1,6 @@
 """How a run ends, and what its record says of it: time, signals, a full disk, broken numbers."""
 
+import errno
 import json
 import math
 import os
@@ -228,6 +229,18 @@ def test_the_end_is_recorded_although_the_disk_is_full(tmp_path):
     record.end_by(ValueError("no"))
     assert read(tmp_path)["state"] == "failed" and read(tmp_path)["reason"] == "ValueError: no"
     assert sorted(path.name for path in tmp_path.glob(".r*")) == []
+
+
+def test_a_record_is_overwritten_in_place_if_no_file_can_be_written(tmp_path, monkeypatch):
+    def fail(*_: object) -> NoReturn:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    record = RunRecord.start(tmp_path, tmp_path, "one", "a: 1\n", text="x" * 4000)
+    monkeypatch.setattr(os, "fsync", fail)
+    before = (tmp_path / "run.json").stat()
+    record.end_by(OSError(errno.EDQUOT, "Disk quota exceeded"))
+    assert read(tmp_path)["state"] == "failed"
+    assert (tmp_path / "run.json").stat().st_ino == before.st_ino
 
 
 def run_in(folder: Path, trained: Path, started: str, **config: object) -> Path:

@@ -247,9 +247,13 @@ except UserError as error:
     assert done.stdout.startswith(expected), done.stderr
 
 
-def test_output_that_takes_only_ascii_shows_the_rest_as_question_marks():
-    code = f"from {ENGINE}.cli.main import show_all_characters as show\nshow()\nprint('4 °C ±1')"
-    done = python(code, PYTHONIOENCODING="ascii")
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize("around", [{"PYTHONIOENCODING": "ascii"}, C_LOCALE])
+def test_output_that_takes_only_ascii_shows_the_rest_as_question_marks(around):
+    show = f"from {ENGINE}.cli.main import show_all_characters as show\nshow()\n"
+    done = python(show + r"print('4 \xb0C \xb11')", **around)
     assert (done.stdout, done.returncode) == ("4 ?C ?1\n", 0)
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 HELP = {"-h", "--help"}
 ALL = "--help-all"
+RAISING = ("strict", "surrogateescape")  # the latter in the C locale; it only shows bytes
 
 
 def main(
@@ -78,7 +79,7 @@ def _main(project: Project, words: list[str]) -> int:
 def show_all_characters() -> None:
     """Let output that takes only some characters, such as ASCII, show `?` for others."""
     for stream in (sys.stdout, sys.stderr):
-        if getattr(stream, "errors", "") == "strict" and hasattr(stream, "reconfigure"):
+        if getattr(stream, "errors", "") in RAISING and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
 
 

@@ -131,6 +131,8 @@ class Training(LightningCLI):
             sys.exit(launch(package, count, threads, self.arguments, folder))
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(layout.threads.value)
+        if is_rank_zero():
+            warn_of_other_versions(self.root)
         prefer_determinism(config.trainer.deterministic)
         self.run_folder, self.record = folder, None
         if resuming and is_rank_zero() and not (folder / "run.json").exists():
@@ -149,7 +151,6 @@ class Training(LightningCLI):
 
     def _start_record(self) -> RunRecord:
         """Record that the run starts; whatever ends this program is recorded from here on."""
-        warn_of_other_versions(self.root)
         with self.interruption.undisturbed():
             record = RunRecord.start(
                 self.run_folder,

@@ -2,8 +2,8 @@
 
 from ..errors import UserError
 
-PER_WORKER = 6  # pipes and semaphores of a worker, in the training process
-OTHERS = 48  # that libraries, logs and the data keep open
+PER_WORKER = 4  # pipes of a worker, in the training process
+OTHERS = 64  # that libraries, logs and the data keep open
 ENOUGH = 65536  # some systems have no hard limit, and refuse a larger number
 FEW_OPEN_FILES = "Allow more (ulimit -n 4096, before the command), or set --data.workers lower."
 

@@ -26,6 +26,7 @@ from .interruption import Interrupted
 from .source import commit, pack_source
 
 RESERVE = 1 << 16  # bytes that are freed to record how a run ended if its disk is full
+BLOCK = 4096  # bytes in which file systems give room to a file
 PACKAGES = (
     *("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn", "scipy"),
     *("transformers", "tokenizers"),
@@ -82,10 +83,10 @@ class RunRecord:
         try:
             write_atomically(self.path, text)
         except OSError as error:
-            if error.errno not in FULL or not self.reserve.exists():
+            if error.errno not in FULL:
                 raise
-            self.reserve.unlink()
-            write_atomically(self.path, text)
+            self.reserve.unlink(missing_ok=True)
+            _write_on_full_disk(self.path, text)
 
     def update_start(self, **content: Any) -> None:
         """Set these entries of the newest start and write the record."""
@@ -139,6 +140,19 @@ class RunRecord:
         self.reserve.unlink(missing_ok=True)
         if self.lock:
             self.lock.close()
+
+
+def _write_on_full_disk(path: Path, text: str) -> None:
+    """Replace a file's text once more, or else overwrite it where that takes no further block."""
+    try:
+        write_atomically(path, text)
+    except OSError:
+        new, old = len(text.encode()), path.stat().st_size if path.exists() else 0
+        if new > -(-old // BLOCK) * BLOCK:
+            raise
+        with path.open("r+", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.truncate()
 
 
 def read_record(path: Path) -> dict[str, Any]:
