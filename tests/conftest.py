@@ -100,6 +100,7 @@ def own_settings(tmp_path_factory):
         patch.setenv("GIT_CONFIG_GLOBAL", str(gitconfig))
         patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
         patch.setenv("OMP_WAIT_POLICY", "passive")  # threads that wait leave the cores to others
+        patch.setenv("RUN_UNLISTED", "1")  # or runs/ would get a link to each folder of a test
         outer_make = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "ARGS")
         outer_environment = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "RUN_FOLDER")
         outer_git = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")

@@ -80,6 +80,9 @@ ELSEWHERE = {
     "engine/test_bench.py::test_bench_writes_the_same_rows_to_a_table_a_json_and_a_picture": [
         "make bench"
     ],
+    "engine/test_callbacks.py::test_the_averaged_weights_are_in_the_last_checkpoint": [
+        'make evaluate ARGS="--ckpt_path …/last.ckpt"'
+    ],
     "engine/test_bench.py::test_more_devices_are_measured_beside_one_and_beside_ddp": [
         "make bench GPUS=2"
     ],
@@ -109,7 +112,7 @@ EXCEPTIONS = {
         'pip install "cookiecutter>=2.7.1"',
         "cookiecutter gh:org/torch-gpu-template",
         "make setup CUDA=cu126",
-        "apt install gcc python3-dev",
+        *("apt install gcc python3-dev", "apt install fonts-noto-cjk"),
         "wandb sync",
     ],
     "needs Docker": [

@@ -362,13 +362,15 @@ class TensorData(L.LightningDataModule):
         return DataLoader(torch.zeros(self.n, 1), batch_size=4)
 
 
+RANKS = """
+import os
+from {package}.engine import ranks
+
+rank = os.environ["RANK"]
+shared = ranks.of_every_rank("m", rank), ranks.of_rank_zero("d", lambda: "by " + rank)
+os.write(1, (str(shared) + "\\n").encode())  # at once: two processes write to one file
+"""
+
+
 def test_rank_zero_decides_for_all(tmp_path):
-    script = tmp_path / "ranks.py"
-    script.write_text(
-        "import os\n"
-        "from {{ cookiecutter.__package_name }}.engine import ranks\n"
-        "rank = os.environ['RANK']\n"
-        "shared = ranks.of_every_rank('m', rank), ranks.of_rank_zero('d', lambda: 'by ' + rank)\n"
-        "os.write(1, f'{shared}\\n'.encode())\n"  # at once: two processes write to one file
-    )
-    assert by_two_ranks(script).splitlines() == ["(['0', '1'], 'by 0')"] * 2
+    assert by_two_ranks(tmp_path, RANKS).splitlines() == ["(['0', '1'], 'by 0')"] * 2

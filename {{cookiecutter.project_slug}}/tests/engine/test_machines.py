@@ -103,7 +103,7 @@ def test_a_failing_disk_is_not_taken_for_one_without_fsync(tmp_path, monkeypatch
 
 
 KEYS = [(f"image {i}".encode(), i, i) for i in range(1200)]
-ROWS = [(*key, f"{i:064}", None) for i, key in enumerate(KEYS)]
+ROWS = [(*key, f"{i:064}", None, None, 0) for i, key in enumerate(KEYS)]
 
 
 def test_what_is_known_of_files_is_kept(tmp_path):

@@ -67,7 +67,10 @@ def check_own_code(package: str) -> None:
     That happens in a folder that was copied with its .venv: the environment leads to the first
     folder's code. A folder in PYTHONPATH is used on purpose.
     """
-    running = Path(str(sys.modules[package].__file__)).resolve().parents[1]
+    module = sys.modules.get(package)
+    if module is None:  # a program of its own calls the engine
+        return
+    running = Path(str(module.__file__)).resolve().parents[1]
     added = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if running in (Path(folder).resolve() for folder in added if folder):
         return
