@@ -182,3 +182,11 @@ def test_checkout_on_windows_keeps_unix_line_ends(request, repository, tmp_path)
     git("clone", "--quiet", "-c", "core.autocrlf=true", source, tmp_path / "clone", cwd=tmp_path)
     files = BakedProject(tmp_path / "clone").files()
     assert files and with_windows_line_ends(files) == []
+
+
+def test_no_file_of_the_template_has_the_default_answer_for_the_package():
+    files = [
+        file for file in (TEMPLATE / "{{cookiecutter.project_slug}}").rglob("*") if file.is_file()
+    ]
+    named = [file for file in files if b"my_project" in file.read_bytes()]
+    assert len(files) > 150 and named == []

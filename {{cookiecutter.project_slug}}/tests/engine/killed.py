@@ -25,7 +25,7 @@ from {{ cookiecutter.__package_name }}.engine.run.checkpoint_files import (
 )
 from {{ cookiecutter.__package_name }}.engine.run.digests import digest
 
-PACKAGE = "my_project"
+PACKAGE = "{{ cookiecutter.__package_name }}"
 
 
 @dataclass
@@ -130,6 +130,17 @@ def by_two_ranks(folder: Path, code: str, *arguments: str, statuses: Sequence[in
         ]
     assert [rank.wait(120) for rank in ranks] == list(statuses), log.read_text()
     return log.read_text()
+
+
+def by_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code, with {package} in it, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", code.replace("{package}", PACKAGE)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
 
 
 def _train(job: Job, rank: int) -> None:

@@ -6,12 +6,11 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from killed import by_python
 
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
@@ -29,7 +28,6 @@ from {{ cookiecutter.__package_name }}.engine.run.metrics import read_metrics
 from {{ cookiecutter.__package_name }}.engine.run.record import RunRecord
 from {{ cookiecutter.__package_name }}.engine.tools import bench
 
-ENGINE = "my_project.engine"
 DIGITS = ("--config", "configs/digits.yaml")
 LONG = (*DIGITS, "--trainer.max_epochs", "500")
 
@@ -40,16 +38,6 @@ def read(folder: Path) -> dict:
 
 def refuse(name: str) -> NoReturn:
     raise AssertionError(f"{name} is no JSON")
-
-
-def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
 
 
 def test_numbers_that_json_lacks_are_named_and_read_back():
@@ -132,9 +120,9 @@ def test_what_nohup_ignores_stays_ignored():
 
 
 def test_output_to_a_terminal_that_was_closed_fails_no_more(tmp_path):
-    done = python(f"""
+    done = by_python("""
 import os
-from {ENGINE}.run.interruption import drop_closed_terminal
+from {package}.engine.run.interruption import drop_closed_terminal
 master, slave = os.openpty()
 os.dup2(slave, 1)
 os.close(slave)
@@ -185,10 +173,10 @@ def test_an_interruption_before_the_first_step_leaves_no_run_that_seems_to_run(
 
 
 def test_ctrl_c_while_libraries_are_imported_ends_quietly():
-    done = python(f"""
+    done = by_python("""
 import os, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from {ENGINE}.cli.main import ending_at_once
+from {package}.engine.cli.main import ending_at_once
 with ending_at_once():
     try:
         os.kill(os.getpid(), signal.SIGINT)

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from killed import by_python
 
 import {{ cookiecutter.__package_name }} as package
 from {{ cookiecutter.__package_name }}.engine import home
@@ -41,19 +42,9 @@ from {{ cookiecutter.__package_name }}.engine.run.metrics import read_metrics
 from {{ cookiecutter.__package_name }}.engine.run.record import _only_writer
 from {{ cookiecutter.__package_name }}.engine.tools.lock import main as lock
 
-ENGINE = "my_project.engine"
 ONE_EPOCH = ("--config", "configs/digits.yaml", "--trainer.max_epochs", "1")
 JOB = {"JOB_ID": "7", "NTASKS": "4", "JOB_NAME": "mine", "PROCID": "0", "LOCALID": "0"}
 JOB |= {"NODEID": "0", "NODELIST": "node[1-2]", "NNODES": "2"}
-
-
-def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
-        capture_output=True,
-        text=True,
-    )
 
 
 def test_a_batch_jobs_variables_start_no_other_processes(call, tmp_path, monkeypatch):
@@ -231,18 +222,19 @@ def test_a_usual_user_keeps_everything(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.parametrize(("hard", "fits"), [(64, False), (300, True)])
 def test_workers_need_files_that_the_process_may_open(hard, fits):
-    done = python(f"""
+    code = """
 import resource
-from {ENGINE}.data.open_files import check_open_files
-from {ENGINE}.errors import UserError
-resource.setrlimit(resource.RLIMIT_NOFILE, (60, {hard}))
+from {package}.engine.data.open_files import check_open_files
+from {package}.engine.errors import UserError
+resource.setrlimit(resource.RLIMIT_NOFILE, (60, HARD))
 check_open_files(0)
 try:
     check_open_files(32)
     print(resource.getrlimit(resource.RLIMIT_NOFILE))
 except UserError as error:
     print(error)
-""")
+"""
+    done = by_python(code.replace("HARD", str(hard)))
     expected = "(300, 300)\n" if fits else "This process may have 64 open files, and 32 workers"
     assert done.stdout.startswith(expected), done.stderr
 
@@ -252,8 +244,8 @@ C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 @pytest.mark.parametrize("around", [{"PYTHONIOENCODING": "ascii"}, C_LOCALE])
 def test_output_that_takes_only_ascii_shows_the_rest_as_question_marks(around):
-    show = f"from {ENGINE}.cli.main import show_all_characters as show\nshow()\n"
-    done = python(show + r"print('4 \xb0C \xb11')", **around)
+    show = "from {package}.engine.cli.main import show_all_characters as show\nshow()\n"
+    done = by_python(show + r"print('4 \xb0C \xb11')", **around)
     assert (done.stdout, done.returncode) == ("4 ?C ?1\n", 0)
 
 
