@@ -1,6 +1,6 @@
 """The result of an image source: three splits, of pixels or of files, and the classes."""
 
-import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,16 +10,20 @@ from torch import Tensor
 from ..contract import Splits
 from ..hashing import sha256_of
 from .batch import ImageBatch
+from .file_paths import Paths
+
+DIGEST = 32  # bytes of a SHA-256
+AT_ONCE = 1 << 16  # files whose digests are hashed together
 
 
 @dataclass(frozen=True)
 class Files:
-    """One split of image files: `paths` and `sha256` bytes (n,), `labels` int64 (n,).
+    """One split of n image files: `labels` are int64 (n,), `sha256` uint8 (n, 32).
 
     `bits` are those that the 16-bit images of the data set use: see depth.py.
     """
 
-    paths: np.ndarray
+    paths: Paths
     labels: Tensor
     sha256: np.ndarray
     bits: int = 16
@@ -29,7 +33,7 @@ class Files:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Path:
-        return Path(os.fsdecode(self.paths[index]))
+        return self.paths[index]
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,13 @@ def content(split: ImageBatch | Files) -> str:
     """Return the SHA-256 of all pixels, or files, and labels. It does not depend on paths."""
     labels = split.labels.numpy().tobytes()
     if isinstance(split, Files):
-        return sha256_of([b" ".join(split.sha256.tolist()), labels])
+        return sha256_of([*_in_hexadecimal(split.sha256), labels])
     pixels = split.images.permute(0, 2, 3, 1)
     return sha256_of([repr(tuple(pixels.shape)).encode(), pixels.numpy().tobytes(), labels])
+
+
+def _in_hexadecimal(digests: np.ndarray) -> Iterator[bytes]:
+    """Yield the digests, uint8 (n, 32), as text, separated by spaces."""
+    for start in range(0, len(digests), AT_ONCE):
+        some = digests[start : start + AT_ONCE].tobytes()
+        yield b" " * (start > 0) + some.hex(" ", DIGEST).encode()
