@@ -1,13 +1,12 @@
 """Listing the images of class folders with, if the folder is divided so, their splits."""
 
-from array import array
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import UserError
 from .file_paths import Paths
-from .listing import Listing, Stats, arrays, refusal, split_index
+from .listing import Listing, listing_of, refusal, split_index
 from .names import as_text, join_names, split_of
 from .walk import Found, PassedOver, images_below, is_image, loose_files, subfolders
 
@@ -102,13 +101,17 @@ def _of_known_classes(parts: list[Part], remarks: list[str]) -> list[Part]:
 
 
 def _joined(parts: list[Part], root: Path) -> Listing:
-    text, stats, numbers = bytearray(), Stats(), dict[str, int]()
-    labels, splits = array("i"), array("b")
-    for found, label, split in parts:
-        text += found.text
-        stats.sizes += found.stats.sizes
-        stats.changed += found.stats.changed
-        labels.extend([numbers.setdefault(label, len(numbers))] * found.n)
-        splits.extend([split_index(split)] * found.n)
-    paths = Paths.split(root, np.frombuffer(bytes(text), np.uint8))
-    return Listing(paths, tuple(numbers), *arrays(labels, splits, stats))
+    numbers = dict[str, int]()
+    each = [(numbers.setdefault(label, len(numbers)), split_index(of)) for _, label, of in parts]
+    counts = [found.n for found, _, _ in parts]
+    if not parts:
+        return listing_of([], root)
+    labels, splits = (
+        np.repeat(np.array(column, kind), counts)
+        for column, kind in zip(zip(*each, strict=True), (np.int32, np.int8), strict=True)
+    )
+    text, sizes, changed = (
+        np.concatenate([np.frombuffer(getattr(found, name), kind) for found, _, _ in parts])
+        for name, kind in (("text", np.uint8), ("sizes", np.int64), ("changed", np.int64))
+    )
+    return Listing(Paths.split(root, text), tuple(numbers), labels, splits, sizes, changed)

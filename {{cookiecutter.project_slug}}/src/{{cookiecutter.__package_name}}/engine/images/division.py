@@ -20,24 +20,20 @@ class Contents:
 
     def __init__(self, digests: np.ndarray) -> None:
         words = np.ascontiguousarray(digests).view(">u8").T
-        self.order = words[0].astype(np.uint64).argsort(kind="stable")
-        if _has_ties(words[:, self.order]):
+        first = words[0].astype(np.uint64)
+        self.order = first.argsort(kind="stable")
+        same = np.diff(first[self.order]) == 0
+        rest = words[1:, self.order[:-1][same]] != words[1:, self.order[1:][same]]
+        if rest.any():  # two digests with the same first 8 bytes
             self.order = np.lexsort(words[::-1])
+            same = (words[:, self.order[:-1]] == words[:, self.order[1:]]).all(0)
         self.numbers = np.zeros(len(self.order), np.int64)
-        if len(self.order):
-            differ = (words[:, self.order[1:]] != words[:, self.order[:-1]]).any(0)
-            np.cumsum(differ, out=self.numbers[1:])
+        np.cumsum(~same, out=self.numbers[1:])
 
     def of(self, some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return `order` and `numbers` without the images for which `some`, bool (n,), is false."""
         chosen = some[self.order]
         return self.order[chosen], self.numbers[chosen]
-
-
-def _has_ties(words: np.ndarray) -> bool:
-    """Return whether different neighbours among the columns (4, n) have the same first word."""
-    same = words[0, :-1] == words[0, 1:]
-    return bool((words[1:, :-1] != words[1:, 1:])[:, same].any())
 
 
 def copies(

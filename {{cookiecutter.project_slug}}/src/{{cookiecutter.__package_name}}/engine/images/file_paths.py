@@ -28,7 +28,7 @@ class Paths:
     @classmethod
     def split(cls, root: str | Path, text: bytes | bytearray | np.ndarray) -> Self:
         """Return the paths in a text, in its order."""
-        found = np.frombuffer(text, np.uint8)
+        found = text if isinstance(text, np.ndarray) else np.frombuffer(text, np.uint8)
         ends = np.flatnonzero(found == 0)
         starts = np.zeros_like(ends)
         starts[1:] = ends[:-1] + 1

@@ -124,7 +124,7 @@ def from_table(path: Path, remarks: list[str]) -> Listing:
             f"{path} is not UTF-8; read as Windows' cp1252 it holds the labels"
             f" {join_names(labels.strange)}. If they look wrong, save the table as UTF-8"
         )
-    paths = Paths.split(path.parent, bytes(text))
+    paths = Paths.split(path.parent, text)
     return Listing(paths, tuple(labels.names), *arrays(numbers, splits, stats))
 
 
