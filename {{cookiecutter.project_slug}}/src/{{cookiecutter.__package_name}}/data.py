@@ -18,6 +18,7 @@ from .engine.data.order import uniforms
 from .engine.data.sources import load_source
 from .engine.images.batch import ImageBatch, in_memory
 from .engine.images.folder import folder
+from .engine.images.later import checked
 from .engine.images.module import ImageModule
 from .engine.images.published import SPLIT_SEED, published, stratified
 from .engine.images.splits import ImageSplits
@@ -83,6 +84,7 @@ class ImageData(ImageModule):
         smallest_crop: smallest share of an image's area in a random crop; for folders.
         decoder: where a folder's JPEG files are decoded, cpu or gpu. If unset, gpu if there are too
             few cores and the GPU has JPEG engines.
+        check: whether a folder's files are checked now, before training, or later, while it runs.
         augmentation: the settings of Augmentation, in augment.py.
     """
 
@@ -98,10 +100,12 @@ class ImageData(ImageModule):
         image_size: int | list[int] = 224,
         smallest_crop: float = 0.25,
         decoder: Literal["cpu", "gpu"] | None = None,
+        check: Literal["now", "later"] = "now",
         **augmentation: Any,
     ) -> None:
         self.augmentation = Augmentation(**augmentation)
-        images = load_source(SOURCES, source, options or {})
+        with checked(check):
+            images = load_source(SOURCES, source, options or {})
         sizes = batch_size, eval_batch_size, image_size, smallest_crop
         super().__init__(images, source, *sizes, self.augmentation.flip, decoder)
 

@@ -21,12 +21,14 @@ class CheckedFiles:
     """The results for each image of a listing, in its order.
 
     `sha256` is uint8 (n, 32), and zero if a file can't be read. `found` are indices in `verdicts`,
-    int32 (n,), or UNCHECKED; a verdict is what `inspect` returns, without the digest.
+    int32 (n,), or UNCHECKED; a verdict is what `inspect` returns, without the digest. `known` is
+    the number of files that are checked.
     """
 
     def __init__(self, n: int) -> None:
         self.sha256 = np.zeros((n, 32), np.uint8)
         self.found = np.full(n, UNCHECKED, np.int32)
+        self.known = 0
         self.verdicts: list[Inspected] = []
         self.numbers: dict[Inspected, int] = {}
 
@@ -39,6 +41,7 @@ class CheckedFiles:
         if seen.sha256:
             self.sha256[index] = np.frombuffer(bytes.fromhex(seen.sha256), np.uint8)
         self.found[index] = number
+        self.known += 1
 
     def unchecked(self) -> np.ndarray:
         """Return the indices of the files that are still to be checked, int64."""
@@ -90,11 +93,12 @@ def read(file: Path, listing: Listing) -> tuple[CheckedFiles, bool]:
     if unchanged:
         known = (sizes == listing.sizes) & (changed == listing.changed)
         checked.sha256, checked.found = sha256, np.where(known, found, np.int32(UNCHECKED))
-        return checked, True
-    old = _positions(Paths.split("", text), listing.paths)
-    known = (old >= 0) & (sizes[old] == listing.sizes) & (changed[old] == listing.changed)
-    checked.sha256[known], checked.found[known] = sha256[old[known]], found[old[known]]
-    return checked, False
+    else:
+        old = _positions(Paths.split("", text), listing.paths)
+        known = (old >= 0) & (sizes[old] == listing.sizes) & (changed[old] == listing.changed)
+        checked.sha256[known], checked.found[known] = sha256[old[known]], found[old[known]]
+    checked.known = listing.n - len(checked.unchecked())
+    return checked, unchanged
 
 
 def _positions(stored: Paths, wanted: Paths) -> np.ndarray:

@@ -6,8 +6,9 @@ again; if a check is interrupted, the next run goes on from there.
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -33,36 +34,47 @@ def check(listing: Listing, place: Path) -> CheckedFiles:
     Of several processes on one machine the first checks the files; the others wait and then read
     its results. What is known is kept even if the check is interrupted.
     """
-    folder = _folder_of(place)
-    with exclusive_lock(folder) as writable:
-        file = folder / f"files-{decode.VERSION}.npz"
-        checked, unchanged = read(file, listing)
-        missing = checked.unchecked()
-        saved = time.monotonic()
-        try:
-            for _ in _inspected(missing, listing.paths, checked):
-                if writable and time.monotonic() - saved > SAVE_EVERY:
-                    checked.save(file, listing)
-                    saved = time.monotonic()
-        finally:
-            if writable and (not unchanged or checked.sha256[missing].any()):
-                checked.save(file, listing)
+    with exclusive_lock(folder_of(place)) as writable:
+        progress = Progress(listing.n)
+        with closing(gradually(listing, place, writable)) as steps, closing(progress):
+            for checked in steps:
+                progress.show(checked.known)
     return checked
 
 
-def _folder_of(place: Path) -> Path:
+def gradually(listing: Listing, place: Path, writable: bool) -> Generator[CheckedFiles, None, None]:
+    """Check the files of a listing that are not known. Yield what is, at first and then often.
+
+    It is always the same object. It is kept if the cache is `writable`.
+    """
+    file = folder_of(place) / f"files-{decode.VERSION}.npz"
+    checked, unchanged = read(file, listing)
+    missing = checked.unchecked()
+    saved = time.monotonic()
+    yield checked
+    try:
+        for _ in _inspected(missing, listing.paths, checked):
+            if writable and time.monotonic() - saved > SAVE_EVERY:
+                checked.save(file, listing)
+                saved = time.monotonic()
+            yield checked
+    finally:
+        if writable and (not unchanged or checked.sha256[missing].any()):
+            checked.save(file, listing)
+
+
+def folder_of(place: Path) -> Path:
     """Return the folder of what is known of a place's files."""
     name = sha256_of([os.fsencode(place.absolute())])[:20]
     return cache_folder() / "checked-images" / name
 
 
 def _inspected(missing: np.ndarray, paths: Paths, checked: CheckedFiles) -> Iterator[None]:
-    """Inspect the missing files and add what is found. Yield now and then."""
+    """Inspect the missing files and add what is found. Yield after every few."""
 
     def inspect_each(some: np.ndarray) -> list[Inspected]:
         return [inspect(paths[i]) for i in some]
 
-    progress = Progress(len(missing), len(paths))
     with jpeg_messages.heard(), ThreadPoolExecutor(this_machine().cores) as threads:
         try:
             for start in range(0, len(missing), AT_ONCE):
@@ -71,34 +83,34 @@ def _inspected(missing: np.ndarray, paths: Paths, checked: CheckedFiles) -> Iter
                 for part, results in zip(parts, threads.map(inspect_each, parts), strict=True):
                     for i, seen in zip(part, results, strict=True):
                         checked.add(i, seen)
-                    progress.add(len(part))
-                yield
+                    yield
         finally:
             threads.shutdown(cancel_futures=True)  # or an interruption would wait for them
-            progress.close()
 
 
 class Progress:
-    """Shows rate and time left of a check that takes longer than a second."""
+    """Shows rate and time left of a check of n files that takes longer than a second."""
 
-    def __init__(self, missing: int, total: int) -> None:
-        self.missing, self.total, self.done = missing, total, 0
-        self.begun = time.monotonic()
+    def __init__(self, n: int) -> None:
+        self.n, self.begun = n, time.monotonic()
+        self.known_before: int | None = None
         self.next_at = self.begun + 1
         self.display: Display | None = None
 
-    def add(self, count: int) -> None:
-        self.done += count
-        now = time.monotonic()
-        if now < self.next_at:
+    def show(self, known: int) -> None:
+        """Show that so many files are known, if the last time was long enough ago."""
+        if self.known_before is None:
+            self.known_before = known
+        now, done = time.monotonic(), known - self.known_before
+        if now < self.next_at or not done:
             return
         self.display = self.display or display()
         self.next_at = now + self.display.seconds
-        rate, known = self.done / (now - self.begun), self.total - self.missing + self.done
-        left = time_left((self.missing - self.done) / rate)
-        extras = ["checking images", f"{known:,} of {self.total:,}"]
+        rate = done / (now - self.begun)
+        left = time_left((self.n - known) / rate)
+        extras = ["checking images", f"{known:,} of {self.n:,}"]
         needed = (f"{rate:,.0f} images/s", f"{left} left"), (f"{rate:,.0f}/s", left)
-        self.display.show(known / self.total, extras, needed)
+        self.display.show(known / self.n, extras, needed)
 
     def close(self) -> None:
         if self.display is not None:

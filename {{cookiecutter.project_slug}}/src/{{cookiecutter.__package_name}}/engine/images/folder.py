@@ -11,6 +11,7 @@ from ..paths import resolve_path
 from .class_folders import from_folders
 from .division import NO_SPLIT, Contents, divided
 from .file_check import check
+from .later import LaterCheck, by_names, is_later
 from .listing import ImageEntry, Listing, listing_of, refusal
 from .names import SPLITS, join_names
 from .splits import Files, ImageSplits
@@ -84,7 +85,7 @@ def from_listing(
             f"data.options: val_share is {val_share} and test_share {test_share}; expected shares,"
             " below 1 together."
         )
-    checked = check(found, place)
+    checked = by_names(found) if is_later() else check(found, place)
     contents = Contents(checked.sha256)
     usable, bits = only_usable(found, checked, contents, place, skip_bad, remarks, bits)
     unassigned = int((found.splits == NO_SPLIT).sum())
@@ -93,15 +94,20 @@ def from_listing(
         "val": (not (found.splits == SPLITS.index("val")).any()) * val_share,
     }
     remarks += _of_division(unassigned, found.n, shares)
+    if is_later():
+        by = ", and divided by their names" if any(shares.values()) else ""
+        remarks.append(f"images are checked while training{by}: --data.check now is the default")
     splits = divided(contents, found.labels, found.splits, usable, shares)
     classes = _classes(found, splits, place, remarks)
     number = np.array([classes.index(name) if name in classes else -1 for name in found.names])
-    files = []
+    later, files = LaterCheck(found, splits, place, skip_bad, bits) if is_later() else None, []
     for split in range(len(SPLITS)):
-        part = splits == split
+        part = np.flatnonzero(splits == split)
         labels = torch.from_numpy(number[found.labels[part]])
-        files.append(Files(found.paths.take(part), labels, checked.sha256[part], bits))
-    return ImageSplits(*files, classes=classes, remarks=tuple(remarks))
+        unchecked = later.of(part) if later else None
+        paths, digests = found.paths.take(part), checked.sha256[part]
+        files.append(Files(paths, labels, digests, bits, unchecked))
+    return ImageSplits(*files, classes=classes, remarks=tuple(remarks), later=later)
 
 
 def _of_division(unassigned: int, n: int, shares: dict[str, float]) -> Iterator[str]:

@@ -11,6 +11,8 @@ from ..contract import Splits
 from ..hashing import sha256_of
 from .batch import ImageBatch
 from .file_paths import Paths
+from .later import LaterCheck
+from .left_out import Unchecked
 
 DIGEST = 32  # bytes of a SHA-256
 AT_ONCE = 1 << 16  # files whose digests are hashed together
@@ -20,13 +22,15 @@ AT_ONCE = 1 << 16  # files whose digests are hashed together
 class Files:
     """One split of n image files: `labels` are int64 (n,), `sha256` uint8 (n, 32).
 
-    `bits` are those that the 16-bit images of the data set use: see depth.py.
+    `bits` are those that the 16-bit images of the data set use: see depth.py. If the files are
+    `unchecked`, the digests are of their names and sizes, not of their content.
     """
 
     paths: Paths
     labels: Tensor
     sha256: np.ndarray
     bits: int = 16
+    unchecked: Unchecked | None = None
 
     @property
     def n(self) -> int:
@@ -40,11 +44,13 @@ class Files:
 class ImageSplits(Splits):
     """A data set of images; each split is an ImageBatch of all its images, or Files.
 
-    `remarks` are notes for the user, such as which images were left out.
+    `remarks` are notes for the user, such as which images were left out. `later` is the check of
+    files that were not checked yet.
     """
 
     classes: tuple[str, ...] = field(kw_only=True)
     remarks: tuple[str, ...] = field(default=(), kw_only=True)
+    later: LaterCheck | None = field(default=None, kw_only=True)
 
     @property
     def fingerprint(self) -> str:

@@ -14,6 +14,8 @@ from .file_paths import Paths
 from .listing import Listing
 from .names import MAX_LISTED, SPLITS, join_names, printable
 
+ADVICE = "Fix or remove them, or leave them out with --data.options.skip_bad true."
+
 
 def only_usable(
     found: Listing,
@@ -46,10 +48,7 @@ def only_usable(
     ]
     text = "\n".join(lines + ["  …"] * (len(bad) > MAX_LISTED))
     if not skip_bad:
-        raise UserError(
-            f"{len(bad)} of {found.n} images can't be used:\n{text}\n"
-            "Fix or remove them, or leave them out with --data.options.skip_bad true."
-        )
+        raise UserError(f"{len(bad)} of {found.n} images can't be used:\n{text}\n{ADVICE}")
     emptied = set(range(len(found.names))) - set(np.unique(found.labels[usable]).tolist())
     if emptied:
         names = join_names(found.names[i] for i in emptied)
