@@ -126,7 +126,7 @@ def test_what_can_not_be_used_is_left_out_and_named(tmp_path, capsys):
     damaged_in_the_middle(paths[3])
     paths[12].write_bytes(b"no image")
     check = done(listed(tmp_path / "images", skip_bad=True))
-    assert not check.problem and check.as_json() == {"files": 16, "checked": 16, "left_out": 2}
+    assert not check.problem and check.as_json() == {"files": 16, "checked": 16, "bad": 2}
     assert check.left_out.flags.nonzero()[0].tolist() == [3, 12]
     said = capsys.readouterr().out
     assert "03.jpg is damaged" in said and "04.jpg is not an image" in said
@@ -217,7 +217,7 @@ def test_a_check_that_is_stopped_early_keeps_what_it_knows(tmp_path, monkeypatch
     while not check.known and time.monotonic() < deadline:
         time.sleep(0.01)
     check.stop()
-    assert 0 < check.known < 80
+    assert 0 < check.known < 80 and "of 80 images are not checked yet" in check.remarks[-1]
     opened = []
     monkeypatch.setattr(file_check, "inspect", lambda path: opened.append(path) or inspect(path))
     folder(str(tmp_path / "images"))
@@ -234,7 +234,7 @@ def test_a_run_trains_at_once_and_records_what_was_checked(tmp_path, call, capsy
     flags += ("--model.network", "small_cnn", "--trainer.max_epochs", "30")
     assert call("fit", *flags, folder=run) == 0
     data = json.loads((run / "run.json").read_text())["data"]
-    assert data["extra"]["check_later"] == {"files": 40, "checked": 40, "left_out": 2}
+    assert data["extra"]["check_later"] == {"files": 40, "checked": 40, "bad": 2}
     assert sum("05.jpg is damaged" in line for line in capsys.readouterr().out.splitlines()) >= 2
     assert "2 of 40 images left out" in data["remarks"][-1]
     assert call("test", "--run", str(run)) == 0

@@ -33,6 +33,7 @@ from .names import MAX_LISTED, printable
 from .usable import ADVICE, only_usable
 
 REPORT_EVERY = 1.0  # seconds
+PATIENCE = 10.0  # seconds in which the check has to end
 When = Literal["now", "later"]
 Report = tuple[str, tuple[str, ...]]  # why training must end, or "", and what the user should know
 
@@ -75,6 +76,7 @@ class LaterCheck:
         self.skip_bad, self.bits = skip_bad, bits
         self.left_out = LeftOut(listing.n)
         self.known, self.problem, self.remarks = 0, "", tuple[str, ...]()
+        self.raised = False
         self.process: Any = None
 
     def of(self, images: np.ndarray) -> Unchecked:
@@ -96,22 +98,39 @@ class LaterCheck:
             while True:
                 self.known, problem, remarks = receiver.recv()
                 self.problem = self.problem or problem
-                self.remarks += remarks
                 for remark in remarks:
-                    print(f"note: {remark}", flush=True)
+                    self._note(remark)
 
     def stop(self) -> None:
         """Stop the check. What it knows is kept: the next start goes on from there."""
         if self.process is not None:
             self.process.terminate()  # it saves first
-            self.process.join()
+            self.process.join(PATIENCE)
+            self.process.kill()
             self.listener.join()
             self.process = None
+            missing, n = self.listing.n - self.known, self.listing.n
+            if self.problem and not self.raised:  # training ended just before
+                self._note(self.problem)
+            elif missing and not self.problem:
+                self._note(
+                    f"{missing:,} of {n:,} images are not checked yet: the next start goes on"
+                )
+
+    def raise_problem(self) -> None:
+        """Raise UserError if files were found that can't be used."""
+        if self.problem and not self.raised:
+            self.raised = True
+            raise UserError(self.problem)
+
+    def _note(self, remark: str) -> None:
+        self.remarks += (remark,)
+        print(f"note: {remark}", flush=True)
 
     def as_json(self) -> dict[str, Any]:
         """Return what a run's record says about the check."""
-        left_out = int(self.left_out.flags.sum())
-        return {"files": self.listing.n, "checked": self.known, "left_out": left_out}
+        bad = int(self.left_out.flags.sum())
+        return {"files": self.listing.n, "checked": self.known, "bad": bad}
 
 
 def _check(later: LaterCheck, sender: Connection, parent: int) -> None:

@@ -82,8 +82,8 @@ class ImageModule(Data):
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
         """Return the batch on the device. Raises UserError if the check found files of no use."""
-        if self._later is not None and self._later.problem:
-            raise UserError(self._later.problem)
+        if self._later is not None:
+            self._later.raise_problem()
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def teardown(self, *_: Any, **__: Any) -> None:
