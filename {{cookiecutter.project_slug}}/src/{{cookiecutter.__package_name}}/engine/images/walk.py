@@ -139,15 +139,15 @@ def images_below(top: Path, passed: PassedOver, root: Path) -> Found:
 class _Walk:
     """A walk through one class's folder.
 
-    Of each image there is its path, its status, and the device and the number of its file; `links`
-    are the indices of those that are links.
+    Of each image there is its path and its status. `links` are the indices of those that are links,
+    `targets` the device and the number of the file that each leads to, or 0 if to none.
     """
 
     def __init__(self, top: Path, passed: PassedOver, root: Path) -> None:
         self.top, self.passed, self.root = os.path.realpath(top), passed, root
         self.paths, self.stats = list[str](), Stats()
-        self.devices, self.files = array("Q"), array("Q")
-        self.links, self.linked = array("q"), set[str]()  # images, folders
+        self.links, self.targets = array("q"), array("Q")  # of images
+        self.linked = set[str]()  # the folders that links lead to
 
     def read(self, place: str, by_link: bool = False) -> None:
         """Add the images of a folder, then those of its folders; `by_link` if a link led here."""
@@ -156,11 +156,12 @@ class _Walk:
         folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for name in sorted(os.listdir(folder)):  # noqa: PTH208 (of what is open)
-                if name.startswith("."):
+                if name[0] == ".":
                     continue
-                status, known = _own_status(name, folder), _extension(name) in EXTENSIONS
-                if known and (status is None or S_ISREG(status.st_mode)):
-                    self._add(prefix + name, status)
+                status = _own_status(name, folder)
+                if (status is None or S_ISREG(status.st_mode)) and _extension(name) in EXTENSIONS:
+                    self.paths.append(prefix + name)
+                    self.stats.add(status)
                     continue
                 link = status is not None and S_ISLNK(status.st_mode)
                 status = status_of(name, folder) if link else status
@@ -171,7 +172,7 @@ class _Walk:
                 elif is_side(name):
                     continue
                 elif (dangling or S_ISREG(kind)) and is_image(below + name):
-                    self._add(prefix + name, status, link)
+                    self._add_unusual(prefix + name, status, link)
                 else:  # also a pipe, which would never end
                     self.passed.others.add(below + name)
         finally:
@@ -182,24 +183,27 @@ class _Walk:
             elif self._is_new(below + name, link, place, by_link):
                 self.read(below + name, by_link or link)
 
-    def _add(self, path: str, status: os.stat_result | None, link: bool = False) -> None:
+    def _add_unusual(self, path: str, status: os.stat_result | None, link: bool) -> None:
         if link:
             self.links.append(len(self.paths))
+            self.targets.extend((status.st_dev, status.st_ino) if status else (0, 0))
         self.paths.append(path)
         self.stats.add(status)
-        self.devices.append(status.st_dev if status else 0)
-        self.files.append(status.st_ino if status else 0)
 
     def leave_out_copies(self) -> None:
         """Leave out the links that lead to a file that is read by its own path or another link."""
         links = np.zeros(len(self.paths), bool)
         links[self.links] = True
-        devices, files = np.array(self.devices), np.array(self.files)
-        order = np.lexsort((links, files, devices))  # the first of the same file is kept
-        same = (np.diff(devices[order]) == 0) & (np.diff(files[order]) == 0)
+        targets = np.zeros((len(self.paths), 2), np.uint64)
+        targets[links] = np.array(self.targets).reshape(-1, 2)
+        for i in np.flatnonzero(~links):
+            status = status_of(self.root / self.paths[i])
+            targets[i] = (status.st_dev, status.st_ino) if status else (0, 0)
+        order = np.lexsort((links, *targets.T))  # the first of the same file is kept
+        same = (targets[order[1:]] == targets[order[:-1]]).all(1)
         copies = np.zeros(len(self.paths), bool)
         copies[order[1:]] = same
-        copies &= links & (files != 0)
+        copies &= links & targets.any(1)
         self.passed.links += [self.root / self.paths[i] for i in np.flatnonzero(copies)]
         self.paths = [path for path, copy in zip(self.paths, copies, strict=True) if not copy]
         self.stats = self.stats.take(~copies)
@@ -235,9 +239,9 @@ def _own_status(name: str, folder: int) -> os.stat_result | None:
 
 
 def _extension(name: str) -> str:
-    """Return the last extension, with its dot; "" if there is none."""
-    _, dot, extension = name.rpartition(".")
-    return dot + extension.lower() if dot else ""
+    """Return the last extension, with its dot, in lower case; "" if there is none."""
+    start = name.rfind(".")
+    return name[start:].lower() if start >= 0 else ""
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
