@@ -24,6 +24,12 @@ from {{ cookiecutter.__package_name }}.engine.images.checked_files import (
     CheckedFiles,
     read,
 )
+from {{ cookiecutter.__package_name }}.engine.images.division import (
+    LEFT_OUT,
+    Contents,
+    copies,
+    divided,
+)
 from {{ cookiecutter.__package_name }}.engine.images.file_check import check
 from {{ cookiecutter.__package_name }}.engine.images.file_paths import Paths
 from {{ cookiecutter.__package_name }}.engine.images.folder import (
@@ -264,3 +270,97 @@ def test_a_list_without_any_file_known_before_is_read_as_unknown(tmp_path):
     listing = listed(classes(tmp_path / "images", 2), tmp_path)
     checked, unchanged = read(tmp_path / "nothing.npz", listing)
     assert not unchanged and checked.unchecked().tolist() == [0, 1, 2, 3]
+
+
+def test_a_later_start_asks_the_system_once_about_each_file(tmp_path, monkeypatch):
+    classes(tmp_path / "images", 30)
+    (tmp_path / "images" / "cat" / "notes.txt").touch()
+    folder(str(tmp_path / "images"))
+    asked, status = [], os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **how: asked.append(path) or status(path, **how))
+    folder(str(tmp_path / "images"))
+    names = [name for name in asked if str(name).endswith((".png", ".txt"))]
+    assert len(names) == 61 and len(set(names)) == 31  # both classes have the same names
+
+
+def test_a_table_with_more_columns_is_read_once(tmp_path, monkeypatch):
+    paths = classes(tmp_path / "images", 12)
+    with (tmp_path / "list.csv").open("w", newline="") as file:
+        rows = [
+            (i, path, "me", path.parent.name, (i % 3 and "train") or "dev", i / 7)
+            for i, path in enumerate(paths)
+        ]
+        csv.writer(file).writerows([("id", "path", "who", "label", "phase", "score"), *rows])
+    read_rows, reader = [], csv.reader
+
+    class Counting:
+        def __init__(self, *given, **how) -> None:
+            self.rows = reader(*given, **how)
+
+        line_num = property(lambda self: self.rows.line_num)
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            read_rows.append(next(self.rows))
+            return read_rows[-1]
+
+    monkeypatch.setattr(csv, "reader", Counting)
+    splits = folder(str(tmp_path / "list.csv"))
+    assert list(splits.rows.values()) == [16, 8, 0]
+    assert sum(row[0].isdigit() for row in read_rows) == 24
+    assert splits.remarks[0].endswith("columns not used: 'id', 'score', 'who'")
+
+
+def plain_copies(contents, labels, splits, usable) -> list[int]:
+    """The rule of `copies`, image by image."""
+    found = []
+    for i, content in enumerate(contents):
+        same = [j for j, other in enumerate(contents) if other == content and usable[j]]
+        kept = max(same, key=lambda j: max(splits[j], 0)) if same else -1
+        if not usable[i]:
+            found.append(-1)
+        elif len({labels[j] for j in same}) > 1:
+            found.append(next(j for j in same if labels[j] != labels[i]))
+        else:
+            found.append(kept if splits[i] != splits[kept] else -1)
+    return found
+
+
+def plain_division(contents, labels, splits, usable, shares) -> list[int]:
+    """The rule of `divided`, image by image."""
+    chosen = {}
+    for label in set(labels):
+        of = zip(contents, labels, splits, usable, strict=True)
+        mine = sorted({c for c, each, split, use in of if each == label and split < 1 and use})
+        start = 0
+        for name, share in shares.items():
+            count = max(round(len(mine) * share), 1) if share and len(mine) > 2 else 0
+            number = ("train", "val", "test").index(name)
+            chosen |= {(label, c): number for c in mine[start : start + count]}
+            start += count
+    each = zip(contents, labels, splits, usable, strict=True)
+    return [
+        LEFT_OUT if not use else split if split > 0 else chosen.get((label, content), 0)
+        for content, label, split, use in each
+    ]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_images_are_divided_by_the_rule_for_one_image(seed):
+    draw = np.random.default_rng(seed)
+    n = int(draw.integers(1, 40))
+    digests = np.zeros((n, 32), np.uint8)
+    digests[:, 0] = draw.integers(0, 3 + 9 * (seed % 2), n)  # many copies, or fewer
+    digests[:, 20 if seed % 3 else 1] += draw.integers(0, 3, n).astype(np.uint8)
+    labels = draw.integers(0, 3, n).astype(np.int32)
+    splits = draw.integers(-1, 3 if seed % 5 else 0, n).astype(np.int8)
+    usable = draw.random(n) < 0.9
+    contents = [digest.tobytes() for digest in digests]
+    given = labels.tolist(), splits.tolist(), usable.tolist()
+    found = copies(Contents(digests), labels, splits, usable)
+    assert found.tolist() == plain_copies(contents, *given)
+    shares = {"test": float(draw.choice([0, 0.1, 0.4])), "val": float(draw.choice([0, 0.2, 0.5]))}
+    result = divided(Contents(digests), labels, splits, usable, shares)
+    assert result.tolist() == plain_division(contents, *given, shares)
