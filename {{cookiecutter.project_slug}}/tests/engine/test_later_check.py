@@ -2,7 +2,10 @@
 
 import io
 import json
+import multiprocessing
+import pickle
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -25,6 +28,7 @@ from {{ cookiecutter.__package_name }}.engine.images.later import (
     LaterCheck,
     checked,
 )
+from {{ cookiecutter.__package_name }}.engine.images.left_out import LeftOut
 from {{ cookiecutter.__package_name }}.engine.images.reader import (
     FileRows,
     ReadConfig,
@@ -240,3 +244,21 @@ def test_a_run_trains_at_once_and_records_what_was_checked(tmp_path, call, capsy
     assert call("test", "--run", str(run)) == 0
     with_check = call("fit", "--run", str(run), "--trainer.max_epochs", "31", "--data.check", "now")
     assert with_check == 2 and "data.check was later, is now" in capsys.readouterr().err
+
+
+def test_flags_are_shared_with_other_processes_and_without_a_temporary_folder(
+    tmp_path, monkeypatch
+):
+    first = LeftOut(5)
+    second = pickle.loads(pickle.dumps(first))
+    first.unlink()
+    second.flags[3] = 1
+    assert first.flags.tolist() == [0, 0, 0, 1, 0]
+    assert not pickle.loads(pickle.dumps(first)).flags.any()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    alone = LeftOut(3)
+    child = multiprocessing.get_context("fork").Process(target=alone.flags.fill, args=(1,))
+    child.start()
+    child.join()
+    assert alone.flags.tolist() == [1, 1, 1]
+    alone.unlink()

@@ -141,7 +141,7 @@ def _check(later: LaterCheck, sender: Connection, parent: int) -> None:
     os.nice(10)
     torch.set_num_threads(1)
     listing, writable = later.listing, is_writable(folder_of(later.place))
-    flagged, reported = _Flagged(later), time.monotonic()
+    flagged, reported = _Flagged(later), -REPORT_EVERY
     with suppress(BrokenPipeError), closing(gradually(listing, later.place, writable)) as steps:
         for found in steps:
             if os.getppid() != parent:

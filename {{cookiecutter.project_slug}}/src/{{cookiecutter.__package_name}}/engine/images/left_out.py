@@ -3,6 +3,7 @@
 import os
 import tempfile
 from dataclasses import dataclass
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +11,42 @@ import numpy as np
 
 
 class LeftOut:
-    """A flag for each of n files, in memory that this host's processes share: uint8 (n,)."""
+    """A flag for each of n files, in memory that this host's processes share: uint8 (n,).
+
+    Other ranks map it from a file. Without a folder for temporary files, only the processes that
+    this one forks share it.
+    """
 
     def __init__(self, n: int) -> None:
-        handle, name = tempfile.mkstemp(prefix="files-left-out-")
-        os.truncate(handle, n)
-        os.close(handle)
-        self.file, self.owner = Path(name), os.getpid()
-        self.flags: np.ndarray = np.memmap(name, np.uint8, "r+", shape=(n,))
+        self.owner, self.flags = os.getpid(), np.frombuffer(mmap(-1, n), np.uint8)
+        self.file: Path | None = None
+        try:
+            handle, name = tempfile.mkstemp(prefix="files-left-out-")
+        except OSError:
+            return
+        self.file = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(bytes(n))
+            self.flags = np.memmap(name, np.uint8, "r+", shape=(n,))
+        except OSError:  # the disk is full
+            self.unlink()
 
     def __reduce__(self) -> Any:
         return _opened, (self.file, self.owner, len(self.flags))
 
     def unlink(self) -> None:
         """Remove the file, once all processes have mapped it; the memory stays."""
-        if os.getpid() == self.owner:
+        if self.file is not None and os.getpid() == self.owner:
             self.file.unlink(missing_ok=True)
 
 
-def _opened(file: Path, owner: int, n: int) -> LeftOut:
+def _opened(file: Path | None, owner: int, n: int) -> LeftOut:
+    """Return the flags of another process; if there is no file, they are of this process alone."""
     shared = LeftOut.__new__(LeftOut)
-    shared.file, shared.owner = file, owner
-    try:
+    shared.file, shared.owner, shared.flags = file, owner, np.zeros(n, np.uint8)
+    if file is not None and file.exists():
         shared.flags = np.memmap(file, np.uint8, "r+", shape=(n,))
-    except OSError:  # a process that was started afresh: its files raise an error when read
-        shared.flags = np.zeros(n, np.uint8)
     return shared
 
 
