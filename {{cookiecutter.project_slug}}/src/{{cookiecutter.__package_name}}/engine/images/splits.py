@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from .later import LaterCheck
 from .left_out import Unchecked
 
 DIGEST = 32  # bytes of a SHA-256
-AT_ONCE = 1 << 16  # files whose digests are hashed together
+AT_ONCE = 1 << 11  # files whose digests are hashed together
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def content(split: ImageBatch | Files) -> str:
     """Return the SHA-256 of all pixels, or files, and labels. It does not depend on paths."""
     labels = split.labels.numpy().tobytes()
     if isinstance(split, Files):
-        return sha256_of([*_in_hexadecimal(split.sha256), labels])
+        return sha256_of(chain(_in_hexadecimal(split.sha256), [labels]))
     pixels = split.images.permute(0, 2, 3, 1)
     return sha256_of([repr(tuple(pixels.shape)).encode(), pixels.numpy().tobytes(), labels])
 
