@@ -75,8 +75,8 @@ class LaterCheck:
         self.listing, self.splits, self.place = listing, splits, place
         self.skip_bad, self.bits = skip_bad, bits
         self.left_out = LeftOut(listing.n)
-        self.known, self.problem, self.remarks = 0, "", tuple[str, ...]()
-        self.raised = False
+        self.remarks: tuple[str, ...] = ()
+        self.known, self.problem, self.raised = 0, "", False
         self.process: Any = None
 
     def of(self, images: np.ndarray) -> Unchecked:
@@ -85,6 +85,7 @@ class LaterCheck:
 
     def start(self) -> None:
         """Start the check in a process of low priority."""
+        self.known, self.problem, self.raised = 0, "", False
         receiver, sender = multiprocessing.Pipe(duplex=False)
         arguments = self, sender, os.getpid()
         self.process = multiprocessing.Process(target=_check, args=arguments, daemon=True)
@@ -103,6 +104,7 @@ class LaterCheck:
 
     def stop(self) -> None:
         """Stop the check. What it knows is kept: the next start goes on from there."""
+        self.left_out.unlink()
         if self.process is not None:
             self.process.terminate()  # it saves first
             self.process.join(PATIENCE)

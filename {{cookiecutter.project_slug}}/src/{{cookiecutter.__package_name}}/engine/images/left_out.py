@@ -4,6 +4,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from mmap import mmap
+from multiprocessing import get_start_method
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,13 @@ class LeftOut:
     def __reduce__(self) -> Any:
         return _opened, (self.file, self.owner, len(self.flags))
 
+    def mapped(self) -> None:
+        """Remove the file now that every rank has mapped it, unless workers will have to."""
+        if get_start_method() == "fork":
+            self.unlink()
+
     def unlink(self) -> None:
-        """Remove the file, once all processes have mapped it; the memory stays."""
+        """Remove the file; where it is mapped, the memory stays."""
         if self.file is not None and os.getpid() == self.owner:
             self.file.unlink(missing_ok=True)
 

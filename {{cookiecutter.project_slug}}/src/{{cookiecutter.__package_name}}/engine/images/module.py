@@ -50,7 +50,7 @@ class ImageModule(Data):
             )
         config, self._later = ReadConfig(image_size, smallest_crop, flip, decoder), source.later
         if self._later is not None:
-            self._later.left_out.unlink()  # all processes have mapped it
+            self._later.left_out.mapped()
         parts = [_rows(part, config) for part in (source.train, source.val, source.test)]
         self.splits = ImageSplits(*parts, classes=source.classes, remarks=source.remarks)
         self._facts = _facts(name, source, config)
