@@ -365,3 +365,14 @@ def test_images_are_divided_by_the_rule_for_one_image(seed):
     shares = {"test": float(draw.choice([0, 0.1, 0.4])), "val": float(draw.choice([0, 0.2, 0.5]))}
     result = divided(Contents(digests), labels, splits, usable, shares)
     assert result.tolist() == plain_division(contents, *given, shares)
+
+
+def test_a_known_file_that_can_no_longer_be_read_is_not_remembered_as_it_was(tmp_path, opened):
+    paths = classes(tmp_path / "images", 3)
+    check(listed(paths, tmp_path), tmp_path)
+    paths[2].unlink()
+    for _ in range(2):
+        checked = check(listed(paths, tmp_path), tmp_path)
+        assert not checked.sha256[2].any() and checked.sha256[1].any()
+        assert verdicts(checked)[2].problem == "can't be read: No such file or directory"
+    assert opened.count(paths[2]) == 3

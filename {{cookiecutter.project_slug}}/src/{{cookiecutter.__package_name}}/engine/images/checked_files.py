@@ -5,6 +5,7 @@ run: it is not used, and replaced.
 """
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from .inspection import Inspected
 from .listing import Listing
 
 UNCHECKED = -1
+UNREAD = "00" * 32  # in place of a digest
 
 
 class CheckedFiles:
@@ -38,8 +40,7 @@ class CheckedFiles:
         number = self.numbers.setdefault(verdict, len(self.verdicts))
         if number == len(self.verdicts):
             self.verdicts.append(verdict)
-        if seen.sha256:
-            self.sha256[index] = np.frombuffer(bytes.fromhex(seen.sha256), np.uint8)
+        self.sha256[index] = np.frombuffer(bytes.fromhex(seen.sha256 or UNREAD), np.uint8)
         self.found[index] = number
         self.known += 1
 
@@ -76,27 +77,33 @@ def read(file: Path, listing: Listing) -> tuple[CheckedFiles, bool]:
 
     A file counts as known if its path, size and time of modification are the same.
     """
-    checked = CheckedFiles(listing.n)
     try:
-        # zip's checksums are compared as the arrays are read
-        with np.load(file, allow_pickle=False) as stored:
-            text, sizes, changed, found = (
-                stored[name] for name in ("text", "sizes", "changed", "found")
-            )
-            verdicts = [Inspected(*each) for each in json.loads(stored["verdicts"].tobytes())]
-            sha256 = stored["sha256"]
+        with np.load(file, allow_pickle=False) as stored:  # which compares zip's checksums
+            return _known(stored, listing)
     except Exception:  # missing, damaged in any way, or from another version
-        return checked, False
-    checked.verdicts = verdicts
-    checked.numbers = {verdict: number for number, verdict in enumerate(verdicts)}
-    unchanged = np.array_equal(text, listing.paths.text)
-    if unchanged:
-        known = (sizes == listing.sizes) & (changed == listing.changed)
-        checked.sha256, checked.found = sha256, np.where(known, found, np.int32(UNCHECKED))
-    else:
-        old = _positions(Paths.split("", text), listing.paths)
-        known = (old >= 0) & (sizes[old] == listing.sizes) & (changed[old] == listing.changed)
-        checked.sha256[known], checked.found[known] = sha256[old[known]], found[old[known]]
+        return CheckedFiles(listing.n), False
+
+
+def _known(stored: Mapping[str, np.ndarray], listing: Listing) -> tuple[CheckedFiles, bool]:
+    """Return what stored arrays know of a listing. Each is read only when needed."""
+    checked = CheckedFiles(0)
+    checked.verdicts = [Inspected(*each) for each in json.loads(stored["verdicts"].tobytes())]
+    checked.numbers = {verdict: number for number, verdict in enumerate(checked.verdicts)}
+    text = stored["text"]
+    unchanged, places = np.array_equal(text, listing.paths.text), None
+    if not unchanged:
+        places = _positions(Paths.split("", text), listing.paths)
+    del text
+
+    def column(name: str) -> np.ndarray:
+        return stored[name] if places is None else stored[name][places]
+
+    known = (column("sizes") == listing.sizes) & (column("changed") == listing.changed)
+    if places is not None:
+        known &= places >= 0
+    checked.found = np.where(known, column("found"), np.int32(UNCHECKED))
+    checked.sha256 = column("sha256")
+    checked.sha256[~known] = 0
     checked.known = listing.n - len(checked.unchecked())
     return checked, unchanged
 

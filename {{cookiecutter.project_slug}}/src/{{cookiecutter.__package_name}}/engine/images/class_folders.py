@@ -1,16 +1,23 @@
 """Listing the images of class folders with, if the folder is divided so, their splits."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import UserError
 from .file_paths import Paths
-from .listing import Listing, listing_of, refusal, split_index
-from .names import as_text, join_names, split_of
+from .listing import Listing, refusal, split_index
+from .names import SPLITS, as_text, join_names, split_of
 from .walk import Found, PassedOver, images_below, is_image, loose_files, subfolders
 
-Part = tuple[Found, str, str | None]  # a folder's images, its label and its split
+
+class Part(NamedTuple):
+    """A class's folder: the number of its images, its label and its split."""
+
+    images: int
+    label: str
+    split: str | None
 
 
 def from_folders(root: Path, remarks: list[str]) -> Listing:
@@ -19,7 +26,7 @@ def from_folders(root: Path, remarks: list[str]) -> Listing:
     What is passed over is added to `remarks`. Raises UserError if a class has no images, or the
     splits are ambiguous or lack train.
     """
-    passed, parts, empty = PassedOver(), list[Part](), list[Path]()
+    passed, found, parts, empty = PassedOver(), Found(), list[Part](), list[Path]()
     folders = subfolders(root, passed)
     splits = _split_folders(root, folders, remarks)
     passed.add(loose_files(root))
@@ -27,15 +34,15 @@ def from_folders(root: Path, remarks: list[str]) -> Listing:
         if given:
             passed.add(loose_files(top))
         for place in subfolders(top, passed) if given else folders:
-            found = images_below(place, passed, root)
-            parts.append((found, as_text(place.name), given))
-            empty += [] if found.n else [place]
+            count = images_below(place, passed, root, found)
+            parts.append(Part(count, as_text(place.name), given))
+            empty += [] if count else [place]
     remarks += passed.remarks()
     if empty:
         raise refusal(
             f"{join_names(empty)}: a class's folder without an image. Fill or remove it.", remarks
         )
-    return _joined(_of_known_classes(parts, remarks), root)
+    return _listing(_of_known_classes(parts, found, remarks), found, root)
 
 
 def _split_folders(root: Path, folders: list[Path], remarks: list[str]) -> dict[str, Path]:
@@ -87,31 +94,26 @@ def _count_images(folder: Path) -> int:
     return sum(map(is_image, loose_files(folder)))
 
 
-def _of_known_classes(parts: list[Part], remarks: list[str]) -> list[Part]:
+def _of_known_classes(parts: list[Part], found: Found, remarks: list[str]) -> list[Part]:
     """Leave out a test split none of whose folders is a class of train: they are no labels."""
-    labels = {name: {label for _, label, of in parts if of == name} for name in ("train", "test")}
+    labels = {name: {part.label for part in parts if part.split == name} for name in SPLITS}
     if not labels["test"] or labels["test"] & labels["train"]:
         return parts
-    left_out = sum(found.n for found, _, split in parts if split == "test")
+    counts = [part.images for part in parts]
+    is_test = [part.split == "test" for part in parts]
+    found.leave_out(np.repeat(is_test, counts))
     remarks.append(
-        f"the test split holds {left_out} images of {join_names(labels['test'])}, no class of"
-        " train: without labels they are not used"
+        f"the test split holds {np.dot(is_test, counts)} images of {join_names(labels['test'])}, no"
+        " class of train: without labels they are not used"
     )
-    return [part for part in parts if part[2] != "test"]
+    return [part for part in parts if part.split != "test"]
 
 
-def _joined(parts: list[Part], root: Path) -> Listing:
-    numbers = dict[str, int]()
-    each = [(numbers.setdefault(label, len(numbers)), split_index(of)) for _, label, of in parts]
-    counts = [found.n for found, _, _ in parts]
-    if not parts:
-        return listing_of([], root)
-    labels, splits = (
-        np.repeat(np.array(column, kind), counts)
-        for column, kind in zip(zip(*each, strict=True), (np.int32, np.int8), strict=True)
-    )
-    text, sizes, changed = (
-        np.concatenate([np.frombuffer(getattr(found, name), kind) for found, _, _ in parts])
-        for name, kind in (("text", np.uint8), ("sizes", np.int64), ("changed", np.int64))
-    )
-    return Listing(Paths.split(root, text), tuple(numbers), labels, splits, sizes, changed)
+def _listing(parts: list[Part], found: Found, root: Path) -> Listing:
+    numbers, counts = dict[str, int](), [part.images for part in parts]
+    each = [numbers.setdefault(part.label, len(numbers)) for part in parts]
+    labels = np.repeat(np.array(each, np.int32), counts)
+    splits = np.repeat(np.array([split_index(part.split) for part in parts], np.int8), counts)
+    stats = found.stats.sizes, found.stats.changed
+    sizes, changed = (np.frombuffer(column, np.int64) for column in stats)
+    return Listing(Paths.split(root, found.text), tuple(numbers), labels, splits, sizes, changed)

@@ -39,15 +39,21 @@ SIDE_FILES = frozenset(_SIDE_FILES.lower().split()) | {"icon\r"}
 
 @dataclass
 class Found:
-    """The images below a folder: `text` as in Paths, and what the system says about each."""
+    """The images of all folders so far: `text` as in Paths, and what the system says of each."""
 
-    text: bytes
-    sizes: array
-    changed: array
+    text: bytearray = field(default_factory=bytearray)
+    stats: Stats = field(default_factory=Stats)
 
-    @property
-    def n(self) -> int:
-        return len(self.sizes)
+    def add(self, paths: list[str], stats: Stats) -> None:
+        self.text += as_text(paths)
+        self.stats.sizes += stats.sizes
+        self.stats.changed += stats.changed
+
+    def leave_out(self, images: np.ndarray) -> None:
+        """Leave out the images for which `images`, bool (n,), is true."""
+        lines = bytes(self.text).split(b"\0")[:-1]
+        kept = (line + b"\0" for line, out in zip(lines, images, strict=True) if not out)
+        self.text, self.stats = bytearray().join(kept), self.stats.take(~images)
 
 
 class Others:
@@ -123,17 +129,18 @@ def is_image(path: str) -> bool:
     return extension in EXTENSIONS
 
 
-def images_below(top: Path, passed: PassedOver, root: Path) -> Found:
-    """Return the images in a folder and all below it, each once, in the order of their paths.
+def images_below(top: Path, passed: PassedOver, root: Path, found: Found) -> int:
+    """Add the images in a folder and all below it, each once, in the order of their paths.
 
-    Paths are relative to `root`, which is above `top`. Links to files and folders are followed,
-    unless they lead back up, or to what is read anyway.
+    Return their number. Paths are relative to `root`, which is above `top`. Links to files and
+    folders are followed, unless they lead back up, or to what is read anyway.
     """
     walk = _Walk(top, passed, root)
     walk.read(str(top))
     if len(walk.links):
         walk.leave_out_copies()
-    return Found(as_text(walk.paths), walk.stats.sizes, walk.stats.changed)
+    found.add(walk.paths, walk.stats)
+    return len(walk.paths)
 
 
 class _Walk:
