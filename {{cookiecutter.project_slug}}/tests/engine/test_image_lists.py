@@ -376,3 +376,18 @@ def test_a_known_file_that_can_no_longer_be_read_is_not_remembered_as_it_was(tmp
         assert not checked.sha256[2].any() and checked.sha256[1].any()
         assert verdicts(checked)[2].problem == "can't be read: No such file or directory"
     assert opened.count(paths[2]) == 3
+
+
+def test_a_test_split_of_unknown_classes_leaves_the_list_whole(tmp_path, opened):
+    root = tmp_path / "images"
+    classes(root / "train", 5)
+    classes(root / "Val", 4)
+    for i in range(3):
+        small(root / "test" / "images" / f"{i}.png", 90_000 + i)
+    for _ in range(2):
+        splits = folder(str(root), skip_bad=True)
+        parts = splits.train, splits.val, splits.test
+        found = [[part[i].relative_to(root).parts[0] for i in range(part.n)] for part in parts]
+        assert found[1:] == [["Val"] * 8, []] and set(found[0]) == {"train"}
+        assert "the test split holds 3 images of 'images', no class of train" in splits.remarks[0]
+        assert len(opened) == 18
