@@ -28,7 +28,6 @@ class ImageModule(Data):
     """
 
     may_change: ClassVar[frozenset[str]] = frozenset({"decoder"})
-    gpu_decoder: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -46,7 +45,8 @@ class ImageModule(Data):
         _check_size(image_size)
         source = with_channels(source, name, channels)
         self.num_channels = channels_of(source.train)
-        if decoder == "gpu" and self.num_channels != 3:
+        self.gpu_decoder = self.num_channels == 3
+        if decoder == "gpu" and not self.gpu_decoder:
             raise UserError(
                 f"data.decoder is gpu, which decodes to RGB, and data.channels is"
                 f" {self.num_channels}: leave data.decoder unset."
