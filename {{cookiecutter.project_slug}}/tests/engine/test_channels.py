@@ -204,7 +204,7 @@ def test_a_source_of_files_that_does_not_take_the_channels_is_named(tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    "name", ["small_cnn", "resnet18", "mobilenet_v3_small", "densenet121", "swin_t"]
+    "name", ["small_cnn", "resnet18", "mobilenet_v3_small", "densenet121", "googlenet", "swin_t"]
 )
 def test_a_network_for_rgb_takes_other_channels_with_its_other_layers_unchanged(name):
     plain = build_network(name, 7).body

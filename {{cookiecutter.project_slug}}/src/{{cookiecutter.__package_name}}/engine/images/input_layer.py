@@ -22,9 +22,11 @@ def set_channels(network: nn.Module, channels: int) -> None:
     with a convolution of RGB stays as it is.
     """
     found = input_layer(network)
-    if channels == RGB or found is None or found[1].in_channels != RGB or found[1].groups != 1:
+    name, old = found or ("", None)
+    if channels == RGB or old is None or not name or old.in_channels != RGB or old.groups != 1:
         return
-    name, old = found
+    if getattr(network, "transform_input", False):  # of GoogLeNet and Inception: RGB to RGB
+        network.transform_input = False  # type: ignore[assignment]
     options: Any = {"padding_mode": old.padding_mode, "bias": old.bias is not None}
     shape = (old.kernel_size, old.stride, old.padding, old.dilation)
     new = nn.Conv2d(channels, old.out_channels, *shape, **options)  # type: ignore[arg-type]
