@@ -12,6 +12,7 @@ from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.images import decode
 from {{ cookiecutter.__package_name }}.engine.images.folder import folder
 from {{ cookiecutter.__package_name }}.engine.images.inspection import inspect
+from {{ cookiecutter.__package_name }}.engine.images.tiff import open_tiff
 
 PICTURES = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 
@@ -63,6 +64,33 @@ def test_a_tiff_file_is_read_in_each_form_that_it_is_stored_in(form, kind):
         expected = pixels if kind is np.uint8 else pixels >> 8
         content = tiff(pixels, order=order, rgb=rgb, **STORED[form])
         assert np.array_equal(whole(content, channels), expected), (channels, order)
+
+
+COMPRESSIONS = ["raw", "tiff_lzw", "packbits", "tiff_adobe_deflate", "zstd"]
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("large", [False, True], ids=["TIFF", "BigTIFF"])
+def test_channels_are_read_of_each_compression_without_loss(compression, large):
+    file = io.BytesIO()
+    Image.fromarray(noise(4)).save(file, "TIFF", compression=compression, big_tiff=large)
+    found = open_tiff(file.getvalue())
+    assert found.channels == 4 and found.size == (37, 23)
+    assert np.array_equal(*found.parts(), noise(4))
+
+
+def test_a_tiff_file_with_too_many_values_is_refused(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 23 * 37)
+    assert np.array_equal(whole(tiff(noise(8), planar=True), 8), noise(8))
+    with pytest.raises(decode.ImageDecodeError, match="million values: make it smaller"):
+        whole(tiff(noise(8)), 8)
+
+
+def test_numbers_with_a_sign_are_read_if_none_is_negative():
+    signed = {258: 8, 339: 2}
+    assert np.array_equal(whole(tiff(noise(5) // 2, tags=signed), 5, 8), noise(5) // 2)
+    with pytest.raises(decode.ImageDecodeError, match="holds numbers from -128 to 127"):
+        whole(tiff(noise(5), tags=signed), 5)
 
 
 def test_a_tiff_file_with_channels_side_by_side_on_its_side_is_turned():

@@ -5,9 +5,10 @@ such images: with channels side by side in each row, or one image for each chann
 """
 
 import io
+import math
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -27,14 +28,14 @@ LONG = {WIDTH, HEIGHT, ROWS_PER_STRIP, TILE_WIDTH, TILE_HEIGHT}
 LONG |= {STRIP_OFFSETS, STRIP_LENGTHS, TILE_OFFSETS, TILE_LENGTHS}
 
 JPEG = (6, 7)  # values of COMPRESSION
-FLOAT = 3  # a value of FORMAT
+SIGNED, FLOAT = 2, 3  # values of FORMAT
 
 
 @dataclass(frozen=True)
 class Tiff:
     """The first image of a TIFF file, upright. Only its description has been read."""
 
-    content: bytes
+    content: bytes = field(repr=False)
     tags: ImageFileDirectory_v2
 
     @property
@@ -67,6 +68,9 @@ class Tiff:
         raises.
         """
         self._check()
+        most = 2 * (Image.MAX_IMAGE_PIXELS or math.inf)  # Pillow's limit
+        if math.prod(self.size) * (1 if self.is_planar else self.channels) > most:
+            raise ValueError(f"over {most / 1e6:.0f} million values: make it smaller")
         offsets, lengths = self._places()
         if self.is_planar:
             each = len(offsets) // self.channels
@@ -116,8 +120,8 @@ class Tiff:
         with Image.open(io.BytesIO(_file(self.content[:2], fields, data))) as image:
             pixels = np.asarray(image)
         pixels = pixels.astype(pixels.dtype.newbyteorder("="))
-        if fields[BITS] == 16 and pixels.dtype != np.uint16:
-            pixels = pixels.astype(np.int16)
+        if fields[FORMAT] == SIGNED and fields[BITS] in (8, 16):
+            pixels = pixels.astype(f"i{fields[BITS] // 8}")
         pixels = pixels.reshape(height, width, channels)
         if predictor == 2 and channels > 1:  # each value is the difference from the pixel before
             for x in range(0, width, tile):
