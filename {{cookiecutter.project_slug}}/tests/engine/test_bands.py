@@ -296,3 +296,11 @@ def test_pages_that_are_read_as_channels_need_no_note(tmp_path):
     root = str(write_classes(tmp_path, write))
     assert folder(root, val_share=0.25, channels=4).remarks == ()
     assert "several pages" in folder(root, val_share=0.25).remarks[0]
+
+
+def test_a_bit_is_black_or_white():
+    pixels = noise(5)[:, :32] > 127
+    packed = np.packbits(pixels.reshape(23, -1), axis=1).reshape(23, 4, 5)
+    content = tiff(packed, tags={256: 32, 258: 1})
+    shown = decode.cropped(content, (32, 23), lambda w, h: (0, 0, w, h, False), 16, 5)
+    assert np.array_equal(shown, pixels * 255)

@@ -39,7 +39,7 @@ def find_misfits(
             " convert it, or set the number that all have"
         )
     told: dict[str, list[Path]] = defaultdict(list)
-    for i in set(good) - set(misfits):
+    for i in sorted(set(good) - set(misfits)):
         number = results[i].channels
         if channels == 4 and number in (1, 3):
             told["no alpha channel: all of their pixels are opaque"].append(found[i].path)

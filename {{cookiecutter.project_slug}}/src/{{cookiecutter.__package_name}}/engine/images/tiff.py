@@ -120,6 +120,7 @@ class Tiff:
         with Image.open(io.BytesIO(_file(self.content[:2], fields, data))) as image:
             pixels = np.asarray(image)
         pixels = pixels.astype(pixels.dtype.newbyteorder("="))
+        pixels = pixels * np.uint8(255) if pixels.dtype == bool else pixels
         if fields[FORMAT] == SIGNED and fields[BITS] in (8, 16):
             pixels = pixels.astype(f"i{fields[BITS] // 8}")
         pixels = pixels.reshape(height, width, channels)
