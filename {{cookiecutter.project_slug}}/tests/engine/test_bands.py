@@ -1,6 +1,7 @@
 """Files with any number of channels: what is read of them, and why others are refused."""
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -197,7 +198,9 @@ def test_channels_that_are_no_picture_are_not_read_as_one(content, found):
         (npy(np.full((9, 9), None), allow_pickle=True), "is of object; expected uint8 or uint16"),
         (npy(np.full((9, 9, 5), -3)), "from -3 to -3: rescale"),
         (npy(noise(5))[:-1], "the end of the file is missing"),
-        (npy(noise(5))[:30], "can't be decoded"),
+        (npy(noise(5))[:30], "the header of its array is damaged"),
+        (npy(noise(5)).replace(b"shape", b"shap\n"), "the header of its array is damaged"),
+        (tiff(noise(5)).replace(struct.pack("<HH", 273, 4), b"????"), "strips or tiles is missing"),
         (tiff(noise(5).astype(np.float32)), "floating point numbers: save it with 8 or 16 bits"),
         (tiff(noise(5), tags={273: 10**6, 278: 23, 279: 500}), "the end of the file is missing"),
         (tiff(noise(5), tags={259: 7}), "5 channels compressed as JPEG: save it with LZW"),

@@ -84,15 +84,7 @@ def find_bands(content: bytes, channels: int | None = None) -> Bands | None:
 
 def _of_array(content: bytes) -> Bands:
     """Return the array in a .npy file. Only its header is read."""
-    stream = io.BytesIO(content)
-    version = np.lib.format.read_magic(stream)
-    read_header = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read_header is None:
-        raise ValueError("it holds no array of numbers")
-    shape, by_column, kind = read_header(stream)
+    shape, by_column, kind, start = _header(content)
     if len(shape) not in (2, 3) or 0 in shape:
         raise ValueError(
             f"its array has the shape {shape}; expected (height, width), or (height, width,"
@@ -102,7 +94,6 @@ def _of_array(content: bytes) -> Bands:
         raise DepthError(FRACTIONS)
     if kind.kind not in "bui":
         raise ValueError(f"its array is of {kind}; expected uint8 or uint16")
-    start = stream.tell()
 
     def parts() -> Iterator[np.ndarray]:
         if len(content) - start < math.prod(shape) * kind.itemsize:
@@ -114,6 +105,20 @@ def _of_array(content: bytes) -> Bands:
         yield pixels[..., None] if pixels.ndim == 2 else pixels
 
     return Bands(shape[1], shape[0], shape[2] if len(shape) == 3 else 1, False, parts)
+
+
+def _header(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Return an array's shape, whether it is stored by column, its type and its start."""
+    stream = io.BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        return *read(stream), stream.tell()
+    except Exception:  # NumPy raises exceptions of many types, with the header in them
+        raise ValueError("the header of its array is damaged") from None
 
 
 def _of_pages(content: bytes) -> Bands | None:

@@ -134,6 +134,8 @@ class Tiff:
         """Return the offsets and lengths of the strips or tiles."""
         tiled = TILE_WIDTH in self.tags
         names = (TILE_OFFSETS, TILE_LENGTHS) if tiled else (STRIP_OFFSETS, STRIP_LENGTHS)
+        if not all(name in self.tags for name in names):
+            raise ValueError("the list of its strips or tiles is missing")
         offsets, lengths = ([int(n) for n in np.atleast_1d(self.tags[name])] for name in names)
         return offsets, lengths
 
