@@ -94,7 +94,7 @@ def test_a_failing_disk_is_not_taken_for_one_without_fsync(tmp_path, monkeypatch
 
 
 KEYS = [(f"image {i}".encode(), i, i) for i in range(1200)]
-ROWS = [(*key, f"{i:064}", None, None, 0) for i, key in enumerate(KEYS)]
+ROWS = [(*key, f"{i:064}", None, None, 0, 3, True, 0) for i, key in enumerate(KEYS)]
 
 
 def test_what_is_known_of_files_is_kept(tmp_path):

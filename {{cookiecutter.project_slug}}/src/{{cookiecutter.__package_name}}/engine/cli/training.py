@@ -287,6 +287,7 @@ class Training(LightningCLI):
             in_use = self.in_use if kind == "cuda" else ""
             device = device_name(self.machine, kind)
             summary.print_start(record.content, self.facts, self.decisions, device, in_use)
+            model.when_initialized = lambda line: self._keep_line(line, record)
             with record.timed("fit"):
                 self.trainer.fit(model, **kwargs)
             results = write_digests(self.run_folder, model, self.trainer.optimizers)
@@ -299,6 +300,11 @@ class Training(LightningCLI):
         summary.print_fit(
             self.run_folder, record.content, self.decisions, model.best, self.facts, drawn
         )
+
+    def _keep_line(self, line: str, record: RunRecord) -> None:
+        """Print and record the line of the task's initialize()."""
+        print(line, flush=True)
+        record.update_start(initialized=line)
 
     def _keep_artifacts(self) -> dict[str, str]:
         """Copy the files that the weights depend on into the run's folder; return their SHA-256."""

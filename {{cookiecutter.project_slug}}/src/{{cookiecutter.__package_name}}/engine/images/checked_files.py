@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 TABLE = "files (path BLOB PRIMARY KEY, size INT, changed INT, sha256 TEXT, problem TEXT,"
-TABLE += " note TEXT, peak INT)"
-COLUMNS = 7
+TABLE += " note TEXT, peak INT, channels INT, picture INT, whole_peak INT)"
+COLUMNS = 10
 PATIENCE = 5.0  # seconds to wait for another process that writes
 AT_ONCE = 500  # values in a query: before its version 3.32, SQLite takes 999
 
@@ -53,7 +53,7 @@ class CheckedFiles:
         try:
             with self.database:  # a transaction
                 self.database.executemany(
-                    "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?)", rows
+                    f"INSERT OR REPLACE INTO files VALUES ({','.join('?' * COLUMNS)})", rows
                 )
         except sqlite3.Error as error:
             self._start_anew(error)
@@ -75,5 +75,8 @@ def _opened(file: Path | None) -> sqlite3.Connection:
     """Return the database in a file, with its table. Raises sqlite3.Error if that can't be."""
     database = sqlite3.connect(file or ":memory:", timeout=PATIENCE)
     database.execute(f"CREATE TABLE IF NOT EXISTS {TABLE}")
-    database.execute("SELECT path, size, changed, sha256, problem, note, peak FROM files LIMIT 1")
+    database.execute(
+        "SELECT path, size, changed, sha256, problem, note, peak, channels, picture, whole_peak"
+        " FROM files LIMIT 1"
+    )
     return database

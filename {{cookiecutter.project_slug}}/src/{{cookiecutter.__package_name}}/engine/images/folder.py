@@ -11,9 +11,8 @@ import torch
 
 from ..errors import UserError
 from ..paths import resolve_path
-from .depth import depth_of, too_dark
+from .agreement import bits_in_common, find_misfits, note_of
 from .file_check import check
-from .inspection import Inspected
 from .listing import ImageEntry, from_folders, refusal
 from .names import MAX_LISTED, SPLITS, join_names, printable
 from .splits import Files, ImageSplits
@@ -27,6 +26,7 @@ def folder(
     test_share: float = 0.1,
     skip_bad: bool = False,
     bits: int | None = None,
+    channels: int = 3,
 ) -> ImageSplits:
     """Return the images of a folder, or of a CSV file with the columns path, label[, split].
 
@@ -34,7 +34,8 @@ def folder(
     val, `val_share` of each class's training images is used for validation. Without any split,
     `test_share` of them is used for the test too. Images are chosen by their content: the choice
     depends neither on names nor on a seed, and copies of an image stay in one split. `bits` are
-    those that 16-bit images use; if unset, as many as their largest value needs.
+    those that 16-bit images use; if unset, as many as their largest value needs. `channels` are
+    those that each image is read with: data.channels.
 
     Raises UserError if the images can't be trained on. Files that can't be decoded, and images in
     two splits or two classes, raise UserError too, unless `skip_bad` leaves them out.
@@ -48,7 +49,7 @@ def folder(
             f" ({' '.join(sorted(EXTENSIONS))}), or train/, val/ and test/ with such folders.",
             remarks,
         )
-    return from_entries(found, place, val_share, test_share, skip_bad, remarks, bits)
+    return from_entries(found, place, val_share, test_share, skip_bad, remarks, bits, channels)
 
 
 def from_entries(
@@ -59,6 +60,7 @@ def from_entries(
     skip_bad: bool = False,
     remarks: Sequence[str] = (),
     bits: int | None = None,
+    channels: int = 3,
 ) -> ImageSplits:
     """Return the images of a list, as `folder` does; `place` names the list in errors.
 
@@ -74,7 +76,7 @@ def from_entries(
         )
     given = {image.split for image in found}
     shares = {"test": (given == {None}) * test_share, "val": ("val" not in given) * val_share}
-    usable, bits = _checked(found, place, skip_bad, remarks, bits)
+    usable, bits = _checked(found, place, skip_bad, remarks, bits, channels)
     remarks += _of_division(found, shares)
     found = list(_divided(usable, shares))
     classes = tuple(sorted({image.label for image in found}))
@@ -96,7 +98,7 @@ def from_entries(
         remarks.append(
             f"no validation images of {join_names(unvalidated)}: validation leaves them out"
         )
-    files = [_files(part, classes, bits) for part in parts]
+    files = [_files(part, classes, bits, channels) for part in parts]
     return ImageSplits(*files, classes=classes, remarks=tuple(remarks))
 
 
@@ -117,6 +119,7 @@ def _checked(
     skip_bad: bool,
     remarks: list[str],
     given: int | None,
+    channels: int,
 ) -> tuple[list[ImageEntry], int]:
     """Return the usable images with their digests, and the bits that 16-bit images use.
 
@@ -126,12 +129,13 @@ def _checked(
     results = check([image.path for image in found])
     found = [replace(image, sha256=seen.sha256) for image, seen in zip(found, results, strict=True)]
     problems = {i: seen.problem for i, seen in enumerate(results) if seen.problem}
-    bits = _depth(found, results, problems, remarks, given)
+    find_misfits(found, results, problems, remarks, channels)
+    bits = bits_in_common(found, results, problems, remarks, given, channels)
     _find_copies(found, problems)
     noted: dict[str, list[Path]] = defaultdict(list)
     for image, seen in zip(found, results, strict=True):
-        if seen.note:
-            noted[seen.note].append(image.path)
+        if note := note_of(seen, channels):
+            noted[note].append(image.path)
     remarks += [f"{len(of)} images have {note}: {join_names(of)}" for note, of in noted.items()]
     if not problems:
         return found, bits
@@ -151,40 +155,6 @@ def _checked(
         )
     remarks.append(f"{len(lines)} of {len(found)} images left out:\n{text}")
     return kept, bits
-
-
-def _depth(
-    found: Sequence[ImageEntry],
-    results: Sequence[Inspected],
-    problems: dict[int, str],
-    remarks: list[str],
-    given: int | None,
-) -> int:
-    """Return the bits that the 16-bit images use; add those that are nearly black to `problems`.
-
-    Raises UserError if the bits that are given hold fewer values than the images have.
-    """
-    peaks = {i: seen.peak for i, seen in enumerate(results) if seen.peak and i not in problems}
-    largest = max(peaks.values(), default=0)
-    bits = depth_of(peaks.values()) if given is None else given
-    if bits not in range(8, 17) or largest >= 2**bits:
-        raise UserError(
-            f"data.options.bits is {bits}, and the largest value of the 16-bit images is {largest};"
-            f" expected {max(largest.bit_length(), 8)} to 16."
-        )
-    problems |= {i: reason for i, peak in peaks.items() if (reason := too_dark(peak, bits))}
-    dark = [found[i].path for i, peak in peaks.items() if peak < 2**14 and i not in problems]
-    if peaks and bits < 16:
-        remarks.append(
-            f"{len(peaks)} images have 16 bits and no value above {largest}: they are read as"
-            f" {bits} bits, in training, evaluation and the service"
-        )
-    elif dark:
-        remarks.append(
-            f"{len(dark)} of {len(peaks)} images of 16 bits have no value above {2**14 - 1}, others"
-            f" {largest}; all are read with one scale, so these are dark: {join_names(dark)}"
-        )
-    return bits
 
 
 def _find_copies(found: Sequence[ImageEntry], problems: dict[int, str]) -> None:
@@ -221,9 +191,9 @@ def _divided(found: list[ImageEntry], shares: dict[str, float]) -> Iterator[Imag
         yield replace(image, split=chosen.get(image.sha256, "train")) if assignable else image
 
 
-def _files(images: list[ImageEntry], classes: tuple[str, ...], bits: int) -> Files:
+def _files(images: list[ImageEntry], classes: tuple[str, ...], bits: int, channels: int) -> Files:
     number = {name: i for i, name in enumerate(classes)}
     labels = torch.tensor([number[image.label] for image in images], dtype=torch.int64)
     paths = np.array([os.fsencode(image.path) for image in images], dtype=bytes)
     digests = np.array([image.sha256 for image in images], dtype=bytes)
-    return Files(paths, labels, digests, bits)
+    return Files(paths, labels, digests, bits, channels)

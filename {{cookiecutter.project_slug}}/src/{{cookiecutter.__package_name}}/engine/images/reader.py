@@ -3,7 +3,7 @@
 If the GPU decodes (gpu_decode.py), workers only read the files.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,7 +66,7 @@ class FileRows:
 
     def take(self, index: Tensor, length: int | None, uniforms: Uniforms | None) -> ImageBatch:
         """Return the images at `index`, int64 (n,), decoded in this process."""
-        images = np.stack(list(self.decoded(index.numpy(), uniforms, cropped)))
+        images = np.stack(list(self.decoded(index.numpy(), uniforms, self.cropped)))
         return ImageBatch(
             torch.from_numpy(images).permute(0, 3, 1, 2), self.files.labels[index], index
         )
@@ -78,15 +78,21 @@ class FileRows:
     def reader(self, config: StreamConfig) -> "ImageReader":
         """Return a reader for the streaming loader, with the decoder that was set or decided."""
         on_gpu = config.device.type == "cuda" and (self.config.decoder or config.decoder) == "gpu"
+        on_gpu = on_gpu and self.files.channels == 3
         return ImageReader(self, "gpu" if on_gpu else "cpu", config.device)
+
+    @property
+    def cropped(self) -> Callable[..., np.ndarray]:
+        """cropped() of decode.py, with the files' number of channels."""
+        return partial(cropped, channels=self.files.channels)
 
     def decoded(
         self, index: np.ndarray, uniforms: Uniforms | None, read: Any
     ) -> Iterator[np.ndarray | Jpeg]:
-        """Yield read(path, size, choose, bits) for each image: uint8 (height, width, 3), or a Jpeg.
+        """Yield read(path, size, choose, bits) for each image: uint8 (height, width, c), or a Jpeg.
 
-        `read` is cropped or cropped_or_jpeg of decode.py. Raises UserError, naming the file, if it
-        can't be decoded any more.
+        `read` is `self.cropped`, or cropped_or_jpeg of decode.py. Raises UserError, naming the
+        file, if it can't be decoded any more.
         """
         config, size = self.config, self.config.size
         boxes = list[Choose]([partial(center_box, size=size)] * len(index))
@@ -110,7 +116,8 @@ class ImageReader:
 
     def __init__(self, rows: FileRows, decoder: Literal["cpu", "gpu"], device: torch.device):
         self.rows, self.decoder, self.size = rows, decoder, rows.config.size
-        self.image_bytes = self.size[0] * self.size[1] * 3
+        self.channels = rows.files.channels
+        self.image_bytes = self.size[0] * self.size[1] * self.channels
         self.pinned = decoder == "cpu"
         self.labels = rows.files.labels.to(device)
 
@@ -131,7 +138,7 @@ class ImageReader:
             return pack(images, slot, self.size)
         pixels = slot[: len(index) * self.image_bytes].reshape(len(index), -1)
         pixels[len(real) :] = 0
-        for row, image in enumerate(self.rows.decoded(real, uniforms, cropped)):
+        for row, image in enumerate(self.rows.decoded(real, uniforms, self.rows.cropped)):
             pixels[row] = image.reshape(-1)  # type: ignore[union-attr]
         return None
 
@@ -140,7 +147,7 @@ class ImageReader:
     ) -> ImageBatch:
         n, (width, height) = len(index), self.size
         if rest is None:
-            pixels = slot[: n * self.image_bytes].view(n, height, width, 3)
+            pixels = slot[: n * self.image_bytes].view(n, height, width, self.channels)
             images = pixels.to(device, non_blocking=True, copy=True)
         else:
             from .gpu_decode import decode

@@ -16,13 +16,15 @@ from .batch import ImageBatch
 class Files:
     """One split of image files: `paths` and `sha256` bytes (n,), `labels` int64 (n,).
 
-    `bits` are those that the 16-bit images of the data set use: see depth.py.
+    `bits` are those that the 16-bit images of the data set use: see depth.py. `channels` are those
+    that each image is read with: see channels.py.
     """
 
     paths: np.ndarray
     labels: Tensor
     sha256: np.ndarray
     bits: int = 16
+    channels: int = 3
 
     @property
     def n(self) -> int:
