@@ -18,6 +18,7 @@ from .engine.data.order import uniforms
 from .engine.data.sources import load_source
 from .engine.images.batch import ImageBatch, in_memory
 from .engine.images.folder import folder
+from .engine.images.later import checked
 from .engine.images.module import ImageModule
 from .engine.images.published import SPLIT_SEED, published, stratified
 from .engine.images.splits import ImageSplits
@@ -85,6 +86,7 @@ class ImageData(ImageModule):
             or .npy files of a folder have. If unset, 3, or those of the images in memory.
         decoder: where a folder's JPEG files are decoded, cpu or gpu. If unset, gpu if there are too
             few cores and the GPU has JPEG engines.
+        check: whether a folder's files are checked now, before training, or later, while it runs.
         augmentation: the settings of Augmentation, in augment.py.
     """
 
@@ -101,10 +103,12 @@ class ImageData(ImageModule):
         channels: int | None = None,
         smallest_crop: float = 0.25,
         decoder: Literal["cpu", "gpu"] | None = None,
+        check: Literal["now", "later"] = "now",
         **augmentation: Any,
     ) -> None:
         self.augmentation = Augmentation(**augmentation)
-        images = load_source(SOURCES, source, options or {}, channels=channels)
+        with checked(check):
+            images = load_source(SOURCES, source, options or {}, channels=channels)
         sizes = batch_size, eval_batch_size, image_size, smallest_crop
         super().__init__(images, source, *sizes, self.augmentation.flip, decoder, channels)
 

@@ -15,6 +15,10 @@ from {{ cookiecutter.__package_name }}.engine.images import (
     jpeg_messages,
 )
 from {{ cookiecutter.__package_name }}.engine.images.inspection import inspect
+from {{ cookiecutter.__package_name }}.engine.images.listing import (
+    ImageEntry,
+    listing_of,
+)
 
 
 def noisy(seed: int, **how) -> bytes:
@@ -99,7 +103,9 @@ def test_among_many_that_are_checked_at_once_the_right_ones_are_named(tmp_path, 
         content = noisy(i)
         path.write_bytes(overwritten(content, 0.5, 900) if i in bad else content)
     for _ in range(2):  # the second time from the cache
-        found = file_check.check(paths)
+        listing = listing_of((ImageEntry(path, "any", None) for path in paths), tmp_path)
+        checked = file_check.check(listing, tmp_path)
+        found = [checked.verdicts[number] for number in checked.found]
         assert {i for i, seen in enumerate(found) if seen.problem} == bad
     with jpeg_messages.heard(), ThreadPoolExecutor(8) as threads:
         found = list(threads.map(inspect, paths))

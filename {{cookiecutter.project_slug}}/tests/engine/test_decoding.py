@@ -31,6 +31,7 @@ from {{ cookiecutter.__package_name }}.engine.images import (
     decode,
     reader,
 )
+from {{ cookiecutter.__package_name }}.engine.images.file_paths import Paths
 from {{ cookiecutter.__package_name }}.engine.images.read import read
 from {{ cookiecutter.__package_name }}.engine.images.reader import (
     FileRows,
@@ -71,8 +72,8 @@ def photographs(tmp_path_factory) -> Path:
 
 def files_of(root: Path, pattern: str = "*.jpg") -> Files:
     paths = sorted(root.rglob(pattern))
-    names = np.array([str(path).encode() for path in paths])
-    return Files(names, torch.arange(len(paths)), np.full(len(paths), b""))
+    digests = np.zeros((len(paths), 32), np.uint8)
+    return Files(Paths.of(root, paths), torch.arange(len(paths)), digests)
 
 
 def test_libjpeg_turbo_shows_what_pillow_shows(photographs, monkeypatch):

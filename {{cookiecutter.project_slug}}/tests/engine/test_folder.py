@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +32,6 @@ from {{ cookiecutter.__package_name }}.engine.data.streaming import (
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.images import (
     decode,
-    file_check,
     inspection,
     reader,
 )
@@ -109,6 +107,10 @@ def oddities(tmp_path_factory) -> Path:
     return root
 
 
+def contents_of(part: Files) -> set[bytes]:
+    return {digest.tobytes() for digest in part.sha256}
+
+
 SHOWN_GREY = {"grey.jpg", "sixteen bits.png"}
 REFUSED = {
     "200 megapixels.png": "has over 179 megapixels",
@@ -170,7 +172,7 @@ def test_a_folder_of_classes_is_divided_by_content_alone(images, tmp_path):
         shutil.copy(path, copy / path.parent.name / f"renamed {number:03}.jpg")
     renamed = folder(str(copy))
     for part, other in zip(parts, (renamed.train, renamed.val, renamed.test), strict=True):
-        assert set(part.sha256) == set(other.sha256)
+        assert contents_of(part) == contents_of(other)
 
 
 def test_the_fingerprint_follows_content_and_not_the_place(images, tmp_path):
@@ -241,7 +243,7 @@ def test_copies_within_a_class_stay_in_one_split(tmp_path):
     for path in sorted(root.rglob("*.jpg")):
         shutil.copy(path, path.with_name(f"copy of {path.name}"))
     splits = folder(str(root))
-    contents = [set(part.sha256) for part in (splits.train, splits.val, splits.test)]
+    contents = [contents_of(part) for part in (splits.train, splits.val, splits.test)]
     assert [len(content) for content in contents] == [24, 3, 3]
     assert len(set.union(*contents)) == 30
 
@@ -328,34 +330,6 @@ def test_other_and_hidden_files_are_passed_over(tmp_path):
     splits = folder(str(root))
     assert splits.classes == ("blue", "green", "red")
     assert splits.remarks[0].startswith("1 ignored") and "notes.txt" in splits.remarks[0]
-
-
-def test_a_file_is_checked_once_until_it_changes(tmp_path, monkeypatch):
-    root = write_classes(tmp_path / "images", 3)
-    paths, read = sorted(root.rglob("*.jpg")), []
-    monkeypatch.setattr(
-        file_check, "inspect", lambda path: read.append(path) or inspection.inspect(path)
-    )
-    first = file_check.check(paths)
-    assert sorted(read) == paths
-    assert file_check.check(paths) == first and len(read) == 9
-    (paths[4]).write_bytes(b"")
-    second = file_check.check(paths)
-    assert len(read) == 10 and second[4][1] == "is empty (0 bytes)"
-    assert second[:4] == first[:4]
-
-
-def test_processes_that_start_together_check_once(tmp_path, monkeypatch):
-    paths, read = sorted(write_classes(tmp_path / "images", 9).rglob("*.jpg")), []
-    monkeypatch.setattr(
-        file_check, "inspect", lambda path: read.append(path) or inspection.inspect(path)
-    )
-    threads = [threading.Thread(target=file_check.check, args=(paths,)) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(read) == 27
 
 
 def read_by_workers(images: Path) -> ImageData:

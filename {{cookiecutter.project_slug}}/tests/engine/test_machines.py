@@ -7,11 +7,9 @@ import pwd
 import re
 import shlex
 import shutil
-import sqlite3
 import subprocess
 import sys
 import tempfile
-from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,10 +19,6 @@ from killed import by_python
 import {{ cookiecutter.__package_name }} as package
 from {{ cookiecutter.__package_name }}.engine import home
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
-from {{ cookiecutter.__package_name }}.engine.images import checked_files
-from {{ cookiecutter.__package_name }}.engine.images.checked_files import (
-    CheckedFiles,
-)
 from {{ cookiecutter.__package_name }}.engine.paths import (
     cache_folder,
     exclusive_lock,
@@ -91,89 +85,6 @@ def test_a_failing_disk_is_not_taken_for_one_without_fsync(tmp_path, monkeypatch
     with pytest.raises(OSError, match="Input/output error"):
         write_atomically(tmp_path / "text", "new")
     assert not list(tmp_path.iterdir())
-
-
-KEYS = [(f"image {i}".encode(), i, i) for i in range(1200)]
-ROWS = [(*key, f"{i:064}", None, None, 0, 3, True, 0) for i, key in enumerate(KEYS)]
-
-
-def test_what_is_known_of_files_is_kept(tmp_path):
-    with closing(CheckedFiles(tmp_path / "files.sqlite")) as files:
-        files.add(ROWS)
-        changed = [(KEYS[0][0], 99, 0)]
-        assert files.known(changed) == {(KEYS[0]): ROWS[0][3:]} and files.known([]) == {}
-    with closing(CheckedFiles(tmp_path / "files.sqlite")) as files:
-        assert files.known(KEYS) == {row[:3]: row[3:] for row in ROWS}
-
-
-def test_an_sqlite_that_takes_few_values_is_enough(tmp_path):
-    with closing(CheckedFiles(tmp_path / "files.sqlite")) as files:
-        files.database.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 999)
-        files.add(ROWS)
-        assert len(files.known(KEYS)) == 1200
-
-
-def garbage(file: Path) -> None:
-    file.write_bytes(b"no database " * 500)
-
-
-def cut_short(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def overwritten_in_the_middle(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[4096 : len(content) - 100] = b"\x37" * (len(content) - 4196)
-    file.write_bytes(content)
-
-
-def of_another_version(file: Path) -> None:
-    file.unlink()
-    with closing(sqlite3.connect(file)) as database:
-        database.execute("CREATE TABLE files (path BLOB PRIMARY KEY, digest TEXT)")
-
-
-def a_folder(file: Path) -> None:
-    file.unlink()
-    file.mkdir()
-
-
-def empty(file: Path) -> None:
-    file.write_bytes(b"")
-
-
-DAMAGES = [garbage, cut_short, overwritten_in_the_middle, of_another_version, a_folder, empty]
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_database_is_made_again(damage, tmp_path):
-    file = tmp_path / "files.sqlite"
-    with closing(CheckedFiles(file)) as files:
-        files.add(ROWS)
-    damage(file)
-    for _ in range(2):
-        with closing(CheckedFiles(file)) as files:
-            files.known(KEYS)
-            files.add(ROWS)
-            assert len(files.known(KEYS)) == 1200
-    if damage is not a_folder:
-        with closing(CheckedFiles(file)) as files:
-            assert len(files.known(KEYS)) == 1200
-
-
-def test_a_database_that_another_process_holds_is_left_alone(tmp_path, monkeypatch):
-    file = tmp_path / "files.sqlite"
-    with closing(CheckedFiles(file)) as files:
-        files.add(ROWS)
-    monkeypatch.setattr(checked_files, "PATIENCE", 0.1)
-    with closing(sqlite3.connect(file)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        with closing(CheckedFiles(file)) as files:
-            assert files.known(KEYS) == {}
-            files.add(ROWS[:3])
-            assert len(files.known(KEYS)) == 3
-    with closing(CheckedFiles(file)) as files:
-        assert len(files.known(KEYS)) == 1200
 
 
 @pytest.fixture

@@ -95,6 +95,7 @@ import os, time, numpy as np, torch
 from pathlib import Path
 from {package}.data import synthetic
 from {package}.engine.data.shared import once_per_host
+from {package}.engine.images.file_paths import Paths
 from {package}.engine.images.splits import Files
 
 rank = int(os.environ["RANK"])
@@ -120,9 +121,10 @@ assert len(loads) == (rank == 0)
 assert torch.equal(images.train.images, expected.train.images)
 assert images.train.images.stride() == expected.train.images.stride()
 assert images.fingerprint == expected.fingerprint and places(images.train.images)[1] != "0"
-names = np.array([b"a.jpg", b"longer.jpg"])
-files = once_per_host(lambda: load(Files(names, torch.arange(2), np.array([b"1", b"2"]))))
-assert files.paths.tolist() == names.tolist() and str(files[1]) == "longer.jpg"
+paths = Paths.of("/images", ["a.jpg", "longer.jpg"])
+files = once_per_host(lambda: load(Files(paths, torch.arange(2), np.eye(2, 32, dtype=np.uint8))))
+assert [str(files[i]) for i in (1, 0)] == ["/images/longer.jpg", "/images/a.jpg"]
+assert files.sha256.tolist() == np.eye(2, 32).tolist()
 assert len(loads) == 2 * (rank == 0)
 each = once_per_host(lambda: load(lambda: rank))  # a function that can't be pickled
 assert each() == rank and len(loads) == 1 + 2 * (rank == 0)

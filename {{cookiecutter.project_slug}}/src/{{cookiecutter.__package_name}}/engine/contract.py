@@ -63,10 +63,11 @@ the arguments of the data are the settings under `data:`. `configure_callbacks` 
 called during a run; the optimizer must have all weights from the start.
 
 **Data**: a LightningDataModule with `splits`, `facts()` and, where needed, the other members of
-`Data` below. `__init__` reads only what `facts` needs. `augment(batch, uniforms)` changes
-training batches on the device; it gets one or several whole batches of `batch_size` rows at once.
-`uniforms(k)` returns k random numbers for each row, float32 (n, k) in [0, 1). They depend only on
-the seed, the epoch and the row, not on the batch or on where a run was resumed.
+`Data` below. `__init__` reads only what `facts` needs. `facts()` is asked again when training ends:
+its `extra` and `remarks` may then say more. `augment(batch, uniforms)` changes training batches on
+the device; it gets one or several whole batches of `batch_size` rows at once. `uniforms(k)` returns
+k random numbers for each row, float32 (n, k) in [0, 1). They depend only on the seed, the epoch and
+the row, not on the batch or on where a run was resumed.
 """
 
 from collections.abc import Callable

@@ -288,8 +288,11 @@ class Training(LightningCLI):
             device = device_name(self.machine, kind)
             summary.print_start(record.content, self.facts, self.decisions, device, in_use)
             model.when_initialized = lambda line: self._keep_line(line, record)
-            with record.timed("fit"):
-                self.trainer.fit(model, **kwargs)
+            try:
+                with record.timed("fit"):
+                    self.trainer.fit(model, **kwargs)
+            finally:
+                self._record_data(record)
             results = write_digests(self.run_folder, model, self.trainer.optimizers)
             record.update(results=summary.results_of(self.trainer) | results)
             draw = self.project.load(self.project.pictures)
@@ -305,6 +308,12 @@ class Training(LightningCLI):
         """Print and record the line of the task's initialize()."""
         print(line, flush=True)
         record.update_start(initialized=line)
+    def _record_data(self, record: RunRecord) -> None:
+        """Record what the data found out about themselves while training."""
+        facts = self.datamodule.facts()
+        if facts.extra or facts.remarks != self.facts.remarks:
+            extra = self.facts.extra | facts.extra
+            record.update(data={"extra": extra, "remarks": facts.remarks})
 
     def _keep_artifacts(self) -> dict[str, str]:
         """Copy the files that the weights depend on into the run's folder; return their SHA-256."""

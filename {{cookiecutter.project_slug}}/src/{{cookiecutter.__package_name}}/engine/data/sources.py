@@ -1,7 +1,9 @@
 """Data sources: functions by name, called with the options of a configuration."""
 
+import ctypes
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,7 @@ def load_source(
     for key, value in options.items():
         _check_type(key, value, takes.parameters.get(key))
     loaded = once_per_host(lambda: source(**options))
+    _return_free_memory()
     if not isinstance(loaded, Splits):
         raise UserError(
             f"{_place(source)} returned a {type(loaded).__name__}; expected splits, such as"
@@ -56,6 +59,12 @@ def _check_type(key: str, value: Any, parameter: inspect.Parameter | None) -> No
     fits = isinstance(value, (int, float) if kind is float else kind)
     if isinstance(value, bool) != (kind is bool) or not fits:
         raise UserError(f"data.options.{key} is {value!r}; expected {KINDS[kind]}.")
+
+
+def _return_free_memory() -> None:
+    """Return what loading used and freed to the system. glibc would keep it, on each rank."""
+    with suppress(OSError, AttributeError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _place(source: Callable) -> str:

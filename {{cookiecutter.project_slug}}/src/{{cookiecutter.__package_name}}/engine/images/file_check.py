@@ -1,62 +1,117 @@
 """Checking image files: each is read and decoded once, and again only after it has changed.
 
-The results are kept in a small database in the user's cache folder, by path, size and modification
-time. If it is deleted, the next run checks the files again.
+The results are kept in the user's cache folder. If they are deleted, the next run checks the files
+again; if a check is interrupted, the next run goes on from there.
 """
 
 import os
+import time
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-from tqdm.auto import tqdm
+import numpy as np
 
 from ..hardware import this_machine
+from ..hashing import sha256_of
+from ..monitor.bar import Display, display, time_left
 from ..paths import cache_folder, exclusive_lock
 from . import decode, jpeg_messages
-from .checked_files import CheckedFiles, Key
+from .checked_files import CheckedFiles, read
+from .file_paths import Paths
 from .inspection import Inspected, inspect
+from .listing import Listing
 
-AT_ONCE = 1000  # files between two commits: the most that an interrupted check repeats
+AT_ONCE = 1000  # files that the threads get together
+IN_TURN = 8  # files that a thread inspects before it gets others
+SAVE_EVERY = 60.0  # seconds: the most that is repeated after the process was killed
 
 
-def check(paths: list[Path]) -> list[Inspected]:
-    """Return what `inspect` finds in each file.
+def check(listing: Listing, place: Path) -> CheckedFiles:
+    """Return what `inspect` finds in each file of a listing, of the folder or table `place`.
 
     Of several processes on one machine the first checks the files; the others wait and then read
-    its results.
+    its results. What is known is kept even if the check is interrupted.
     """
-    folder = cache_folder() / "checked-images"
-    name = f"files-{decode.VERSION}.sqlite"
-    results: list[Inspected] = []
-    with (
-        jpeg_messages.heard(),
-        exclusive_lock(folder) as writable,
-        closing(CheckedFiles(folder / name if writable else None)) as files,
-        ThreadPoolExecutor(this_machine().cores) as threads,
-        tqdm(total=len(paths), desc="checking images", delay=1, disable=None) as bar,
-    ):
-        for start in range(0, len(paths), AT_ONCE):
-            some = paths[start : start + AT_ONCE]
-            keys = [_key(path) for path in some]
-            known = files.known(keys)
-            found: list[Any] = [known.get(key) for key in keys]
-            new = [i for i, result in enumerate(found) if result is None]
-            for i, result in zip(new, threads.map(inspect, [some[i] for i in new]), strict=True):
-                found[i] = result
-                bar.update()
-            files.add((*keys[i], *found[i]) for i in new if found[i][0])  # without unreadable ones
-            bar.update(len(some) - len(new))
-            results += [Inspected(*result) for result in found]
-    return results
+    with exclusive_lock(folder_of(place)) as writable:
+        progress = Progress(listing.n)
+        with closing(gradually(listing, place, writable)) as steps, closing(progress):
+            for checked in steps:
+                progress.show(checked.known)
+    return checked
 
 
-def _key(path: Path) -> Key:
-    """Return a file's path, size and modification time."""
-    name = os.fsencode(path.absolute())
+def gradually(listing: Listing, place: Path, writable: bool) -> Generator[CheckedFiles, None, None]:
+    """Check the files of a listing that are not known. Yield what is, at first and then often.
+
+    It is always the same object. It is kept if the cache is `writable`.
+    """
+    file = folder_of(place) / f"files-{decode.VERSION}.npz"
+    checked, unchanged = read(file, listing)
+    missing = checked.unchecked()
+    saved = time.monotonic()
+    yield checked
     try:
-        status = path.stat()
-    except OSError:  # a broken link, which inspect() reports
-        return name, 0, 0
-    return name, status.st_size, status.st_mtime_ns
+        for _ in _inspected(missing, listing.paths, checked):
+            if writable and time.monotonic() - saved > SAVE_EVERY:
+                checked.save(file, listing)
+                saved = time.monotonic()
+            yield checked
+    finally:
+        if writable and (not unchanged or checked.sha256[missing].any()):
+            checked.save(file, listing)
+
+
+def folder_of(place: Path) -> Path:
+    """Return the folder of what is known of a place's files."""
+    name = sha256_of([os.fsencode(place.absolute())])[:20]
+    return cache_folder() / "checked-images" / name
+
+
+def _inspected(missing: np.ndarray, paths: Paths, checked: CheckedFiles) -> Iterator[None]:
+    """Inspect the missing files and add what is found. Yield after every few."""
+
+    def inspect_each(some: np.ndarray) -> list[Inspected]:
+        return [inspect(paths[i]) for i in some]
+
+    with jpeg_messages.heard(), ThreadPoolExecutor(this_machine().cores) as threads:
+        try:
+            for start in range(0, len(missing), AT_ONCE):
+                some = missing[start : start + AT_ONCE]
+                parts = [some[i : i + IN_TURN] for i in range(0, len(some), IN_TURN)]
+                for part, results in zip(parts, threads.map(inspect_each, parts), strict=True):
+                    for i, seen in zip(part, results, strict=True):
+                        checked.add(i, seen)
+                    yield
+        finally:
+            threads.shutdown(cancel_futures=True)  # or an interruption would wait for them
+
+
+class Progress:
+    """Shows rate and time left of a check of n files that takes longer than a second."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.begun = n, time.monotonic()
+        self.known_before: int | None = None
+        self.next_at = self.begun + 1
+        self.display: Display | None = None
+
+    def show(self, known: int) -> None:
+        """Show that so many files are known, if the last time was long enough ago."""
+        if self.known_before is None:
+            self.known_before = known
+        now, done = time.monotonic(), known - self.known_before
+        if now < self.next_at or not done:
+            return
+        self.display = self.display or display()
+        self.next_at = now + self.display.seconds
+        rate = done / (now - self.begun)
+        left = time_left((self.n - known) / rate)
+        extras = ["checking images", f"{known:,} of {self.n:,}"]
+        needed = (f"{rate:,.0f} images/s", f"{left} left"), (f"{rate:,.0f}/s", left)
+        self.display.show(known / self.n, extras, needed)
+
+    def close(self) -> None:
+        if self.display is not None:
+            self.display.close()

@@ -1,9 +1,6 @@
 """Your own images: folders named after their classes, or a CSV file that lists them."""
 
-import os
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +8,15 @@ import torch
 
 from ..errors import UserError
 from ..paths import resolve_path
-from .agreement import bits_in_common, find_misfits, note_of
+from .class_folders import from_folders
+from .division import NO_SPLIT, Contents, divided
 from .file_check import check
-from .listing import ImageEntry, from_folders, refusal
-from .names import MAX_LISTED, SPLITS, join_names, printable
+from .later import LaterCheck, by_names, is_later
+from .listing import ImageEntry, Listing, listing_of, refusal
+from .names import SPLITS, join_names
 from .splits import Files, ImageSplits
 from .table import from_table
+from .usable import only_usable
 from .walk import EXTENSIONS
 
 
@@ -42,14 +42,14 @@ def folder(
     """
     place = resolve_path(path)
     remarks: list[str] = []
-    found = list(from_table(place, remarks)) if place.is_file() else from_folders(place, remarks)
-    if not found:
+    found = from_table(place, remarks) if place.is_file() else from_folders(place, remarks)
+    if not found.n:
         raise refusal(
             f"{place} holds no images. Expected one folder per class with files in it"
             f" ({' '.join(sorted(EXTENSIONS))}), or train/, val/ and test/ with such folders.",
             remarks,
         )
-    return from_entries(found, place, val_share, test_share, skip_bad, remarks, bits, channels)
+    return from_listing(found, place, val_share, test_share, skip_bad, remarks, bits, channels)
 
 
 def from_entries(
@@ -68,132 +68,90 @@ def from_entries(
     """
     if not found:
         raise UserError(f"{place} lists no images: add some.")
+    listing = listing_of(found, place.absolute().parent)
+    return from_listing(listing, place, val_share, test_share, skip_bad, remarks, bits, channels)
+
+
+def from_listing(
+    found: Listing,
+    place: Path,
+    val_share: float = 0.1,
+    test_share: float = 0.1,
+    skip_bad: bool = False,
+    remarks: Sequence[str] = (),
+    bits: int | None = None,
+    channels: int = 3,
+) -> ImageSplits:
+    """Return the images of a list in arrays, as `from_entries` does."""
     remarks = list(remarks)
     if not 0 <= val_share < 1 or not 0 <= test_share < 1 or val_share + test_share >= 1:
         raise UserError(
             f"data.options: val_share is {val_share} and test_share {test_share}; expected shares,"
             " below 1 together."
         )
-    given = {image.split for image in found}
-    shares = {"test": (given == {None}) * test_share, "val": ("val" not in given) * val_share}
-    usable, bits = _checked(found, place, skip_bad, remarks, bits, channels)
-    remarks += _of_division(found, shares)
-    found = list(_divided(usable, shares))
-    classes = tuple(sorted({image.label for image in found}))
-    parts = [[image for image in found if image.split == split] for split in SPLITS]
-    untrained, unvalidated = (set(classes) - {image.label for image in part} for part in parts[:2])
+    checked = by_names(found, channels) if is_later() else check(found, place)
+    contents = Contents(checked.sha256)
+    usable, bits = only_usable(
+        found, checked, contents, place, skip_bad, remarks, bits, channels
+    )
+    unassigned = int((found.splits == NO_SPLIT).sum())
+    shares = {
+        "test": (unassigned == found.n) * test_share,
+        "val": (not (found.splits == SPLITS.index("val")).any()) * val_share,
+    }
+    remarks += _of_division(unassigned, found.n, shares)
+    if is_later():
+        by = ", and divided by their names" if any(shares.values()) else ""
+        remarks.append(f"images are checked while training{by}: --data.check now is the default")
+    splits = divided(contents, found.labels, found.splits, usable, shares)
+    classes = _classes(found, splits, place, remarks)
+    number = np.array([classes.index(name) if name in classes else -1 for name in found.names])
+    later, files = LaterCheck(found, splits, place, skip_bad, bits, channels) if is_later() else None, []
+    for split in range(len(SPLITS)):
+        part = np.flatnonzero(splits == split)
+        labels = torch.from_numpy(number[found.labels[part]])
+        unchecked = later.of(part) if later else None
+        paths, digests = found.paths.take(part), checked.sha256[part]
+        files.append(Files(paths, labels, digests, bits, channels, unchecked))
+    return ImageSplits(*files, classes=classes, remarks=tuple(remarks), later=later)
+
+
+def _of_division(unassigned: int, n: int, shares: dict[str, float]) -> Iterator[str]:
+    """Yield a line for each way in which given splits are completed."""
+    if unassigned == n:
+        return
+    if unassigned:
+        yield f"{unassigned} of {n} images have no split: they are taken for train"
+    if shares["val"]:
+        yield f"no validation split is given: {shares['val']:.0%} of train is used for it"
+
+
+def _classes(
+    found: Listing, splits: np.ndarray, place: Path, remarks: list[str]
+) -> tuple[str, ...]:
+    """Return the classes, sorted; add those without validation images to `remarks`.
+
+    Raises UserError if there is only one, or training or validation lack images.
+    """
+    train, val, test = (
+        {found.names[i] for i in np.unique(found.labels[splits == split])}
+        for split in range(len(SPLITS))
+    )
+    classes = tuple(sorted(train | val | test))
     if len(classes) < 2:
         raise refusal(
             f"{place} has only the class {join_names(classes)}: at least two are needed.", remarks
         )
-    if not parts[1]:
+    if not val:
         raise refusal(f"{place} leaves no validation images: add val/, or set val_share.", remarks)
-    if untrained:
+    if untrained := set(classes) - train:
         raise refusal(
             f"{place} has no training images of {join_names(untrained)}: add some, or remove the"
             " class.",
             remarks,
         )
-    if unvalidated:
+    if unvalidated := set(classes) - val:
         remarks.append(
             f"no validation images of {join_names(unvalidated)}: validation leaves them out"
         )
-    files = [_files(part, classes, bits, channels) for part in parts]
-    return ImageSplits(*files, classes=classes, remarks=tuple(remarks))
-
-
-def _of_division(found: Sequence[ImageEntry], shares: dict[str, float]) -> Iterator[str]:
-    """Yield a line for each way in which given splits are completed."""
-    unassigned = sum(image.split is None for image in found)
-    if unassigned == len(found):
-        return
-    if unassigned:
-        yield f"{unassigned} of {len(found)} images have no split: they are taken for train"
-    if shares["val"]:
-        yield f"no validation split is given: {shares['val']:.0%} of train is used for it"
-
-
-def _checked(
-    found: Sequence[ImageEntry],
-    place: Path,
-    skip_bad: bool,
-    remarks: list[str],
-    given: int | None,
-    channels: int,
-) -> tuple[list[ImageEntry], int]:
-    """Return the usable images with their digests, and the bits that 16-bit images use.
-
-    Raises UserError for images that can't be used, or leaves them out. It raises UserError too if
-    that leaves a class without images.
-    """
-    results = check([image.path for image in found])
-    found = [replace(image, sha256=seen.sha256) for image, seen in zip(found, results, strict=True)]
-    problems = {i: seen.problem for i, seen in enumerate(results) if seen.problem}
-    find_misfits(found, results, problems, remarks, channels)
-    bits = bits_in_common(found, results, problems, remarks, given, channels)
-    _find_copies(found, problems)
-    noted: dict[str, list[Path]] = defaultdict(list)
-    for image, seen in zip(found, results, strict=True):
-        if note := note_of(seen, channels):
-            noted[note].append(image.path)
-    remarks += [f"{len(of)} images have {note}: {join_names(of)}" for note, of in noted.items()]
-    if not problems:
-        return found, bits
-    lines = [f"  {printable(found[i].path)} {problems[i]}" for i in sorted(problems)]
-    text = "\n".join(lines[:MAX_LISTED] + ["  …"] * (len(lines) > MAX_LISTED))
-    if not skip_bad:
-        raise UserError(
-            f"{len(lines)} of {len(found)} images can't be used:\n{text}\n"
-            "Fix or remove them, or leave them out with --data.options.skip_bad true."
-        )
-    kept = [image for i, image in enumerate(found) if i not in problems]
-    emptied = {image.label for image in found} - {image.label for image in kept}
-    if emptied:
-        raise UserError(
-            f"{place}: {len(lines)} of {len(found)} images can't be used, and without them"
-            f" {join_names(emptied)} would have none. Fix them, or remove the class:\n{text}"
-        )
-    remarks.append(f"{len(lines)} of {len(found)} images left out:\n{text}")
-    return kept, bits
-
-
-def _find_copies(found: Sequence[ImageEntry], problems: dict[int, str]) -> None:
-    """Add to `problems` the images that are in two classes, or in two splits."""
-    by_content: dict[str, list[int]] = defaultdict(list)
-    for i, image in enumerate(found):
-        if i not in problems:
-            by_content[image.sha256].append(i)
-    for same in by_content.values():
-        kept = max(same, key=lambda i: SPLITS.index(found[i].split or "train"))
-        for i in same:
-            if len({found[j].label for j in same}) > 1:
-                other = next(found[j] for j in same if found[j].label != found[i].label)
-                problems[i] = f"is the same image as {printable(other.path)}, of '{other.label}'"
-            elif found[i].split != found[kept].split:
-                problems[i] = f"is also in {found[kept].split}: {printable(found[kept].path)}"
-
-
-def _divided(found: list[ImageEntry], shares: dict[str, float]) -> Iterator[ImageEntry]:
-    """Assign a split to every image without one, in each class in the order of the digests."""
-    contents: dict[str, set[str]] = defaultdict(set)
-    for image in found:
-        if image.split in (None, "train"):
-            contents[image.label].add(image.sha256)
-    chosen: dict[str, str] = {}
-    for digests in contents.values():
-        ordered, start = sorted(digests), 0
-        for split, share in shares.items():
-            count = max(round(len(ordered) * share), 1) if share and len(ordered) > 2 else 0
-            chosen |= dict.fromkeys(ordered[start : start + count], split)
-            start += count
-    for image in found:
-        assignable = image.split in (None, "train")
-        yield replace(image, split=chosen.get(image.sha256, "train")) if assignable else image
-
-
-def _files(images: list[ImageEntry], classes: tuple[str, ...], bits: int, channels: int) -> Files:
-    number = {name: i for i, name in enumerate(classes)}
-    labels = torch.tensor([number[image.label] for image in images], dtype=torch.int64)
-    paths = np.array([os.fsencode(image.path) for image in images], dtype=bytes)
-    digests = np.array([image.sha256 for image in images], dtype=bytes)
-    return Files(paths, labels, digests, bits, channels)
+    return classes

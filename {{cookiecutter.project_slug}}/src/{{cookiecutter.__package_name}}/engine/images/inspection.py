@@ -10,7 +10,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from ..hashing import sha256_of
 from . import jpeg_messages
-from .bands import Bands, find_bands
+from .bands import NPY, Bands, find_bands
 from .channels import channels_of
 from .decode import ImageDecodeError, as_picture, is_common_jpeg, opened
 from .depth import peak_of
@@ -30,7 +30,7 @@ class Inspected(NamedTuple):
 
     `channels` are those that it stores, each page of a TIFF file being one. `picture` is whether
     Pillow reads it as grey or RGB too. Then `peak` is that picture's, and `whole_peak` that of all
-    channels.
+    channels. `is_array` is whether it is a .npy file.
     """
 
     sha256: str
@@ -40,6 +40,7 @@ class Inspected(NamedTuple):
     channels: int = 3
     picture: bool = True
     whole_peak: int = 0
+    is_array: bool = False
 
     def peak_for(self, channels: int) -> int:
         """Return the largest value of the channels that are read if so many are wanted."""
@@ -57,7 +58,10 @@ def inspect(path: Path) -> Inspected:
         with opened(content) as (image, _):
             if isinstance(image, Bands):
                 peak = image.peak()
-                return Inspected(sha256, None, None, peak, image.channels, False, peak)
+                is_array = content.startswith(NPY)
+                return Inspected(
+                    sha256, None, None, peak, image.channels, False, peak, is_array
+                )
             return _of_picture(sha256, image, content)
     except ImageDecodeError as reason:
         return Inspected(sha256, str(reason))

@@ -1,110 +1,101 @@
-"""Listing the images of folders, with their classes and, if given, splits."""
+"""A list of image files, as it was found: in arrays, so that a million files take little."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import os
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from ..errors import UserError
-from .names import as_text, join_names, split_of
-from .walk import PassedOver, images_below, is_image, loose_files, subfolders
+from .file_paths import Paths
+from .names import SPLITS
+
+UNKNOWN_SIZE = -1  # of a file whose size can't be read
+NO_SPLIT = -1
 
 
 @dataclass(frozen=True, slots=True)
 class ImageEntry:
-    """One image as it was found; `split` is None if the folder or table doesn't give one."""
+    """One image; `split` is None if the folder or table doesn't give one."""
 
     path: Path
     label: str
     split: str | None
-    sha256: str = ""
 
 
-def refusal(message: str, remarks: Iterable[str]) -> UserError:
+@dataclass(frozen=True)
+class Listing:
+    """n images. `labels` are indices in `names`, int32 (n,); `splits` in SPLITS, or -1, int8 (n,).
+
+    `sizes` in bytes and `changed`, the times of modification in ns, are int64 (n,).
+    """
+
+    paths: Paths
+    names: tuple[str, ...]
+    labels: np.ndarray
+    splits: np.ndarray
+    sizes: np.ndarray
+    changed: np.ndarray
+
+    @property
+    def n(self) -> int:
+        return len(self.labels)
+
+
+@dataclass
+class Stats:
+    """The sizes and times of modification of files, in the order in which they are added."""
+
+    sizes: array = field(default_factory=lambda: array("q"))
+    changed: array = field(default_factory=lambda: array("q"))
+
+    def add(self, status: os.stat_result | None) -> None:
+        """Add a file; None if its status can't be read, as of a link that leads nowhere."""
+        self.sizes.append(UNKNOWN_SIZE if status is None else status.st_size)
+        self.changed.append(0 if status is None else status.st_mtime_ns)
+
+    def take(self, kept: np.ndarray) -> "Stats":
+        """Return those of the files for which `kept`, bool (n,), is true."""
+        columns = (np.array(column)[kept] for column in (self.sizes, self.changed))
+        return Stats(*(array("q", column.tobytes()) for column in columns))
+
+
+def status_of(path: str | Path, folder: int | None = None) -> os.stat_result | None:
+    """Return the status of a file, in an open folder if one is given; None if there is none."""
+    try:
+        return os.stat(path, dir_fd=folder)
+    except OSError:
+        return None
+
+
+def split_index(split: str | None) -> int:
+    return NO_SPLIT if split is None else SPLITS.index(split)
+
+
+def listing_of(entries: Iterable[ImageEntry], root: Path) -> Listing:
+    """Return a list of images with their files' sizes and times; most are below `root`."""
+    stats, numbers, here = Stats(), dict[str, int](), Path.cwd()
+    paths, labels, splits = list[str](), array("i"), array("b")
+    above = f"{root}{os.sep}"
+    for entry in entries:
+        path = os.fspath(entry.path)
+        if not path.startswith(os.sep):
+            path = f"{here}{os.sep}{path}"
+        paths.append(path.removeprefix(above))
+        stats.add(status_of(path))
+        labels.append(numbers.setdefault(entry.label, len(numbers)))
+        splits.append(split_index(entry.split))
+    return Listing(Paths.of(root, paths), tuple(numbers), *arrays(labels, splits, stats))
+
+
+def arrays(labels: array, splits: array, stats: Stats) -> tuple[np.ndarray, ...]:
+    """Return these columns of a listing without copying them."""
+    columns = (labels, np.int32), (splits, np.int8), (stats.sizes, "i8"), (stats.changed, "i8")
+    return tuple(np.frombuffer(column, kind) for column, kind in columns)
+
+
+def refusal(message: str, remarks: Sequence[str]) -> UserError:
     """Return an error with the remarks that may explain it."""
     return UserError("\n".join([message, *(f"note: {remark}" for remark in remarks)]))
-
-
-def from_folders(root: Path, remarks: list[str]) -> list[ImageEntry]:
-    """Return the images of every class folder and its subfolders.
-
-    What is passed over is added to `remarks`. Raises UserError if a class has no images, or the
-    splits are ambiguous or lack train.
-    """
-    passed, found, empty = PassedOver(), list[ImageEntry](), list[Path]()
-    folders = subfolders(root, passed)
-    splits = _split_folders(root, folders, remarks)
-    passed.others += loose_files(root)
-    for given, top in splits.items() or [(None, root)]:
-        passed.others += loose_files(top) if given else []
-        for place in subfolders(top, passed) if given else folders:
-            images = images_below(place, passed)
-            found += [ImageEntry(path, as_text(place.name), given) for path in images]
-            empty += [] if images else [place]
-    remarks += passed.remarks()
-    if empty:
-        raise refusal(
-            f"{join_names(empty)}: a class's folder without an image. Fill or remove it.", remarks
-        )
-    return _of_known_classes(found, remarks)
-
-
-def _split_folders(root: Path, folders: list[Path], remarks: list[str]) -> dict[str, Path]:
-    """Return the folders that are splits, or {} if all folders are classes.
-
-    A split's folder holds folders of classes. If one called train holds images itself, and so do
-    folders with other names, it is a class. Raises UserError if it can't be told.
-    """
-    named = {folder: split for folder in folders if (split := split_of(folder.name))}
-    others = [folder for folder in folders if folder not in named]
-    classes = [folder for folder in others if _count_images(folder)] if named else []
-    flat = [f for f in named if not subfolders(f) or (classes and _count_images(f))]
-    if named and len(flat) == len(named):
-        if not classes:
-            raise UserError(
-                f"{join_names(flat)} hold no folders of classes, so no image has a label. Expected"
-                f" {flat[0].name}/<class>/<image>, or {root.name}/<class>/<image>."
-            )
-        remarks.append(f"taken for classes, not for splits: {join_names(flat)}")
-        return {}
-    splits = dict[str, Path]()
-    for folder, split in named.items():
-        if folder in flat:
-            count = _count_images(folder)
-            remarks.append(
-                f"{join_names([folder])} holds {count} images, but no folders of classes: without"
-                " labels they are not used"
-            )
-        elif split in splits:
-            raise UserError(f"{root} holds both {splits[split].name} and {folder.name}: keep one.")
-        else:
-            splits[split] = folder
-    if splits and others:
-        remarks.append(
-            f"{join_names(splits.values())} taken for splits; not used beside them:"
-            f" {join_names(others)}"
-        )
-    if splits and "train" not in splits:
-        raise refusal(
-            f"{root} holds {join_names(splits.values())}, but no folder train with folders of"
-            " classes: add it. A class with the name of a split needs another name.",
-            remarks,
-        )
-    return splits
-
-
-def _count_images(folder: Path) -> int:
-    """Return the number of images directly in a folder."""
-    return sum(map(is_image, loose_files(folder)))
-
-
-def _of_known_classes(found: list[ImageEntry], remarks: list[str]) -> list[ImageEntry]:
-    """Leave out a split none of whose folders is a class of train: their names are no labels."""
-    labels = {split: {e.label for e in found if e.split == split} for split in ("train", "test")}
-    if not labels["test"] or labels["test"] & labels["train"]:
-        return found
-    left_out = [entry for entry in found if entry.split == "test"]
-    remarks.append(
-        f"the test split holds {len(left_out)} images of {join_names(labels['test'])}, no class of"
-        " train: without labels they are not used"
-    )
-    return [entry for entry in found if entry.split != "test"]

@@ -1,7 +1,10 @@
 """The base class of image data: how files are read, and the facts in a run's record."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
+
+import torch
 
 from ..contract import Facts
 from ..data.module import Data
@@ -55,7 +58,9 @@ class ImageModule(Data):
             raise UserError(
                 f"data.smallest_crop is {smallest_crop}; expected a share above 0, at most 1."
             )
-        config = ReadConfig(image_size, smallest_crop, flip, decoder)
+        config, self._later = ReadConfig(image_size, smallest_crop, flip, decoder), source.later
+        if self._later is not None:
+            self._later.left_out.mapped()
         parts = [_rows(part, config) for part in (source.train, source.val, source.test)]
         self.splits = ImageSplits(*parts, classes=source.classes, remarks=source.remarks)
         self._facts = _facts(name, source, config)
@@ -72,7 +77,31 @@ class ImageModule(Data):
         return self.decisions.loader.value == "streaming"
 
     def facts(self) -> Facts:
-        return self._facts
+        """Return the facts; of files that are checked while training, what is known by now."""
+        if self._later is None:
+            return self._facts
+        extra = self._facts.extra | {"check_later": self._later.as_json()}
+        return replace(self._facts, extra=extra, remarks=self._facts.remarks + self._later.remarks)
+
+    def setup(self, stage: str) -> None:
+        trainer = self.trainer
+        if self._later and stage == "fit" and trainer is not None and trainer.local_rank == 0:
+            self._later.start()
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Return the batch on the device. Raises UserError if the check found files of no use."""
+        if self._later is not None:
+            self._later.raise_problem()
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def teardown(self, *_: Any, **__: Any) -> None:
+        super().teardown()
+        if self._later is not None:
+            self._later.stop()
+
+    on_exception = teardown
 
 
 def _check_size(size: int | Sequence[int]) -> None:

@@ -18,9 +18,10 @@ def measure(split: Any) -> tuple[Tensor, Tensor, int]:
     """
     rows = as_rows(split)
     index = torch.arange(0, rows.n, max(-(-rows.n // MOST), 1))
-    images = rows.take(index, None, None).images.double()
+    batch = rows.take(index, None, None)
+    images = batch.images[batch.row >= 0].double()  # the others are left out: see left_out.py
     mean, deviation = images.mean((0, 2, 3)), images.std((0, 2, 3), correction=0)
-    return mean.float(), deviation.clamp(min=1).float(), len(index)
+    return mean.float(), deviation.clamp(min=1).float(), len(images)
 
 
 def normalize_by(layer: Any, trainer: Any) -> str:

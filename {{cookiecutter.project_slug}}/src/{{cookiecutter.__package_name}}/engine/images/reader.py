@@ -6,7 +6,6 @@ If the GPU decodes (gpu_decode.py), workers only read the files.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +31,7 @@ from .decoded_cache import decoded
 from .names import printable
 from .packed import Packed, pack
 from .splits import Files
+from .usable import ADVICE
 
 UNIFORMS = 5  # for each training image: area, aspect ratio, position (2), mirroring
 
@@ -66,13 +66,22 @@ class FileRows:
 
     def take(self, index: Tensor, length: int | None, uniforms: Uniforms | None) -> ImageBatch:
         """Return the images at `index`, int64 (n,), decoded in this process."""
+        index = index.clone()
         images = np.stack(list(self.decoded(index.numpy(), uniforms, self.cropped)))
         return ImageBatch(
             torch.from_numpy(images).permute(0, 3, 1, 2), self.files.labels[index], index
         )
 
     def load(self) -> TensorRows:
-        """Return the center crop of every image, decoded once and mapped into memory."""
+        """Return the center crop of every image, decoded once and mapped into memory.
+
+        Raises UserError if the files are to be checked later.
+        """
+        if self.files.unchecked is not None:
+            raise UserError(
+                "data.check is later, but this data.loader reads all files before training. Leave"
+                " data.loader unset, or set --data.check now."
+            )
         return TensorRows(decoded(self.files, self.config.size, self.reader))
 
     def reader(self, config: StreamConfig) -> "ImageReader":
@@ -91,22 +100,40 @@ class FileRows:
     ) -> Iterator[np.ndarray | Jpeg]:
         """Yield read(path, size, choose, bits) for each image: uint8 (height, width, c), or a Jpeg.
 
-        `read` is `self.cropped`, or cropped_or_jpeg of decode.py. Raises UserError, naming the
-        file, if it can't be decoded any more.
+        `read` is `self.cropped`, or cropped_or_jpeg of decode.py. If a file is left out (see
+        left_out.py), the next one takes its place in training, and nothing in an evaluation:
+        `index` gets its row, or -1. Raises UserError, naming the file, if another can't be decoded.
         """
         config, size = self.config, self.config.size
         boxes = list[Choose]([partial(center_box, size=size)] * len(index))
         if uniforms is not None:
             box = partial(random_box, smallest=config.smallest_crop, flip=config.flip, size=size)
             boxes = [partial(box, uniforms=numbers) for numbers in uniforms(UNIFORMS).tolist()]
-        for row, choose in zip(index.tolist(), boxes, strict=True):
-            path: Path = self.files[row]
-            try:
-                yield read(path, size, choose, self.files.bits)
-            except ImageDecodeError as reason:
-                raise UserError(
-                    f"{printable(path)} {reason}; it was valid when first checked. Restore it."
-                ) from None
+        for place, (row, choose) in enumerate(zip(index.tolist(), boxes, strict=True)):
+            others = range(row, row + self.n) if uniforms is not None else (row,)
+            for other in others:
+                index[place] = other % self.n
+                if (image := self._read(other % self.n, choose, read)) is not None:
+                    yield image
+                    break
+            else:
+                index[place] = -1
+                yield np.zeros((size[1], size[0], self.files.channels), np.uint8)
+
+    def _read(self, row: int, choose: Choose, read: Any) -> np.ndarray | Jpeg | None:
+        """Return an image, or None if it is left out. Raises UserError."""
+        unchecked, path = self.files.unchecked, self.files[row]
+        if unchecked is not None and unchecked.skip_bad and unchecked.is_left_out(row):
+            return None
+        try:
+            return read(path, self.config.size, choose, self.files.bits)
+        except ImageDecodeError as reason:
+            if unchecked is None:
+                advice = "it was valid when first checked. Restore it."
+                raise UserError(f"{printable(path)} {reason}; {advice}") from None
+            if not unchecked.skip_bad:
+                raise UserError(f"{printable(path)} {reason}. {ADVICE}") from None
+            return None
 
 
 class ImageReader:
@@ -132,7 +159,7 @@ class ImageReader:
     def read(
         self, index: np.ndarray, length: int | None, uniforms: Uniforms | None, slot: np.ndarray
     ) -> Packed | None:
-        real = index[index >= 0]  # padding comes last
+        real = index[: np.count_nonzero(index >= 0)]  # a view: padding comes last
         if self.decoder == "gpu":
             images = self.rows.decoded(real, uniforms, cropped_or_jpeg)
             return pack(images, slot, self.size)

@@ -1,7 +1,8 @@
 """The result of an image source: three splits, of pixels or of files, and the classes."""
 
-import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -10,39 +11,49 @@ from torch import Tensor
 from ..contract import Splits
 from ..hashing import sha256_of
 from .batch import ImageBatch
+from .file_paths import Paths
+from .later import LaterCheck
+from .left_out import Unchecked
+
+DIGEST = 32  # bytes of a SHA-256
+AT_ONCE = 1 << 11  # files whose digests are hashed together
 
 
 @dataclass(frozen=True)
 class Files:
-    """One split of image files: `paths` and `sha256` bytes (n,), `labels` int64 (n,).
+    """One split of n image files: `labels` are int64 (n,), `sha256` uint8 (n, 32).
 
     `bits` are those that the 16-bit images of the data set use: see depth.py. `channels` are those
-    that each image is read with: see channels.py.
+    that each image is read with: see channels.py. If the files are `unchecked`, the digests are of
+    their names and sizes, not of their content.
     """
 
-    paths: np.ndarray
+    paths: Paths
     labels: Tensor
     sha256: np.ndarray
     bits: int = 16
     channels: int = 3
+    unchecked: Unchecked | None = None
 
     @property
     def n(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Path:
-        return Path(os.fsdecode(self.paths[index]))
+        return self.paths[index]
 
 
 @dataclass(frozen=True)
 class ImageSplits(Splits):
     """A data set of images; each split is an ImageBatch of all its images, or Files.
 
-    `remarks` are notes for the user, such as which images were left out.
+    `remarks` are notes for the user, such as which images were left out. `later` is the check of
+    files that were not checked yet.
     """
 
     classes: tuple[str, ...] = field(kw_only=True)
     remarks: tuple[str, ...] = field(default=(), kw_only=True)
+    later: LaterCheck | None = field(default=None, kw_only=True)
 
     @property
     def fingerprint(self) -> str:
@@ -55,6 +66,13 @@ def content(split: ImageBatch | Files) -> str:
     """Return the SHA-256 of all pixels, or files, and labels. It does not depend on paths."""
     labels = split.labels.numpy().tobytes()
     if isinstance(split, Files):
-        return sha256_of([b" ".join(split.sha256.tolist()), labels])
+        return sha256_of(chain(_in_hexadecimal(split.sha256), [labels]))
     pixels = split.images.permute(0, 2, 3, 1)
     return sha256_of([repr(tuple(pixels.shape)).encode(), pixels.numpy().tobytes(), labels])
+
+
+def _in_hexadecimal(digests: np.ndarray) -> Iterator[bytes]:
+    """Yield the digests, uint8 (n, 32), as text, separated by spaces."""
+    for start in range(0, len(digests), AT_ONCE):
+        some = digests[start : start + AT_ONCE].tobytes()
+        yield b" " * (start > 0) + some.hex(" ", DIGEST).encode()

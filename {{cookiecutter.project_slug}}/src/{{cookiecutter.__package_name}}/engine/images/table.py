@@ -5,18 +5,20 @@ column of the split in many ways. What is read is never guessed without a remark
 """
 
 import csv
+import os
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-from .listing import ImageEntry
-from .names import SPLITS, FilesOnDisk, as_text, join_names, split_of
+from .file_paths import Paths
+from .listing import Listing, Stats, arrays, status_of
+from .names import FilesOnDisk, as_text, join_names
+from .split_columns import SplitColumns
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
 SEPARATORS = ",;\t|"
-SPLIT_COLUMNS = ("split", "splits", "partition", "phase", "fold", "set", "subset", "usage")
-MAX_VALUES = 12  # distinct values that are remembered of a column
 
 # Byte order marks; UTF-32's begins with UTF-16's.
 _MARKS = {
@@ -37,8 +39,12 @@ class _Table:
     columns: tuple[str, ...]
     first: int
 
-    def rows(self) -> Iterator[tuple[int, dict[str, str]]]:
-        """Yield the number of each row's last line, and its cells. Raises UserError."""
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield the number of each row's last line, and a cell for each column. Raises UserError.
+
+        Empty rows are left out.
+        """
+        width = len(self.columns)
         with _open(self.path, self.encoding) as file:
             for _ in range(self.first):
                 next(file)
@@ -46,16 +52,16 @@ class _Table:
             next(rows)
             try:
                 for cells in rows:
-                    if any(cells[len(self.columns) :]):
+                    if len(cells) > width and any(cells[width:]):
                         raise UserError(
                             f"{self.path}, line {rows.line_num + self.first}: {len(cells)} cells;"
-                            f" expected {len(self.columns)}. Put quotes around a cell that"
+                            f" expected {width}. Put quotes around a cell that"
                             f" contains {self.separator!r}."
                         )
+                    if len(cells) < width:
+                        cells += [""] * (width - len(cells))
                     if any(cells):
-                        cells = [cell.strip() for cell in cells]
-                        row = dict(zip(self.columns, cells, strict=False))
-                        yield rows.line_num + self.first, row
+                        yield rows.line_num + self.first, cells
             except csv.Error as error:
                 raise UserError(
                     f"{self.path}, line {rows.line_num + self.first}: {error}. Expected cells"
@@ -67,34 +73,59 @@ class _Table:
                 ) from None
 
 
-def from_table(path: Path, remarks: list[str]) -> Iterator[ImageEntry]:
-    """Yield the images of a table; what its reader should know is added to `remarks`.
+class _Labels:
+    """The labels of a table, numbered; `strange` are those that are not UTF-8."""
+
+    def __init__(self) -> None:
+        self.names, self.strange = dict[str, int](), list[str]()
+        self.numbers: dict[str, int] = {}  # of the labels as they are written
+
+    def number(self, written: str) -> int:
+        """Return the number of a label; -1 if it is empty."""
+        if (known := self.numbers.get(written)) is not None:
+            return known
+        label, number = as_text(written.strip()), -1
+        if label:
+            number = self.names.setdefault(label, len(self.names))
+            if not _is_unicode(written):
+                self.strange.append(label)
+        self.numbers[written] = number
+        return number
+
+
+def from_table(path: Path, remarks: list[str]) -> Listing:
+    """Return the images of a table; what its reader should know is added to `remarks`.
 
     Raises UserError if the file or a row is not as expected.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path} is neither a folder nor a .csv file with path,label[,split].")
-    table, disk = _described(path), FilesOnDisk(path.parent)
-    column, strange = _split_column(table, remarks), list[str]()
-    for line, row in table.rows():
-        if not row.get("path") or not row.get("label") or "\0" in row["path"]:
-            raise UserError(f"{path}, line {line}: expected a path and a label.")
-        given = row.get(column, "") if column else ""
-        split = split_of(given)
-        if given and split is None:
-            raise UserError(
-                f"{path}, line {line}: the {column} is '{as_text(given)}'; expected"
-                f" {', '.join(SPLITS)}."
-            )
-        label = as_text(row["label"])
-        if not _is_unicode(row["label"]) and label not in strange:
-            strange.append(label)
-        yield ImageEntry(disk.find(row["path"]), label, split)
-    if strange:
+    table, disk, labels, stats = _described(path), FilesOnDisk(path.parent), _Labels(), Stats()
+    places = {name: place for place, name in enumerate(table.columns)}
+    in_path, in_label = places["path"], places["label"]
+    columns = SplitColumns(path, places)
+    text, numbers, folder = bytearray(), array("i"), os.open(path.parent, os.O_RDONLY)
+    try:
+        for line, cells in table.rows():
+            cell, label = cells[in_path].strip(), labels.number(cells[in_label])
+            if not cell or label < 0 or "\0" in cell:
+                raise UserError(f"{path}, line {line}: expected a path and a label.")
+            if not cell.isascii() or "\\" in cell:
+                cell = os.fspath(disk.find(cell))
+            text += os.fsencode(cell) + b"\0"
+            stats.add(status_of(cell, folder))
+            numbers.append(label)
+            columns.add(line, cells)
+    finally:
+        os.close(folder)
+    splits = columns.splits(len(numbers), remarks)
+    if labels.strange:
         remarks.append(
             f"{path} is not UTF-8; read as Windows' cp1252 it holds the labels"
-            f" {join_names(strange)}. If they look wrong, save the table as UTF-8"
+            f" {join_names(labels.strange)}. If they look wrong, save the table as UTF-8"
         )
+    paths = Paths.split(path.parent, text)
+    return Listing(paths, tuple(labels.names), *arrays(numbers, splits, stats))
 
 
 def _described(path: Path) -> _Table:
@@ -126,43 +157,6 @@ def _open(path: Path, encoding: str):  # type: ignore[no-untyped-def]
 def _columns(line: str, separator: str) -> tuple[str, ...]:
     cells = next(csv.reader([line], delimiter=separator), [])
     return tuple(as_text(name).strip().lower() for name in cells)
-
-
-def _split_column(table: _Table, remarks: list[str]) -> str | None:
-    """Return the column that gives the split, by its name or its values, or None.
-
-    Raises UserError if two columns give one.
-    """
-    others = [name for name in dict.fromkeys(table.columns) if name not in ("path", "label", "")]
-    if others in ([], ["split"]):
-        return "split" if others else None
-    values: dict[str, set[str]] = {name: set() for name in others}
-    for _, row in table.rows():
-        for name, seen in values.items():
-            if len(seen) < MAX_VALUES and row.get(name):
-                seen.add(row[name])
-    splits = [name for name in others if _gives_split(name, values[name])]
-    if len(splits) > 1:
-        raise UserError(
-            f"{table.path}: the columns {join_names(splits)} all give a split. Keep one."
-        )
-    unused = [name for name in others if name not in splits]
-    if unused:
-        divided = "" if splits else "; the table gives no split"
-        remarks.append(f"{table.path}: columns not used: {join_names(unused)}{divided}")
-    return splits[0] if splits else None
-
-
-def _gives_split(name: str, values: set[str]) -> bool:
-    """Return whether a column gives the split.
-
-    A column called split does. One with another usual name does if a value is a split, so that a
-    wrong value is reported. Any other does if all of its values are splits, and one is train.
-    """
-    splits = {split_of(value) for value in values}
-    if name in SPLIT_COLUMNS:
-        return bool(splits - {None}) or (name == "split" and bool(values))
-    return "train" in splits and None not in splits and len(splits) > 1
 
 
 def _is_unicode(text: str) -> bool:

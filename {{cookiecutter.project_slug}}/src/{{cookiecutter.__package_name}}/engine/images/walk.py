@@ -1,14 +1,20 @@
 """Finding the image files below a folder: each once, and none that the system has put there."""
 
 import os
+from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from pathlib import Path
+from stat import S_ISDIR, S_ISLNK, S_ISREG
 
+import numpy as np
 from PIL import Image
 
-from .names import join_names
+from .file_paths import as_text
+from .listing import Stats, status_of
+from .names import MAX_LISTED, join_names
 
 _KNOWN = """.jpg .jpeg .jpe .jfif .mpo .png .apng .webp .avif .avifs .bmp .dib .gif .tif .tiff .ppm
     .pgm .pbm .pnm .pfm .jp2 .j2k .jpc .jpf .jpx .j2c .tga .icb .vda .vst .pcx .dcx .ico .cur .icns
@@ -32,19 +38,49 @@ SIDE_FILES = frozenset(_SIDE_FILES.lower().split()) | {"icon\r"}
 
 
 @dataclass
+class Found:
+    """The images below a folder: `text` as in Paths, and what the system says about each."""
+
+    text: bytes
+    sizes: array
+    changed: array
+
+    @property
+    def n(self) -> int:
+        return len(self.sizes)
+
+
+class Others:
+    """Files that are no images: their number by extension, and the first names."""
+
+    def __init__(self) -> None:
+        self.kinds, self.names = Counter[str](), list[str]()
+
+    def add(self, path: str) -> None:
+        self.kinds[_extension(path.rpartition(os.sep)[2]) or "no extension"] += 1
+        self.names.append(path)
+        if len(self.names) > 100 * MAX_LISTED:
+            self.names = nsmallest(MAX_LISTED + 1, self.names, _parts)
+
+
+@dataclass
 class PassedOver:
     """What was found beside the images."""
 
-    others: list[Path] = field(default_factory=list)
+    others: Others = field(default_factory=Others)
     links: list[Path] = field(default_factory=list)
     side: list[Path] = field(default_factory=list)
 
+    def add(self, others: Iterable[str]) -> None:
+        """Add the paths of files that are no images, or not where images are expected."""
+        for path in others:
+            self.others.add(path)
+
     def remarks(self) -> Iterator[str]:
         """Yield a line for each kind of what was passed over."""
-        if self.others:
-            kinds = Counter(path.suffix.lower() or "no extension" for path in self.others)
-            counts = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(8))
-            total, names = len(self.others), join_names(self.others)
+        if total := self.others.kinds.total():
+            counts = ", ".join(f"{n} {kind}" for kind, n in self.others.kinds.most_common(8))
+            names = join_names(map(Path, self.others.names))
             yield f"{total} ignored (location or extension; {counts}): {names}"
         if self.links:
             yield (
@@ -62,20 +98,22 @@ def is_side(name: str) -> bool:
 
 def subfolders(root: Path, passed: PassedOver | None = None) -> list[Path]:
     """Return the folders in a folder, and links to folders, without hidden ones, sorted."""
-    found = sorted(path for path in root.iterdir() if path.is_dir())
+    with os.scandir(root) as entries:
+        found = sorted(Path(entry) for entry in entries if _is_folder(entry))
     if passed:
         passed.side += [p for p in found if is_side(p.name) and not p.name.startswith(".")]
     return [path for path in found if not is_side(path.name)]
 
 
-def loose_files(root: Path) -> list[Path]:
+def loose_files(root: Path) -> list[str]:
     """Return the files directly in a folder, without hidden ones and those of the system."""
-    return sorted(p for p in root.iterdir() if not is_side(p.name) and not p.is_dir())
+    with os.scandir(root) as entries:
+        return sorted(e.path for e in entries if not is_side(e.name) and not _is_folder(e))
 
 
-def is_image(path: str | Path) -> bool:
+def is_image(path: str) -> bool:
     """Return whether a file is taken for an image: by its extension, or by its content."""
-    extension = _extension(str(path))
+    extension = _extension(path)
     if extension in UNSURE:
         try:
             with Image.open(path) as image:
@@ -85,98 +123,125 @@ def is_image(path: str | Path) -> bool:
     return extension in EXTENSIONS
 
 
-def images_below(top: Path, passed: PassedOver) -> list[Path]:
+def images_below(top: Path, passed: PassedOver, root: Path) -> Found:
     """Return the images in a folder and all below it, each once, in the order of their paths.
 
-    Links to files and folders are followed, unless they lead back up, or to what is read anyway.
+    Paths are relative to `root`, which is above `top`. Links to files and folders are followed,
+    unless they lead back up, or to what is read anyway.
     """
-    walk = _Walk(top, passed)
-    images = list(walk.images(str(top)))
-    if not walk.links:
-        return images
-    read = {_identity(path) for path in images if str(path) not in walk.links}
-    once = list[Path]()
-    for path in images:
-        if str(path) in walk.links:
-            target = _identity(path)
-            if target and target in read:
-                passed.links.append(path)
-                continue
-            read.add(target)
-        once.append(path)
-    return once
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Return the device and the number of the file that a path leads to, or None if to none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+    walk = _Walk(top, passed, root)
+    walk.read(str(top))
+    if len(walk.links):
+        walk.leave_out_copies()
+    return Found(as_text(walk.paths), walk.stats.sizes, walk.stats.changed)
 
 
 class _Walk:
-    """A walk through one class's folder; `links` are the paths of images that are links."""
+    """A walk through one class's folder.
 
-    def __init__(self, top: Path, passed: PassedOver) -> None:
-        self.top, self.passed = os.path.realpath(top), passed
-        self.links, self.linked = set[str](), set[str]()  # images, folders
+    Of each image there is its path and its status. `links` are the indices of those that are links,
+    `targets` the device and the number of the file that each leads to, or 0 if to none.
+    """
 
-    def images(self, place: str, by_link: bool = False) -> Iterator[Path]:
-        """Yield the images of a folder, then those of its folders; `by_link` if a link led here."""
-        with os.scandir(place) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
-        folders = list[os.DirEntry]()
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if _extension(entry.name) in EXTENSIONS and entry.is_file(follow_symlinks=False):
-                yield Path(entry.path)
-            elif _is_folder(entry):
-                folders.append(entry)
-            elif not is_side(entry.name):
-                yield from self._unusual(entry)
-        for entry in folders:
-            if is_side(entry.name):
-                self.passed.side.append(Path(entry))
-            elif self._is_new(entry, place, by_link):
-                yield from self.images(entry.path, by_link or entry.is_symlink())
+    def __init__(self, top: Path, passed: PassedOver, root: Path) -> None:
+        self.top, self.passed, self.root = os.path.realpath(top), passed, root
+        self.paths, self.stats = list[str](), Stats()
+        self.links, self.targets = array("q"), array("Q")  # of images
+        self.linked = set[str]()  # the folders that links lead to
 
-    def _unusual(self, entry: os.DirEntry) -> Iterator[Path]:
-        """Yield the path of a file if it is an image, though a link or of an unusual extension.
+    def read(self, place: str, by_link: bool = False) -> None:
+        """Add the images of a folder, then those of its folders; `by_link` if a link led here."""
+        below, folders = f"{place}{os.sep}", list[tuple[str, bool]]()
+        prefix = below.removeprefix(f"{self.root}{os.sep}")
+        folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for name in sorted(os.listdir(folder)):  # noqa: PTH208 (of what is open)
+                if name[0] == ".":
+                    continue
+                status = _own_status(name, folder)
+                if (status is None or S_ISREG(status.st_mode)) and _extension(name) in EXTENSIONS:
+                    self.paths.append(prefix + name)
+                    self.stats.add(status)
+                    continue
+                link = status is not None and S_ISLNK(status.st_mode)
+                status = status_of(name, folder) if link else status
+                kind = status.st_mode if status else 0
+                dangling = link and status is None  # an image, so that it is reported
+                if S_ISDIR(kind):
+                    folders.append((name, link))
+                elif is_side(name):
+                    continue
+                elif (dangling or S_ISREG(kind)) and is_image(below + name):
+                    self._add_unusual(prefix + name, status, link)
+                else:  # also a pipe, which would never end
+                    self.passed.others.add(below + name)
+        finally:
+            os.close(folder)
+        for name, link in folders:
+            if is_side(name):
+                self.passed.side.append(Path(below + name))
+            elif self._is_new(below + name, link, place, by_link):
+                self.read(below + name, by_link or link)
 
-        A link that leads nowhere is an image, so that it is reported.
-        """
-        link = entry.is_symlink()
-        readable = link or entry.is_file()  # a pipe would never end
-        if readable and is_image(entry.path) and (not link or not _is_special(Path(entry))):
-            if link:
-                self.links.add(entry.path)
-            yield Path(entry)
-        else:
-            self.passed.others.append(Path(entry))
+    def _add_unusual(self, path: str, status: os.stat_result | None, link: bool) -> None:
+        if link:
+            self.links.append(len(self.paths))
+            self.targets.extend((status.st_dev, status.st_ino) if status else (0, 0))
+        self.paths.append(path)
+        self.stats.add(status)
 
-    def _is_new(self, entry: os.DirEntry, place: str, by_link: bool) -> bool:
+    def leave_out_copies(self) -> None:
+        """Leave out the links that lead to a file that is read by its own path or another link."""
+        links = np.zeros(len(self.paths), bool)
+        links[self.links] = True
+        targets = np.zeros((len(self.paths), 2), np.uint64)
+        targets[links] = np.array(self.targets).reshape(-1, 2)
+        for i in np.flatnonzero(~links):
+            status = status_of(self.root / self.paths[i])
+            targets[i] = (status.st_dev, status.st_ino) if status else (0, 0)
+        order = np.lexsort((links, *targets.T))  # the first of the same file is kept
+        same = (targets[order[1:]] == targets[order[:-1]]).all(1)
+        copies = np.zeros(len(self.paths), bool)
+        copies[order[1:]] = same
+        copies &= links & targets.any(1)
+        self.passed.links += [self.root / self.paths[i] for i in np.flatnonzero(copies)]
+        self.paths = [path for path, copy in zip(self.paths, copies, strict=True) if not copy]
+        self.stats = self.stats.take(~copies)
+
+    def _is_new(self, path: str, link: bool, place: str, by_link: bool) -> bool:
         """Return whether to read a folder; those that links lead to only once, and none above."""
-        if not by_link and not entry.is_symlink():
+        if not by_link and not link:
             return True
-        target, here = os.path.realpath(entry.path), os.path.realpath(place)
+        target, here = os.path.realpath(path), os.path.realpath(place)
         if (
             target in self.linked
             or _inside(target, self.top)
             or _inside(self.top, target)
-            or (entry.is_symlink() and _inside(here, target))
+            or (link and _inside(here, target))
         ):
-            self.passed.links.append(Path(entry))
+            self.passed.links.append(Path(path))
             return False
         self.linked.add(target)
         return True
 
 
+def _parts(path: str) -> list[str]:
+    """Return what paths are sorted by, as Path sorts them."""
+    return path.split("/")
+
+
+def _own_status(name: str, folder: int) -> os.stat_result | None:
+    """Return the status of a file, or of a link itself; None if it was removed or is forbidden."""
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return None
+
+
 def _extension(name: str) -> str:
-    _, dot, extension = name.rpartition(".")
-    return dot + extension.lower()
+    """Return the last extension, with its dot, in lower case; "" if there is none."""
+    start = name.rfind(".")
+    return name[start:].lower() if start >= 0 else ""
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -184,10 +249,6 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
-
-
-def _is_special(path: Path) -> bool:
-    return path.exists() and not path.is_file()
 
 
 def _inside(path: str, folder: str) -> bool:
