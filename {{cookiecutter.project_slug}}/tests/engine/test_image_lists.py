@@ -194,6 +194,7 @@ def test_ctrl_c_ends_a_check_at_once_and_the_next_start_goes_on(tmp_path, cache,
     package = file_check.__name__.split(".")[0]
     classes(tmp_path / "images", 300)
     started = f"import sys; from {package}.engine.images import folder, file_check, inspection\n"
+    started += "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     started += "import time; file_check.AT_ONCE, file_check.SAVE_EVERY = 10, 0.0\n"
     started += "file_check.inspect = lambda p: time.sleep(0.02) or inspection.inspect(p)\n"
     started += "folder.folder(sys.argv[1])"
