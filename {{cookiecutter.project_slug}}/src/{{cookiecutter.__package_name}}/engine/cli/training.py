@@ -12,9 +12,11 @@ from typing import Any
 
 import lightning as L
 import torch
+import yaml
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import LightningEnum
 
 from .. import nvml
 from ..data.rows import with_size
@@ -60,6 +62,11 @@ from .errors import Parser
 from .launch import check_tasks, launch, launched, with_environment
 from .project import Project
 from .refused import check_trainer_settings
+
+# Lightning's enums are texts, such as the interval of its Timer: write them as texts.
+yaml.SafeDumper.add_multi_representer(
+    LightningEnum, lambda dumper, each: dumper.represent_str(each.value)
+)
 
 
 class Training(LightningCLI):
