@@ -57,8 +57,8 @@ def _other_owner(folder: Path) -> str:
     if owner == user:
         return ""
     return (
-        f" {above} belongs to user {owner}, and this is user {user}. Start a container as user {owner}"
-        f" (docker run --user {owner}; for docker compose: export USER_ID={owner})."
+        f" {above} belongs to user {owner}, and this is user {user}. Start a container as user"
+        f" {owner} (docker run --user {owner}; for docker compose: export USER_ID={owner})."
     )
 
 
