@@ -124,6 +124,7 @@ EXCEPTIONS = {
         "export USER_ID=$(id -u) GROUP_ID=$(id -g)",
         "export COMPOSE_FILE=compose.yaml:compose.gpu.yaml",
         *("docker compose up -d train", "docker compose stop train", "docker compose up -d serve"),
+        "docker compose up train",
         "devcontainer up",
     ],
     "waits for its user": ["make shell", "tensorboard --logdir runs"],
