@@ -88,8 +88,9 @@ def from_entries(
         raise refusal(f"{place} leaves no validation images: add val/, or set val_share.", remarks)
     if untrained:
         raise refusal(
-            f"{place} has no training images of {join_names(untrained)}: add some, or remove the"
-            " class.",
+            f"{place} has no training images of {join_names(untrained)}, but images of them in"
+            f" another split. The classes in train are {join_names(set(classes) - untrained) or 'none'}:"
+            " rename the others as in train, add training images, or remove them.",
             remarks,
         )
     if unvalidated:
