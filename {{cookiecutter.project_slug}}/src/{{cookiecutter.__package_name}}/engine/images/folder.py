@@ -89,7 +89,7 @@ def from_entries(
     if untrained:
         raise refusal(
             f"{place} has no training images of {join_names(untrained)}, but images of them in"
-            f" another split. The classes in train are {join_names(set(classes) - untrained) or 'none'}:"
+            f" another split. The classes in train are {join_names(set(classes) - untrained)}:"
             " rename the others as in train, add training images, or remove them.",
             remarks,
         )
