@@ -88,6 +88,22 @@ def test_the_averaged_weights_are_in_the_last_checkpoint(call, tmp_path):
     assert [int(count) for count in tracked] == [3] * len(tracked)  # of one pass over the data
 
 
+def test_weights_are_the_trained_ones_until_averaging_begins(call, tmp_path):
+    assert call("fit", *TINY, "--trainer.max_steps=1", folder=tmp_path / "first") == 0
+    pretrained = f"--model.pretrained={tmp_path / 'first' / 'checkpoints' / 'last.ckpt'}"
+    start = "--trainer.callbacks.update_starting_at_step"
+    cases = {"plain": (), "never": (*EMA, f"{start}=99"), "late": (*EMA, f"{start}=4")}
+    weights, seen = {}, {}
+    for name, more in cases.items():
+        assert call("fit", *TINY, pretrained, *more, folder=tmp_path / name) == 0
+        saved = torch.load(tmp_path / name / "checkpoints" / "last.ckpt")["state_dict"]
+        weights[name] = list(saved.values())
+        seen[name] = [row["val/loss"] for row in validations(tmp_path / name)]
+    assert seen["never"] == seen["plain"]
+    assert all(map(torch.equal, weights["never"], weights["plain"]))
+    assert seen["late"][0] == seen["plain"][0] and seen["late"][2] != seen["plain"][2]
+
+
 def test_averaged_weights_resume_exactly_also_from_within_a_validation(call, monkeypatch, tmp_path):
     assert call("fit", *TINY, *EMA, folder=tmp_path / "whole") == 0
 

@@ -116,11 +116,14 @@ class RunCheckpoint(Checkpoint):
             trainer.limit_val_batches, trainer.log_every_n_steps = 0, 0
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
+        patches.follow_until_averaged(trainer)  # on_train_end may make the average the weights
         self._save_if_due(trainer)  # if no validation did
         for log in metrics_of(trainer):
             log.epoch = trainer.current_epoch + 1
 
     def on_validation_start(self, trainer, *_: Any) -> None:
+        if trainer.state.fn == "fit":
+            patches.follow_until_averaged(trainer)
         if self.end_reason and _training(trainer) and not within_step(trainer):
             self.validation_due = True
             self._save_if_due(trainer)
@@ -228,6 +231,7 @@ class RunCheckpoint(Checkpoint):
         for log in metrics_of(trainer):
             log.fsync()  # a run resumed from here does not log these rows again
         self._check_weights(trainer, _loss_that_is_not_finite(trainer))
+        patches.follow_until_averaged(trainer)
         best, self.best = self.best, None
         if best:
             self.io.write(best, self.folder / BEST)
