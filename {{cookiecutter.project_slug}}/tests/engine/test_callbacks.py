@@ -121,6 +121,27 @@ def test_averaged_weights_resume_exactly_also_from_within_a_validation(call, mon
     assert validations(tmp_path / "whole") == validations(tmp_path / "cut")
 
 
+def test_stochastic_averages_resume_exactly(call, monkeypatch, tmp_path):
+    assert call("fit", *TINY, *SWA, folder=tmp_path / "whole") == 0
+    whole = json.loads((tmp_path / "whole" / "run.json").read_text())["results"]
+    begun = []
+
+    def interrupt(model: ImageClassifier, *_: object) -> None:
+        begun.append(model.global_step)
+        if len(begun) == last:
+            signal.raise_signal(signal.SIGINT)
+
+    for last in (4, 10):  # epochs of three; the last epoch only measures statistics
+        begun.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(ImageClassifier, "on_train_batch_start", interrupt)
+            assert call("fit", *TINY, *SWA, folder=tmp_path / f"{last}") == 130
+        assert call("fit", "--run", str(tmp_path / f"{last}")) == 0
+        cut = json.loads((tmp_path / f"{last}" / "run.json").read_text())["results"]
+        assert cut["weights_sha256"] == whole["weights_sha256"]
+        assert validations(tmp_path / f"{last}") == validations(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("interval", ["epoch", "step"])
 def test_monitored_learning_rates_have_the_epoch_they_are_of(interval, call, tmp_path):
     monitor = ("--trainer.callbacks+=LearningRateMonitor", "--trainer.log_every_n_steps=2")

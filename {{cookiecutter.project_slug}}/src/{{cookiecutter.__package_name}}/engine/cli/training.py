@@ -12,11 +12,9 @@ from typing import Any
 
 import lightning as L
 import torch
-import yaml
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import LightningEnum
 
 from .. import nvml
 from ..data.rows import with_size
@@ -60,13 +58,9 @@ from ..task import Task, has_plain_step
 from . import arguments as resolve
 from .errors import Parser
 from .launch import check_tasks, launch, launched, with_environment
+from .plain_values import make_plain
 from .project import Project
 from .refused import check_trainer_settings
-
-# Lightning's enums are texts, such as the interval of its Timer: write them as texts.
-yaml.SafeDumper.add_multi_representer(
-    LightningEnum, lambda dumper, each: dumper.represent_str(each.value)
-)
 
 
 class Training(LightningCLI):
@@ -120,6 +114,7 @@ class Training(LightningCLI):
         check_tasks()
         config, stage = self.config[self.subcommand], str(self.subcommand)
         check_trainer_settings(config.trainer)
+        make_plain(config)
         resuming, path = stage == "fit", config.ckpt_path
         self.from_step = read_checkpoint(path, resuming)["global_step"] if path else 0
         self.text = self.called_parser.dump(config, skip_unset=False)
