@@ -1,12 +1,14 @@
 """The base class of image data: how files are read, and the facts in a run's record."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from ..contract import Facts
 from ..data.module import Data
 from ..errors import UserError
 from .batch import ImageBatch
+from .inspection import FAULTS
 from .reader import FileRows, ReadConfig
 from .splits import Files, ImageSplits
 
@@ -46,6 +48,7 @@ class ImageModule(Data):
                 f"data.smallest_crop is {smallest_crop}; expected a share above 0, at most 1."
             )
         config = ReadConfig(image_size, smallest_crop, flip, decoder)
+        config = replace(config, hushed=any(FAULTS in remark for remark in source.remarks))
         parts = [_rows(part, config) for part in (source.train, source.val, source.test)]
         self.splits = ImageSplits(*parts, classes=source.classes, remarks=source.remarks)
         self._facts = _facts(name, source, config)
