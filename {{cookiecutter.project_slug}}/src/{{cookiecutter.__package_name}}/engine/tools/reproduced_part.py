@@ -45,7 +45,7 @@ def _recorded(run: Path, record: dict[str, Any]) -> Part:
     reason = record.get("reason") or ""
     if record["state"] == "finished" and not reason.startswith("a callback"):
         return Part(None, read_digests(run))
-    reason = reason.partition("\n")[0] or "it has not finished"
+    reason = reason.partition("\n")[0].partition(". ")[0] or "it has not finished"
     try:
         saved = read_checkpoint(str(find_checkpoint(run, "last", "previous")), resuming=True)
     except UserError:
