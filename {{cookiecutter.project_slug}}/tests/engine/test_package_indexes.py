@@ -70,12 +70,37 @@ def test_variables_come_before_files_and_uvs_own_before_pips(surroundings, tmp_p
         ({"UV_INDEX": f"lab={MORE} {MAIN}"}, {"PIP_EXTRA_INDEX_URL": f"{MORE} {MAIN}"}),
         ({"UV_EXTRA_INDEX_URL": f"{MORE}?a=b"}, {"PIP_EXTRA_INDEX_URL": f"{MORE}?a=b"}),
         ({"UV_INSECURE_HOST": "a b"}, {"PIP_TRUSTED_HOST": "a b"}),
-        ({"UV_INDEX_URL": MAIN, "PIP_INDEX_URL": MORE}, {}),
         ({}, {}),
     ],
 )
 def test_pip_gets_what_is_set_for_uv(given, wanted):
-    assert indexes.for_pip(given) == wanted
+    assert indexes.for_pip({}, given) == wanted
+    assert (
+        indexes.for_pip({"index-url": "1", "extra-index-url": "2", "trusted-host": "3"}, given)
+        == {}
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'index-url = "{MAIN}"\nextra-index-url = ["{MORE}"]\n',
+        f'[pip]\nindex-url = "{MAIN}"\nextra-index-url = ["{MORE}"]\n',
+        f'[[index]]\nurl = "{MORE}"\n[[index]]\nname = "lab"\nurl = "{MAIN}"\ndefault = true\n',
+    ],
+    ids=["older", "of pip", "newer"],
+)
+def test_pip_gets_what_a_file_of_uv_says_and_uv_keeps_it(text, surroundings, tmp_path):
+    (tmp_path / ".config" / "uv").mkdir(parents=True)
+    (tmp_path / ".config" / "uv" / "uv.toml").write_text(text)
+    surroundings |= {"PIP_CONFIG_FILE": os.devnull}
+    found = seen(surroundings)
+    assert (found["PIP_INDEX_URL"], found["PIP_EXTRA_INDEX_URL"]) == (MAIN, MORE)
+    assert "UV_DEFAULT_INDEX" not in found and "UV_INDEX" not in found
+    assert "UV_DEFAULT_INDEX" not in seen(surroundings | {"PIP_INDEX_URL": MORE})
+    assert "PIP_INDEX_URL" not in seen(surroundings | {"UV_NO_CONFIG": "1"})
+    (tmp_path / ".config" / "uv" / "uv.toml").write_text("no TOML")
+    assert "PIP_INDEX_URL" not in seen(surroundings)
 
 
 def test_without_settings_nothing_changes(surroundings):

@@ -1,6 +1,6 @@
 """Run a command in which pip and uv use the same package indexes, certificates and proxy.
 
-uv reads neither pip.conf nor pip's variables, and pip reads none of uv's. The Makefile calls this
+uv reads neither pip's files nor its variables, and pip reads none of uv's. The Makefile calls this
 file: python indexes.py uv pip install ...
 """
 
@@ -8,7 +8,9 @@ import ast
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 
 UVS_DEFAULT = ("UV_DEFAULT_INDEX", "UV_INDEX_URL")  # the second of each is uv's older name
 UVS_MORE = ("UV_INDEX", "UV_EXTRA_INDEX_URL")
@@ -31,12 +33,37 @@ def pips_settings(given: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def for_uv(pips: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that make uv use pip's settings. What is `given` for uv stays."""
+def uvs_settings(given: Mapping[str, str]) -> dict[str, str]:
+    """Return the indexes in uv's file of the user or machine as variables, and `given` variables.
+
+    A file that can't be read has none: uv will say what is wrong with it.
+    """
+    home = given.get("XDG_CONFIG_HOME") or Path(given.get("HOME", "/"), ".config")
+    usual = [Path(home, "uv/uv.toml"), Path("/etc/uv/uv.toml")]
+    files = [Path(given["UV_CONFIG_FILE"])] if given.get("UV_CONFIG_FILE") else usual
+    for file in filter(Path.is_file, [] if given.get("UV_NO_CONFIG") else files):
+        try:
+            found = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        found |= found.get("pip", {})
+        indexes = [each for each in found.get("index", []) if "url" in each]
+        default = [each["url"] for each in indexes if each.get("default")]
+        more = [each["url"] for each in indexes if not each.get("default")]
+        wanted = {
+            "UV_DEFAULT_INDEX": next(iter(default), found.get("index-url", "")),
+            "UV_INDEX": " ".join(more + found.get("extra-index-url", [])),
+        }
+        return {name: value for name, value in wanted.items() if value} | dict(given)
+    return dict(given)
+
+
+def for_uv(pips: Mapping[str, str], uvs: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that make uv use pip's settings. What is set for uv stays."""
     wanted = {}
-    if not any(map(given.get, UVS_DEFAULT)):
+    if not any(map(uvs.get, UVS_DEFAULT)):
         wanted["UV_DEFAULT_INDEX"] = pips.get("index-url", "")
-    if "extra-index-url" in pips and not any(map(given.get, UVS_MORE)):
+    if "extra-index-url" in pips and not any(map(uvs.get, UVS_MORE)):
         wanted["UV_INDEX"] = " ".join(pips["extra-index-url"].split())
         # pip takes the best version of all indexes; uv by default that of the first index.
         wanted["UV_INDEX_STRATEGY"] = "unsafe-best-match"
@@ -44,19 +71,23 @@ def for_uv(pips: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
     wanted["SSL_CERT_FILE"] = pips.get("cert", "")
     if proxy := pips.get("proxy", ""):
         wanted["ALL_PROXY"] = proxy if "://" in proxy else f"http://{proxy}"
-    return {name: value for name, value in wanted.items() if value and not given.get(name)}
+    return {name: value for name, value in wanted.items() if value and not uvs.get(name)}
 
 
-def for_pip(given: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that make pip use the indexes in uv's variables."""
-    default = next(filter(None, map(given.get, UVS_DEFAULT)), "")
-    more = next(filter(None, map(given.get, UVS_MORE)), "")
+def for_pip(pips: Mapping[str, str], uvs: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that make pip use uv's indexes. What is set for pip stays."""
+    default = next(filter(None, map(uvs.get, UVS_DEFAULT)), "")
+    more = next(filter(None, map(uvs.get, UVS_MORE)), "")
     wanted = {
-        "PIP_INDEX_URL": _url(default),
-        "PIP_EXTRA_INDEX_URL": " ".join(map(_url, more.split())),
-        "PIP_TRUSTED_HOST": given.get("UV_INSECURE_HOST", ""),
+        "index-url": _url(default),
+        "extra-index-url": " ".join(map(_url, more.split())),
+        "trusted-host": uvs.get("UV_INSECURE_HOST", ""),
     }
-    return {name: value for name, value in wanted.items() if value and not given.get(name)}
+    return {
+        f"PIP_{name.upper().replace('-', '_')}": value
+        for name, value in wanted.items()
+        if value and not pips.get(name)
+    }
 
 
 def _url(index: str) -> str:
@@ -68,7 +99,8 @@ def _url(index: str) -> str:
 def main(command: list[str]) -> None:
     """Replace this process by the command."""
     given = dict(os.environ)
-    os.execvpe(command[0], command, given | for_uv(pips_settings(given), given) | for_pip(given))
+    pips, uvs = pips_settings(given), uvs_settings(given)
+    os.execvpe(command[0], command, given | for_uv(pips, uvs) | for_pip(pips, uvs))
 
 
 if __name__ == "__main__":
