@@ -58,6 +58,7 @@ from ..task import Task, has_plain_step
 from . import arguments as resolve
 from .errors import Parser
 from .launch import check_tasks, launch, launched, with_environment
+from .plain_values import make_plain
 from .project import Project
 from .refused import check_trainer_settings
 
@@ -113,6 +114,7 @@ class Training(LightningCLI):
         check_tasks()
         config, stage = self.config[self.subcommand], str(self.subcommand)
         check_trainer_settings(config.trainer)
+        make_plain(config)
         resuming, path = stage == "fit", config.ckpt_path
         self.from_step = read_checkpoint(path, resuming)["global_step"] if path else 0
         self.text = self.called_parser.dump(config, skip_unset=False)
@@ -308,6 +310,7 @@ class Training(LightningCLI):
         """Print and record the line of the task's initialize()."""
         print(line, flush=True)
         record.update_start(initialized=line)
+
     def _record_data(self, record: RunRecord) -> None:
         """Record what the data found out about themselves while training."""
         facts = self.datamodule.facts()

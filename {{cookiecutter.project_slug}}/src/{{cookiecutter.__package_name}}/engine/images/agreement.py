@@ -42,7 +42,7 @@ def check_channels(
     good = [v for v, seen in enumerate(verdicts) if counts[v] and not seen.problem]
     numbers = {verdicts[v].channels for v in good}
     if good and all(problems[v] for v in good) and len(numbers) == 1:
-        first = np.isin(checked.found, good).argmax()
+        first = int(np.isin(checked.found, good).argmax())
         raise UserError(
             f"The images have {_count(verdicts[checked.found[first]])}, such as"
             f" {printable(paths[first])}, and data.channels is {channels}: set --data.channels"

@@ -91,9 +91,7 @@ def from_listing(
         )
     checked = by_names(found, channels) if is_later() else check(found, place)
     contents = Contents(checked.sha256)
-    usable, bits = only_usable(
-        found, checked, contents, place, skip_bad, remarks, bits, channels
-    )
+    usable, bits = only_usable(found, checked, contents, place, skip_bad, remarks, bits, channels)
     unassigned = int((found.splits == NO_SPLIT).sum())
     shares = {
         "test": (unassigned == found.n) * test_share,
@@ -106,7 +104,10 @@ def from_listing(
     splits = divided(contents, found.labels, found.splits, usable, shares)
     classes = _classes(found, splits, place, remarks)
     number = np.array([classes.index(name) if name in classes else -1 for name in found.names])
-    later, files = LaterCheck(found, splits, place, skip_bad, bits, channels) if is_later() else None, []
+    later, files = (
+        LaterCheck(found, splits, place, skip_bad, bits, channels) if is_later() else None,
+        [],
+    )
     for split in range(len(SPLITS)):
         part = np.flatnonzero(splits == split)
         labels = torch.from_numpy(number[found.labels[part]])
@@ -146,8 +147,9 @@ def _classes(
         raise refusal(f"{place} leaves no validation images: add val/, or set val_share.", remarks)
     if untrained := set(classes) - train:
         raise refusal(
-            f"{place} has no training images of {join_names(untrained)}: add some, or remove the"
-            " class.",
+            f"{place} has no training images of {join_names(untrained)}, but images of them in"
+            f" another split. The classes in train are {join_names(set(classes) - untrained)}:"
+            " rename the others as in train, add training images, or remove them.",
             remarks,
         )
     if unvalidated := set(classes) - val:

@@ -59,9 +59,7 @@ def inspect(path: Path) -> Inspected:
             if isinstance(image, Bands):
                 peak = image.peak()
                 is_array = content.startswith(NPY)
-                return Inspected(
-                    sha256, None, None, peak, image.channels, False, peak, is_array
-                )
+                return Inspected(sha256, None, None, peak, image.channels, False, peak, is_array)
             return _of_picture(sha256, image, content)
     except ImageDecodeError as reason:
         return Inspected(sha256, str(reason))

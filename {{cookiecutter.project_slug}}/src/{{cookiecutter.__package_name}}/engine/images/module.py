@@ -10,6 +10,7 @@ from ..contract import Facts
 from ..data.module import Data
 from ..errors import UserError
 from .batch import ImageBatch
+from .inspection import FAULTS
 from .reader import FileRows, ReadConfig
 from .source_channels import channels_of, with_channels
 from .splits import Files, ImageSplits
@@ -58,7 +59,9 @@ class ImageModule(Data):
             raise UserError(
                 f"data.smallest_crop is {smallest_crop}; expected a share above 0, at most 1."
             )
-        config, self._later = ReadConfig(image_size, smallest_crop, flip, decoder), source.later
+        config = ReadConfig(image_size, smallest_crop, flip, decoder)
+        config = replace(config, hushed=any(FAULTS in remark for remark in source.remarks))
+        self._later = source.later
         if self._later is not None:
             self._later.left_out.mapped()
         parts = [_rows(part, config) for part in (source.train, source.val, source.test)]

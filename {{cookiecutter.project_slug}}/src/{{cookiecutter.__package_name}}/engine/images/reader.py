@@ -4,6 +4,7 @@ If the GPU decodes (gpu_decode.py), workers only read the files.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from .decode import (
     random_box,
 )
 from .decoded_cache import decoded
+from .jpeg_messages import heard
 from .names import printable
 from .packed import Packed, pack
 from .splits import Files
@@ -44,6 +46,7 @@ class ReadConfig:
     smallest_crop: float = 0.25
     flip: bool = False
     decoder: Literal["cpu", "gpu"] | None = None  # None: the run's decision
+    hushed: bool = False  # whether libjpeg's lines are dropped: a note has named their files
 
     @property
     def size(self) -> Size:
@@ -67,10 +70,15 @@ class FileRows:
     def take(self, index: Tensor, length: int | None, uniforms: Uniforms | None) -> ImageBatch:
         """Return the images at `index`, int64 (n,), decoded in this process."""
         index = index.clone()
-        images = np.stack(list(self.decoded(index.numpy(), uniforms, self.cropped)))
+        with self.hushed():
+            images = np.stack(list(self.decoded(index.numpy(), uniforms, self.cropped)))
         return ImageBatch(
             torch.from_numpy(images).permute(0, 3, 1, 2), self.files.labels[index], index
         )
+
+    def hushed(self) -> AbstractContextManager[None]:
+        """Return a context in which libjpeg's lines are dropped if `config` says so."""
+        return heard() if self.config.hushed else nullcontext()
 
     def load(self) -> TensorRows:
         """Return the center crop of every image, decoded once and mapped into memory.
@@ -165,8 +173,9 @@ class ImageReader:
             return pack(images, slot, self.size)
         pixels = slot[: len(index) * self.image_bytes].reshape(len(index), -1)
         pixels[len(real) :] = 0
-        for row, image in enumerate(self.rows.decoded(real, uniforms, self.rows.cropped)):
-            pixels[row] = image.reshape(-1)  # type: ignore[union-attr]
+        with self.rows.hushed():
+            for row, image in enumerate(self.rows.decoded(real, uniforms, self.rows.cropped)):
+                pixels[row] = image.reshape(-1)  # type: ignore[union-attr]
         return None
 
     def finish(

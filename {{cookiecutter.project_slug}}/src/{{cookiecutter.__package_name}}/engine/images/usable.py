@@ -26,8 +26,9 @@ def only_usable(
 ) -> tuple[np.ndarray, int]:
     """Return which images are used, bool (n,), and the bits that 16-bit images use.
 
-    `given` are the bits that the settings give, `channels` those that images are read with. Raises UserError for images that can't be used,
-    unless `skip_bad` leaves them out and every class keeps some.
+    `given` are the bits that the settings give, `channels` those that images are read with. Raises
+    UserError for images that can't be used, unless `skip_bad` leaves them out and every class keeps
+    some.
     """
     counts = np.bincount(checked.found, minlength=len(checked.verdicts))
     problems = check_channels(found.paths, checked, counts, remarks, channels)
