@@ -28,6 +28,7 @@ PARTS = [  # a file belongs to the first part whose pattern matches
     *((part, f"opt/venv/lib/[^/]+/site-packages/({path})") for part, path in PACKAGES.items()),
     ("every other Python package (JupyterLab, Lightning, uv ...)", "opt/venv/"),
     ("g++ and headers", f"usr/({COMPILER})"),
+    ("Noto CJK fonts", "usr/share/fonts/"),
     ("Debian, Python and tools", ""),
 ]
 

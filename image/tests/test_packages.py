@@ -76,6 +76,17 @@ print("both")
     assert python(code) == "both"
 
 
+def test_pictures_can_show_names_in_chinese_japanese_and_korean():
+    code = """
+from matplotlib import font_manager
+from matplotlib.ft2font import FT2Font
+fonts = [set(FT2Font(file).get_charmap()) for file in font_manager.findSystemFonts()]
+for name in ("猫与狗", "ねこ", "고양이"):
+    print(any(font.issuperset(map(ord, name)) for font in fonts))
+"""
+    assert python(code, options=ANYBODY) == "True\nTrue\nTrue"
+
+
 def test_a_two_gigabyte_table_is_read_in_chunks_within_one_gigabyte():
     """Reading the table at once is killed: the limit works, and the chunks save the memory."""
     code = """

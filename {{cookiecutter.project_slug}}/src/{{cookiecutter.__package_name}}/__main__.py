@@ -11,6 +11,9 @@ if __name__ == "__main__":
             data=".data:ImageData",
             read=".engine.images.read:read",
             pictures=".pictures:draw",
-            links={"data.num_classes": "model.num_classes"},
+            links={
+                "data.num_classes": "model.num_classes",
+                "data.num_channels": "model.num_channels",
+            },
         )
     )

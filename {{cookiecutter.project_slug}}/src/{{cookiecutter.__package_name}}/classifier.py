@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 from .engine import Best, Task, UserError, build_optimizer, build_schedule, freeze
 from .engine.images.batch import ImageBatch
 from .engine.images.check import check_logits
+from .engine.images.normalization import normalize_by
 from .engine.images.torchvision_networks import load_pretrained
 from .engine.model.optimizers import OptimizerName, ScheduleName
 from .networks import Network, build_network
@@ -21,6 +22,7 @@ class ImageClassifier(Task):
     Args:
         network: a name in networks.py, or the name of a torchvision classification network.
         num_classes: number of classes; the command line takes it from the data.
+        num_channels: number of channels of the images, taken from the data too.
         small_images: use the network's stem for images of at most about 32 by 32 pixels.
         pretrained: true for torchvision's weights, or a file: a state dict or a run's checkpoint.
             Read when a run starts, never when it resumes.
@@ -43,6 +45,7 @@ class ImageClassifier(Task):
         self,
         network: str = "small_cnn",
         num_classes: int | None = None,
+        num_channels: int = 3,
         small_images: bool = False,
         pretrained: bool | str = False,
         freeze_backbone: bool = False,
@@ -58,7 +61,7 @@ class ImageClassifier(Task):
         self.save_hyperparameters()
         if num_classes is None:
             raise UserError("model.num_classes is not set, and there are no data to take it from.")
-        self.network = build_network(network, num_classes, small_images)
+        self.network = build_network(network, num_classes, small_images, num_channels)
         if freeze_backbone:
             freeze(self.network, outputs=num_classes)
 
@@ -95,10 +98,13 @@ class ImageClassifier(Task):
         return check_logits(logits, len(batch.row), self.hparams["num_classes"])
 
     def initialize(self) -> str | None:
-        options = self.hparams
-        if not options["pretrained"]:
-            return None
-        return load_pretrained(self.network.body, options["network"], options["pretrained"])
+        options, lines = self.hparams, list[str]()
+        if options["pretrained"]:
+            names = options["network"], options["pretrained"]
+            lines.append(f"pretrained: {load_pretrained(self.network.body, *names)}")
+        if options["num_channels"] != 3:
+            lines.append(normalize_by(self.network.normalize, self.trainer))
+        return "\n".join(filter(None, lines)) or None
 
     def configure_optimizers(self) -> Any:
         options = self.hparams

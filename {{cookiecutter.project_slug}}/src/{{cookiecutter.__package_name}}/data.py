@@ -82,6 +82,8 @@ class ImageData(ImageModule):
         image_size: side of the square to which the images of a folder are cropped and resized, or
             [height, width].
         smallest_crop: smallest share of an image's area in a random crop; for folders.
+        channels: of each image: 1 for grey, 3 for RGB, 4 for RGB and alpha, or as many as the TIFF
+            or .npy files of a folder have. If unset, 3, or those of the images in memory.
         decoder: where a folder's JPEG files are decoded, cpu or gpu. If unset, gpu if there are too
             few cores and the GPU has JPEG engines.
         check: whether a folder's files are checked now, before training, or later, while it runs.
@@ -98,6 +100,7 @@ class ImageData(ImageModule):
         batch_size: int = 128,
         eval_batch_size: int = 256,
         image_size: int | list[int] = 224,
+        channels: int | None = None,
         smallest_crop: float = 0.25,
         decoder: Literal["cpu", "gpu"] | None = None,
         check: Literal["now", "later"] = "now",
@@ -105,9 +108,9 @@ class ImageData(ImageModule):
     ) -> None:
         self.augmentation = Augmentation(**augmentation)
         with checked(check):
-            images = load_source(SOURCES, source, options or {})
+            images = load_source(SOURCES, source, options or {}, channels=channels)
         sizes = batch_size, eval_batch_size, image_size, smallest_crop
-        super().__init__(images, source, *sizes, self.augmentation.flip, decoder)
+        super().__init__(images, source, *sizes, self.augmentation.flip, decoder, channels)
 
     def augment(self, batch: ImageBatch, uniforms: Uniforms) -> ImageBatch:
         """Return the augmented training images. Files were already cropped when they were read."""

@@ -1,7 +1,8 @@
 """The networks: the file to change first.
 
-Every network takes uint8 images (n, 3, height, width) and returns logits (n, num_classes). Its
-first layer normalizes the images, so that training, notebook and service cannot differ in this.
+Every network takes uint8 images (n, channels, height, width) and returns logits (n, num_classes).
+Its first layer normalizes the images, so that training, notebook and service cannot differ in this.
+Write a network for RGB, three channels: for others, its first convolution is replaced.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .engine.errors import UserError
+from .engine.images.input_layer import set_channels
 from .engine.images.torchvision_networks import (
     torchvision_names,
     torchvision_network,
@@ -18,15 +20,21 @@ from .engine.images.torchvision_networks import (
 
 
 class Normalize(nn.Module):
-    """Normalize uint8 images to float32 with ImageNet's mean and standard deviation per channel."""
+    """Normalize uint8 images to float32 with a mean and standard deviation per channel.
+
+    RGB has ImageNet's. Other images get those of the training images, when a run starts.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 3) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor([123.675, 116.28, 103.53]).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor([58.395, 57.12, 57.375]).view(1, 3, 1, 1))
+        mean, std = [127.5] * channels, [64.0] * channels
+        if channels == 3:
+            mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+        self.register_buffer("mean", torch.tensor(mean).view(1, channels, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, channels, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         return ((images.float() - self.mean) / self.std).to(self.mean.dtype)
@@ -35,9 +43,9 @@ class Normalize(nn.Module):
 class Network(nn.Module):
     """Normalization, then the body. An nn.Sequential would be compiled in pieces."""
 
-    def __init__(self, body: nn.Module) -> None:
+    def __init__(self, body: nn.Module, channels: int = 3) -> None:
         super().__init__()
-        self.normalize, self.body = Normalize(), body
+        self.normalize, self.body = Normalize(channels), body
 
     def forward(self, images: Tensor) -> Tensor:
         return self.body(self.normalize(images))
@@ -82,8 +90,10 @@ NETWORKS: dict[str, Callable[[int, bool], nn.Module]] = {
 }
 
 
-def build_network(name: str, num_classes: int, small_images: bool = False) -> Network:
-    """Return the network with this name; it takes uint8 images.
+def build_network(
+    name: str, num_classes: int, small_images: bool = False, channels: int = 3
+) -> Network:
+    """Return the network with this name; it takes uint8 images with so many channels.
 
     The name is a key of NETWORKS or a torchvision classification network. `small_images` is for
     about 32 by 32 pixels. Raises UserError for unknown names and for a body that is not a plain
@@ -100,4 +110,5 @@ def build_network(name: str, num_classes: int, small_images: bool = False) -> Ne
             f"'{name}' in networks.py returns a {type(body).__name__}: return the plain nn.Module,"
             " which torch.compile needs."
         )
-    return Network(body)
+    set_channels(body, channels)
+    return Network(body, channels)

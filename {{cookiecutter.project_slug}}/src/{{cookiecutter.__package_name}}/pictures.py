@@ -4,6 +4,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from .engine.images.shown import as_rgb
 from .engine.monitor.names import drawable, width
 from .engine.monitor.predictions import FinishedRun
 
@@ -33,6 +34,7 @@ def draw_predictions(
     wrong = predicted != labels
     order = torch.where(wrong, -1 - sure, sure).argsort(stable=True)[: COLUMNS * ROWS].tolist()
     height = 1.3 * -(-len(order) // COLUMNS) + 0.15
+    colours = as_rgb(images)
     figure = Figure(figsize=(1.5 * COLUMNS, 1.5 * height))
     errors = f"{int(wrong.sum())} errors in {len(labels)} images, the most confident first"
     figure.suptitle(errors)
@@ -42,7 +44,7 @@ def draw_predictions(
     for place, i in enumerate(order):
         left, top = place % COLUMNS + 0.05, 1.3 * (place // COLUMNS) + 0.35
         extent = (left, left + wide, top + high, top)
-        axes.imshow(images[i].numpy(), extent=extent, interpolation="nearest")
+        axes.imshow(colours[i].numpy(), extent=extent, interpolation="nearest")
         names = [shown.names[predicted[i]], *([shown.names[labels[i]]] if wrong[i] else [])]
         text = f"{in_lines(names)}\n{sure[i]:.0%} sure"
         colour = WRONG if wrong[i] else RIGHT

@@ -77,15 +77,17 @@ def start(job: Job) -> list[WarmPopen]:
 
 
 def wait(started: Sequence[WarmPopen], seconds: float = 300.0) -> int:
-    """Return 0 if all processes succeed, else the status of the first that fails; 124 on timeout.
+    """Return 0 if all processes succeed, else what ended the first; 124 on timeout.
 
-    The others are then killed.
+    If a signal ended one, its number is returned, below 0. The others are then killed.
     """
     deadline, status = time.monotonic() + seconds, None
     while status is None:
         codes = [process.poll() for process in started]
         if any(codes) or None not in codes:
-            status = next(filter(None, codes), 0)
+            time.sleep(0.2)  # the others may notice a kill before this process does
+            codes = [process.poll() or 0 for process in started]
+            status = min(codes) or max(codes)
         elif time.monotonic() > deadline:
             status = 124
         else:

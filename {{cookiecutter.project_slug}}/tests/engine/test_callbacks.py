@@ -88,6 +88,22 @@ def test_the_averaged_weights_are_in_the_last_checkpoint(call, tmp_path):
     assert [int(count) for count in tracked] == [3] * len(tracked)  # of one pass over the data
 
 
+def test_weights_are_the_trained_ones_until_averaging_begins(call, tmp_path):
+    assert call("fit", *TINY, "--trainer.max_steps=1", folder=tmp_path / "first") == 0
+    pretrained = f"--model.pretrained={tmp_path / 'first' / 'checkpoints' / 'last.ckpt'}"
+    start = "--trainer.callbacks.update_starting_at_step"
+    cases = {"plain": (), "never": (*EMA, f"{start}=99"), "late": (*EMA, f"{start}=4")}
+    weights, seen = {}, {}
+    for name, more in cases.items():
+        assert call("fit", *TINY, pretrained, *more, folder=tmp_path / name) == 0
+        saved = torch.load(tmp_path / name / "checkpoints" / "last.ckpt")["state_dict"]
+        weights[name] = list(saved.values())
+        seen[name] = [row["val/loss"] for row in validations(tmp_path / name)]
+    assert seen["never"] == seen["plain"]
+    assert all(map(torch.equal, weights["never"], weights["plain"]))
+    assert seen["late"][0] == seen["plain"][0] and seen["late"][2] != seen["plain"][2]
+
+
 def test_averaged_weights_resume_exactly_also_from_within_a_validation(call, monkeypatch, tmp_path):
     assert call("fit", *TINY, *EMA, folder=tmp_path / "whole") == 0
 
@@ -103,6 +119,27 @@ def test_averaged_weights_resume_exactly_also_from_within_a_validation(call, mon
     digests = [record["results"]["weights_sha256"] for record in records]
     assert digests[0] == digests[1]
     assert validations(tmp_path / "whole") == validations(tmp_path / "cut")
+
+
+def test_stochastic_averages_resume_exactly(call, monkeypatch, tmp_path):
+    assert call("fit", *TINY, *SWA, folder=tmp_path / "whole") == 0
+    whole = json.loads((tmp_path / "whole" / "run.json").read_text())["results"]
+    begun = []
+
+    def interrupt(model: ImageClassifier, *_: object) -> None:
+        begun.append(model.global_step)
+        if len(begun) == last:
+            signal.raise_signal(signal.SIGINT)
+
+    for last in (4, 10):  # epochs of three; the last epoch only measures statistics
+        begun.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(ImageClassifier, "on_train_batch_start", interrupt)
+            assert call("fit", *TINY, *SWA, folder=tmp_path / f"{last}") == 130
+        assert call("fit", "--run", str(tmp_path / f"{last}")) == 0
+        cut = json.loads((tmp_path / f"{last}" / "run.json").read_text())["results"]
+        assert cut["weights_sha256"] == whole["weights_sha256"]
+        assert validations(tmp_path / f"{last}") == validations(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("interval", ["epoch", "step"])

@@ -85,6 +85,13 @@ def test_without_arguments_there_is_help_and_status_2():
     assert say(status=2) == say("--help")
 
 
+def test_help_whose_reader_has_ended_is_no_error():
+    command = f"'{sys.executable}' -m {package.__name__} fit --help | true"
+    around = os.environ | {"PYTHONPATH": str(Path(package.__file__).parents[1])}
+    done = subprocess.run(["sh", "-c", command], env=around, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_the_help_of_fit_begins_with_the_most_used_settings():
     flags = [line.split()[0] for line in say("fit", "--help").splitlines() if line[:4] == "  --"]
     assert flags[:4] == ["--config", "--run", "--elastic", "--until"]

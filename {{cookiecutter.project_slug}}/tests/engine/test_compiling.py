@@ -20,7 +20,7 @@ from {{ cookiecutter.__package_name }}.engine.fast.compile_messages import (
     keep_cache,
 )
 from {{ cookiecutter.__package_name }}.engine.model.freeze import unfreeze
-from {{ cookiecutter.__package_name }}.engine.monitor import progress
+from {{ cookiecutter.__package_name }}.engine.monitor.bar import Lines
 from {{ cookiecutter.__package_name }}.engine.run import checkpoint
 from {{ cookiecutter.__package_name }}.engine.run.metrics import read_metrics
 
@@ -266,7 +266,7 @@ def no_waiting(monkeypatch):
             called.extend(name for name in within if name.startswith("cu"))
 
     monkeypatch.setattr(ImageClassifier, "on_train_batch_start", start, raising=False)
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)  # so that each step shows its loss
+    monkeypatch.setattr(Lines, "seconds", 0.0)  # so that each step shows its loss
     monkeypatch.setattr(resident, "AT_ONCE", 2**22)  # bytes: ten batches, so that some are gathered
     yield called
     torch.cuda.set_sync_debug_mode("default")
@@ -316,7 +316,7 @@ def test_steps_between_two_log_steps_copy_nothing_from_the_gpu_and_sum_once(
             profile.stop()
 
     monkeypatch.setattr(ImageClassifier, "on_train_batch_start", start, raising=False)
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 1e9)
+    monkeypatch.setattr(Lines, "seconds", 1e9)
     flags = ("--trainer.log_every_n_steps=50", f"--trainer.strategy={strategy}")
     assert call(*ON_GPU, "--model.network=resnet18", "--model.compile=true", *flags) == 0
     names = Counter(event.name for event in profile.events())

@@ -4,6 +4,7 @@ what the image really does."""
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -93,10 +94,29 @@ def test_compose_offers_training_notebook_and_service():
         assert command[:4] == ["python", "-m", package.__name__, verb]
 
 
+@pytest.mark.parametrize("name", ["my own", "it's", "a & b; (c)", "50$ off"])
+def test_compose_passes_a_name_on_whole(name):
+    for service, setting in (
+        ("train", "${CONFIG:-configs/digits.yaml}"),
+        ("serve", "${RUN:-latest}"),
+    ):
+        assert name in shlex.split(COMPOSE["services"][service]["command"].replace(setting, name))
+
+
+def test_docker_creates_no_folder_for_root():
+    mounts = [mount for service in COMPOSE["services"].values() for mount in service["volumes"]]
+    folders = [mount for mount in mounts if isinstance(mount, dict)]
+    assert {mount["target"] for mount in folders} == {"/workspace/data", "/workspace/runs"}
+    assert not any(mount["bind"]["create_host_path"] for mount in folders)
+    others = {mount.partition(":")[0] for mount in mounts if not isinstance(mount, dict)}
+    assert others == {".", "cache", "history"}  # the project's folder, and volumes
+
+
 def test_the_service_is_asked_whether_it_is_ready_and_changes_no_run():
     service = COMPOSE["services"]["serve"]
     assert "/readyz" in service["healthcheck"]["test"]
-    assert service["volumes"] == ["./runs:/workspace/runs:ro"]
+    (runs,) = service["volumes"]
+    assert runs["target"] == "/workspace/runs" and runs["read_only"]
     assert service["profiles"] == ["serve"]  # `docker compose up` alone does not start it
 
 

@@ -135,3 +135,25 @@ def test_what_others_write_to_stderr_is_not_lost():
     code = code.replace("len( b", "len(b").replace('print("from Python", file=sys.stderr)', "")
     done = subprocess.run([sys.executable, "-c", code], env=dict(os.environ))
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_small_faults_are_noted_once_with_their_files_and_never_without(
+    workers, call, tmp_path, capfd
+):
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(6):
+            content = noisy(10 * len(name) + i + (name == "dog") * 500)
+            file = tmp_path / "images" / name / f"{i}.jpg"
+            faulty = content.replace(b"\x11\0\x3f\0", b"\x11\0\x3e\0", 1)
+            file.write_bytes(faulty if i == 3 else content)
+    flags = ("--config", "configs/imagefolder.yaml", "--data.batch_size=4", "--data.image_size=32")
+    flags += ("--data.options.path", str(tmp_path / "images"), "--trainer.max_epochs=2")
+    flags += ("--model.network=small_cnn", f"--data.workers={workers}")
+    assert call("fit", *flags, folder=tmp_path / "run") == 0
+    seen = capfd.readouterr()
+    assert "2 images have small faults" in seen.out and "3.jpg" in seen.out
+    assert "SOS" not in seen.err
+    assert call("test", "--run", str(tmp_path / "run")) == 0
+    assert "SOS" not in capfd.readouterr().err

@@ -5,9 +5,7 @@ import fcntl
 import os
 import pwd
 import re
-import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 from importlib.metadata import version
@@ -34,6 +32,7 @@ from {{ cookiecutter.__package_name }}.engine.run.environment import (
 )
 from {{ cookiecutter.__package_name }}.engine.run.metrics import read_metrics
 from {{ cookiecutter.__package_name }}.engine.run.record import _only_writer
+from {{ cookiecutter.__package_name }}.engine.tools.lock import add
 from {{ cookiecutter.__package_name }}.engine.tools.lock import main as lock
 
 ONE_EPOCH = ("--config", "configs/digits.yaml", "--trainer.max_epochs", "1")
@@ -194,44 +193,6 @@ def test_a_copied_environment_trains_no_other_folders_code(tmp_path, monkeypatch
     check_own_code(package.__name__)
 
 
-def make(*words: str, **environment: str) -> str:
-    if shutil.which("make") is None:
-        pytest.skip("needs make")
-    command = ["make", "--no-print-directory", *words]
-    names = ("PIP_", "UV_", "MAKE")
-    around = {k: v for k, v in os.environ.items() if not k.startswith(names)} | environment
-    return subprocess.run(
-        command, cwd=project_root(), env=around, capture_output=True, text=True, check=True
-    ).stdout
-
-
-@pytest.mark.parametrize("name", ["my own", "it's", 'a "b" (c)', "1 & 2; 3", "ünï", "plain"])
-@pytest.mark.parametrize(
-    ("target", "variable", "flag"),
-    [("train", "CONFIG", "--config"), ("evaluate", "RUN", "--run"), ("tune", "CONFIG", "--config")],
-)
-def test_make_passes_names_on_whole(name, target, variable, flag):
-    planned = make("-n", target, f"{variable}=configs/{name}.yaml").splitlines()[-1]
-    words = shlex.split(planned)
-    assert words[words.index(flag) + 1] == f"configs/{name}.yaml"
-    assert (f"{flag} configs/plain.yaml" in planned) == (name == "plain")
-
-
-@pytest.mark.parametrize("variable", ["PIP_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX"])
-def test_one_variable_names_the_mirror_for_pip_and_uv(variable):
-    show = "--eval=show: ; @echo $$PIP_INDEX_URL $$UV_DEFAULT_INDEX"
-    mirror = "http://mirror.invalid/simple"
-    assert make(show, "show", **{variable: mirror}).split() == [mirror, mirror]
-    assert make(show, "show").split() == []
-
-
-def test_make_runs_the_code_of_its_own_folder():
-    show = "--eval=show: ; @echo $$PYTHONPATH"
-    source = str(project_root() / "src")
-    assert make(show, "show", PYTHONPATH="/more").strip() == f"{source}:/more"
-    assert make(show, "show", PYTHONPATH="").strip() == source
-
-
 def test_a_package_that_cannot_be_added_changes_nothing(tmp_path, monkeypatch, capfd):
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     if shutil.which("uv", path=tools) is None:
@@ -246,3 +207,16 @@ def test_a_package_that_cannot_be_added_changes_nothing(tmp_path, monkeypatch, c
     assert lock(None, None, ["--add", "a-name-that-is-mistyped"]) != 0
     assert "a-name-that-is-mistyped can't be added" in capfd.readouterr().err
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_package_is_added_without_the_index_that_has_it(tmp_path, monkeypatch):
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    if shutil.which("uv", path=tools) is None:
+        pytest.skip("needs uv")
+    monkeypatch.setenv("PATH", tools)
+    for name in ("UV_DEFAULT_INDEX", "UV_INDEX"):
+        monkeypatch.setenv(name, "http://name:secret@127.0.0.1:9/simple")
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "one"\nversion = "1"\n')
+    add(tmp_path, ["six>=1"])
+    written = (tmp_path / "pyproject.toml").read_text()
+    assert '"six>=1"' in written and "127.0.0.1" not in written

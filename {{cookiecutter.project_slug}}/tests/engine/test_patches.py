@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.precision import Precision
@@ -51,6 +52,7 @@ ENGINE = Path(package.__file__).parent / "engine"
 # Where a private name of another library may be used, and which.
 ALLOWED = {
     "fast/patches.py": {
+        "_average_model",
         "_broadcast_sigterm_tensor",
         "_checkpoint_connector",
         "_logger_connector",
@@ -109,6 +111,7 @@ def test_attributes_that_are_read_or_set_are_there():
     assert isinstance(trainer._checkpoint_connector, _CheckpointConnector)
     assert isinstance(trainer.fit_loop.epoch_loop, _TrainingEpochLoop)
     assert type(vars(trainer)["profiler"]) is PassThroughProfiler
+    assert WeightAveraging()._average_model is None
     assert DataLoader([1])._iterator is None
     assert torch.optim.SGD(network.parameters(), fused=True)._step_supports_amp_scaling
     assert network._compiled_call_impl is None

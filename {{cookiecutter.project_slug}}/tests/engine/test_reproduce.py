@@ -1,12 +1,14 @@
 """Retraining a run from its own record: the same bits, or what differs and why."""
 
 import json
+import re
 import shutil
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
@@ -19,6 +21,7 @@ from {{ cookiecutter.__package_name }}.engine.tools.reproduce import (
     differences,
     not_as_locked,
 )
+from {{ cookiecutter.__package_name }}.engine.tools.reproduced_part import part_of
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +77,52 @@ def test_until_compares_only_the_steps_before(short, call, tmp_path, capfd):
     )
     assert "identical: 2 losses, up to step 10" in capfd.readouterr().out
     assert json.loads((tmp_path / "quick/run/run.json").read_text())["reason"] == "--until 10"
+
+
+DIGITS = ("--config", "configs/digits.yaml", "--trainer.max_epochs", "500")
+STOPPING = ("--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping",)
+STOPPING += ("--trainer.callbacks.monitor=val/loss", "--trainer.callbacks.patience=1")
+STOPPING += ("--trainer.callbacks.min_delta=9",)
+TIMER = ("--trainer.callbacks+=lightning.pytorch.callbacks.Timer",)
+TIMER += ("--trainer.callbacks.duration=00:00:00:01",)
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (("--trainer.max_time", "00:00:00:01"), "tensors, up to step"),
+        (TIMER, "tensors, up to step"),
+        (STOPPING, "tensors, bit for bit"),
+        (("--until", "19"), "tensors, up to step 19,"),
+    ],
+    ids=["max_time", "timer", "early stopping", "until"],
+)
+def test_a_run_that_ended_early_is_repeated_up_to_its_last_step(flags, part, call, tmp_path, capfd):
+    assert call("fit", *DIGITS, *flags, folder=tmp_path) == 0
+    assert call("reproduce", "--run", str(tmp_path)) == 0
+    (said,) = re.findall("identical: .*", capfd.readouterr().out)
+    assert part in said
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt")
+    again = torch.load(tmp_path / "reproduce" / "run" / "checkpoints" / "last.ckpt")
+    assert saved["global_step"] == again["global_step"] > 0
+
+
+def test_an_unfinished_run_that_gives_other_weights_is_different(call, tmp_path, capfd):
+    assert call("fit", *DIGITS, "--until", "7", folder=tmp_path) == 0
+    edit(tmp_path / "source.zip", "/engine/run/numerics.py", "+ count) * 4096", "+ count) * 4097")
+    assert call("reproduce", "--run", str(tmp_path)) == 1
+    assert "first tensor  network." in capfd.readouterr().out
+
+
+def test_without_a_checkpoint_the_losses_are_compared(short, tmp_path):
+    run = Path(shutil.copytree(short, tmp_path / "run"))
+    shutil.rmtree(run / "checkpoints")
+    killed = json.loads((run / "run.json").read_text()) | {"state": "running", "results": {}}
+    part = part_of(run, killed, None)
+    assert part.until == 30 and not part.expected["weights"]
+    (run / "metrics.csv").unlink()
+    with pytest.raises(UserError, match="the run ended before its first"):
+        part_of(run, killed, None)
 
 
 def test_a_folder_with_other_files_is_not_touched(short, call, tmp_path, capsys):

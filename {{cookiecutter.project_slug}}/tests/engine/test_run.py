@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import signal
 import zipfile
@@ -168,6 +169,15 @@ def test_a_run_folder_that_is_a_file_is_refused(call, capsys, tmp_path):
     (tmp_path / "file").touch()
     assert call("fit", *SHORT, folder=tmp_path / "file") == 2
     assert "can't be created: File exists" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_run_folder_in_somebody_elses_folder_names_the_owner(call, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    os.chown(tmp_path, 1234, 1234)
+    assert call("fit", *SHORT, folder=tmp_path / "file" / "run") == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path} belongs to user 1234, and this is user 0. Start a container" in said
 
 
 def test_the_progress_bar_does_not_change_the_record(call, tmp_path):

@@ -36,8 +36,8 @@ and `load()`, which returns a batch of all rows for `--data.loader resident`.
   metric per class is the mean over the classes whose count is not 0. Macro-F1, for example: the
   sum is 2 TP of each class, the count 2 TP + FP + FN.
 - `configure_optimizers()` is Lightning's own.
-- `initialize()` loads the weights that a new run starts from, and returns a line to print or None.
-  The engine does not call it when a run resumes or is evaluated.
+- `initialize()` loads the weights that a new run starts from, and returns a line or None. The line
+  is printed, and kept in run.json. The engine does not call it when a run resumes or is evaluated.
 - `loss_weight(batch)` returns what the loss is a mean over, if that is not the rows: the number of
   tokens, or the sum of weights. If a step has several micro-batches, the engine weights their
   losses by it. The loss must be finite if the weight is 0.

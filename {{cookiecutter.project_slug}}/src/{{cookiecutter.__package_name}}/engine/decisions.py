@@ -76,7 +76,7 @@ class Decisions(Layout):
     loader: Decision
     workers: Decision  # loader processes per device
     prefetch: Decision  # batches that each worker reads ahead
-    decoder: Decision  # cpu or gpu; "none" if the data need no decoding
+    decoder: Decision  # cpu or gpu; "none" if the GPU could decode nothing
     compile: Decision  # a mode of torch.compile, or False
     log_every_n_steps: Decision
     checkpoint_seconds: Decision  # between two checkpoints, or "adaptive"
@@ -392,7 +392,7 @@ def _strategy(asked: _Asked, layout: Layout, version: Decision) -> Decision:
 
 def _decoder(asked: _Asked, machine: Machine, layout: Layout, decodes: bool) -> Decision:
     if not decodes:
-        return Decision("none", "the data need no decoding")
+        return Decision("none", "no files to decode to RGB")
     # A run from a GPU may be evaluated on a CPU, which then has to decode.
     if layout.accelerator.value != "cuda":
         return Decision("cpu", "no GPU")

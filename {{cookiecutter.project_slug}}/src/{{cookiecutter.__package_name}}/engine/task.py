@@ -88,6 +88,7 @@ class Task(L.LightningModule):
         self.step_weight: Tensor | None = None  # sum over this step's micro-batches so far
         self.parts: StepParts | None = None  # set if a step has several micro-batches
         self.step_graph: StepGraph | None = None  # set while it runs the training steps
+        self.when_initialized: Callable[[str], None] = print_once  # gets the line of initialize()
         self.is_new_run = True  # False after training or loading a checkpoint's weights
 
     def initialize(self) -> str | None:
@@ -375,7 +376,7 @@ class Preparation(L.Callback):
         if trainer.local_rank != 0:
             task.initialize()
         if message:
-            print_once(f"pretrained: {message}")
+            task.when_initialized(message)
 
 
 def loss_and_outputs(task: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor], Any]:

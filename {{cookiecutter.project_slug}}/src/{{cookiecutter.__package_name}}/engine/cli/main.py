@@ -52,13 +52,16 @@ def main(
     except KeyboardInterrupt:
         print("\nInterrupted (SIGINT).", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # what read the output has ended, for example head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
 
 
 def _main(project: Project, words: list[str]) -> int:
     verb, *rest = words or [""]
     asked = HELP if verb in VERBS and VERBS[verb].tool is None else {*HELP, ALL}  # fit: Lightning's
     if verb in asked or (verb in VERBS and not asked.isdisjoint(rest)):
-        print(help_of(verb, project))
+        print(help_of(verb, project), flush=True)
         return 0
     try:
         options, flags = parse(verb, project.package, rest)

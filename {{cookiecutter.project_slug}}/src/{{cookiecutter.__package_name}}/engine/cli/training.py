@@ -58,6 +58,7 @@ from ..task import Task, has_plain_step
 from . import arguments as resolve
 from .errors import Parser
 from .launch import check_tasks, launch, launched, with_environment
+from .plain_values import make_plain
 from .project import Project
 from .refused import check_trainer_settings
 
@@ -113,6 +114,7 @@ class Training(LightningCLI):
         check_tasks()
         config, stage = self.config[self.subcommand], str(self.subcommand)
         check_trainer_settings(config.trainer)
+        make_plain(config)
         resuming, path = stage == "fit", config.ckpt_path
         self.from_step = read_checkpoint(path, resuming)["global_step"] if path else 0
         self.text = self.called_parser.dump(config, skip_unset=False)
@@ -287,6 +289,7 @@ class Training(LightningCLI):
             in_use = self.in_use if kind == "cuda" else ""
             device = device_name(self.machine, kind)
             summary.print_start(record.content, self.facts, self.decisions, device, in_use)
+            model.when_initialized = lambda line: self._keep_line(line, record)
             try:
                 with record.timed("fit"):
                     self.trainer.fit(model, **kwargs)
@@ -302,6 +305,11 @@ class Training(LightningCLI):
         summary.print_fit(
             self.run_folder, record.content, self.decisions, model.best, self.facts, drawn
         )
+
+    def _keep_line(self, line: str, record: RunRecord) -> None:
+        """Print and record the line of the task's initialize()."""
+        print(line, flush=True)
+        record.update_start(initialized=line)
 
     def _record_data(self, record: RunRecord) -> None:
         """Record what the data found out about themselves while training."""

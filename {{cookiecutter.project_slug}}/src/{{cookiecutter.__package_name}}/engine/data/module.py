@@ -43,7 +43,7 @@ class Data(L.LightningDataModule):
 
     splits: Splits
     may_change: ClassVar[frozenset[str]] = frozenset()
-    gpu_decoder: ClassVar[bool] = False  # whether there is a setting `decoder`: cpu or gpu
+    gpu_decoder: bool = False  # whether the setting `decoder` has an effect: cpu or gpu
     sample_weights: Tensor | None = None
     flags = DataFlags()
 

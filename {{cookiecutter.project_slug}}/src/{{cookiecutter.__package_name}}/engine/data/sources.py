@@ -16,8 +16,12 @@ from .shared import once_per_host
 KINDS = {str: "text, in quotes", int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def load_source(sources: Mapping[str, Callable], name: str, options: dict[str, Any]) -> Any:
+def load_source(
+    sources: Mapping[str, Callable], name: str, options: dict[str, Any], **settings: Any
+) -> Any:
     """Return what the source `name` returns; of several processes of a host, only one calls it.
+
+    A source that has a parameter called like one of `settings` gets its value, unless it is None.
 
     Raises UserError if the source or an option is unknown, an option has another type than the
     source declares, or the source returns no Splits. Errors of the source's code are its own.
@@ -26,6 +30,8 @@ def load_source(sources: Mapping[str, Callable], name: str, options: dict[str, A
         raise UserError(f"data.source is '{name}', which is unknown. Known: {', '.join(sources)}.")
     source = sources[name]
     takes = inspect.signature(source)
+    given = {key: value for key, value in settings.items() if value is not None}
+    options |= {key: given[key] for key in given.keys() & takes.parameters.keys()}
     try:
         takes.bind(**options)
     except TypeError as error:

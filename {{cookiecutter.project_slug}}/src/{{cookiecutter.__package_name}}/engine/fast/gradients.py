@@ -56,7 +56,8 @@ class GradientBuffer:
     Args:
         weights: all weights that learn, by name.
         used: the names of those that get a gradient.
-        more: tensors whose copies travel with the gradients; the copies are in `more`.
+        more: tensors whose copies travel with the gradients; the copies, zero at first, are in
+            `more`.
     """
 
     def __init__(
@@ -72,15 +73,11 @@ class GradientBuffer:
         alone, _ = flat_views([gradient.to("meta") for gradient in gradients])
         ends = {buffer.dtype: len(buffer) for buffer in alone}
         self.buffers = [flat[: ends.get(flat.dtype, 0)] for flat in self.flat]
-        self.rest = [flat[ends.get(flat.dtype, 0) :] for flat in self.flat]
         self.is_empty = True
 
     def start(self) -> None:
-        """Start a step."""
+        """Start a step: the next gradients are copied, not added."""
         self.is_empty = True
-        for rest in self.rest:
-            if len(rest):
-                rest.zero_()
 
     def expect(self) -> None:
         """Let the next backward pass make new gradients."""

@@ -32,6 +32,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import PassThroughProfiler, Profiler
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
@@ -222,6 +223,23 @@ def trains_no_weights(trainer: Any) -> bool:
 def weights_checkpoint(trainer: Any) -> dict[str, Any]:
     """Return the checkpoint that Trainer.save_checkpoint(weights_only=True) would write."""
     return trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
+
+
+def follow_until_averaged(trainer: Any) -> None:
+    """Copy the trained weights to averages of them that have had no update yet.
+
+    WeightAveraging (Lightning 2.6.6) copies the weights before pretrained ones are loaded. Until
+    its first update, which update_starting_at_step may delay to the end, it validates, saves and
+    ends training with that copy.
+    """
+    task = trainer.lightning_module
+    trained = [*task.parameters(), *task.buffers()]
+    for callback in trainer.callbacks:
+        average = callback._average_model if isinstance(callback, WeightAveraging) else None
+        if average is not None and not average.n_averaged:
+            copies = [*average.module.parameters(), *average.module.buffers()]
+            for copy, tensor in zip(copies, trained, strict=True):
+                copy.data.copy_(tensor.data)
 
 
 def clip_gradients(trainer: Any, optimizer: Any, value: float, algorithm: Any) -> None:

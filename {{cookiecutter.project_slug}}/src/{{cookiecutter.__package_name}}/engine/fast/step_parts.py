@@ -5,6 +5,7 @@ in one buffer and, on several devices, with one all-reduce at its end. What is l
 does not depend on how the micro-batches are divided among devices.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
@@ -94,6 +95,8 @@ class StepParts(L.Callback):
         """Start a step."""
         if self.buffer is not None:
             self.buffer.start()
+        if self.weight is not None:
+            self.weight.zero_()
         self.statistics.start()
 
     def weigh(self, batch: Any, outputs: Any, loss: Tensor, terms: dict[str, Tensor]) -> Tensor:
@@ -164,6 +167,8 @@ class StepParts(L.Callback):
         if self.ends and self.logs and self.sums:
             values = {f"train/{name}": ratio(*sums) for name, sums in self.sums.items()}
             pl_module.log_dict({**values, "lr": self.rate})
+            for part in itertools.chain(*self.sums.values()):
+                part.zero_()  # for the next step that logs
 
     def _totals(
         self, batch: Any, outputs: Any, loss: Tensor, terms: dict[str, Tensor], share: Any

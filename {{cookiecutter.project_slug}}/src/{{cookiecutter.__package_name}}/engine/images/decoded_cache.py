@@ -33,8 +33,8 @@ def decoded(files: Files, size: Size, reader: MakeReader) -> ImageBatch:
     folder = cache_folder() / "decoded-images"
     width, height = size
     pixels_of = f"{width}" if width == height else f"{height}x{width}"
-    name = f"{content(files)}-{pixels_of}-{files.bits}-{VERSION}.npy"
-    path, needed = folder / name, files.n * width * height * 3
+    name = f"{content(files)}-{pixels_of}-{files.bits}-{files.channels}-{VERSION}.npy"
+    path, needed = folder / name, files.n * width * height * files.channels
     with exclusive_lock(folder) as writable:
         try:
             pixels = np.load(path, mmap_mode="c")
@@ -59,7 +59,7 @@ def decoded(files: Files, size: Size, reader: MakeReader) -> ImageBatch:
 
 def _write(files: Files, size: Size, reader: MakeReader, path: Path) -> None:
     unfinished = path.with_suffix(".unfinished")
-    shape = (files.n, size[1], size[0], 3)
+    shape = (files.n, size[1], size[0], files.channels)
     pixels = np.lib.format.open_memmap(unfinished, "w+", np.uint8, shape)
     workers = this_machine().cores if files.n > 8 * BATCH else 0
     config = StreamConfig(workers=workers)

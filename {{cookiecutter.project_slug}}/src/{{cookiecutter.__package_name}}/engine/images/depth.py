@@ -12,6 +12,7 @@ from PIL import Image
 from torchvision.io import decode_png
 
 DEPTHS = (8, 10, 12, 14, 16)
+FRACTIONS = "holds floating point numbers: save it with 8 or 16 bits"
 
 
 class DepthError(Exception):
@@ -50,12 +51,9 @@ def in_eight_bits(image: Image.Image, content: bytes, bits: int) -> Image.Image:
     Raises DepthError if the image is nearly black with these bits, or has no whole numbers.
     """
     if image.mode.startswith("I"):
-        grey = _grey(image)
-        if problem := too_dark(int(grey.max()), bits):
-            raise DepthError(problem)
-        return Image.fromarray(_shifted(grey, bits))
+        return Image.fromarray(as_eight_bits(_grey(image), bits))
     if image.mode == "F":
-        raise DepthError("holds floating point numbers: save it with 8 or 16 bits")
+        raise DepthError(FRACTIONS)
     if bits == 16 or not _deep_colours(image, content):
         return image
     if image.format != "PNG":
@@ -65,13 +63,30 @@ def in_eight_bits(image: Image.Image, content: bytes, bits: int) -> Image.Image:
     return Image.fromarray(_shifted(deep, bits))
 
 
+def as_eight_bits(values: np.ndarray, bits: int) -> np.ndarray:
+    """Return integers as uint8; `bits` are those used of 16. 8-bit values stay as they are.
+
+    Raises DepthError if all are nearly black with these bits, or some need more than 16.
+    """
+    if values.dtype == np.uint8:
+        return values
+    if problem := too_dark(largest_of(values), bits):
+        raise DepthError(problem)
+    return _shifted(values, bits)
+
+
+def largest_of(values: np.ndarray) -> int:
+    """Return the largest of some integers. Raises DepthError if 16 bits can't hold them."""
+    least, most = int(values.min()), int(values.max())
+    if least < 0 or most > 65535:
+        raise DepthError(f"holds numbers from {least} to {most}: rescale them to 0 to 65535")
+    return most
+
+
 def _grey(image: Image.Image) -> np.ndarray:
     """Return the values of a 16-bit grey image, int64 (h, w). Raises DepthError."""
     grey = np.asarray(image).astype(np.int64)
-    if grey.min() < 0 or grey.max() > 65535:
-        raise DepthError(
-            f"holds numbers from {grey.min()} to {grey.max()}: rescale them to 0 to 65535"
-        )
+    largest_of(grey)
     declared = image.tag_v2.get(258) if image.format == "TIFF" else None  # type: ignore[attr-defined]
     return grey << 4 if declared in (12, (12,)) else grey
 

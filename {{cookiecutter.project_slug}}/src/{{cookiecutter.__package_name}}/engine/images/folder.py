@@ -26,6 +26,7 @@ def folder(
     test_share: float = 0.1,
     skip_bad: bool = False,
     bits: int | None = None,
+    channels: int = 3,
 ) -> ImageSplits:
     """Return the images of a folder, or of a CSV file with the columns path, label[, split].
 
@@ -33,7 +34,8 @@ def folder(
     val, `val_share` of each class's training images is used for validation. Without any split,
     `test_share` of them is used for the test too. Images are chosen by their content: the choice
     depends neither on names nor on a seed, and copies of an image stay in one split. `bits` are
-    those that 16-bit images use; if unset, as many as their largest value needs.
+    those that 16-bit images use; if unset, as many as their largest value needs. `channels` are
+    those that each image is read with: data.channels.
 
     Raises UserError if the images can't be trained on. Files that can't be decoded, and images in
     two splits or two classes, raise UserError too, unless `skip_bad` leaves them out.
@@ -47,7 +49,7 @@ def folder(
             f" ({' '.join(sorted(EXTENSIONS))}), or train/, val/ and test/ with such folders.",
             remarks,
         )
-    return from_listing(found, place, val_share, test_share, skip_bad, remarks, bits)
+    return from_listing(found, place, val_share, test_share, skip_bad, remarks, bits, channels)
 
 
 def from_entries(
@@ -58,6 +60,7 @@ def from_entries(
     skip_bad: bool = False,
     remarks: Sequence[str] = (),
     bits: int | None = None,
+    channels: int = 3,
 ) -> ImageSplits:
     """Return the images of a list, as `folder` does; `place` names the list in errors.
 
@@ -66,7 +69,7 @@ def from_entries(
     if not found:
         raise UserError(f"{place} lists no images: add some.")
     listing = listing_of(found, place.absolute().parent)
-    return from_listing(listing, place, val_share, test_share, skip_bad, remarks, bits)
+    return from_listing(listing, place, val_share, test_share, skip_bad, remarks, bits, channels)
 
 
 def from_listing(
@@ -77,6 +80,7 @@ def from_listing(
     skip_bad: bool = False,
     remarks: Sequence[str] = (),
     bits: int | None = None,
+    channels: int = 3,
 ) -> ImageSplits:
     """Return the images of a list in arrays, as `from_entries` does."""
     remarks = list(remarks)
@@ -85,9 +89,9 @@ def from_listing(
             f"data.options: val_share is {val_share} and test_share {test_share}; expected shares,"
             " below 1 together."
         )
-    checked = by_names(found) if is_later() else check(found, place)
+    checked = by_names(found, channels) if is_later() else check(found, place)
     contents = Contents(checked.sha256)
-    usable, bits = only_usable(found, checked, contents, place, skip_bad, remarks, bits)
+    usable, bits = only_usable(found, checked, contents, place, skip_bad, remarks, bits, channels)
     unassigned = int((found.splits == NO_SPLIT).sum())
     shares = {
         "test": (unassigned == found.n) * test_share,
@@ -100,13 +104,16 @@ def from_listing(
     splits = divided(contents, found.labels, found.splits, usable, shares)
     classes = _classes(found, splits, place, remarks)
     number = np.array([classes.index(name) if name in classes else -1 for name in found.names])
-    later, files = LaterCheck(found, splits, place, skip_bad, bits) if is_later() else None, []
+    later, files = (
+        LaterCheck(found, splits, place, skip_bad, bits, channels) if is_later() else None,
+        [],
+    )
     for split in range(len(SPLITS)):
         part = np.flatnonzero(splits == split)
         labels = torch.from_numpy(number[found.labels[part]])
         unchecked = later.of(part) if later else None
         paths, digests = found.paths.take(part), checked.sha256[part]
-        files.append(Files(paths, labels, digests, bits, unchecked))
+        files.append(Files(paths, labels, digests, bits, channels, unchecked))
     return ImageSplits(*files, classes=classes, remarks=tuple(remarks), later=later)
 
 
@@ -140,8 +147,9 @@ def _classes(
         raise refusal(f"{place} leaves no validation images: add val/, or set val_share.", remarks)
     if untrained := set(classes) - train:
         raise refusal(
-            f"{place} has no training images of {join_names(untrained)}: add some, or remove the"
-            " class.",
+            f"{place} has no training images of {join_names(untrained)}, but images of them in"
+            f" another split. The classes in train are {join_names(set(classes) - untrained)}:"
+            " rename the others as in train, add training images, or remove them.",
             remarks,
         )
     if unvalidated := set(classes) - val:

@@ -10,7 +10,9 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from ..hashing import sha256_of
 from . import jpeg_messages
-from .decode import ImageDecodeError, as_rgb, is_common_jpeg, opened
+from .bands import NPY, Bands, find_bands
+from .channels import channels_of
+from .decode import ImageDecodeError, as_picture, is_common_jpeg, opened
 from .depth import peak_of
 from .metadata import ends_in_filling
 from .orientation import orientation_of
@@ -25,12 +27,24 @@ class Inspected(NamedTuple):
     `problem` is why it can't be used as an image, or None. `note` is what its owner should know,
     or None: "3 images have " comes before it. `peak` is the largest value if it has 16 bits, else
     0: see depth.py.
+
+    `channels` are those that it stores, each page of a TIFF file being one. `picture` is whether
+    Pillow reads it as grey or RGB too. Then `peak` is that picture's, and `whole_peak` that of all
+    channels. `is_array` is whether it is a .npy file.
     """
 
     sha256: str
     problem: str | None = None
     note: str | None = None
     peak: int = 0
+    channels: int = 3
+    picture: bool = True
+    whole_peak: int = 0
+    is_array: bool = False
+
+    def peak_for(self, channels: int) -> int:
+        """Return the largest value of the channels that are read if so many are wanted."""
+        return self.peak if self.picture and channels in (1, 3) else self.whole_peak
 
 
 def inspect(path: Path) -> Inspected:
@@ -42,22 +56,34 @@ def inspect(path: Path) -> Inspected:
     sha256 = sha256_of([content])
     try:
         with opened(content) as (image, _):
-            said = _said_by_libjpeg(image, content)
-            if jpeg_messages.means_damage(said):
-                return Inspected(sha256, f"is damaged: {said}")
-            if image.format == "JPEG" and ends_in_filling(content):
-                return Inspected(sha256, "is damaged: its end is missing, copied incompletely")
-            if is_common_jpeg(image, content):
-                return Inspected(sha256, None, FAULTS if said else None)
-            image.draft("RGB", (1, 1))  # decodes a JPEG at its smallest scale: fastest
-            orientation = orientation_of(image)
-            image.load()
-            peak = peak_of(image, content)
-            if not peak:
-                as_rgb(image, content, orientation, 16)
-            return Inspected(sha256, None, PAGES if _frames(image) > 1 else None, peak)
+            if isinstance(image, Bands):
+                peak = image.peak()
+                is_array = content.startswith(NPY)
+                return Inspected(sha256, None, None, peak, image.channels, False, peak, is_array)
+            return _of_picture(sha256, image, content)
     except ImageDecodeError as reason:
         return Inspected(sha256, str(reason))
+
+
+def _of_picture(sha256: str, image: Image.Image, content: bytes) -> Inspected:
+    """Return what Pillow's picture is, decoded whole. Raises what Pillow raises."""
+    said = _said_by_libjpeg(image, content)
+    if jpeg_messages.means_damage(said):
+        return Inspected(sha256, f"is damaged: {said}")
+    if image.format == "JPEG" and ends_in_filling(content):
+        return Inspected(sha256, "is damaged: its end is missing, copied incompletely")
+    channels = channels_of(image)
+    if is_common_jpeg(image, content):
+        return Inspected(sha256, None, FAULTS if said else None, 0, channels)
+    image.draft("RGB", (1, 1))  # decodes a JPEG at its smallest scale: fastest
+    orientation = orientation_of(image)
+    image.load()
+    peak = peak_of(image, content)
+    if not peak:
+        as_picture(image, content, orientation, 16)
+    note = PAGES if _frames(image) > 1 else None
+    channels, whole_peak = _of_bands(content) or (channels, peak)
+    return Inspected(sha256, None, note, peak, channels, True, whole_peak)
 
 
 def _said_by_libjpeg(image: Image.Image, content: bytes) -> str:
@@ -75,6 +101,18 @@ def _said_by_libjpeg(image: Image.Image, content: bytes) -> str:
     with nullcontext() if decoded_later else suppress(RuntimeError):
         return jpeg_messages.said_while(lambda: decode_jpeg(data, mode))
     return ""
+
+
+def _of_bands(content: bytes) -> tuple[int, int] | None:
+    """Return the number and the largest value of the channels that are read as they are stored.
+
+    Returns None if there are none, or they can't be read: Pillow's picture may be whole.
+    """
+    try:
+        bands = find_bands(content)
+        return (bands.channels, bands.peak()) if bands else None
+    except Exception:  # decoders raise exceptions of many types
+        return None
 
 
 def _frames(image: Image.Image) -> int:

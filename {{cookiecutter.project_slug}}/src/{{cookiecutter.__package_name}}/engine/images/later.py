@@ -23,6 +23,7 @@ import torch
 
 from ..errors import UserError
 from ..paths import is_writable
+from .agreement import problem_of
 from .checked_files import CheckedFiles
 from .division import Contents, copies
 from .file_check import folder_of, gradually
@@ -54,10 +55,10 @@ def is_later() -> bool:
     return _when.get() == "later"
 
 
-def by_names(listing: Listing) -> CheckedFiles:
-    """Return as if all files were fine, with digests of their names and sizes."""
+def by_names(listing: Listing, channels: int) -> CheckedFiles:
+    """Return as if all files had so many channels, with digests of their names and sizes."""
     known = CheckedFiles(listing.n)
-    known.verdicts, known.found[:] = [Inspected("")], 0
+    known.verdicts, known.found[:] = [Inspected("", channels=channels)], 0
     known.sha256 = listing.paths.digests(listing.sizes)
     return known
 
@@ -70,10 +71,16 @@ class LaterCheck:
     """
 
     def __init__(
-        self, listing: Listing, splits: np.ndarray, place: Path, skip_bad: bool, bits: int
+        self,
+        listing: Listing,
+        splits: np.ndarray,
+        place: Path,
+        skip_bad: bool,
+        bits: int,
+        channels: int,
     ) -> None:
         self.listing, self.splits, self.place = listing, splits, place
-        self.skip_bad, self.bits = skip_bad, bits
+        self.skip_bad, self.bits, self.channels = skip_bad, bits, channels
         self.left_out = LeftOut(listing.n)
         self.remarks: tuple[str, ...] = ()
         self.known, self.problem, self.raised = 0, "", False
@@ -164,7 +171,7 @@ class _Flagged:
     def update(self, found: CheckedFiles) -> Report:
         """Return why training must end, or else the lines about files that are left out now."""
         later = self.later
-        problems = [seen.problem for seen in found.verdicts]
+        problems = [problem_of(seen, later.channels) for seen in found.verdicts]
         bad = np.array([*(problem is not None for problem in problems), False])[found.found]
         new = np.flatnonzero(bad & (later.left_out.flags == 0))
         later.left_out.flags[new] = 1
@@ -187,7 +194,14 @@ def _of_all(later: LaterCheck, found: CheckedFiles) -> Report:
     listing, contents, remarks = later.listing, Contents(found.sha256), list[str]()
     try:
         usable, _ = only_usable(
-            listing, found, contents, later.place, later.skip_bad, remarks, later.bits
+            listing,
+            found,
+            contents,
+            later.place,
+            later.skip_bad,
+            remarks,
+            later.bits,
+            later.channels,
         )
     except UserError as error:
         return str(error), ()

@@ -10,7 +10,9 @@ from ..contract import Facts
 from ..data.module import Data
 from ..errors import UserError
 from .batch import ImageBatch
+from .inspection import FAULTS
 from .reader import FileRows, ReadConfig
+from .source_channels import channels_of, with_channels
 from .splits import Files, ImageSplits
 
 
@@ -26,10 +28,10 @@ class ImageModule(Data):
         smallest_crop: least share of an image's area in a random crop, for training on a folder.
         flip: mirror half of the training images of a folder.
         decoder: cpu or gpu, where a folder's JPEG files are decoded.
+        channels: the number of channels; None for those that the source returned.
     """
 
     may_change: ClassVar[frozenset[str]] = frozenset({"decoder"})
-    gpu_decoder: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -41,14 +43,25 @@ class ImageModule(Data):
         smallest_crop: float,
         flip: bool,
         decoder: Literal["cpu", "gpu"] | None,
+        channels: int | None = None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size)
         _check_size(image_size)
+        source = with_channels(source, name, channels)
+        self.num_channels = channels_of(source.train)
+        self.gpu_decoder = self.num_channels == 3
+        if decoder == "gpu" and not self.gpu_decoder:
+            raise UserError(
+                f"data.decoder is gpu, which decodes to RGB, and data.channels is"
+                f" {self.num_channels}: leave data.decoder unset."
+            )
         if not 0 < smallest_crop <= 1:
             raise UserError(
                 f"data.smallest_crop is {smallest_crop}; expected a share above 0, at most 1."
             )
-        config, self._later = ReadConfig(image_size, smallest_crop, flip, decoder), source.later
+        config = ReadConfig(image_size, smallest_crop, flip, decoder)
+        config = replace(config, hushed=any(FAULTS in remark for remark in source.remarks))
+        self._later = source.later
         if self._later is not None:
             self._later.left_out.mapped()
         parts = [_rows(part, config) for part in (source.train, source.val, source.test)]
@@ -112,7 +125,7 @@ def _facts(name: str, source: ImageSplits, config: ReadConfig) -> Facts:
     parts = source.train, source.val, source.test
     from_files = any(isinstance(part, Files) for part in parts)
     bits = source.train.bits if isinstance(source.train, Files) else 16
-    shape: tuple[int, ...] = (3, config.size[1], config.size[0])
+    shape: tuple[int, ...] = (channels_of(source.train), config.size[1], config.size[0])
     if isinstance(source.train, ImageBatch):
         shape = tuple(source.train.images.shape[1:])
     return Facts(

@@ -12,6 +12,7 @@ from .batch import ImageBatch
 from .decode import (
     File,
     ImageDecodeError,
+    Size,
     center_box,
     check_pixels,
     cropped,
@@ -34,7 +35,7 @@ def read(requests: list, facts: Facts) -> tuple[ImageBatch, dict[int, str]]:
     images, problems = [], dict[int, str]()
     for i, file in enumerate(requests):
         try:
-            images.append(_pixels(file, (shape[2], shape[1]), facts.extra))
+            images.append(_pixels(file, (shape[2], shape[1]), shape[0], facts.extra))
         except ImageDecodeError as reason:
             problems[i] = str(reason)
     pixels = torch.from_numpy(np.stack(images)) if images else torch.empty(0, *shape[1:], shape[0])
@@ -43,21 +44,22 @@ def read(requests: list, facts: Facts) -> tuple[ImageBatch, dict[int, str]]:
     return ImageBatch(pixels.permute(0, 3, 1, 2), labels, row), problems
 
 
-def _pixels(file: Any, size: tuple[int, int], extra: dict[str, Any]) -> np.ndarray:
-    """Return one image, uint8 (h, w, 3). Raises ImageDecodeError."""
+def _pixels(file: Any, size: Size, channels: int, extra: dict[str, Any]) -> np.ndarray:
+    """Return one image, uint8 (h, w, channels). Raises ImageDecodeError."""
     if not isinstance(file, (bytes, Path)):
         raise ImageDecodeError("is not an image file: send the bytes of one")
     check_pixels(file, MAX_PIXELS)
     bits = extra.get("bits", 16)
     if not extra["from_files"]:
-        return cropped(file, size, partial(largest_box, size=size))
+        return cropped(file, size, partial(largest_box, size=size), channels=channels)
     streamed = extra.get("loader", "streaming") == "streaming"
-    if streamed and extra.get("decoder") == "gpu" and torch.cuda.is_available():
+    by_gpu = streamed and extra.get("decoder") == "gpu" and torch.cuda.is_available()
+    if by_gpu and channels == 3:
         return _decoded_by_gpu(file, size, bits)
-    return cropped(file, size, partial(center_box, size=size), bits)
+    return cropped(file, size, partial(center_box, size=size), bits, channels)
 
 
-def _decoded_by_gpu(file: File, size: tuple[int, int], bits: int) -> np.ndarray:
+def _decoded_by_gpu(file: File, size: Size, bits: int) -> np.ndarray:
     from .gpu_decode import decode
 
     image = cropped_or_jpeg(file, size, partial(center_box, size=size), bits)

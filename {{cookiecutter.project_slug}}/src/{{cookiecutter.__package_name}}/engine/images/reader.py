@@ -3,7 +3,8 @@
 If the GPU decodes (gpu_decode.py), workers only read the files.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from .decode import (
     random_box,
 )
 from .decoded_cache import decoded
+from .jpeg_messages import heard
 from .names import printable
 from .packed import Packed, pack
 from .splits import Files
@@ -44,6 +46,7 @@ class ReadConfig:
     smallest_crop: float = 0.25
     flip: bool = False
     decoder: Literal["cpu", "gpu"] | None = None  # None: the run's decision
+    hushed: bool = False  # whether libjpeg's lines are dropped: a note has named their files
 
     @property
     def size(self) -> Size:
@@ -67,10 +70,15 @@ class FileRows:
     def take(self, index: Tensor, length: int | None, uniforms: Uniforms | None) -> ImageBatch:
         """Return the images at `index`, int64 (n,), decoded in this process."""
         index = index.clone()
-        images = np.stack(list(self.decoded(index.numpy(), uniforms, cropped)))
+        with self.hushed():
+            images = np.stack(list(self.decoded(index.numpy(), uniforms, self.cropped)))
         return ImageBatch(
             torch.from_numpy(images).permute(0, 3, 1, 2), self.files.labels[index], index
         )
+
+    def hushed(self) -> AbstractContextManager[None]:
+        """Return a context in which libjpeg's lines are dropped if `config` says so."""
+        return heard() if self.config.hushed else nullcontext()
 
     def load(self) -> TensorRows:
         """Return the center crop of every image, decoded once and mapped into memory.
@@ -87,16 +95,22 @@ class FileRows:
     def reader(self, config: StreamConfig) -> "ImageReader":
         """Return a reader for the streaming loader, with the decoder that was set or decided."""
         on_gpu = config.device.type == "cuda" and (self.config.decoder or config.decoder) == "gpu"
+        on_gpu = on_gpu and self.files.channels == 3
         return ImageReader(self, "gpu" if on_gpu else "cpu", config.device)
+
+    @property
+    def cropped(self) -> Callable[..., np.ndarray]:
+        """cropped() of decode.py, with the files' number of channels."""
+        return partial(cropped, channels=self.files.channels)
 
     def decoded(
         self, index: np.ndarray, uniforms: Uniforms | None, read: Any
     ) -> Iterator[np.ndarray | Jpeg]:
-        """Yield read(path, size, choose, bits) for each image: uint8 (height, width, 3), or a Jpeg.
+        """Yield read(path, size, choose, bits) for each image: uint8 (height, width, c), or a Jpeg.
 
-        `read` is cropped or cropped_or_jpeg of decode.py. If a file is left out (see left_out.py),
-        the next one takes its place in training, and nothing in an evaluation: `index` gets its
-        row, or -1. Raises UserError, naming the file, if another can't be decoded.
+        `read` is `self.cropped`, or cropped_or_jpeg of decode.py. If a file is left out (see
+        left_out.py), the next one takes its place in training, and nothing in an evaluation:
+        `index` gets its row, or -1. Raises UserError, naming the file, if another can't be decoded.
         """
         config, size = self.config, self.config.size
         boxes = list[Choose]([partial(center_box, size=size)] * len(index))
@@ -112,7 +126,7 @@ class FileRows:
                     break
             else:
                 index[place] = -1
-                yield np.zeros((size[1], size[0], 3), np.uint8)
+                yield np.zeros((size[1], size[0], self.files.channels), np.uint8)
 
     def _read(self, row: int, choose: Choose, read: Any) -> np.ndarray | Jpeg | None:
         """Return an image, or None if it is left out. Raises UserError."""
@@ -137,7 +151,8 @@ class ImageReader:
 
     def __init__(self, rows: FileRows, decoder: Literal["cpu", "gpu"], device: torch.device):
         self.rows, self.decoder, self.size = rows, decoder, rows.config.size
-        self.image_bytes = self.size[0] * self.size[1] * 3
+        self.channels = rows.files.channels
+        self.image_bytes = self.size[0] * self.size[1] * self.channels
         self.pinned = decoder == "cpu"
         self.labels = rows.files.labels.to(device)
 
@@ -158,8 +173,9 @@ class ImageReader:
             return pack(images, slot, self.size)
         pixels = slot[: len(index) * self.image_bytes].reshape(len(index), -1)
         pixels[len(real) :] = 0
-        for row, image in enumerate(self.rows.decoded(real, uniforms, cropped)):
-            pixels[row] = image.reshape(-1)  # type: ignore[union-attr]
+        with self.rows.hushed():
+            for row, image in enumerate(self.rows.decoded(real, uniforms, self.rows.cropped)):
+                pixels[row] = image.reshape(-1)  # type: ignore[union-attr]
         return None
 
     def finish(
@@ -167,7 +183,7 @@ class ImageReader:
     ) -> ImageBatch:
         n, (width, height) = len(index), self.size
         if rest is None:
-            pixels = slot[: n * self.image_bytes].view(n, height, width, 3)
+            pixels = slot[: n * self.image_bytes].view(n, height, width, self.channels)
             images = pixels.to(device, non_blocking=True, copy=True)
         else:
             from .gpu_decode import decode

@@ -23,14 +23,16 @@ AT_ONCE = 1 << 11  # files whose digests are hashed together
 class Files:
     """One split of n image files: `labels` are int64 (n,), `sha256` uint8 (n, 32).
 
-    `bits` are those that the 16-bit images of the data set use: see depth.py. If the files are
-    `unchecked`, the digests are of their names and sizes, not of their content.
+    `bits` are those that the 16-bit images of the data set use: see depth.py. `channels` are those
+    that each image is read with: see channels.py. If the files are `unchecked`, the digests are of
+    their names and sizes, not of their content.
     """
 
     paths: Paths
     labels: Tensor
     sha256: np.ndarray
     bits: int = 16
+    channels: int = 3
     unchecked: Unchecked | None = None
 
     @property

@@ -12,6 +12,7 @@ from torchvision import models
 
 from ..errors import UserError
 from ..model.weights import load_weights, read_weights
+from .input_layer import for_channels
 
 PRINT_ALL = "python -c 'from torchvision import models; print(*models.list_models(models))'"
 
@@ -58,8 +59,9 @@ def torchvision_network(name: str, num_classes: int, small_images: bool) -> nn.M
 def load_pretrained(body: nn.Module, name: str, pretrained: bool | str) -> str:
     """Load weights into a network: torchvision's for `name` if true, else those of a file.
 
-    A head for another number of classes keeps its random weights. Returns a message for the user.
-    Raises UserError if the file can't be read or does not fit.
+    A head for another number of classes keeps its random weights. A network for other channels
+    than RGB gets RGB's: see input_layer.py. Returns a message for the user. Raises UserError if the
+    file can't be read or does not fit.
     """
     file = weights_file(name, pretrained)
     state = read_weights(file, "body.")
@@ -67,7 +69,8 @@ def load_pretrained(body: nn.Module, name: str, pretrained: bool | str) -> str:
     names = {key: re.sub(r"(denselayer\d+\.(norm|conv))\.([12]\.)", r"\1\3", key) for key in state}
     auxiliary = ("AuxLogits.", "aux1.", "aux2.")  # extra heads, which torchvision_network omits
     kept = {names[key]: state[key] for key in state if not key.startswith(auxiliary)}
-    return load_weights(body, kept, file)
+    kept, adapted = for_channels(kept, body)
+    return load_weights(body, kept, file) + (f"; {adapted}" if adapted else "")
 
 
 def weights_file(name: str, pretrained: bool | str) -> Path:

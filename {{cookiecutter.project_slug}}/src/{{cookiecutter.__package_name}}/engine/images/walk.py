@@ -27,7 +27,7 @@ _SIDE_FOLDERS = """@eaDir #recycle #snapshot @recycle @recently-snapshot @tmp @s
     @transcode ~snapshot __MACOSX $RECYCLE.BIN lost+found"""
 _SIDE_FILES = "Thumbs.db ehthumbs.db ehthumbs_vista.db desktop.ini Picasa.ini"
 
-EXTENSIONS = frozenset(_KNOWN.split())
+EXTENSIONS = frozenset(_KNOWN.split()) | {".npy"}
 UNSURE = frozenset(_UNSURE.split())
 SIDE_FOLDERS = frozenset(_SIDE_FOLDERS.lower().split()) | {
     "system volume information",

@@ -62,6 +62,7 @@ class RunCheckpoint(Checkpoint):
         self.best: dict[str, Any] | None = None  # weights that are not written yet
         self.measured: dict[str, Any] | None = None  # weights, if validation swaps them
         self.due = self.validation_due = False
+        self.measuring = False  # whether this epoch trains no weights
         self.end_reason: str | None = None  # set once all processes know
         self.io, self.saved_step, self.saved_at, self.seconds_saving = VerifiedIO(), -1, 0.0, 0.0
 
@@ -96,31 +97,42 @@ class RunCheckpoint(Checkpoint):
         self.interruption.listen()  # Lightning has replaced the handlers with its own
         self.interruption.waits = True
         self.saved_at = time.monotonic()
+        foreign.resume_averaging(trainer)
         for log in metrics_of(trainer):
             log.resume_from(trainer.global_step)
             log.epoch = trainer.current_epoch
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if self.measuring:  # the weights stay: a resume repeats the epoch
+            self._agree(trainer)
+            self._end_if_asked(trainer)
+            return
         if within_step(trainer):
             return
         self._agree(trainer)
         if self.until is not None and trainer.global_step >= self.until:
             self.end_reason = self.end_reason or f"--until {self.until}"
-        self.due |= trainer.global_step == trainer.max_steps
         last = batch_idx + 1 >= trainer.num_training_batches
+        self.due |= trainer.global_step == trainer.max_steps
+        self.due |= last and foreign.averages_next(trainer)
         if (self.due or self.end_reason) and not last and not validates_next(trainer):
             self._save_if_due(trainer, logged=False)
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
-        if patches.trains_no_weights(trainer):  # StochasticWeightAveraging's last epoch
+        self.measuring = patches.trains_no_weights(trainer)
+        if self.measuring:  # StochasticWeightAveraging's last epoch
             trainer.limit_val_batches, trainer.log_every_n_steps = 0, 0
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
-        self._save_if_due(trainer)  # if no validation did
+        patches.follow_until_averaged(trainer)  # on_train_end may make the average the weights
+        if not self.measuring:
+            self._save_if_due(trainer)  # if no validation did
         for log in metrics_of(trainer):
             log.epoch = trainer.current_epoch + 1
 
     def on_validation_start(self, trainer, *_: Any) -> None:
+        if trainer.state.fn == "fit":
+            patches.follow_until_averaged(trainer)
         if self.end_reason and _training(trainer) and not within_step(trainer):
             self.validation_due = True
             self._save_if_due(trainer)
@@ -198,6 +210,10 @@ class RunCheckpoint(Checkpoint):
             if not logged:  # Lightning logs a step only after this hook
                 patches.log_step_now(trainer)
             self._save(trainer)
+        self._end_if_asked(trainer)
+
+    def _end_if_asked(self, trainer: L.Trainer) -> None:
+        """Raise Interrupted if the run has to end. The newest checkpoint is complete then."""
         if self.end_reason:
             self.io.wait()
             trainer.strategy.barrier()  # or torchrun would end rank 0 while it writes
@@ -228,6 +244,7 @@ class RunCheckpoint(Checkpoint):
         for log in metrics_of(trainer):
             log.fsync()  # a run resumed from here does not log these rows again
         self._check_weights(trainer, _loss_that_is_not_finite(trainer))
+        patches.follow_until_averaged(trainer)
         best, self.best = self.best, None
         if best:
             self.io.write(best, self.folder / BEST)

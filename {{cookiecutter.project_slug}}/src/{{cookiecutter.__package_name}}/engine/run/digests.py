@@ -59,6 +59,19 @@ def write_digests(
     return {f"{part}_sha256": _one(found[part]) for part in ("weights", "optimizer")}
 
 
+def digests_of_checkpoint(saved: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return the digests of the weights and optimizers in a checkpoint that a run resumes from."""
+    state = {
+        f"optimizer {i}, weight {weight}, {key}": value
+        for i, optimizer in enumerate(saved["optimizer_states"])
+        for weight, values in optimizer["state"].items()
+        for key, value in values.items()
+        if isinstance(value, Tensor)
+    }
+    weights = {k: v for k, v in saved["state_dict"].items() if isinstance(v, Tensor)}
+    return {"weights": _digests_of(weights), "optimizer": _digests_of(state)}
+
+
 def read_digests(folder: Path) -> Digests:
     """Return the digests in a run's folder: only the losses if the run did not finish."""
     file = folder / "digests.json"

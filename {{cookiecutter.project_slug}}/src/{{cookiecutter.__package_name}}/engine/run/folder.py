@@ -41,13 +41,25 @@ def new_run_folder(root: Path, recipe: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"The run's folder {folder} can't be created: {error.strerror}. Set the variable"
-            f" {RUN_FOLDER_VARIABLE} to another folder."
+            f"The run's folder {folder} can't be created: {error.strerror}.{_other_owner(folder)}"
+            f" Set the variable {RUN_FOLDER_VARIABLE} to another folder."
         ) from error
     if given and is_rank_zero() and not os.environ.get(UNLISTED_VARIABLE):
         with suppress(OSError):  # runs/ may be read-only
             _link(folder.resolve(), (root / "runs").resolve(), recipe)
     return folder
+
+
+def _other_owner(folder: Path) -> str:
+    """Return a sentence on who owns the closest existing folder, if it is another user."""
+    above = next(parent for parent in folder.absolute().parents if parent.is_dir())
+    owner, user = above.stat().st_uid, os.getuid()
+    if owner == user:
+        return ""
+    return (
+        f" {above} belongs to user {owner}, and this is user {user}. Start a container as user"
+        f" {owner} (docker run --user {owner}; for docker compose: export USER_ID={owner})."
+    )
 
 
 def _link(folder: Path, runs: Path, recipe: str) -> None:

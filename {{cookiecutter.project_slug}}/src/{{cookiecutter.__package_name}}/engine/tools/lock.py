@@ -5,6 +5,7 @@ access to PyTorch's own index. Without such a lock, `make setup` installs the pi
 index, without hashes.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -42,6 +43,16 @@ def split(lock: str) -> tuple[str, str]:
     return HEADER + "\n".join(rest) + "\n", HEADER + "\n".join(torch) + "\n"
 
 
+def add(root: Path, packages: list[str]) -> None:
+    """Add packages to pyproject.toml. Raises CalledProcessError if uv fails.
+
+    Without the variables that name indexes: uv would write these into the file.
+    """
+    around = {name: value for name, value in os.environ.items() if "INDEX" not in name}
+    command = ["uv", "add", "--quiet", "--frozen", *packages]
+    subprocess.run(command, cwd=root, env=around, check=True)
+
+
 @contextmanager
 def unchanged_on_error(file: Path) -> Iterator[None]:
     """Put a file's content back if the block raises."""
@@ -63,7 +74,7 @@ def main(project: object, options: object, flags: list[str]) -> int:
     try:
         with unchanged_on_error(root / "pyproject.toml"):
             if added:
-                subprocess.run(["uv", "add", "--quiet", "--frozen", *added], cwd=root, check=True)
+                add(root, added)
             requirements, torch = split(compile_lock(root, [] if added else flags))
     except subprocess.CalledProcessError as error:
         if added:

@@ -25,12 +25,13 @@ from ..decisions import applied, get
 from ..errors import UserError
 from ..hashing import sha256
 from ..paths import project_root, shown
-from ..run.digests import Digests, read_digests
+from ..run.digests import Digests
 from ..run.environment import not_as_locked
 from ..run.folder import RUN_FOLDER_VARIABLE, UNLISTED_VARIABLE, find_run
 from ..run.interruption import passing_on_sigterm
 from ..run.record import read_record
 from ..run.resume_checks import changed_source
+from .reproduced_part import DRAFT, configuration, part_of, repeated, without_time_limits
 
 # Settings that affect no bit of the result; the first ones depend on the machine.
 MACHINE_SETTINGS = ("data.workers", "data.prefetch", "trainer.default_root_dir", "config")
@@ -49,19 +50,20 @@ def reproduce(package: str, run: Path, into: Path, until: int | None, flags: lis
     `flags` are added to those of fit. Raises UserError if the run can't be retrained.
     """
     record = read_record(run / "run.json")
-    if until is not None and until >= record["results"].get("steps", until + 1):
-        until = None  # the whole run
-    check_one_run(run, record, until)
+    part = part_of(run, record, until)
+    check_one_run(run, record, part.until)
     source = unpack(run, record, into)
+    if part.reason:
+        print(f"The run was cut short ({part.reason}): repeating it up to step {part.until}")
     for line in (unlocked := not_as_locked(source)):
         print(f"environment: {line}")
-    command = [sys.executable, "-m", package, "fit", "--config", str(run / "config.yaml")]
+    command = [sys.executable, "-m", package, "fit", "--config", str(configuration(run, into))]
     command += ["--tracking.wandb=false", "--tracking.tensorboard=false"]
     if "compile" in record:  # from before 0.1.0: repeat the decision
         command.append(f"--model.compile={record['compile']['mode'] or 'false'}")
     else:
         command.append(f"--decisions={run / 'run.json'}")
-    command += [f"--until={until}"] if until is not None else []
+    command += [f"--until={part.until}"] if part.until is not None else []
     again = into / "run"
     status, differs = train(command + flags, source, again, record)
     differs = unlocked + differs
@@ -70,7 +72,7 @@ def reproduce(package: str, run: Path, into: Path, until: int | None, flags: lis
             _print_environment(differs)
             return 2
         raise UserError(f"Retraining failed with exit status {status}: see above.")
-    return compare(read_digests(run), read_digests(again), until, differs)
+    return compare(part.expected, repeated(again, part), part.until, differs)
 
 
 def check_one_run(run: Path, record: dict[str, Any], until: int | None) -> None:
@@ -79,7 +81,7 @@ def check_one_run(run: Path, record: dict[str, Any], until: int | None) -> None:
         raise UserError("The run was trained on several machines. That can't be reproduced on one.")
     before = record | {"resumes": []}
     for resume in record["resumes"]:
-        was, now = (dict(_flat(applied(start))) for start in (before, resume))
+        was, now = (dict(_flat(without_time_limits(applied(start)))) for start in (before, resume))
         changed = [
             f"{key} {was.get(key)} -> {now.get(key)}"
             for key in sorted(was.keys() | now.keys())
@@ -104,7 +106,7 @@ def unpack(run: Path, record: dict[str, Any], into: Path) -> Path:
     archive = _archive(run, record)
     try:
         if into.exists():
-            if other := {path.name for path in into.iterdir()} - {"source", "run"}:
+            if other := {path.name for path in into.iterdir()} - {"source", "run", DRAFT}:
                 raise UserError(f"{into} contains {min(other)}. Choose a new folder with --into.")
             shutil.rmtree(into)
         with zipfile.ZipFile(archive) as pack:
@@ -163,18 +165,21 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
 
 
 def compare(then: Digests, now: Digests, until: int | None, differs: list[str]) -> int:
-    """Print whether two runs are identical, or where they differ first; return the status."""
+    """Print whether two runs are identical up to a step, or where they differ first.
+
+    Returns the exit status.
+    """
     end = float("inf") if until is None else until
     steps = [step for step in then["losses"] if int(step) < end]
     differing = [step for step in steps if now["losses"].get(step) != then["losses"][step]]
-    parts = ("weights", "optimizer") if until is None else ()
-    names = [(part, name) for part in parts for name in then[part]]
+    names = [(part, name) for part in ("weights", "optimizer") for name in then[part]]
     tensors = [(part, name) for part, name in names if now[part].get(name) != then[part][name]]
     if not steps and not names:
         raise UserError("The run's folder has no losses and no digests to compare with.")
     if not differing and not tensors:
-        rest = f" and {len(names)} tensors" if names else f", up to step {until}"
-        print(f"\nidentical: {len(steps)} losses{rest}, bit for bit")
+        tensors_too = f" and {len(names)} tensors" if names else ""
+        rest = "" if until is None else f", up to step {until}"
+        print(f"\nidentical: {len(steps)} losses{tensors_too}{rest}, bit for bit")
         return 0
     print("\ndifferent")
     if differing:
