@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,9 +23,20 @@ WANTED = {  # file: is it part of this project?
     "torch-cu130.lock": ANSWERS["cuda"] == "cu130",
     "compose.gpu.yaml": ANSWERS["cuda"] != "cpu",
 }
+OF_IMAGES = (
+    "configs/*.yaml",
+    f"src/{ANSWERS['__package_name']}/augment.py",
+    f"src/{ANSWERS['__package_name']}/engine/images",
+    "tests/test_*.py",
+    "tests/engine/test_*.py",
+)
+OF_EVERY_TASK = {"base.yaml", "test_contract.py"}
 NEXT = {
     "make setup": "install the locked packages into .venv",
-    "make train": "train on handwritten digits, without a download",
+    "make train": {
+        "images": "train on handwritten digits, without a download",
+        "text": "train on the names of languages, without a download",
+    }[ANSWERS["task"]],
 }
 
 
@@ -32,6 +44,18 @@ def drop_unchosen() -> None:
     for name, wanted in WANTED.items():
         if not wanted:
             (PROJECT / name).unlink(missing_ok=True)
+
+
+def keep_one_task() -> None:
+    """Replace what is about images by the files of another task, if one was chosen."""
+    own = PROJECT / "tasks" / ANSWERS["task"]
+    if own.is_dir():
+        for pattern in OF_IMAGES:
+            for path in PROJECT.glob(pattern):
+                if path.name not in OF_EVERY_TASK:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.copytree(own, PROJECT, dirs_exist_ok=True)
+    shutil.rmtree(PROJECT / "tasks", ignore_errors=True)
 
 
 def write_manifest() -> None:
@@ -114,6 +138,7 @@ def is_throwaway() -> bool:
 
 if __name__ == "__main__":
     drop_unchosen()
+    keep_one_task()
     write_manifest()
     link_to_template()
     if not is_throwaway():
