@@ -19,6 +19,7 @@ from {{ cookiecutter.__package_name }}.engine.data import resident
 from {{ cookiecutter.__package_name }}.engine.fast.compile_messages import (
     keep_cache,
 )
+from {{ cookiecutter.__package_name }}.engine.fast.step_versions import StepVersions
 from {{ cookiecutter.__package_name }}.engine.model.freeze import unfreeze
 from {{ cookiecutter.__package_name }}.engine.monitor.bar import Lines
 from {{ cookiecutter.__package_name }}.engine.run import checkpoint
@@ -221,7 +222,6 @@ GRAPH = ("fit", "--config", "configs/digits.yaml", "--model.compile", "step-grap
 @pytest.mark.parametrize(
     ("flags", "own", "reason"),
     [
-        (("--trainer.gradient_clip_val", "1"), {}, "it clips no gradients"),
         ((), {"configure_optimizers": by_epochs}, "it steps one schedule, at each step"),
         ((), {"configure_optimizers": by_two_optimizers}, "it is for one optimizer"),
         ((), {"optimizer_step": Mine.between}, "it never calls Mine.between"),
@@ -239,6 +239,49 @@ def test_a_step_graph_refuses_what_it_would_leave_out(
         monkeypatch.setattr(ImageClassifier, name, written)
     assert call(*GRAPH, *flags) == 2
     assert f"step-graph, but {reason}: leave it unset." in capsys.readouterr().err
+
+
+class Switching(nn.Module):
+    """Its loss depends on a number that changes between steps, and on a layer's mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.factor = nn.BatchNorm1d(3), 1.0
+
+
+def switching_step(task: Switching, batch: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    outputs = task.layer(batch)
+    return outputs.sum() * task.factor, {"mean": outputs.mean()}, outputs
+
+
+def test_a_step_has_a_version_for_each_set_of_values_that_its_code_reads():
+    task, versions = Switching(), StepVersions(switching_step)
+    small, large = torch.ones(2, 3), torch.ones(4, 3)
+    assert [versions.of(task, batch) for batch in (small, small, large, small)] == [0, 0, 1, 0]
+    task.factor = 2.0
+    assert [versions.of(task, batch) for batch in (small, large)] == [2, 3]
+    task.factor = 1.0
+    assert versions.of(task.eval(), small) == 4
+    assert versions.of(task.train(), small) == 0 and not versions.problem
+    assert task.layer.num_batches_tracked == 0, "asking has computed the step"
+
+
+def waits(task: Switching, batch: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    factor = task.layer(batch).sum().item()
+    torch._dynamo.graph_break()
+    return batch.sum() * factor, {}, batch
+
+
+def counts(task: Switching, batch: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    task.factor += 1
+    return (task.layer(batch) * task.factor).sum(), {}, batch
+
+
+@pytest.mark.parametrize("step", [waits, counts])
+def test_a_step_whose_versions_cannot_be_told_has_none(step):
+    task, versions = Switching(), StepVersions(step)
+    found = [versions.of(task, torch.ones(2, 3)) for _ in range(20)]
+    assert found[-1] is None and versions.problem and "\n" not in versions.problem
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ from ..run.interruption import Interruption
 from ..run.metrics import MetricsCSV
 from ..run.numerics import StepSeed, numerics, prefer_determinism
 from ..run.record import RunRecord, facts_of, read_yaml
-from ..task import Task, has_plain_step
+from ..task import Task, has_plain_step, loss_and_outputs
 from . import arguments as resolve
 from .errors import Parser
 from .launch import check_tasks, launch, launched, with_environment
@@ -249,7 +249,7 @@ class Training(LightningCLI):
             OutOfMemory(),
             StepSeed(config.seed_everything, by_rank=self.decisions.step_version.value == 1),
             Compiling(),
-            *([StepGraph()] if config.model.compile == "step-graph" else []),
+            *([StepGraph(loss_and_outputs)] if config.model.compile == "step-graph" else []),
             *self._heartbeat(),
             RunCheckpoint(
                 self.run_folder,

@@ -3,9 +3,13 @@
 The host then launches one graph per step instead of some hundred kernels, or one per micro-batch if
 a step has several. Lightning does not see a graph's replay, so this module counts the steps for it
 and steps the schedule.
+
+A graph repeats what was recorded. So each version of the step's code gets its own: step_versions.py
+tells which one a batch needs.
 """
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -14,16 +18,25 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from ..errors import UserError
+from ..ranks import is_rank_zero
 from .data_parallel import DataParallel
 from .step_parts import StepParts
+from .step_versions import StepVersions
 
 EAGER_STEPS = 3  # training steps before the capture: they compile and allocate lasting memory
 
 
 class StepGraph(L.Callback):
-    """Replaces a task's training step: the first steps run eagerly, then one is captured."""
+    """Replaces a task's training step: the first steps run eagerly, then one is captured.
+
+    Args:
+        loss_and_outputs: returns loss, terms and outputs of (task, batch), and is not compiled.
+    """
 
     automatic = True  # the task's automatic_optimization before
+
+    def __init__(self, loss_and_outputs: Callable[[Any, Any], Any]) -> None:
+        self.loss_and_outputs = loss_and_outputs
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         self.automatic = pl_module.automatic_optimization
@@ -53,7 +66,6 @@ class StepGraph(L.Callback):
             "several devices need trainer.strategy data-parallel": not alone,
             "a run of an older version accumulates no gradients in it": accumulates and not summed,
             "float16's loss scaling waits in each step": str(trainer.precision).startswith("16"),
-            "it clips no gradients": trainer.gradient_clip_val,
             "it is for one optimizer": len(trainer.optimizers) > 1,
             "it steps one schedule, at each step": schedules not in ([], [("step", 1)]),
             f"it never calls {', '.join(own)}": own,
@@ -74,8 +86,9 @@ class StepGraph(L.Callback):
 
     def reset(self) -> None:
         """Drop the graphs, so that the next steps capture new ones."""
-        self.steps = 0
-        self.batch: Any = None  # that all graphs read
+        self.steps, self.versions = 0, StepVersions(self.loss_and_outputs)
+        self.pool: Any = None
+        self.batches: dict[Any, Any] = {}  # which the graphs read, by their shapes
         self.graphs: dict[Any, tuple[torch.cuda.CUDAGraph, Any]] = {}
 
     def step(self, batch: Any) -> Tensor:
@@ -84,13 +97,14 @@ class StepGraph(L.Callback):
         ends = parts is None or parts.ends
         if ends:
             self.progress.increment_ready()
-        if self.steps < EAGER_STEPS:
+        version = None if self.steps < EAGER_STEPS else self._version(batch)
+        if version is None:
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
                 loss, terms, outputs = self._train_step(batch)
             torch.cuda.current_stream().wait_stream(self.stream)
         else:
-            loss, terms, outputs = self._replay(batch)
+            loss, terms, outputs = self._replay(batch, version)
         if ends:
             self.steps += 1
             self.progress.increment_completed()
@@ -101,21 +115,39 @@ class StepGraph(L.Callback):
                 schedule.scheduler.step()
         return loss
 
-    def _replay(self, batch: Any) -> Any:
+    def _version(self, batch: Any) -> int | None:
+        """Return the number of the code's version, or None if a graph might miss a change."""
+        known = self.versions.problem
+        version = self.versions.of(self.model, batch)
+        if self.versions.problem and not known and is_rank_zero():
+            print(
+                "note: model.compile is step-graph, but torch.compile can't tell when the step's"
+                f" code changes ({self.versions.problem}). So the step is not one CUDA graph: try"
+                " --model.compile reduce-overhead.",
+                flush=True,
+            )
+        return version
+
+    def _replay(self, batch: Any, version: int) -> Any:
         """Train on a batch by the graph of steps, or of micro-batches, of its kind."""
         parts = self.model.parts
-        kind = parts and (parts.begins, parts.ends and parts.micro_batches, parts.logs)
-        if self.batch is None:
-            self.batch, self.pool = copy.deepcopy(batch), torch.cuda.graph_pool_handle()
+        shapes = tuple(None if part is None else part.shape for part in batch)
+        kind = (
+            version,
+            shapes,
+            parts and (parts.begins, parts.ends and parts.micro_batches, parts.logs),
+        )
+        if shapes not in self.batches:
+            self.batches[shapes] = copy.deepcopy(batch)
         if kind not in self.graphs:
-            graph = torch.cuda.CUDAGraph()
+            graph, self.pool = torch.cuda.CUDAGraph(), self.pool or torch.cuda.graph_pool_handle()
             if parts is None:
                 self.optimizer.optimizer.zero_grad(set_to_none=True)
             # thread_local: the loader's thread keeps copying during the capture
             how: Any = {"stream": self.stream, "capture_error_mode": "thread_local"}
             with torch.cuda.graph(graph, pool=self.pool, **how):
-                self.graphs[kind] = graph, self._train_step(self.batch)
-        for static, part in zip(self.batch, batch, strict=True):
+                self.graphs[kind] = graph, self._train_step(self.batches[shapes])
+        for static, part in zip(self.batches[shapes], batch, strict=True):
             if static is not None and part is not None:
                 static.copy_(part)
         graph, results = self.graphs[kind]
@@ -137,5 +169,9 @@ class StepGraph(L.Callback):
             (parts.weigh(batch, outputs, loss, terms) / parts.total).backward()
             parts.finish()
         if parts is None or parts.ends:
+            trainer = self.model.trainer
+            self.model.configure_gradient_clipping(
+                optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+            )
             optimizer.step()
         return apply_to_collection((loss, terms, outputs), Tensor, Tensor.detach)
