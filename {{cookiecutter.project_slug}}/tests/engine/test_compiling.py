@@ -1,9 +1,11 @@
 """torch.compile: nothing is compiled twice, and a network that can't be compiled whole is named."""
 
 import inspect
+import json
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
@@ -412,6 +414,24 @@ def test_gradients_that_are_summed_up_are_the_same_compiled(mode, call, monkeypa
         losses.append([row["train/loss"] for row in rows if "train/loss" in row])
     assert len(losses[0]) == 10 and losses[0] == pytest.approx(losses[1], abs=0.03)
     assert counters["inductor"]["cudagraph_skips"] == skipped
+
+
+def halved_at_first(task: Any, outputs: Any, batch: Any, loss: Any = ImageClassifier.loss) -> Any:
+    return loss(task, outputs, batch) * (0.5 if task.trainer.current_epoch < 1 else 1.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("clip", ["", "--trainer.gradient_clip_val=0.1"])
+def test_a_step_graph_follows_what_the_code_reads(clip, call, monkeypatch, tmp_path):
+    """Its weights are those of the same step without a graph."""
+    monkeypatch.setattr(ImageClassifier, "loss", halved_at_first)
+    found = []
+    for mode in ("default", "step-graph"):
+        flags = (f"--model.compile={mode}", "--model.network=small_cnn", *clip.split())
+        assert call(*ON_GPU, *flags, folder=tmp_path / mode) == 0
+        found.append(json.loads((tmp_path / mode / "digests.json").read_text()))
+    assert found[0]["losses"] == found[1]["losses"] and found[0]["weights"] == found[1]["weights"]
 
 
 @pytest.mark.gpu
