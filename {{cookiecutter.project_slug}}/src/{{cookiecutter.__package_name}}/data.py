@@ -82,8 +82,8 @@ class ImageData(ImageModule):
         image_size: side of the square to which the images of a folder are cropped and resized, or
             [height, width].
         smallest_crop: smallest share of an image's area in a random crop; for folders.
-        channels: of each image: 1 for grey, 3 for RGB, 4 for RGB and alpha, or as many as the TIFF
-            or .npy files of a folder have. If unset, 3, or those of the images in memory.
+        channels: number per image: 1 for grey, 3 for RGB, 4 for RGB and alpha, or as many as the
+            TIFF or .npy files of a folder have. If unset, 3, or those of the images in memory.
         decoder: where a folder's JPEG files are decoded, cpu or gpu. If unset, gpu if there are too
             few cores and the GPU has JPEG engines.
         check: whether a folder's files are checked now, before training, or later, while it runs.

@@ -1,10 +1,12 @@
 """What the engine's tests share: the command line, called in this process, and a finished run."""
 
 import os
+import random
 import runpy
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +20,34 @@ import {{ cookiecutter.__package_name }} as package
 Command = Callable[..., int]
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 STOPS += (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--draw", type=int, help="run at most so many cases of each test")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ.setdefault("DRAW_SEED", str(random.randrange(10**6)))  # also of other processes
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    most = config.getoption("--draw")
+    return f"{most} cases of each test: DRAW_SEED={os.environ['DRAW_SEED']}" if most else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --draw, leave out all but some cases of each test, drawn at random."""
+    if not (most := config.getoption("--draw")):
+        return
+    cases = defaultdict(list)
+    for item in items:
+        cases[item.nodeid.partition("[")[0]].append(item)
+    drawn = set()
+    for name, each in cases.items():
+        draw = random.Random(f"{os.environ['DRAW_SEED']} {name}")
+        drawn.update(draw.sample(each, min(most, len(each))))
+    config.hook.pytest_deselected(items=[item for item in items if item not in drawn])
+    items[:] = [item for item in items if item in drawn]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,6 +1,5 @@
 """Images with any number of channels: training, evaluation and the service agree."""
 
-import csv
 import io
 import json
 from functools import partial
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from served import check_answers
 from tiff_written import tiff
 from torch import nn
 
@@ -34,7 +34,6 @@ from {{ cookiecutter.__package_name }}.networks import build_network
 from {{ cookiecutter.__package_name }}.pictures import draw_predictions
 
 PROJECT = Project(package.__name__, ImageClassifier, ImageData, read)
-CLOSE = 0.02 if torch.cuda.is_available() else 1e-5  # as in test_serve.py
 
 
 def trainer_for(steps: int) -> L.Trainer:
@@ -99,16 +98,7 @@ def test_a_run_is_evaluated_and_served_with_the_channels_it_was_trained_on(
     served = serve.ServedRun(PROJECT, run)
     source = {"source": "folder", "options": {"path": str(tmp_path / "images")}}
     data = data_with_flags(ImageData)(**options, **source)
-    (batch,) = data.test_dataloader()
-    rows = list(csv.DictReader((run / "predictions.csv").open()))
-    assert len(rows) == 2
-    for row, seen in zip(rows, batch.images, strict=False):
-        file = data.splits.test.files[int(row["index"])].read_bytes()
-        shown, problems = read([file], served.facts)
-        assert not problems and torch.equal(shown.images[0], seen)
-        said = served.answer(file)
-        assert said["class"] == row["prediction"]
-        assert said["probability"] == pytest.approx(float(row["probability"]), abs=CLOSE)
+    assert check_answers(served, data, run / "predictions.csv") == 2
     if channels > 4:
         with pytest.raises(serve.BadRequest, match=f"has 3 channels; expected {channels}"):
             served.answer(png(np.zeros((9, 9, 3), np.uint8)))

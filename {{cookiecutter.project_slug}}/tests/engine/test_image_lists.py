@@ -131,6 +131,22 @@ def test_only_files_that_were_changed_or_added_are_opened_again(tmp_path, opened
     assert opened == [paths[3]]
 
 
+def test_a_file_replaced_by_one_of_the_same_size_is_opened_again(tmp_path, opened):
+    """Also if the list has no other change, so that only the time of modification tells."""
+    paths = [tmp_path / "images" / f"{i}.bmp" for i in range(3)]
+    for number, path in enumerate(paths):
+        small(path, number)
+    listing = listed(paths, tmp_path)
+    before = check(listing, tmp_path)
+    opened.clear()
+    size, changed = paths[1].stat().st_size, paths[1].stat().st_mtime_ns
+    os.utime(small(paths[1], 99), ns=(changed + 10**9, changed + 10**9))
+    assert paths[1].stat().st_size == size
+    after = check(listed(paths, tmp_path), tmp_path)
+    assert opened == [paths[1]]
+    assert (before.sha256 != after.sha256).any(1).tolist() == [False, True, False]
+
+
 def test_a_table_and_a_source_of_ones_own_are_opened_once_too(tmp_path, opened):
     paths = classes(tmp_path / "images", 10)
     with (tmp_path / "list.csv").open("w", newline="") as file:

@@ -215,7 +215,7 @@ def test_a_package_is_added_without_the_index_that_has_it(tmp_path, monkeypatch)
         pytest.skip("needs uv")
     monkeypatch.setenv("PATH", tools)
     for name in ("UV_DEFAULT_INDEX", "UV_INDEX"):
-        monkeypatch.setenv(name, "http://name:secret@127.0.0.1:9/simple")
+        monkeypatch.setenv(name, f"http://name:{tmp_path.name}@127.0.0.1:9/simple")
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "one"\nversion = "1"\n')
     add(tmp_path, ["six>=1"])
     written = (tmp_path / "pyproject.toml").read_text()

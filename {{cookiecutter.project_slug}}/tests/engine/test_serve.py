@@ -20,6 +20,7 @@ import pytest
 import torch
 import uvicorn
 from PIL import Image
+from served import CLOSE, check_answers
 from sklearn.datasets import load_digits
 
 import {{ cookiecutter.__package_name }} as package
@@ -36,7 +37,6 @@ from {{ cookiecutter.__package_name }}.engine.images.splits import ImageSplits
 from {{ cookiecutter.__package_name }}.engine.tools import serve
 
 # predict computes many images at once; in bfloat16 that shows.
-CLOSE = 0.02 if torch.cuda.is_available() else 1e-5
 
 
 PROJECT = Project(package.__name__, ImageClassifier, ImageData, read)
@@ -150,16 +150,7 @@ def test_the_service_shows_a_file_as_evaluation_does_whatever_the_loader(
     options = {"image_size": size, "loader": loader, "workers": 0}
     options |= {"source": "folder", "options": {"path": str(images)}}
     data = data_with_flags(ImageData)(**options)
-    (batch,) = data.test_dataloader()
-    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
-    assert len(rows) == 4
-    for row, seen in zip(rows, batch.images, strict=False):
-        file = data.splits.test.files[int(row["index"])].read_bytes()
-        shown, problems = read([file], served.facts)
-        assert not problems and torch.equal(shown.images[0], seen)
-        said = served.answer(file)
-        assert said["class"] == row["prediction"]
-        assert said["probability"] == pytest.approx(float(row["probability"]), abs=CLOSE)
+    assert check_answers(served, data, tmp_path / "predictions.csv") == 4
 
 
 def wide() -> ImageSplits:

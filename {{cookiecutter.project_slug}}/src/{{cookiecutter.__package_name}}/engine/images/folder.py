@@ -104,10 +104,8 @@ def from_listing(
     splits = divided(contents, found.labels, found.splits, usable, shares)
     classes = _classes(found, splits, place, remarks)
     number = np.array([classes.index(name) if name in classes else -1 for name in found.names])
-    later, files = (
-        LaterCheck(found, splits, place, skip_bad, bits, channels) if is_later() else None,
-        [],
-    )
+    later = LaterCheck(found, splits, place, skip_bad, bits, channels) if is_later() else None
+    files = []
     for split in range(len(SPLITS)):
         part = np.flatnonzero(splits == split)
         labels = torch.from_numpy(number[found.labels[part]])
