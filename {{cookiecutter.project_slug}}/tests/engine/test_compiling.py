@@ -16,8 +16,10 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from {{ cookiecutter.__package_name }} import networks
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
-from {{ cookiecutter.__package_name }}.engine import hardware
+from {{ cookiecutter.__package_name }}.engine import decisions, hardware, task
 from {{ cookiecutter.__package_name }}.engine.data import resident
+from {{ cookiecutter.__package_name }}.engine.decisions import Decision
+from {{ cookiecutter.__package_name }}.engine.fast import patches
 from {{ cookiecutter.__package_name }}.engine.fast.compile_messages import (
     keep_cache,
 )
@@ -26,6 +28,7 @@ from {{ cookiecutter.__package_name }}.engine.model.freeze import unfreeze
 from {{ cookiecutter.__package_name }}.engine.monitor.bar import Lines
 from {{ cookiecutter.__package_name }}.engine.run import checkpoint
 from {{ cookiecutter.__package_name }}.engine.run.metrics import read_metrics
+from {{ cookiecutter.__package_name }}.engine.run.record import RunRecord
 
 pytestmark = pytest.mark.skipif(
     not hardware._has_compiler(), reason="needs a C compiler and Python's headers"
@@ -213,11 +216,11 @@ def by_epochs(model: ImageClassifier) -> dict:
     return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1)}
 
 
-def by_two_optimizers(model: ImageClassifier) -> list:
-    parts = model.network.body[:-1], model.network.body[-1]
-    return [torch.optim.SGD(part.parameters(), 0.1) for part in parts]
+def by_counting(model: ImageClassifier) -> torch.optim.Optimizer:
+    return torch.optim.Adagrad(model.parameters(), 0.1)
 
 
+COUNTS = "it is for optimizers of torch that count their steps on the GPU"
 GRAPH = ("fit", "--config", "configs/digits.yaml", "--model.compile", "step-graph")
 
 
@@ -225,7 +228,8 @@ GRAPH = ("fit", "--config", "configs/digits.yaml", "--model.compile", "step-grap
     ("flags", "own", "reason"),
     [
         ((), {"configure_optimizers": by_epochs}, "it steps one schedule, at each step"),
-        ((), {"configure_optimizers": by_two_optimizers}, "it is for one optimizer"),
+        ((), {"configure_optimizers": by_counting}, COUNTS),
+        (("--trainer.detect_anomaly", "true"), {}, "detect_anomaly checks each step"),
         ((), {"optimizer_step": Mine.between}, "it never calls Mine.between"),
         (
             ("--trainer.callbacks+", f"{__name__}.Watches"),
@@ -241,6 +245,40 @@ def test_a_step_graph_refuses_what_it_would_leave_out(
         monkeypatch.setattr(ImageClassifier, name, written)
     assert call(*GRAPH, *flags) == 2
     assert f"step-graph, but {reason}: leave it unset." in capsys.readouterr().err
+
+
+def test_a_step_that_cannot_be_one_graph_uses_several_unless_one_was_asked_for(
+    call, monkeypatch, tmp_path, capsys
+):
+    """On a CPU, which has no CUDA graphs, with the decision that a GPU gets."""
+    modes = []
+    monkeypatch.setattr(
+        task, "compile_task", lambda network, step, mode: modes.append(mode) or step
+    )
+    monkeypatch.setattr(decisions, "compile_mode", lambda *_: Decision("step-graph", "a GPU's"))
+    digits = ("fit", "--config", "configs/digits.yaml", "--trainer.max_epochs=1")
+    assert call(*digits, folder=tmp_path) == 0
+    reason = "no step graph, because it needs an NVIDIA GPU"
+    assert modes == ["reduce-overhead"] and reason in capsys.readouterr().out
+    start = RunRecord(tmp_path).newest_start()
+    assert start["decisions"]["model.compile"] == {"value": "reduce-overhead", "why": reason}
+
+
+def test_steps_are_counted_for_both_ways_to_step():
+    """A run may go on by a step graph, or without one."""
+    one = {"total": {"ready": 7, "completed": 7}, "current": {"ready": 3, "completed": 3}}
+    none = {"total": {"ready": 0, "completed": 0}, "current": {"ready": 0, "completed": 0}}
+    for by_hand, automatic in ((one, none), (none, one)):
+        loop = {
+            "epoch_loop.manual_optimization.optim_step_progress": dict(by_hand),
+            "epoch_loop.automatic_optimization.optim_progress": dict(
+                optimizer=dict(step=dict(automatic))
+            ),
+        }
+        patches.equalize_step_counts({"loops": {"fit_loop": loop}})
+        assert loop["epoch_loop.manual_optimization.optim_step_progress"] == one
+        assert loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"] == one
+    patches.equalize_step_counts({})  # of weights alone
 
 
 class Switching(nn.Module):
