@@ -94,6 +94,8 @@ class StepGraph(L.Callback):
             for count in self.counts:
                 count.increment_ready()
         version = None if self.steps < EAGER_STEPS else self._number_of_version(batch)
+        if self.steps == EAGER_STEPS and version is not None and (parts is None or parts.begins):
+            self._prepare_lengths(version)
         if version is None:
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
@@ -148,8 +150,31 @@ class StepGraph(L.Callback):
             found.append(tuple(each for each in options if not isinstance(each[1], Tensor)))
         return str(found)
 
-    def _replay(self, batch: Any, version: int) -> Any:
-        """Train on a batch by the graph of steps, or of micro-batches, of its kind."""
+    def _prepare_lengths(self, version: int) -> None:
+        """If rows differ in length, compile for each length of a batch now, and record its graph.
+
+        What this computes is dropped, so that the result does not depend on it.
+        """
+        loader = self.model.trainer.train_dataloader
+        batches = loader.of_each_length() if hasattr(loader, "of_each_length") else []
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        before = [buffer.clone() for buffer in self.model.buffers()]
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.random.fork_rng(devices=[self.device]), torch.cuda.stream(self.stream):
+            for batch in batches:
+                loss, _, _ = self.model.train_step(self.model, batch)
+                torch.autograd.grad(loss, weights, allow_unused=True)
+        torch.cuda.current_stream().wait_stream(self.stream)
+        for buffer, content in zip(self.model.buffers(), before, strict=True):
+            buffer.data.copy_(content)
+        for batch in batches:
+            self._graph(batch, version)
+
+    def _graph(self, batch: Any, version: int) -> tuple[torch.cuda.CUDAGraph, Any, Any]:
+        """Return the graph of steps, or of micro-batches, of this kind, its batch and its results.
+
+        It is recorded if there is none.
+        """
         parts = self.model.parts
         shapes = tuple(None if part is None else part.shape for part in batch)
         role = parts and (parts.begins, parts.ends and parts.micro_batches, parts.logs)
@@ -164,10 +189,15 @@ class StepGraph(L.Callback):
             how: Any = {"stream": self.stream, "capture_error_mode": "thread_local"}
             with torch.cuda.graph(graph, pool=self.pool, **how):
                 self.graphs[kind] = graph, self._train_step(self.batches[shapes])
-        for static, part in zip(self.batches[shapes], batch, strict=True):
+        graph, results = self.graphs[kind]
+        return graph, self.batches[shapes], results
+
+    def _replay(self, batch: Any, version: int) -> Any:
+        """Train on a batch by its graph."""
+        graph, static_batch, results = self._graph(batch, version)
+        for static, part in zip(static_batch, batch, strict=True):
             if static is not None and part is not None:
                 static.copy_(part)
-        graph, results = self.graphs[kind]
         graph.replay()
         return results
 
