@@ -1,0 +1,148 @@
+"""The task: classify texts. The engine runs it; engine/contract.py describes its members."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from .engine import Best, Task, UserError, build_optimizer, build_schedule, freeze
+from .engine.model.optimizers import OptimizerName
+from .engine.text.batch import TextBatch, attention_mask
+from .engine.text.check import check_outputs
+from .engine.text.layers import decay_layers
+from .engine.text.pretrained import load_pretrained
+from .networks import NETWORKS, build_network
+from .objectives import ObjectiveName, best_by, build_objective
+
+# The engine's name for a learning rate that rises linearly, then falls linearly, is one_cycle.
+SCHEDULES: dict[str, Any] = {"linear": "one_cycle", "cosine": "cosine", "constant": "constant"}
+MOMENTUM = 0.9  # of sgd
+
+
+class TextClassifier(Task):
+    """Train a network to classify texts, to rate them, or to fill in masked tokens.
+
+    Args:
+        network: a name in networks.py, or an encoder of transformers: a name on the hub, such as
+            bert-base-uncased, or a folder.
+        num_classes: number of classes; the command line takes it from the data, and the next four.
+        vocab_size: number of different tokens.
+        padding_id: the token that fills up shorter rows.
+        objective: classes, numbers or masked: see objectives.py.
+        metrics: more metrics: f1, matthews, pearson or spearman. The first selects the best
+            weights.
+        pretrained: true for the weights of an encoder of transformers, or a file: a state dict or a
+            run's checkpoint. Read when a run starts, never when it resumes.
+        freeze_backbone: train only the head; the rest stays unchanged, in eval mode.
+        lora_rank: train the head and, beside each matrix of the attention, two of this rank (Hu et
+            al., "LoRA", 2021); 0 trains all weights.
+        lora_alpha: the product of the two is multiplied by lora_alpha / lora_rank.
+        optimizer: adamw or sgd (with Nesterov momentum).
+        learning_rate: the highest learning rate of the run, for the global batch.
+        layer_decay: the learning rate of each block, as a share of that of the next; 1 is off.
+        weight_decay: for weights only, not for biases and normalization.
+        schedule: linear, cosine or constant, each after the warm-up.
+        warmup: share of the steps in which the learning rate rises from nothing to its highest.
+        label_smoothing: share of the target that is spread over all classes.
+        dropout: share of the values inside of the network that are set to 0 in training.
+    """
+
+    network: nn.Module
+    best = Best("val/accuracy", "max", ".2%")
+    inputs = ("tokens", "segments", "lengths")
+    may_change = frozenset({"pretrained"})
+
+    def __init__(
+        self,
+        network: str = "tiny_encoder",
+        num_classes: int | None = None,
+        vocab_size: int | None = None,
+        padding_id: int = 0,
+        objective: ObjectiveName = "classes",
+        metrics: Sequence[str] = (),
+        pretrained: bool | str = True,
+        freeze_backbone: bool = False,
+        lora_rank: int = 0,
+        lora_alpha: float = 16.0,
+        optimizer: OptimizerName = "adamw",
+        learning_rate: float = 1e-3,
+        layer_decay: float = 1.0,
+        weight_decay: float = 0.01,
+        schedule: Literal["linear", "cosine", "constant"] = "linear",
+        warmup: float = 0.1,
+        label_smoothing: float = 0.0,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if num_classes is None or vocab_size is None:
+            raise UserError("model.num_classes is not set, and there are no data to take it from.")
+        self.objective = build_objective(objective, num_classes, vocab_size, label_smoothing)
+        self.best = best_by(metrics, self.objective.best)
+        outputs = self.objective.outputs
+        self.network = build_network(network, outputs, vocab_size, padding_id, objective, dropout)
+        if lora_rank:
+            from .engine.text.lora import add_lora  # imports peft, which takes seconds
+
+            self.network = add_lora(self.network, lora_rank, lora_alpha)
+        if freeze_backbone:
+            freeze(self.network, outputs=outputs)
+
+    def forward(self, batch: TextBatch) -> Tensor:
+        """Return logits (n, outputs), or (n, length, outputs) if tokens are masked."""
+        return self.network(batch.tokens, batch.segments, attention_mask(batch))
+
+    def loss(self, outputs: Tensor, batch: TextBatch) -> Tensor:
+        return self.objective.loss(outputs, batch)
+
+    def loss_weight(self, batch: TextBatch) -> Tensor | None:
+        return self.objective.loss_weight(batch)
+
+    def totals(self, outputs: Tensor, batch: TextBatch) -> dict[str, tuple[Tensor, Tensor]]:
+        return self.objective.totals(outputs, batch)
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        return self.objective.predict(outputs)
+
+    def target(self, batch: TextBatch) -> Tensor | None:
+        return self.objective.target(batch)
+
+    def scores(self, predictions: Tensor, targets: Tensor) -> dict[str, float]:
+        """Return the metrics that are no ratio of sums, over all rows of a split."""
+        if not self.hparams["metrics"]:
+            return {}
+        from .engine.text.metrics import scores_of  # imports torchmetrics, which takes seconds
+
+        return scores_of(self.hparams["metrics"], predictions, targets)
+
+    def check(self, outputs: Any, batch: TextBatch) -> str | None:
+        tokens = batch.tokens.shape if self.objective.per_token else batch.row.shape
+        return check_outputs(outputs, (*tokens, self.objective.outputs))
+
+    def initialize(self) -> str | None:
+        name, pretrained = self.hparams["network"], self.hparams["pretrained"]
+        if not pretrained or (pretrained is True and name in NETWORKS):
+            return None
+        return f"pretrained: {load_pretrained(self.network, name, pretrained)}"
+
+    def for_export(self) -> "TextClassifier":
+        """Return a copy whose weights include what LoRA has learned."""
+        if not self.hparams["lora_rank"]:
+            return self
+        from .engine.text.lora import merged
+
+        exported = deepcopy(self)
+        exported.network = merged(exported.network)
+        return exported
+
+    def configure_optimizers(self) -> Any:
+        options = self.hparams
+        rate, weight_decay = options["learning_rate"], options["weight_decay"]
+        optimizer = build_optimizer(
+            self.network, options["optimizer"], rate, weight_decay, MOMENTUM
+        )
+        decay_layers(optimizer, self.network, options["layer_decay"])
+        steps, name = self.trainer.estimated_stepping_batches, SCHEDULES[options["schedule"]]
+        schedule = build_schedule(optimizer, name, options["warmup"], steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
