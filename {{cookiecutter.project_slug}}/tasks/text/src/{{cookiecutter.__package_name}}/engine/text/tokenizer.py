@@ -1,0 +1,157 @@
+"""Tokenizers: trained on the training texts, or loaded by name or from a folder.
+
+A tokenizer works in threads of its own, which a forked process lacks: it would print a page of
+warnings, or wait for ever. So a forked process works in one thread.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..hashing import sha256_of
+from ..paths import cache_folder
+from .tokens import Tokens
+
+PARALLELISM = "TOKENIZERS_PARALLELISM"  # read by the library whenever it could start threads
+SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+AT_ONCE = 1 << 12  # rows tokenized together
+FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+
+os.environ.setdefault(PARALLELISM, "true")
+os.register_at_fork(after_in_child=lambda: os.environ.update({PARALLELISM: "false"}))
+
+
+@dataclass(frozen=True)
+class TextTokenizer:
+    """A tokenizer of the library `tokenizers`.
+
+    `content` is its tokenizer.json. `special` are the special tokens by their role: pad, unk, cls,
+    sep and mask, as far as it has them. `settings` are the tokenizer_config.json that transformers
+    reads.
+    """
+
+    name: str
+    content: str
+    special: Mapping[str, str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of tokenizer.json."""
+        return sha256_of([self.content.encode()])
+
+    @cached_property
+    def backend(self) -> Any:
+        """The tokenizers.Tokenizer."""
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_str(self.content)
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of token ids, added tokens included."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def special_ids(self) -> dict[str, int]:
+        """The ids of the special tokens by their role."""
+        ids = {role: self.backend.token_to_id(token) for role, token in self.special.items()}
+        return {role: number for role, number in ids.items() if number is not None}
+
+    @property
+    def padding_id(self) -> int:
+        return self.special_ids["pad"]
+
+    def encode(self, first: Sequence[str], second: Sequence[str] | None, max_length: int) -> Tokens:
+        """Return the tokens of n texts or pairs; those longer than `max_length` are cut.
+
+        Of a pair, the longer text is cut first, as transformers does.
+        """
+        rows = list(first) if second is None else list(zip(first, second, strict=True))
+        parts = [self._encode(part, max_length) for part in _in_parts(rows)]
+        tokens = [ids for part in parts for ids, _, _ in part]
+        starts = [start for part in parts for _, start, _ in part]
+        whole = [length for part in parts for _, _, length in part]
+        lengths = np.array([len(ids) for ids in tokens], np.int32)
+        return Tokens(
+            np.array([token for ids in tokens for token in ids], np.int32),
+            lengths,
+            None if second is None else np.array(starts, np.int32),
+            np.array(whole, np.int32),
+        )
+
+    def _encode(self, rows: list[Any], max_length: int) -> list[tuple[list[int], int, int]]:
+        """Return each row's tokens, how many come before its second text, and its whole length."""
+        encoded = self.backend.encode_batch_fast(rows)
+        whole = [len(each) for each in encoded]
+        long = [i for i, length in enumerate(whole) if length > max_length]
+        if long:
+            self.backend.enable_truncation(max_length)  # by default, the longest text first
+            cut = self.backend.encode_batch_fast([rows[i] for i in long])
+            self.backend.no_truncation()
+            for i, each in zip(long, cut, strict=True):
+                encoded[i] = each
+        ids = [each.ids for each in encoded]
+        starts = [_start(each.type_ids) for each in encoded]
+        return list(zip(ids, starts, whole, strict=True))
+
+    def files(self) -> dict[str, Path]:
+        """Return its files by name: transformers reads a folder with them as a tokenizer."""
+        folder = cache_folder() / "tokenizers" / self.digest
+        folder.mkdir(parents=True, exist_ok=True)
+        written = {FILE: self.content, CONFIG_FILE: json.dumps(self.settings, indent=2) + "\n"}
+        for name, content in written.items():
+            (folder / name).write_text(content)
+        return {name: folder / name for name in written}
+
+
+def trained(texts: Iterator[str] | Sequence[str], vocabulary: int) -> TextTokenizer:
+    """Return a WordPiece tokenizer with at most `vocabulary` tokens, trained on texts.
+
+    It keeps case and accents. The same texts give the same tokenizer. (Wu et al., "Google's Neural
+    Machine Translation System", 2016; the special tokens are those of BERT.)
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers.trainers import WordPieceTrainer
+
+    special = list(SPECIAL.values())
+    backend = Tokenizer(models.WordPiece(unk_token=SPECIAL["unk"]))  # type: ignore[call-arg]
+    backend.normalizer = normalizers.BertNormalizer(strip_accents=False, lowercase=False)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    alphabet = vocabulary  # a limit on it would choose among rare letters by chance
+    backend.train_from_iterator(
+        texts,
+        WordPieceTrainer(
+            vocab_size=vocabulary,
+            special_tokens=special,
+            limit_alphabet=alphabet,
+            show_progress=False,
+        ),
+    )
+    cls, sep = SPECIAL["cls"], SPECIAL["sep"]
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}",
+        pair=f"{cls} $A {sep} $B:1 {sep}:1",
+        special_tokens=[(token, backend.token_to_id(token)) for token in (cls, sep)],
+    )
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    settings |= {f"{role}_token": token for role, token in SPECIAL.items()}
+    return TextTokenizer("trained", backend.to_str(), SPECIAL, settings)
+
+
+def _in_parts(rows: list[Any]) -> Iterator[list[Any]]:
+    for start in range(0, len(rows), AT_ONCE):
+        yield rows[start : start + AT_ONCE]
+
+
+def _start(types: list[int]) -> int:
+    """Return the number of tokens before the first of type 1, of the second text."""
+    return types.index(1) if 1 in types else len(types)
