@@ -12,9 +12,7 @@ import numpy as np
 import torch
 from babel import Locale
 
-from .engine import Uniforms
 from .engine.data.sources import load_source
-from .engine.text.batch import TextBatch
 from .engine.text.module import TextModule
 from .engine.text.splits import Label, Texts, TextSplits
 from .engine.text.tokens import Tokens
@@ -126,6 +124,3 @@ class TextData(TextModule):
         texts = load_source(SOURCES, source, options or {})
         sizes = batch_size, eval_batch_size, max_length
         super().__init__(texts, source, *sizes, tokenizer, vocabulary, masking)
-
-    def augment(self, batch: TextBatch, uniforms: Uniforms) -> TextBatch:
-        return batch

@@ -1,20 +1,22 @@
 """The base class of text data: texts become tokens, and the facts in a run's record."""
 
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..contract import Facts, Splits
+from ..contract import Facts, Splits, Uniforms
 from ..data.module import Data, at_least
 from ..data.rows import TensorRows, digest
 from ..data.shared import once_per_host
 from ..errors import UserError
 from .batch import TextBatch
+from .masks import Masks
 from .splits import Texts, TextSplits
-from .tokenizer import TextTokenizer, trained
+from .token_cache import tokens_of
+from .tokenizer import TextTokenizer, loaded, trained
 from .tokens import Tokens
 
 MULTIPLE = 8  # batches are padded to multiples of it
@@ -28,6 +30,7 @@ class _Read(NamedTuple):
 
     parts: dict[str, TextBatch]
     tokenizer: TextTokenizer | None
+    vocabulary: int
     remarks: tuple[str, ...]
 
 
@@ -65,12 +68,14 @@ class TextModule(Data):
             )
         if not 0 <= masking < 1:
             raise UserError(f"data.masking is {masking}; expected a share, 0 or above, below 1.")
-        self.classes, self.metrics = source.classes, source.metrics
-        self.max_length, self.masking = max_length, masking
         read = once_per_host(lambda: _read(source, max_length, tokenizer, vocabulary))
-        self.tokenizer = read.tokenizer
-        self._vocabulary = source.vocabulary
-        self.splits = Splits(*(_rows(read.parts.get(part)) for part in NAMES))
+        self.classes, self.tokenizer = source.classes, read.tokenizer
+        self.max_length, self.masking = max_length, masking
+        self.vocab_size = read.vocabulary
+        self.metrics = () if masking else source.metrics
+        self.masks = self._masks() if masking else None
+        parts = {split: self._masked_rows(split, batch) for split, batch in read.parts.items()}
+        self.splits = Splits(parts["train"], parts["val"], parts.get("test"))
         self._facts = self._described(name, read)
 
     @property
@@ -86,14 +91,6 @@ class TextModule(Data):
         if self.objective == "masked":
             return self.vocab_size
         return len(self.classes) or 1
-
-    @property
-    def vocab_size(self) -> int:
-        if self.tokenizer is None:
-            return self._vocabulary or 1 + max(
-                int(part.batch.tokens.max()) for part in self._parts()
-            )
-        return self.tokenizer.vocabulary
 
     @property
     def special_ids(self) -> dict[str, int]:
@@ -113,8 +110,25 @@ class TextModule(Data):
             return {}
         return {f"tokenizer/{name}": path for name, path in self.tokenizer.files().items()}
 
-    def _parts(self) -> Iterator[TensorRows]:
-        yield from (part for part in vars(self.splits).values() if part is not None)
+    def augment(self, batch: TextBatch, uniforms: Uniforms) -> TextBatch:
+        """Return training texts, with masked tokens if these are to be predicted."""
+        return batch if self.masks is None else self.masks(batch, uniforms)
+
+    def _masks(self) -> Masks:
+        ids = self.special_ids
+        if "mask" not in ids:
+            raise UserError(
+                f"data.masking is {self.masking}, but the tokenizer has no token for masks. Choose"
+                " another data.tokenizer, or set data.masking to 0."
+            )
+        return Masks(self.masking, ids["mask"], tuple(ids.values()), self.vocab_size)
+
+    def _masked_rows(self, split: str, batch: TextBatch) -> TensorRows:
+        """Return a split as rows. Those for evaluation are masked now, once and for all."""
+        if self.masks is not None:
+            batch = batch._replace(labels=None)
+            batch = batch if split == "train" else self.masks.fixed(batch)
+        return TensorRows(batch, batch.lengths, SEQUENCES)
 
     def _described(self, name: str, read: _Read) -> Facts:
         """Return the facts. The service reads `extra` to tokenize as training did."""
@@ -129,7 +143,7 @@ class TextModule(Data):
                 "sha256": self.tokenizer.digest,
                 "special": dict(self.tokenizer.special),
             }
-        longest = max(int(part.batch.tokens.shape[1]) for part in self._parts())
+        longest = max(batch.tokens.shape[1] for batch in read.parts.values())
         return Facts(
             name,
             self.splits.rows,
@@ -142,31 +156,46 @@ class TextModule(Data):
         )
 
 
-def _read(source: TextSplits, max_length: int, tokenizer: str | None, vocabulary: int) -> _Read:
+def _read(source: TextSplits, max_length: int, name: str | None, vocabulary: int) -> _Read:
     """Return the splits as batches, the tokenizer, and the remarks of the source and of cutting."""
-    chosen: TextTokenizer | None = None
-    if isinstance(source.train, Texts):
-        train = source.train
-        chosen = trained([*train.first, *(train.second or ())], vocabulary)
+    tokenizer = _tokenizer(source, name, vocabulary)
+    padding = UNNAMED_IDS["pad"] if tokenizer is None else tokenizer.padding_id
     parts, remarks = {}, list(source.remarks)
     for split, what in NAMES.items():
-        texts = getattr(source, split)
-        if texts is None:
+        part = getattr(source, split)
+        if part is None:
             continue
-        tokens = texts
-        labels = texts.labels
-        if chosen is not None:
-            tokens = chosen.encode(texts.first, texts.second, max_length)
-            labels = _as_numbers(texts, source.classes)
-        parts[split] = tokens.batch(chosen.padding_id if chosen else UNNAMED_IDS["pad"])
-        parts[split] = parts[split]._replace(labels=labels)
+        tokens = _tokens(part, source.classes, tokenizer, max_length)
+        parts[split] = tokens.batch(padding)
         cut = int((tokens.whole > tokens.lengths).sum())
         if cut:
             remarks.append(
                 f"{cut:,} of {tokens.n:,} {what} texts ({cut / tokens.n:.1%}) are longer than"
-                f" {max_length} tokens and were cut: --data.max_length"
+                f" {max_length} tokens and were cut: see data.max_length"
             )
-    return _Read(parts, chosen, tuple(remarks))
+    size = source.vocabulary if tokenizer is None else tokenizer.vocabulary
+    assert size is not None
+    return _Read(parts, tokenizer, size, tuple(remarks))
+
+
+def _tokenizer(source: TextSplits, name: str | None, vocabulary: int) -> TextTokenizer | None:
+    """Return the tokenizer with this name or, if there is none, one trained on the texts."""
+    train = source.train
+    if not isinstance(train, Texts):
+        return None
+    if name is not None:
+        return loaded(name)
+    return trained([*train.first, *(train.second or ())], vocabulary)
+
+
+def _tokens(
+    part: Texts | Tokens, classes: tuple[str, ...], tokenizer: TextTokenizer | None, max_length: int
+) -> Tokens:
+    """Return a split as tokens with labels."""
+    if isinstance(part, Tokens):
+        return part
+    assert tokenizer is not None
+    return replace(tokens_of(part, tokenizer, max_length), labels=_as_numbers(part, classes))
 
 
 def _as_numbers(texts: Texts, classes: tuple[str, ...]) -> Tensor | None:
@@ -177,12 +206,3 @@ def _as_numbers(texts: Texts, classes: tuple[str, ...]) -> Tensor | None:
         return torch.tensor(texts.labels, dtype=torch.float32)
     numbers = {name: number for number, name in enumerate(classes)}
     return torch.tensor([numbers[str(label)] for label in texts.labels])
-
-
-def _rows(batch: TextBatch | None) -> TensorRows | None:
-    if batch is None:
-        return None
-    return TensorRows(batch, batch.lengths, SEQUENCES)
-
-
-__all__ = ["TextModule", "Tokens"]

@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from ..errors import UserError
 from ..hashing import sha256_of
 from ..paths import cache_folder
 from .tokens import Tokens
@@ -145,6 +147,37 @@ def trained(texts: Iterator[str] | Sequence[str], vocabulary: int) -> TextTokeni
     settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
     settings |= {f"{role}_token": token for role, token in SPECIAL.items()}
     return TextTokenizer("trained", backend.to_str(), SPECIAL, settings)
+
+
+def loaded(name: str) -> TextTokenizer:
+    """Return the tokenizer in a folder, or with a name on the hub.
+
+    Raises UserError if there is none, or it has no token for padding.
+    """
+    from transformers import AutoTokenizer  # importing takes seconds
+
+    folder = Path(name).expanduser()
+    try:
+        found: Any = AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else name)
+    except Exception as error:  # of many kinds, as files are missing or damaged in many ways
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"data.tokenizer is '{name}', which can't be loaded: {reason}. Expected a folder with"
+            f" {FILE} and {CONFIG_FILE}, such as artifacts/tokenizer of a run, or a name on the"
+            " hub. Without a network, copy such a folder here and give its path."
+        ) from None
+    backend = getattr(found, "backend_tokenizer", None)
+    special = {role: getattr(found, f"{role}_token") for role in SPECIAL}
+    special = {role: str(token) for role, token in special.items() if token is not None}
+    if backend is None or "pad" not in special:
+        lacks = "token for padding" if backend is not None else FILE
+        raise UserError(f"data.tokenizer is '{name}', which has no {lacks}. Choose another.")
+    backend.no_padding()
+    backend.no_truncation()
+    with TemporaryDirectory() as folder_of_files:
+        found.save_pretrained(folder_of_files)
+        settings = json.loads((Path(folder_of_files) / CONFIG_FILE).read_text())
+    return TextTokenizer(name, backend.to_str(), special, settings)
 
 
 def _in_parts(rows: list[Any]) -> Iterator[list[Any]]:
