@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,59 @@ def recorder(original: Callable, inside: str, read: set[str]) -> Callable:
         return original(self, name)
 
     return noting
+
+
+def test_a_run_that_resumes_is_evaluated_or_served_finds_its_artifacts(toy, tmp_path, monkeypatch):
+    it, found = toy("sequences"), []
+    engine = import_module("sequences.engine")
+    base, data = it.own(L.LightningModule), it.own(L.LightningDataModule)
+
+    def look(name: str) -> None:
+        file = engine.artifact(name)
+        found.append(file and file.read_text())
+
+    class Task(base):
+        def __init__(self, width: int = 32, learning_rate: float = 0.01) -> None:
+            super().__init__(width, learning_rate)
+            look("of/task.txt")
+
+        def artifacts(self) -> dict[str, Path | bytes]:
+            return {"of/task.txt": b"task"}
+
+    class Data(data):
+        def __init__(self, batch_size: int = 32) -> None:
+            super().__init__(batch_size)
+            look("data.txt")
+
+        def artifacts(self) -> dict[str, Path | bytes]:
+            kept = engine.artifact("data.txt") or tmp_path / "data.txt"
+            return {"data.txt": kept}
+
+    def read(requests: list, facts: Any) -> Any:
+        look("data.txt")
+        return it.module.read(requests, facts)
+
+    def call(*arguments: str) -> list[str | None]:
+        found.clear()
+        monkeypatch.setattr(sys, "argv", ["sequences", *arguments])
+        assert engine.main(task=Task, data=Data, read=read) == 0
+        return found
+
+    (tmp_path / "data.txt").write_text("data")
+    run = tmp_path / "run"
+    monkeypatch.setenv("RUN_FOLDER", str(run))
+    assert call("fit", *it.recipe, "--until", "20") == [None, None]
+    kept = json.loads((run / "run.json").read_text())["artifacts"]
+    for name, digest in kept.items():
+        assert sha256((run / "artifacts" / name).read_bytes()).hexdigest() == digest
+    assert set(kept) == {"of/task.txt", "data.txt"}
+    (tmp_path / "data.txt").unlink()
+    for verb in ("fit", "validate"):
+        assert sorted(call(verb, "--run", str(run))) == ["data", "task"]
+    found.clear()
+    serve = import_module("sequences.engine.tools.serve")
+    project = import_module("sequences.engine.cli.project").Project("sequences", Task, Data, read)
+    assert "class" in serve.ServedRun(project, run).answer([1, 2, 3]) and found == ["task", "data"]
 
 
 def test_no_file_of_the_engine_names_what_a_row_holds():

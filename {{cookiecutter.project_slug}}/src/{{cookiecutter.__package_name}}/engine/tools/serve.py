@@ -23,6 +23,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from starlette.requests import ClientDisconnect
 
 from .. import decisions
+from ..artifacts import artifacts_of
 from ..cli.project import Project
 from ..errors import UserError
 from ..hardware import this_machine
@@ -60,7 +61,7 @@ class ServedRun:
         self.read = project.load(project.read)
         saved = read_saved(find_checkpoint(folder, "best", "last"), "--run")
         self.facts = facts_of(read_record(folder / "run.json")["data"])
-        self.name = shown(folder)
+        self.folder, self.name = folder, shown(folder)
         machine = this_machine()
         kind = decisions.accelerator(machine).value
         precision = decisions.precision(machine, kind).value
@@ -70,7 +71,8 @@ class ServedRun:
             torch.set_float32_matmul_precision("high")  # as training does
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(decisions.threads_per_process(machine, 1))
-        task = _task_of(project, saved, self.name)
+        with artifacts_of(folder):
+            task = _task_of(project, saved, self.name)
         if not all(t.isfinite().all() for t in task.state_dict().values() if t.is_floating_point()):
             raise UserError(
                 f"{self.name} has NaN weights: its training diverged. Serve another run."
@@ -83,7 +85,7 @@ class ServedRun:
 
     def answer(self, request: Any) -> dict[str, Any]:
         """Return the prediction for a request. Raises BadRequest."""
-        with self.reading:
+        with self.reading, artifacts_of(self.folder):
             batch, problems = self.read([request], self.facts)
         if problems:
             raise BadRequest(problems[0])
