@@ -183,7 +183,8 @@ def predicts_every_row(it: Toy, run: Path) -> list[dict[str, str]]:
 def serves_what_it_predicts(it: Toy, run: Path, predictions: list[dict[str, str]]) -> None:
     data, rows = it.own(L.LightningDataModule)(), import_module(f"{it.name}.engine.data.rows")
     batch = rows.as_rows(data.splits.test).take(torch.arange(3), None, None)
-    with it.start("serve", "--run", str(run), "--port", "0") as service:
+    flags = ["--shorten"] if it.name == "sequences" else []
+    with it.start("serve", "--run", str(run), "--port", "0", *flags) as service:
         try:
             address = listening(it, service)
             for i in range(3):
@@ -198,8 +199,19 @@ def serves_what_it_predicts(it: Toy, run: Path, predictions: list[dict[str, str]
             if it.name == "pairs":  # whose reader says what is wrong with a request
                 with pytest.raises(HTTPError, match="422"):
                     ask(address, {"curve": [1.0]})
+            if flags:
+                long = ask(address, [1] + REQUESTS[it.name](batch, 0) * 20)
+                assert long["shortened"] and "shortened" not in answer
         finally:
             service.terminate()
+
+
+def test_a_flag_of_the_reader_is_a_flag_of_the_service_and_of_nothing_else(toy):
+    it = toy("sequences")
+    assert "--shorten" in it.run("serve", "--help") and "--shorten" not in it.run("lock", "--help")
+    assert toy("rare").start("serve", "--shorten").wait(60) == 2
+    _, problems, notes = it.module.read([[1] * 50, [1, 2]], it.own(L.LightningDataModule)().facts())
+    assert problems == {0: "has 50 numbers; at most 40 fit"} and not notes
 
 
 def listening(it: Toy, service: subprocess.Popen) -> str:
