@@ -10,6 +10,7 @@ if __name__ == "__main__":
             task=".classifier:TextClassifier",
             data=".data:TextData",
             read=".engine.text.read:read",
+            read_flags={"truncate": "cut texts that are too long, and say so in the answer"},
             pictures=".pictures:draw",
             links={
                 "data.num_classes": "model.num_classes",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -11,7 +12,9 @@ from .engine.model.optimizers import OptimizerName
 from .engine.text.batch import TextBatch, attention_mask
 from .engine.text.check import check_outputs
 from .engine.text.layers import decay_layers
-from .engine.text.pretrained import load_pretrained
+from .engine.text.lora import add_lora, merged
+from .engine.text.metrics import check_metrics, scores_of
+from .engine.text.pretrained import artifacts_of, load_pretrained
 from .networks import NETWORKS, build_network
 from .objectives import ObjectiveName, best_by, build_objective
 
@@ -30,12 +33,12 @@ class TextClassifier(Task):
         vocab_size: number of different tokens.
         padding_id: the token that fills up shorter rows.
         objective: classes, numbers or masked: see objectives.py.
-        metrics: more metrics: f1, matthews, pearson or spearman. The first selects the best
-            weights.
-        pretrained: true for the weights of an encoder of transformers, or a file: a state dict or a
-            run's checkpoint. Read when a run starts, never when it resumes.
+        metrics: more metrics, taken from the data: accuracy, f1 or matthews of classes, pearson or
+            spearman of numbers. The first selects the best weights.
+        pretrained: true for the weights that an encoder of transformers has, or a file: a state
+            dict or a run's checkpoint. Read when a run starts, never when it resumes.
         freeze_backbone: train only the head; the rest stays unchanged, in eval mode.
-        lora_rank: train the head and, beside each matrix of the attention, two of this rank (Hu et
+        lora_rank: train the head and, beside each matrix of the blocks, two of this rank (Hu et
             al., "LoRA", 2021); 0 trains all weights.
         lora_alpha: the product of the two is multiplied by lora_alpha / lora_rank.
         optimizer: adamw or sgd (with Nesterov momentum).
@@ -45,7 +48,8 @@ class TextClassifier(Task):
         schedule: linear, cosine or constant, each after the warm-up.
         warmup: share of the steps in which the learning rate rises from nothing to its highest.
         label_smoothing: share of the target that is spread over all classes.
-        dropout: share of the values inside of the network that are set to 0 in training.
+        dropout: share of the values inside of the network that are set to 0 in training; unset: 0.1
+            or, of an encoder of transformers, what its configuration says.
     """
 
     network: nn.Module
@@ -72,7 +76,7 @@ class TextClassifier(Task):
         schedule: Literal["linear", "cosine", "constant"] = "linear",
         warmup: float = 0.1,
         label_smoothing: float = 0.0,
-        dropout: float = 0.1,
+        dropout: float | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -80,12 +84,12 @@ class TextClassifier(Task):
             raise UserError("model.num_classes is not set, and there are no data to take it from.")
         self.objective = build_objective(objective, num_classes, vocab_size, label_smoothing)
         self.best = best_by(metrics, self.objective.best)
+        check_metrics(metrics, objective)
         outputs = self.objective.outputs
-        self.network = build_network(network, outputs, vocab_size, padding_id, objective, dropout)
+        sizes = outputs, vocab_size, padding_id
+        self.network = build_network(network, *sizes, objective, dropout, pretrained is True)
         if lora_rank:
-            from .engine.text.lora import add_lora  # imports peft, which takes seconds
-
-            self.network = add_lora(self.network, lora_rank, lora_alpha)
+            add_lora(self.network, lora_rank, lora_alpha)
         if freeze_backbone:
             freeze(self.network, outputs=outputs)
 
@@ -110,10 +114,6 @@ class TextClassifier(Task):
 
     def scores(self, predictions: Tensor, targets: Tensor) -> dict[str, float]:
         """Return the metrics that are no ratio of sums, over all rows of a split."""
-        if not self.hparams["metrics"]:
-            return {}
-        from .engine.text.metrics import scores_of  # imports torchmetrics, which takes seconds
-
         return scores_of(self.hparams["metrics"], predictions, targets)
 
     def check(self, outputs: Any, batch: TextBatch) -> str | None:
@@ -124,14 +124,18 @@ class TextClassifier(Task):
         name, pretrained = self.hparams["network"], self.hparams["pretrained"]
         if not pretrained or (pretrained is True and name in NETWORKS):
             return None
-        return f"pretrained: {load_pretrained(self.network, name, pretrained)}"
+        trainer: Any = self.trainer
+        classes = getattr(trainer.datamodule, "classes", ())
+        return f"pretrained: {load_pretrained(self.network, name, pretrained, classes)}"
+
+    def artifacts(self) -> dict[str, Path | bytes]:
+        """Return what an encoder of transformers is built from when a run resumes."""
+        return artifacts_of(self.network)
 
     def for_export(self) -> "TextClassifier":
         """Return a copy whose weights include what LoRA has learned."""
         if not self.hparams["lora_rank"]:
             return self
-        from .engine.text.lora import merged
-
         exported = deepcopy(self)
         exported.network = merged(exported.network)
         return exported

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from .engine.errors import UserError
+from .engine.text.encoders import load_encoder
 from .objectives import ObjectiveName
 
 POSITIONS = 512  # the longest row that the tiny encoder can read, in tokens
@@ -126,6 +127,7 @@ def tiny_encoder(vocab_size: int, outputs: int, per_token: bool, dropout: float)
 NETWORKS: dict[str, Callable[[int, int, bool, float], nn.Module]] = {
     "tiny_encoder": tiny_encoder,
 }
+DROPOUT = 0.1  # of NETWORKS
 
 
 def build_network(
@@ -134,15 +136,17 @@ def build_network(
     vocab_size: int,
     padding_id: int = 0,
     objective: ObjectiveName = "classes",
-    dropout: float = 0.1,
+    dropout: float | None = None,
+    pretrained: bool = False,
 ) -> nn.Module:
     """Return the network with this name, with random weights.
 
     The name is a key of NETWORKS, or an encoder of transformers: a name on the hub, such as
-    bert-base-uncased, or a folder. Raises UserError for names that are neither.
+    bert-base-uncased, a folder, or a type such as bert. Its vocabulary is that of the data, or of
+    the weights that are loaded later if it is `pretrained`. Raises UserError for unknown names.
     """
     if name in NETWORKS:
-        return NETWORKS[name](vocab_size, num_outputs, objective == "masked", dropout)
-    from .engine.text.encoders import load_encoder  # imports transformers, which takes seconds
-
-    return load_encoder(name, num_outputs, vocab_size, objective, padding_id, dropout)
+        share = DROPOUT if dropout is None else dropout
+        return NETWORKS[name](vocab_size, num_outputs, objective == "masked", share)
+    sizes = num_outputs, vocab_size, objective, padding_id
+    return load_encoder(name, *sizes, dropout, pretrained)
