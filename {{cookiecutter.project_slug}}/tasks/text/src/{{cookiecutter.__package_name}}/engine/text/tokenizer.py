@@ -6,9 +6,11 @@ warnings, or wait for ever. So a forked process works in one thread.
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +24,7 @@ from .tokens import Tokens
 
 PARALLELISM = "TOKENIZERS_PARALLELISM"  # read by the library whenever it could start threads
 SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+INSIDE = "##"  # before a token that does not begin a word
 AT_ONCE = 1 << 12  # rows tokenized together
 FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -83,7 +86,7 @@ class TextTokenizer:
         whole = [length for part in parts for _, _, length in part]
         lengths = np.array([len(ids) for ids in tokens], np.int32)
         return Tokens(
-            np.array([token for ids in tokens for token in ids], np.int32),
+            np.fromiter(chain.from_iterable(tokens), np.int32),
             lengths,
             None if second is None else np.array(starts, np.int32),
             np.array(whole, np.int32),
@@ -114,39 +117,58 @@ class TextTokenizer:
         return {name: folder / name for name in written}
 
 
-def trained(texts: Iterator[str] | Sequence[str], vocabulary: int) -> TextTokenizer:
+def trained(texts: Sequence[str], vocabulary: int) -> TextTokenizer:
     """Return a WordPiece tokenizer with at most `vocabulary` tokens, trained on texts.
 
     It keeps case and accents. The same texts give the same tokenizer. (Wu et al., "Google's Neural
-    Machine Translation System", 2016; the special tokens are those of BERT.)
+    Machine Translation System", 2016; the special tokens are those of BERT.) Raises UserError if
+    the texts have more letters than that.
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-    from tokenizers.trainers import WordPieceTrainer
+    from tokenizers import processors
 
     special = list(SPECIAL.values())
-    backend = Tokenizer(models.WordPiece(unk_token=SPECIAL["unk"]))  # type: ignore[call-arg]
-    backend.normalizer = normalizers.BertNormalizer(strip_accents=False, lowercase=False)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece()
-    alphabet = vocabulary  # a limit on it would choose among rare letters by chance
-    backend.train_from_iterator(
-        texts,
-        WordPieceTrainer(
-            vocab_size=vocabulary,
-            special_tokens=special,
-            limit_alphabet=alphabet,
-            show_progress=False,
-        ),
-    )
+    letters = _trained(texts, 0, special).get_vocab()
+    if len(letters) > vocabulary:
+        raise UserError(
+            f"data.vocabulary is {vocabulary}, and the letters of the training texts already make"
+            f" {len(letters)} tokens. Set it higher."
+        )
+    # The library numbers the letters inside of words in an order that differs between processes,
+    # unless they are given. They are no special tokens afterwards.
+    inside = sorted(letter for letter in letters if letter.startswith(INSIDE) and letter != INSIDE)
+    backend = _trained(texts, vocabulary, [*special, *inside])
     cls, sep = SPECIAL["cls"], SPECIAL["sep"]
     backend.post_processor = processors.TemplateProcessing(
         single=f"{cls} $A {sep}",
         pair=f"{cls} $A {sep} $B:1 {sep}:1",
         special_tokens=[(token, backend.token_to_id(token)) for token in (cls, sep)],
     )
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    content = json.loads(backend.to_str())
+    added = content["added_tokens"]
+    content["added_tokens"] = [token for token in added if token["content"] in special]
+    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     settings |= {f"{role}_token": token for role, token in SPECIAL.items()}
-    return TextTokenizer("trained", backend.to_str(), SPECIAL, settings)
+    settings["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    return TextTokenizer("trained", json.dumps(content, ensure_ascii=False), SPECIAL, settings)
+
+
+def _trained(texts: Sequence[str], vocabulary: int, first: list[str]) -> Any:
+    """Return a tokenizers.Tokenizer whose tokens are `first`, all letters, then parts of words."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    backend: Any = Tokenizer(models.WordPiece(unk_token=SPECIAL["unk"]))  # type: ignore[call-arg]
+    backend.normalizer = normalizers.BertNormalizer(strip_accents=False, lowercase=False)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    every_letter = sys.maxunicode
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary,
+        special_tokens=first,
+        limit_alphabet=every_letter,
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    return backend
 
 
 def loaded(name: str) -> TextTokenizer:
