@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,8 @@ def predicts_every_row(it: Toy, run: Path) -> list[dict[str, str]]:
 def serves_what_it_predicts(it: Toy, run: Path, predictions: list[dict[str, str]]) -> None:
     data, rows = it.own(L.LightningDataModule)(), import_module(f"{it.name}.engine.data.rows")
     batch = rows.as_rows(data.splits.test).take(torch.arange(3), None, None)
-    with it.start("serve", "--run", str(run), "--port", "0") as service:
+    flags = ["--shorten"] if it.name == "sequences" else []
+    with it.start("serve", "--run", str(run), "--port", "0", *flags) as service:
         try:
             address = listening(it, service)
             for i in range(3):
@@ -197,8 +199,19 @@ def serves_what_it_predicts(it: Toy, run: Path, predictions: list[dict[str, str]
             if it.name == "pairs":  # whose reader says what is wrong with a request
                 with pytest.raises(HTTPError, match="422"):
                     ask(address, {"curve": [1.0]})
+            if flags:
+                long = ask(address, [1] + REQUESTS[it.name](batch, 0) * 20)
+                assert long["shortened"] and "shortened" not in answer
         finally:
             service.terminate()
+
+
+def test_a_flag_of_the_reader_is_a_flag_of_the_service_and_of_nothing_else(toy):
+    it = toy("sequences")
+    assert "--shorten" in it.run("serve", "--help") and "--shorten" not in it.run("lock", "--help")
+    assert toy("rare").start("serve", "--shorten").wait(60) == 2
+    _, problems, notes = it.module.read([[1] * 50, [1, 2]], it.own(L.LightningDataModule)().facts())
+    assert problems == {0: "has 50 numbers; at most 40 fit"} and not notes
 
 
 def listening(it: Toy, service: subprocess.Popen) -> str:
@@ -255,6 +268,59 @@ def recorder(original: Callable, inside: str, read: set[str]) -> Callable:
         return original(self, name)
 
     return noting
+
+
+def test_a_run_that_resumes_is_evaluated_or_served_finds_its_artifacts(toy, tmp_path, monkeypatch):
+    it, found = toy("sequences"), []
+    engine = import_module("sequences.engine")
+    base, data = it.own(L.LightningModule), it.own(L.LightningDataModule)
+
+    def look(name: str) -> None:
+        file = engine.artifact(name)
+        found.append(file and file.read_text())
+
+    class Task(base):
+        def __init__(self, width: int = 32, learning_rate: float = 0.01) -> None:
+            super().__init__(width, learning_rate)
+            look("of/task.txt")
+
+        def artifacts(self) -> dict[str, Path | bytes]:
+            return {"of/task.txt": b"task"}
+
+    class Data(data):
+        def __init__(self, batch_size: int = 32) -> None:
+            super().__init__(batch_size)
+            look("data.txt")
+
+        def artifacts(self) -> dict[str, Path | bytes]:
+            kept = engine.artifact("data.txt") or tmp_path / "data.txt"
+            return {"data.txt": kept}
+
+    def read(requests: list, facts: Any) -> Any:
+        look("data.txt")
+        return it.module.read(requests, facts)
+
+    def call(*arguments: str) -> list[str | None]:
+        found.clear()
+        monkeypatch.setattr(sys, "argv", ["sequences", *arguments])
+        assert engine.main(task=Task, data=Data, read=read) == 0
+        return found
+
+    (tmp_path / "data.txt").write_text("data")
+    run = tmp_path / "run"
+    monkeypatch.setenv("RUN_FOLDER", str(run))
+    assert call("fit", *it.recipe, "--until", "20") == [None, None]
+    kept = json.loads((run / "run.json").read_text())["artifacts"]
+    for name, digest in kept.items():
+        assert sha256((run / "artifacts" / name).read_bytes()).hexdigest() == digest
+    assert set(kept) == {"of/task.txt", "data.txt"}
+    (tmp_path / "data.txt").unlink()
+    for verb in ("fit", "validate"):
+        assert sorted(call(verb, "--run", str(run))) == ["data", "task"]
+    found.clear()
+    serve = import_module("sequences.engine.tools.serve")
+    project = import_module("sequences.engine.cli.project").Project("sequences", Task, Data, read)
+    assert "class" in serve.ServedRun(project, run).answer([1, 2, 3]) and found == ["task", "data"]
 
 
 def test_no_file_of_the_engine_names_what_a_row_holds():

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .artifacts import artifact as artifact
     from .cli.main import main as main
     from .contract import Batch as Batch
     from .contract import Best as Best
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .task import Task as Task
 
 _HOMES = {
+    "artifacts": ("artifact",),
     "cli.main": ("main",),
     "contract": ("Batch", "Best", "Facts", "Read", "Rows", "Splits", "Uniforms"),
     "data.module": ("Data",),

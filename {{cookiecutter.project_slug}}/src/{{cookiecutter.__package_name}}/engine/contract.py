@@ -5,6 +5,7 @@ A project has up to four parts, which its `__main__.py` names:
     main(task=".classifier:ImageClassifier",   # a Task: the network, its loss and its metrics
          data=".data:ImageData",               # a Data: the rows to train and evaluate on
          read=".engine.images.read:read",      # optional: how the service reads a request
+         read_flags={"strict": "help"},        # optional: flags of `serve` that read takes
          pictures=".pictures:draw",            # optional: the pictures drawn at the end of a run
          links={"data.num_classes": "model.num_classes"})  # settings that the data determine
 
@@ -48,6 +49,7 @@ and `load()`, which returns a batch of all rows for `--data.loader resident`.
   all rows of a split, in order, on the CPU. Rows of different lengths are padded with zeros.
 - `check(outputs, batch)` returns what is wrong with the outputs of a first batch, or None. It
   completes the sentence "The network 'NAME' …".
+- `artifacts()` returns files that the network is built from, as that of the data does.
 - `for_export()` returns a copy of the task that is ready for export.
 - `may_change`: the settings that may change when a run resumes, as they don't affect the result.
 
@@ -169,6 +171,7 @@ class Task(Protocol):
     def target(self, batch: Any) -> Tensor | None: ...
     def scores(self, predictions: Tensor, targets: Tensor) -> dict[str, float]: ...
     def check(self, outputs: Any, batch: Any) -> str | None: ...
+    def artifacts(self) -> dict[str, Path | bytes]: ...
     def for_export(self) -> Any: ...
 
 
@@ -183,17 +186,21 @@ class Data(Protocol):
 
     def facts(self) -> Facts: ...
     def augment(self, batch: Any, uniforms: Uniforms) -> Any: ...
-    def artifacts(self) -> dict[str, Path]:
-        """Return files that belong to the weights, such as a tokenizer, by name.
+    def artifacts(self) -> dict[str, Path | bytes]:
+        """Return files that belong to the weights, such as a tokenizer, or their content, by name.
 
-        A run copies them to artifacts/ in its folder and records their SHA-256 in run.json.
+        A run copies them to artifacts/ in its folder and records their SHA-256 in run.json. When it
+        resumes, is evaluated or served, `engine.artifact(name)` returns the copy, in the code of
+        the task, of the data and of `read`. It returns None when a new run starts.
         """
         ...
 
 
 # Turns requests to the service into a batch, as evaluation would show them to the network. Requests
-# that can't be read are left out: the dict maps their indices to the reasons.
-Read = Callable[[list, Facts], tuple[Any, dict[int, str]]]
+# that can't be read are left out: the first dict maps their indices to the reasons. A second dict
+# may map the indices of others to what their answers say besides the prediction. The flags that
+# `read_flags` adds to the verb `serve` are keyword arguments of type bool.
+Read = Callable[..., tuple[Any, dict[int, str]] | tuple[Any, dict[int, str], dict[int, dict]]]
 
 
 def count(split: Any) -> int:

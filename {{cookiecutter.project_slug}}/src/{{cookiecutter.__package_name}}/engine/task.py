@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning as L
@@ -108,6 +109,9 @@ class Task(L.LightningModule):
 
     def check(self, outputs: Any, batch: Any) -> str | None:
         return None
+
+    def artifacts(self) -> dict[str, Path | bytes]:
+        return {}
 
     def for_export(self) -> "Task":
         return self

@@ -69,7 +69,7 @@ def help_of(name: str, project: Project) -> str:
     if name not in VERBS:
         return overview(project.package)
     if VERBS[name].tool:
-        return parser_of(name, project.package).format_help().rstrip()
+        return parser_of(name, project.package, project.read_flags).format_help().rstrip()
     return training_help(name, project)
 
 

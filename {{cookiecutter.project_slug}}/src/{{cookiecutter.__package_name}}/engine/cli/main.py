@@ -36,6 +36,7 @@ def main(
     read: "str | Read | None" = None,
     pictures: str | Callable | None = None,
     links: Mapping[str, str] | None = None,
+    read_flags: Mapping[str, str] | None = None,
     arguments: list[str] | None = None,
 ) -> int:
     """Run the command line of a project and return its exit status.
@@ -45,7 +46,7 @@ def main(
     after SIGTERM.
     """
     package = str(sys._getframe(1).f_globals["__package__"])
-    project = Project(package, task, data, read, pictures, links or {})
+    project = Project(package, task, data, read, pictures, links or {}, read_flags or {})
     show_all_characters()
     try:
         return _main(project, sys.argv[1:] if arguments is None else arguments)
@@ -64,7 +65,7 @@ def _main(project: Project, words: list[str]) -> int:
         print(help_of(verb, project), flush=True)
         return 0
     try:
-        options, flags = parse(verb, project.package, rest)
+        options, flags = parse(verb, project.package, rest, project.read_flags)
     except UserError as error:
         print(f"error: {error}" if verb else help_of("", project), file=sys.stderr)
         return 2

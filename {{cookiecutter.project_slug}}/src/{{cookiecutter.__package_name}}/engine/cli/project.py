@@ -28,6 +28,7 @@ class Project:
     read: "str | Read | None" = None
     pictures: str | Callable | None = None
     links: Mapping[str, str] = field(default_factory=dict)
+    read_flags: Mapping[str, str] = field(default_factory=dict)
 
     def load(self, what: Any) -> Any:
         """Import and return what a string such as ".data:ImageData" names; return others as is.

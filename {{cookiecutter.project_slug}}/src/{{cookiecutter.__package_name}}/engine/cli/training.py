@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
 from .. import nvml
+from ..artifacts import artifacts_of
 from ..data.rows import with_size
 from ..decisions import (
     Decisions,
@@ -137,6 +138,8 @@ class Training(LightningCLI):
             warn_of_other_versions(self.root)
         prefer_determinism(config.trainer.deterministic)
         self.run_folder, self.record = folder, None
+        is_new = resuming and not self.resumed
+        self.at_end.enter_context(artifacts_of(None if is_new else folder))
         if resuming and is_rank_zero() and not (folder / "run.json").exists():
             self.record = self._start_record()
 
@@ -321,10 +324,14 @@ class Training(LightningCLI):
     def _keep_artifacts(self) -> dict[str, str]:
         """Copy the files that the weights depend on into the run's folder; return their SHA-256."""
         kept = {}
-        for name, path in self.datamodule.artifacts().items():
+        files = self.datamodule.artifacts() | self.model.artifacts()
+        for name, file in files.items():
             target = self.run_folder / "artifacts" / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+            if isinstance(file, bytes):
+                target.write_bytes(file)
+            elif file != target:  # a run that resumes has it already
+                shutil.copyfile(file, target)
             kept[name] = sha256(target)
         return kept
 

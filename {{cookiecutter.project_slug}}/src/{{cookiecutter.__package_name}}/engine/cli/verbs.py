@@ -6,6 +6,7 @@ Nothing heavy is imported here, so help and wrong options are reported before to
 import argparse
 import difflib
 import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -180,8 +181,11 @@ def program(package: str, verb: str) -> str:
     return f"python -m {package} {verb}"
 
 
-def parser_of(name: str, package: str) -> OptionParser:
-    """Return the parser of a verb other than training."""
+def parser_of(name: str, package: str, of_read: Mapping[str, str]) -> OptionParser:
+    """Return the parser of a verb other than training.
+
+    `of_read` are the flags that the project adds to serve, and their help.
+    """
     verb = VERBS[name]
     parser = OptionParser(
         prog=program(package, name),
@@ -192,11 +196,17 @@ def parser_of(name: str, package: str) -> OptionParser:
     )
     for name_or_flag, arguments in verb.options:
         parser.add_argument(name_or_flag, **arguments)
+    for flag, help in of_read.items() if name == "serve" else ():
+        parser.add_argument(f"--{flag}", help=help, action="store_true")
     return parser
 
 
-def parse(name: str, package: str, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+def parse(
+    name: str, package: str, arguments: list[str], of_read: Mapping[str, str]
+) -> tuple[argparse.Namespace, list[str]]:
     """Return a verb's options, and the flags that it passes on. Training passes on all flags.
+
+    `of_read` are the flags that the project adds to serve.
 
     Raises UserError for an unknown verb or option.
     """
@@ -204,7 +214,7 @@ def parse(name: str, package: str, arguments: list[str]) -> tuple[argparse.Names
         raise _unknown(name)
     if VERBS[name].tool is None:
         return argparse.Namespace(), ["--help" if a == "--help-all" else a for a in arguments]
-    parser = parser_of(name, package)
+    parser = parser_of(name, package, of_read)
     if VERBS[name].others:
         return parser.parse_known_args(arguments)
     return parser.parse_args(arguments), []

@@ -58,7 +58,7 @@ class Data(L.LightningDataModule):
     def augment(self, batch: Any, uniforms: Uniforms) -> Any:
         return batch
 
-    def artifacts(self) -> dict[str, Path]:
+    def artifacts(self) -> dict[str, Path | bytes]:
         return {}
 
     @cached_property

@@ -23,6 +23,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from starlette.requests import ClientDisconnect
 
 from .. import decisions
+from ..artifacts import artifacts_of
 from ..cli.project import Project
 from ..errors import UserError
 from ..hardware import this_machine
@@ -52,15 +53,15 @@ class ServedRun:
     do not fit the current source.
     """
 
-    def __init__(self, project: Project, folder: Path) -> None:
+    def __init__(self, project: Project, folder: Path, **of_read: bool) -> None:
         if project.read is None:
             raise UserError(
                 "This project can't read requests. Pass read= to main() in __main__.py."
             )
-        self.read = project.load(project.read)
+        self.read = functools.partial(project.load(project.read), **of_read)
         saved = read_saved(find_checkpoint(folder, "best", "last"), "--run")
         self.facts = facts_of(read_record(folder / "run.json")["data"])
-        self.name = shown(folder)
+        self.folder, self.name = folder, shown(folder)
         machine = this_machine()
         kind = decisions.accelerator(machine).value
         precision = decisions.precision(machine, kind).value
@@ -70,7 +71,8 @@ class ServedRun:
             torch.set_float32_matmul_precision("high")  # as training does
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(decisions.threads_per_process(machine, 1))
-        task = _task_of(project, saved, self.name)
+        with artifacts_of(folder):
+            task = _task_of(project, saved, self.name)
         if not all(t.isfinite().all() for t in task.state_dict().values() if t.is_floating_point()):
             raise UserError(
                 f"{self.name} has NaN weights: its training diverged. Serve another run."
@@ -83,19 +85,20 @@ class ServedRun:
 
     def answer(self, request: Any) -> dict[str, Any]:
         """Return the prediction for a request. Raises BadRequest."""
-        with self.reading:
-            batch, problems = self.read([request], self.facts)
+        with self.reading, artifacts_of(self.folder):
+            batch, problems, *notes = self.read([request], self.facts)
         if problems:
             raise BadRequest(problems[0])
+        said = {**(notes[0].get(0, {}) if notes else {}), **self.identity()}
         prediction = self.computing.submit(self._predict, batch).result()
         if not isinstance(prediction, list) or len(prediction) != len(self.classes or ()):
-            return {"prediction": prediction, **self.identity()}
+            return {"prediction": prediction, **said}
         best = max(range(len(prediction)), key=prediction.__getitem__)
         return {
             "class": self.classes[best],
             "probability": prediction[best],
             "probabilities": dict(zip(self.classes, prediction, strict=True)),
-            **self.identity(),
+            **said,
         }
 
     def identity(self) -> dict[str, str]:
@@ -209,10 +212,10 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def serve(project: Project, folder: Path, listening: socket.socket) -> None:
+def serve(project: Project, folder: Path, listening: socket.socket, **of_read: bool) -> None:
     """Serve requests until a signal arrives; finish running requests, then raise the signal.
 
-    Raises UserError if the run can't be served.
+    `of_read` are arguments of the project's read(). Raises UserError if the run can't be served.
     """
     host, port = listening.getsockname()[:2]
 
@@ -223,7 +226,7 @@ def serve(project: Project, folder: Path, listening: socket.socket) -> None:
             print(f"{shown(folder)}: listening on http://{host}:{port}/predict", flush=True)
 
     with ThreadPoolExecutor(1) as loader:
-        loading = loader.submit(ServedRun, project, folder)
+        loading = loader.submit(ServedRun, project, folder, **of_read)
         config = uvicorn.Config(
             build_app(loading),
             log_level="warning",
@@ -240,7 +243,8 @@ def main(project: Project, options: argparse.Namespace, flags: list[str]) -> int
     folder = find_run(project_root(), options.run)
     try:
         with listen(options.host, options.port) as listening:
-            serve(project, folder, listening)
+            of_read = {flag: getattr(options, flag) for flag in project.read_flags}
+            serve(project, folder, listening, **of_read)
     except KeyboardInterrupt:
         return 130
     return 0

@@ -104,12 +104,24 @@ def sequences(n: int, seed: int) -> TensorRows:
     return TensorRows(Sequences(tokens, following, torch.arange(n)), length, ["tokens"])
 
 
-def read(requests: list[list[int]], facts: Facts) -> tuple[Sequences, dict[int, str]]:
-    tokens = torch.zeros(len(requests), max(map(len, requests)), dtype=torch.int64)
-    for row, request in enumerate(requests):
+def read(
+    requests: list[list[int]], facts: Facts, shorten: bool = False
+) -> tuple[Sequences, dict[int, str], dict[int, dict]]:
+    (longest,), problems, notes = facts.shapes["tokens"], dict[int, str](), dict[int, dict]()
+    used = []
+    for i, request in enumerate(requests):
+        if len(request) > longest and not shorten:
+            problems[i] = f"has {len(request)} numbers; at most {longest} fit"
+            continue
+        if len(request) > longest:
+            notes[i] = {"shortened": True}
+        used.append(request[-longest:])
+    tokens = torch.zeros(len(used), max(map(len, used), default=1), dtype=torch.int64)
+    for row, request in enumerate(used):
         tokens[row, : len(request)] = torch.tensor(request)
-    return Sequences(tokens, None, torch.arange(len(requests))), {}
+    return Sequences(tokens, None, torch.arange(len(used))), problems, notes
 
 
 if __name__ == "__main__":
-    sys.exit(main(task=NextTask, data=SequenceData, read=read))
+    flags = {"shorten": "use the end of requests that are too long"}
+    sys.exit(main(task=NextTask, data=SequenceData, read=read, read_flags=flags))
