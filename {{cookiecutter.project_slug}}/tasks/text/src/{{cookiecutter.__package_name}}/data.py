@@ -6,6 +6,7 @@ is Texts: a list of texts, their labels, and the place that each comes from.
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,8 +14,10 @@ import torch
 from babel import Locale
 
 from .engine.data.sources import load_source
+from .engine.text.glue import glue
 from .engine.text.module import TextModule
 from .engine.text.splits import Label, Texts, TextSplits
+from .engine.text.table import table
 from .engine.text.tokens import Tokens
 
 LANGUAGES = (
@@ -88,6 +91,9 @@ def synthetic(
 
 SOURCES: dict[str, Callable[..., TextSplits]] = {
     "languages": languages,
+    "table": table,
+    "glue": glue,
+    "mrpc": partial(glue, "mrpc"),
     "synthetic": synthetic,
 }
 
