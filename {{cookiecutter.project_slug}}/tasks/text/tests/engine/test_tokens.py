@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from {{ cookiecutter.__package_name }}.engine.artifacts import artifacts_of
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.text.module import TextModule
 from {{ cookiecutter.__package_name }}.engine.text.splits import Texts, TextSplits
@@ -67,8 +68,8 @@ def tokenizer() -> TextTokenizer:
 @pytest.fixture
 def folder(tokenizer: TextTokenizer, tmp_path: Path) -> Path:
     """A folder with a tokenizer's files, as a run keeps them in artifacts/tokenizer."""
-    for name, path in tokenizer.files().items():
-        (tmp_path / name).write_bytes(path.read_bytes())
+    for name, content in tokenizer.files().items():
+        (tmp_path / name).write_bytes(content)
     return tmp_path
 
 
@@ -102,6 +103,26 @@ def test_a_tokenizer_loaded_from_a_run_is_the_same(tokenizer, folder):
     given = texts(30, pairs=True)
     ours, theirs = (each.encode(given.first, given.second, 32) for each in (tokenizer, again))
     assert rows(ours) == rows(theirs)
+
+
+def test_a_run_that_resumes_uses_the_tokenizer_that_it_kept(tokenizer, tmp_path, monkeypatch):
+    kept = tmp_path / "artifacts" / "tokenizer"
+    kept.mkdir(parents=True)
+    data = module(splits())
+    for name, content in data.artifacts().items():
+        (tmp_path / "artifacts" / name).write_bytes(content)
+    monkeypatch.delattr("my_project.engine.text.module.trained")
+    with artifacts_of(tmp_path):
+        again = module(splits(), name="of-a-hub/that-nobody-reaches")
+    assert again.facts().fingerprint == data.facts().fingerprint
+    assert again.tokenizer.name == "of-a-hub/that-nobody-reaches"
+    assert again.tokenizer.digest == data.tokenizer.digest
+    assert again.special_ids == data.special_ids
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"can't be loaded: .*Expected a folder with"):
+        loaded(str(tmp_path))
 
 
 def test_training_a_tokenizer_again_in_another_process_gives_the_same(tokenizer):
@@ -194,7 +215,7 @@ def test_without_a_place_for_the_cache_texts_are_tokenized_anyway(tokenizer, tmp
     [
         (60, None, "data.max_length is 60; expected a multiple of 8"),
         (4, None, "data.max_length is 4; it must be at least 8"),
-        (64, "./no/such", "data.tokenizer is './no/such', which can't be loaded"),
+        (64, "./no/such", "data.tokenizer is ./no/such, but "),
     ],
 )
 def test_wrong_settings_are_refused(max_length, name, message):
@@ -204,7 +225,7 @@ def test_wrong_settings_are_refused(max_length, name, message):
 
 def test_a_tokenizer_without_padding_is_refused(tokenizer, tmp_path):
     bare = replace(tokenizer, settings={"tokenizer_class": "PreTrainedTokenizerFast"})
-    for name, path in bare.files().items():
-        (tmp_path / name).write_bytes(path.read_bytes())
+    for name, content in bare.files().items():
+        (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match="which has no token for padding"):
         loaded(str(tmp_path))
