@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 DEMO := build/my-project
+TEXT := build/text/my-project
 LOCK := $(CURDIR)/{{cookiecutter.project_slug}}/src/{{cookiecutter.__package_name}}/engine/tools/lock.py
 TEMPLATE_LOCKS := {{cookiecutter.project_slug}}/requirements.lock {{cookiecutter.project_slug}}/torch-cu130.lock
 CUDA ?= cu130
@@ -43,6 +44,9 @@ lock: $(READY) ## renew every lock: of this folder, the project, the image
 	cookiecutter . --no-input --default-config --overwrite-if-exists --output-dir build
 	cd $(DEMO) && python "$(LOCK)"
 	cp $(DEMO)/requirements.lock $(DEMO)/torch-cu130.lock "{{cookiecutter.project_slug}}"
+	cookiecutter . --no-input --default-config --overwrite-if-exists --output-dir build/text task=text
+	cd $(TEXT) && python "$(LOCK)" --constraint ../../my-project/requirements.lock --constraint ../../my-project/torch-cu130.lock
+	cp $(TEXT)/requirements.lock $(TEXT)/torch-cu130.lock "{{cookiecutter.project_slug}}/tasks/text"
 	cd image && python "$(LOCK)" --constraint ../$(DEMO)/requirements.lock --constraint ../$(DEMO)/torch-cu130.lock
 	cd image && uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --group nvcc --constraint torch-cu130.lock --output-file nvcc-cu130.lock
 

@@ -15,7 +15,8 @@ TEMPLATE = Path(__file__).parent
 
 
 def locked_packages() -> set[str]:
-    locks = TEMPLATE.glob("{{cookiecutter.project_slug}}/*.lock")
+    """Return the packages that the locks of all tasks name, as Python imports them."""
+    locks = TEMPLATE.glob("{{cookiecutter.project_slug}}/**/*.lock")
     names = re.findall(r"^([\w.-]+)==", "\n".join(lock.read_text() for lock in locks), re.MULTILINE)
     return {re.sub(r"[.-]", "_", name.lower()) for name in names}
 

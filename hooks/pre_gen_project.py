@@ -12,9 +12,11 @@ from collections.abc import Iterable, Iterator
 from unicodedata import category
 
 # {% raw %} cookiecutter renders this file too, and the code below has its own braces
+TASKS = ("images", "text")
 GOOD = {
     "project_name": "Bird Classifier",
     "project_slug": "bird-classifier",
+    "task": "images",
     "description": "Classifies 200 kinds of birds",
     "author_name": "Ada Lovelace",
     "universal_image": "ghcr.io/org/torch-universal, registry.example.com:5000/team/torch:1.2",
@@ -23,12 +25,12 @@ LONGEST = {"project_name": 100, "description": 300, "author_name": 100}
 DEVICES = {"con", "prn", "aux", "nul"} | {f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10)}
 # Packages that the project and its notebooks import; then its folders and those that git ignores.
 LIBRARIES = """
-    albumentations cookiecutter cruft cv2 datasets huggingface_hub ipykernel ipython ipywidgets
-    jsonargparse jupyter jupyterlab lightning lightning_fabric lightning_utilities matplotlib mypy
-    nbstripout notebook numpy nvidia onnx onnxruntime packaging pandas pil pillow pip pre_commit
-    pynvml pytest pytorch_lightning rich ruff safetensors scipy setuptools sklearn tensorboard test
-    timm torch torchaudio torchmetrics torchvision tqdm transformers triton typing_extensions uv
-    wandb wheel yaml
+    accelerate albumentations babel cookiecutter cruft cv2 datasets huggingface_hub ipykernel
+    ipython ipywidgets jsonargparse jupyter jupyterlab lightning lightning_fabric
+    lightning_utilities matplotlib mypy nbstripout notebook numpy nvidia onnx onnxruntime packaging
+    pandas peft pil pillow pip pre_commit pyarrow pynvml pytest pytorch_lightning rich ruff
+    safetensors scipy setuptools sklearn tensorboard test timm tokenizers torch torchaudio
+    torchmetrics torchvision tqdm transformers triton typing_extensions uv wandb wheel yaml
 """.split()  # noqa: SIM905
 FOLDERS = """
     build checkpoints cluster configs data dist docs env lib lib64 lightning_logs mlruns notebooks
@@ -94,11 +96,17 @@ def problems_of_image(image: str) -> Iterator[str]:
         yield "it is not an image reference: [host[:port]/]name[/name][:tag][@sha256:digest]"
 
 
+def problems_of_task(task: str) -> Iterator[str]:
+    if task not in TASKS:
+        yield f"it is not a task of this template, which has {' and '.join(TASKS)}"
+
+
 def problems(answers: dict, taken: set[str]) -> Iterator[tuple[str, list[str]]]:
     """Yield every question with an invalid answer, and the reasons."""
     slug, image = str(answers["project_slug"]), str(answers["universal_image"])
     found = {name: problems_of_text(str(answers[name]), most) for name, most in LONGEST.items()}
     found["project_slug"] = problems_of_slug(slug, str(answers["__package_name"]), taken)
+    found["task"] = problems_of_task(str(answers["task"]))
     found["universal_image"] = problems_of_image(str(answers["__image"]) if image else "")
     for name, reasons in found.items():
         if reasons := list(reasons):

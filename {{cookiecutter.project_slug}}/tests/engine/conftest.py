@@ -115,10 +115,10 @@ def call(tmp_path_factory: pytest.TempPathFactory) -> Command:
 
 @pytest.fixture(scope="session")
 def trained(call: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of four epochs over the digits."""
+    """A run of four epochs over the {{ cookiecutter.__recipe }}."""
     folder = tmp_path_factory.mktemp("trained")
     status = call(
-        "fit", "--config", "configs/digits.yaml", "--trainer.max_epochs", "4", folder=folder
+        "fit", "--config", "configs/{{ cookiecutter.__recipe }}.yaml", "--trainer.max_epochs", "4", folder=folder
     )
     assert status == 0
     return folder

@@ -27,6 +27,7 @@ class FinishedRun:
 
     `metrics` are the rows of metrics.csv. `batch` holds the first validation rows, `predictions`
     and `targets` (n, …) the task's predict() and target() of them. All tensors are on the CPU.
+    `data` is what the batch came from.
     """
 
     metrics: list[dict[str, Any]]
@@ -35,6 +36,7 @@ class FinishedRun:
     batch: Any
     predictions: Tensor
     targets: Tensor | None
+    data: Any = None
 
 
 Draw = Callable[[FinishedRun], dict[str, Figure]]  # file name -> picture
@@ -49,7 +51,7 @@ def draw_pictures(
         task.load_state_dict(torch.load(best, weights_only=True)["state_dict"])
     batch, predictions, targets = predict(task, data)
     rows = read_metrics(folder / "metrics.csv")
-    run = FinishedRun(rows, task.best, facts, batch, predictions, targets)
+    run = FinishedRun(rows, task.best, facts, batch, predictions, targets, data)
     pictures = {"curves.png": draw_curves(rows, task.best)} | (draw(run) if draw else {})
     for name, figure in pictures.items():
         figure.savefig(folder / name, dpi=110)

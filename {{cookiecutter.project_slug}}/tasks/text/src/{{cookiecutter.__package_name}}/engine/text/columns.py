@@ -1,0 +1,71 @@
+"""Which columns of a table are the texts, the labels and the split."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from .names import find, join_names
+
+FIRST = ("text", "sentence", "text1", "sentence1", "first", "premise", "question1", "question")
+SECOND = ("text2", "sentence2", "second", "hypothesis", "question2")
+LABEL = ("label", "labels", "class", "category", "target", "score", "gold_label")
+SPLIT = ("split", "partition")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The names of columns as the settings give them; None for the usual names."""
+
+    text: str | None = None
+    second: str | None = None
+    label: str | None = None
+    split: str | None = None
+
+    def fits(self, columns: Sequence[str]) -> bool:
+        """Return whether a table with these columns has a text."""
+        return _index(self.text, FIRST, columns) is not None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The indices of the columns; None if the table has none."""
+
+    text: int
+    second: int | None
+    label: int | None
+    split: int | None
+
+
+def choose(wanted: Wanted, columns: Sequence[str], path: Path, remarks: list[str]) -> Columns:
+    """Return where the columns are; those not used are added to `remarks`.
+
+    Raises UserError if there is no text, or no column with a name that the settings give.
+    """
+    found = {
+        "text": _index(wanted.text, FIRST, columns),
+        "second": _index(wanted.second, SECOND, columns),
+        "label": _index(wanted.label, LABEL, columns),
+        "split": _index(wanted.split, SPLIT, columns),
+    }
+    for option, usual in (("text", FIRST), ("second", SECOND), ("split", SPLIT)):
+        name = getattr(wanted, option)
+        if found[option] is None and (name is not None or option == "text"):
+            expected = f"{name!r}" if name is not None else f"one of {', '.join(usual)}"
+            raise UserError(
+                f"{path} has the columns {join_names(columns)}; expected {expected}. Name the"
+                f" column with --data.options.{option}."
+            )
+    unused = [name for i, name in enumerate(columns) if i not in found.values()]
+    text = found.pop("text")
+    assert text is not None
+    if unused:
+        remark = f"{path.name}: texts are the column {columns[text]!r}; not used: "
+        remarks.append(remark + join_names(unused))
+    return Columns(text, **found)
+
+
+def _index(name: str | None, usual: Sequence[str], columns: Sequence[str]) -> int | None:
+    """Return the index of the column with a name or, if it is None, with the first usual one."""
+    places = (find(each, columns) for each in ([name] if name is not None else usual))
+    return next((place for place in places if place is not None), None)

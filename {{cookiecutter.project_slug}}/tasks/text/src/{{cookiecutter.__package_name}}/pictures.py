@@ -1,0 +1,98 @@
+"""The pictures drawn into a run's folder at its end, in addition to the engine's curves."""
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .engine.monitor.names import drawable
+from .engine.monitor.predictions import FinishedRun
+from .engine.text.shown import texts_of
+
+RIGHT, WRONG = "#2e7d32", "#c62828"
+ROWS = 24  # texts that are shown
+TEXT_WIDTH, NAME_WIDTH = 110, 22  # letters of a text, of a class's name
+MOST_CLASSES = 40  # that a table has room for
+
+
+def draw(run: FinishedRun) -> dict[str, Figure]:
+    """Return the pictures of a finished run by their file names; none of masked tokens."""
+    predictions, labels, classes = run.predictions, run.targets, run.facts.classes
+    if labels is None or labels.ndim > 1:
+        return {}
+    if not classes:
+        return {"predictions.png": draw_numbers(predictions, labels)}
+    pictures = {}
+    if run.data.tokenizer is not None:
+        texts = texts_of(run.batch, run.data.tokenizer)
+        pictures["predictions.png"] = draw_predictions(texts, labels, predictions, classes)
+    if len(classes) <= MOST_CLASSES:
+        pictures["confusion.png"] = draw_confusion(predictions.argmax(1), labels, classes)
+    return pictures
+
+
+def draw_predictions(
+    texts: list[str], labels: Tensor, probabilities: Tensor, classes: tuple[str, ...]
+) -> Figure:
+    """Draw texts with label and prediction: most confident errors first, then the least confident.
+
+    `labels` are int64 (n,), `probabilities` (n, classes).
+    """
+    sure, predicted = probabilities.max(1)
+    wrong = predicted != labels
+    order = torch.where(wrong, -1 - sure, sure).argsort(stable=True)[:ROWS].tolist()
+    names = drawable(classes, NAME_WIDTH)
+    shown = drawable([texts[i] for i in order], TEXT_WIDTH)
+    if names.note or shown.note:
+        print("note: picture of the predictions: no installed font has all letters", flush=True)
+    figure = Figure(figsize=(12, 0.5 + 0.25 * len(order)))
+    figure.suptitle(f"{int(wrong.sum())} errors in {len(labels)} texts, the most confident first")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set(xlim=(0, 1), ylim=(len(order), -2))
+    for line, (i, text) in enumerate(zip(order, shown.names, strict=True)):
+        said = f"{names.names[predicted[i]]}, {sure[i]:.0%} sure"
+        if wrong[i]:
+            said = f"{said}, not {names.names[labels[i]]}"
+        for left, words, colour in (
+            (0.01, said, WRONG if wrong[i] else RIGHT),
+            (0.28, text, "black"),
+        ):
+            drawn = axes.text(left, line, words, fontsize=8, color=colour, va="center")
+            drawn.set(fontfamily=names.families + shown.families, parse_math=False)
+    return figure
+
+
+def draw_confusion(predicted: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Figure:
+    """Draw how many texts of each class, a row, are predicted as which class, a column.
+
+    `predicted` and `labels` are int64 (n,).
+    """
+    shown, number = drawable(classes, NAME_WIDTH), len(classes)
+    pairs = labels * number + predicted
+    counts = pairs.bincount(minlength=number * number).view(number, number)
+    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    side = 2.5 + 0.3 * number
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for label, prediction in counts.nonzero().tolist():
+        count, dark = int(counts[label, prediction]), shares[label, prediction] > 0.5
+        colour = "white" if dark else "black"
+        axes.text(prediction, label, str(count), fontsize=8, color=colour, ha="center", va="center")
+    for axis, meaning in ((axes.xaxis, "prediction"), (axes.yaxis, "label")):
+        axis.set_ticks(range(number), shown.names, fontfamily=shown.families, parse_math=False)
+        axis.set_label_text(meaning)
+    axes.tick_params("x", rotation=90)
+    axes.set_title(f"{int((predicted != labels).sum())} errors in {len(labels)} texts")
+    return figure
+
+
+def draw_numbers(predictions: Tensor, labels: Tensor) -> Figure:
+    """Draw predicted numbers over the right ones, both (n,); on the line they are equal."""
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.scatter(labels, predictions, s=8, alpha=0.5)
+    middle = float(labels.mean())
+    axes.axline((middle, middle), slope=1, color="grey", linewidth=1)
+    axes.set(xlabel="label", ylabel="prediction", title=f"{len(labels)} texts")
+    return figure

@@ -1,0 +1,163 @@
+"""GLUE's tasks and MRPC, read from files in their published layouts."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from {{ cookiecutter.__package_name }}.data import TextData
+from {{ cookiecutter.__package_name }}.engine.errors import UserError
+from {{ cookiecutter.__package_name }}.engine.text.glue import TASKS, glue
+
+# The columns of train and dev, and those of test; "" is any cell, {} the number of a row.
+STS = "index genre filename year old_index source1 source2 sentence1 sentence2"
+PARSES = "sentence1_binary_parse sentence2_binary_parse sentence1_parse sentence2_parse"
+NLI = f"index promptID pairID genre {PARSES} sentence1 sentence2"
+HEADERS = {
+    "cola": (None, "index sentence"),
+    "sst2": ("sentence label", "index sentence"),
+    "mrpc": ("Quality|#1 ID|#2 ID|#1 String|#2 String", "index|#1 ID|#2 ID|#1 String|#2 String"),
+    "stsb": (f"{STS} score", STS),
+    "qqp": ("id qid1 qid2 question1 question2 is_duplicate", "id question1 question2"),
+    "mnli": (f"{NLI} label1 gold_label", NLI),
+    "mnli_mismatched": (f"{NLI} label1 gold_label", NLI),
+    "qnli": ("index question sentence label", "index question sentence"),
+    "rte": ("index sentence1 sentence2 label", "index sentence1 sentence2"),
+    "wnli": ("index sentence1 sentence2 label", "index sentence1 sentence2"),
+}
+LABELS = {
+    "mnli": ("contradiction", "entailment", "neutral"),
+    "mnli_mismatched": ("contradiction", "entailment", "neutral"),
+    "qnli": ("entailment", "not_entailment"),
+    "rte": ("entailment", "not_entailment"),
+}
+
+
+def columns_of(header: str) -> list[str]:
+    return header.split("|") if "|" in header else header.split()
+
+
+def write(folder: Path, task: str) -> None:
+    """Write a task's files with rows whose texts have quotes, as the published ones do."""
+    described, (header, of_test) = TASKS[task], HEADERS[task]
+    place = folder / described.folder
+    place.mkdir()
+    labels = LABELS.get(task, ("0", "1"))
+    for split, name in described.files.items():
+        names = columns_of(of_test if split == "test" else header or "source label mark sentence")
+        lines = [] if header is None and split != "test" else ["\t".join(names)]
+        for i in range(24):
+            label = f"{i % 6 * 0.75:.3f}" if task == "stsb" else labels[i % len(labels)]
+            cells = {described.label: label, described.text: f'"{split} one {i}'}
+            cells |= {} if described.second is None else {described.second: f'two "{i}'}
+            lines.append("\t".join(cells.get(name, "x") for name in names))
+        (place / name).write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+def test_each_task_is_read_as_it_is_published(task, tmp_path):
+    write(tmp_path, task)
+    splits = glue(task, str(tmp_path))
+    assert splits.rows == {"train": 24, "val": 24, "test": 0}
+    assert splits.train.first[7] == '"train one 7'
+    assert (splits.train.second is None) == (task in ("cola", "sst2"))
+    if splits.train.second is not None:
+        assert splits.train.second[7] == 'two "7'
+    expected = () if task == "stsb" else LABELS.get(task, ("0", "1"))
+    assert splits.classes == expected and splits.metrics == TASKS[task].metrics
+    first = splits.train.labels[7]
+    assert first == (0.75 if task == "stsb" else expected[7 % len(expected)])
+    test = tmp_path / TASKS[task].folder / TASKS[task].files["test"]
+    said = f"the 24 test texts have no labels ({test}:2): they are not used"
+    assert splits.remarks == (said,)
+    assert glue(task, str(tmp_path / TASKS[task].folder)) == splits
+
+
+def paraphrases(n: int) -> str:
+    lines = ["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String"]
+    lines += [f'{i % 2}\t{i}\t{i + n}\t"He said {i}\tHe said "{i}".' for i in range(n)]
+    return "\ufeff" + "\r\n".join(lines) + "\r\n"
+
+
+@pytest.fixture
+def mrpc(tmp_path: Path) -> Path:
+    """MRPC as Microsoft publishes it."""
+    (tmp_path / "MRPC").mkdir()
+    for split, n in (("train", 50), ("test", 20)):
+        file = tmp_path / "MRPC" / f"msr_paraphrase_{split}.txt"
+        file.write_text(paraphrases(n + (split == "test")), newline="")
+    return tmp_path
+
+
+def test_mrpc_is_read_as_microsoft_publishes_it(mrpc):
+    splits = glue("mrpc", str(mrpc))
+    assert splits.rows == {"train": 46, "val": 4, "test": 21}
+    pair = splits.train.first[0], splits.train.second[0]
+    assert pair == ('"He said 0', 'He said "0".')
+    assert splits.classes == ("0", "1") and splits.metrics == ("accuracy", "f1")
+    assert "no validation split is given: 10% of train is used for it" in splits.remarks
+
+
+def test_mrpcs_own_test_file_gives_the_labels_that_glues_lacks(mrpc):
+    (mrpc / "other").mkdir()
+    write(mrpc / "other", "mrpc")
+    for file in (mrpc / "other" / "MRPC").iterdir():
+        file.rename(mrpc / "MRPC" / file.name)
+    splits = glue("MRPC", str(mrpc))
+    assert splits.rows == {"train": 24, "val": 24, "test": 21} and not splits.remarks
+
+
+def break_rows(folder: Path, n: int, broken: list[str]) -> Path:
+    file = folder / "QQP" / "train.tsv"
+    rows = [f"{i}\t{i}\t{i}\tone {i}\ttwo {i}\t{i % 2}\n" for i in range(n)]
+    head = HEADERS["qqp"][0].replace(" ", "\t") + "\n"
+    file.write_text("".join([head, *rows, *broken]))
+    return file
+
+
+def test_rows_with_another_number_of_tabs_are_left_out_and_named(tmp_path):
+    write(tmp_path, "qqp")
+    broken = ["7\t8\t9\thalf of a\n", "question\tand its end?\t0\n"]
+    file = break_rows(tmp_path, 300, broken)
+    splits = glue("qqp", str(tmp_path))
+    assert splits.rows["train"] == 300
+    assert splits.remarks[0].startswith("2 of 350 rows left out:\n")
+    assert f"{file}:302 has 4 cells; expected 6" in splits.remarks[0]
+    break_rows(tmp_path, 20, broken)
+    with pytest.raises(UserError, match=r"2 of 70 rows can't be used:\n(.*\n)+Put the published"):
+        glue("qqp", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "task", "message"),
+    [
+        (lambda folder: None, "snli", r"task is 'snli', which is unknown. Known: cola, sst2, mrpc"),
+        (lambda folder: (folder / "dev.tsv").unlink(), "rte", "has no train.tsv and dev.tsv, the"),
+        (
+            lambda folder: (folder / "dev.tsv").write_text("index\tsentence1\tsentence2\n"),
+            "rte",
+            "has the columns index, sentence1, sentence2; expected label, with the labels",
+        ),
+        (
+            lambda folder: (folder / "dev.tsv").write_text("no\theader\n"),
+            "rte",
+            "has the columns 'no', 'header'; expected 'sentence1'",
+        ),
+    ],
+)
+def test_files_that_are_not_as_published_are_named(
+    spoil: Callable[[Path], None], task: str, message: str, tmp_path: Path
+):
+    write(tmp_path, "rte")
+    spoil(tmp_path / "RTE")
+    with pytest.raises(UserError, match=message):
+        glue(task, str(tmp_path))
+
+
+def test_a_data_set_brings_its_objective_and_metrics(tmp_path):
+    write(tmp_path, "stsb")
+    data = TextData("glue", {"task": "stsb", "path": str(tmp_path)}, batch_size=8)
+    assert (data.objective, data.num_classes) == ("numbers", 1)
+    assert data.metrics == ("pearson", "spearman")
+    batch = next(iter(data.train_dataloader()))
+    assert str(batch.labels.dtype) == "torch.float32" and batch.segments is not None

@@ -1,0 +1,278 @@
+"""Tables of texts as people's programs write them: read as they were meant, or with a line."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from {{ cookiecutter.__package_name }}.engine.errors import UserError
+from {{ cookiecutter.__package_name }}.engine.text.splits import Texts, TextSplits
+from {{ cookiecutter.__package_name }}.engine.text.table import table
+
+Row = dict[str, object]
+
+
+def rows(n: int = 60, start: int = 0) -> list[Row]:
+    """Texts of two classes, each with a comma, a quote and a letter beyond ASCII."""
+    return [
+        {"text": f'Text {i}, "größer"', "label": "odd" if i % 2 else "even"}
+        for i in range(start, start + n)
+    ]
+
+
+def as_csv(given: list[Row], separator: str = ",") -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(given[0]), delimiter=separator, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(given)
+    return text.getvalue()
+
+
+def as_tsv(given: list[Row]) -> str:
+    """Without quoting, as GLUE publishes its files."""
+    lines = [list(given[0]), *(row.values() for row in given)]
+    return "".join("\t".join(map(str, cells)) + "\n" for cells in lines)
+
+
+def as_json(given: list[Row]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in given)
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[..., TextSplits]:
+    """Write content into a file and read it."""
+
+    def write_and_read(content: str | bytes, name: str = "texts.csv", **options) -> TextSplits:
+        file = tmp_path / name
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+        return table(str(file), **options)
+
+    return write_and_read
+
+
+def every(splits: TextSplits) -> dict[str, object]:
+    """Return the label of each text of all splits."""
+    parts = [part for part in (splits.train, splits.val, splits.test) if part is not None]
+    return {
+        text: label for part in parts for text, label in zip(part.first, part.labels, strict=True)
+    }
+
+
+EXPECTED = {row["text"]: row["label"] for row in rows()}
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (as_csv(rows()), "a.csv"),
+        (as_csv(rows(), ";"), "a.csv"),
+        (as_csv(rows(), "\t"), "a.txt"),
+        (as_tsv(rows()), "a.tsv"),
+        (as_json(rows()), "a.jsonl"),
+        (as_csv(rows()).encode("utf-8-sig"), "a.csv"),
+        (as_csv(rows()).encode("utf-16"), "a.csv"),
+        (as_csv(rows()).replace("\n", "\r\n"), "a.csv"),
+        (as_tsv(rows()).replace("\n", "\r\n"), "a.tsv"),
+        (as_json(rows()).encode("utf-8-sig"), "a.jsonl"),
+    ],
+)
+def test_a_table_is_read_in_each_format(content, name, read):
+    splits = read(content, name)
+    assert every(splits) == EXPECTED
+    assert splits.classes == ("even", "odd") and splits.train.second is None
+    assert not splits.remarks
+
+
+def test_parquet_is_read(tmp_path):
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    columns = {name: [row[name] for row in rows()] for name in ("text", "label")}
+    write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    assert every(table(str(tmp_path / "a.parquet"))) == EXPECTED
+    (tmp_path / "a.parquet").write_bytes(b"PAR1, but no more")
+    with pytest.raises(UserError, match=r"a\.parquet can't be read as Parquet"):
+        table(str(tmp_path / "a.parquet"))
+
+
+def test_a_cell_in_quotes_may_have_several_lines_and_errors_name_the_first(read):
+    content = as_csv([{"text": "two\nlines", "label": "odd"}, *rows()])
+    assert every(read(content))["two\nlines"] == "odd"
+    with pytest.raises(UserError, match=r"texts\.csv:4 has 1 cells; expected 2: 'text', 'label'"):
+        read(content.replace(',odd\n"Text 0', ',odd\nlost\n"Text 0', 1))
+
+
+def test_quotes_are_letters_in_tsv_and_where_the_settings_say_so(read):
+    content = as_tsv([{"text": '"One quote', "label": "odd"}, *rows()])
+    assert every(read(content, "a.tsv"))['"One quote'] == "odd"
+    with pytest.raises(UserError, match=r"a\.txt:2 is no row of cells between '\\t'"):
+        read(content, "a.txt")
+    assert every(read(content, "a.txt", quotes=False))['"One quote'] == "odd"
+
+
+def test_columns_are_named_by_options(read):
+    given = [{"q": f"q {i}", "a": f"a {i}", "right": i % 2, "id": i} for i in range(40)]
+    splits = read(as_csv(given), text="q", second="A", label="right")
+    assert splits.classes == ("0", "1")
+    assert splits.train.second == [text.replace("q", "a") for text in splits.train.first]
+    assert splits.remarks == ("texts.csv: texts are the column 'q'; not used: 'id'",)
+    with pytest.raises(UserError, match="has the columns 'q', 'a', 'right', 'id'; expected one of"):
+        read(as_csv(given))
+    with pytest.raises(UserError, match=r"expected 'nothing'. Name the column"):
+        read(as_csv(given), text="nothing")
+
+
+def test_numbers_with_fractions_are_numbers_and_whole_ones_are_classes(read):
+    scores = [{"text": f"t {i}", "score": i / 4} for i in range(40)]
+    splits = read(as_csv(scores))
+    assert splits.classes == () and sorted(every(splits).values()) == [i / 4 for i in range(40)]
+    stars = [{"text": f"t {i}", "stars": i % 11} for i in range(80)]
+    assert read(as_csv(stars), label="stars").classes == tuple(map(str, range(11)))
+    assert read(as_csv(stars), label="stars", numbers=True).classes == ()
+    assert read(as_json(stars), "a.jsonl", label="stars").classes == tuple(map(str, range(11)))
+    with pytest.raises(UserError, match=r"texts.csv:2 has the label 'even'; expected a number"):
+        read(as_csv(rows()), numbers=True)
+
+
+def test_texts_are_divided_by_their_content_and_equal_texts_stay_together(read):
+    splits = read(as_csv(rows(200)))
+    assert splits.rows == {"train": 160, "val": 20, "test": 20}
+    assert splits.val.labels.count("odd") == 10
+    turned = read(as_csv(rows(200)[::-1]))
+    assert sorted(turned.val.first) == sorted(splits.val.first)
+    double = read(as_csv([*rows(200), *rows(200)]))
+    assert sorted(double.test.first) == sorted(2 * splits.test.first)
+    assert not double.remarks
+
+
+def test_a_folder_has_a_file_for_each_split(tmp_path):
+    (tmp_path / "train.tsv").write_text(as_tsv(rows(20)))
+    (tmp_path / "validation.jsonl").write_text(as_json(rows(10, 20)))
+    (tmp_path / "readme.txt").write_text("no table")
+    splits = table(str(tmp_path))
+    assert splits.rows == {"train": 20, "val": 10, "test": 0} and splits.test is None
+    assert splits.val.places[0] == f"{tmp_path / 'validation.jsonl'}:1"
+    (tmp_path / "train.csv").write_text(as_csv(rows(20)))
+    with pytest.raises(UserError, match=r"has train.csv and train.tsv: keep one of them for train"):
+        table(str(tmp_path))
+
+
+def test_a_folder_of_parts_is_read_as_one(tmp_path):
+    for part in range(2):
+        file = tmp_path / f"train-0000{part}-of-00002.jsonl"
+        file.write_text(as_json(rows(30, 30 * part)))
+    assert every(table(str(tmp_path))) == EXPECTED
+
+
+def test_a_folder_without_training_texts_is_refused(tmp_path):
+    (tmp_path / "dev.tsv").write_text(as_tsv(rows()))
+    with pytest.raises(UserError, match=r"has no training texts: expected a file train\.csv"):
+        table(str(tmp_path))
+
+
+def test_a_column_gives_the_split(read):
+    names = ("train", "train", "train", "Dev", "hold-out")
+    given = [row | {"split": names[i % 5]} for i, row in enumerate(rows(50))]
+    assert read(as_csv(given)).rows == {"train": 30, "val": 10, "test": 10}
+    given[7]["split"] = "later"
+    with pytest.raises(UserError, match=r"texts\.csv:9 has the split 'later'; expected train, val"):
+        read(as_csv(given))
+    for row in given:
+        row["split"] = row["split"] if row["split"] == "hold-out" else ""
+    splits = read(as_csv(given))
+    assert splits.rows["test"] == 10 and splits.rows["val"] == 4
+    assert "40 of 50 texts have no split: they are taken for train" in splits.remarks
+    assert "no validation split is given: 10% of train is used for it" in splits.remarks
+
+
+@pytest.mark.parametrize("none", ["", "-1"])
+def test_a_test_split_without_labels_is_not_used(none, tmp_path):
+    (tmp_path / "train.csv").write_text(as_csv(rows(20)))
+    (tmp_path / "test.csv").write_text(as_csv([row | {"label": none} for row in rows(9, 20)]))
+    splits = table(str(tmp_path))
+    assert splits.test is None
+    said = f"the 9 test texts have no labels ({tmp_path / 'test.csv'}:2): they are not used"
+    assert said in splits.remarks
+
+
+def test_copies_in_two_splits_and_labels_that_contradict_are_named(tmp_path):
+    (tmp_path / "train.csv").write_text(
+        as_csv([*rows(20), {"text": rows(1)[0]["text"], "label": "odd"}])
+    )
+    (tmp_path / "val.csv").write_text(as_csv(rows(10, 18)))
+    remarks = table(str(tmp_path)).remarks
+    train, val = (tmp_path / name for name in ("train.csv", "val.csv"))
+    assert remarks == (
+        f"1 training texts have another label than the same text elsewhere, such as {train}:22"
+        f" ({train}:2)",
+        f"2 of 10 validation texts are also training texts, such as {val}:2 ({train}:20):"
+        " validation metrics are too good",
+    )
+
+
+def test_texts_without_any_label_can_still_be_masked(read):
+    splits = read(as_csv([{"text": f"t {i}"} for i in range(30)]))
+    assert isinstance(splits.train, Texts) and splits.train.labels is None
+
+
+HEAD = b"text,label\n" + b"".join(b"text %d,%s\n" % (i, b"ab"[i % 2 :][:1]) for i in range(40))
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        (HEAD + b"\xe9t\xe9,a\n", "a.csv", "a.csv:42 has the byte 0xE9, which is no UTF-8"),
+        (HEAD + b" ,a\n", "a.csv", "a.csv:42 has ' ' and no text in the column 'text'"),
+        (HEAD + b",a\n", "a.csv", "a.csv:42 has no text in the column 'text'"),
+        (HEAD + b"one, two,a\n", "a.csv", "a.csv:42 has 3 cells; expected 2: 'text', 'label'"),
+        (HEAD + b"text,\n", "a.csv", "a.csv:42 has no label, as 1 of 41 rows"),
+        (HEAD + b'"open,a\n', "a.csv", "a.csv:42 is no row of cells between ','"),
+        (HEAD + b'"' + b"x" * 10**7 + b'",a\n', "a.csv", "a.csv:42 is no row of cells"),
+        (
+            b"text\tlabel\n" + b"x" * 10**7 + b"\ta\n",
+            "a.tsv",
+            "a.tsv:2 has 10,000,002 letters; expected at most 1,000,000",
+        ),
+        (b"", "a.csv", "a.csv is empty: expected a line with the names of the columns"),
+        (b"{]\n", "a.jsonl", "a.jsonl:1 is no JSON: Expecting property name"),
+        (b'{"text": "t", "label": 1}\n[1]\n', "a.jsonl", "a.jsonl:2 is a list; expected a JSON"),
+        (b'["t", 1]\n', "a.jsonl", "a.jsonl:1 is a list; expected one JSON object a line"),
+        (b'{"text": 7, "label": 1}\n', "a.jsonl", "a.jsonl:1 has '7' and no text in the column"),
+        (b"text,label\na,x\nb,x\n", "a.csv", "has only the label 'x' to train on"),
+        (
+            b"text,label\n" + b"".join(b"t%d,l%d\n" % (i, i) for i in range(40)),
+            "a.csv",
+            "has 40 different labels in 40 training rows, such as 'l0', 'l1', 'l10'",
+        ),
+        (b"x", "a.xlsx", "a.xlsx is no table: expected a file that ends in .csv"),
+    ],
+)
+def test_a_wrong_row_is_named_with_what_to_do(content, name, message, read):
+    with pytest.raises(UserError, match=re.escape(message)):
+        read(content, name)
+
+
+def test_rows_that_cant_be_used_are_left_out_if_the_settings_say_so(read):
+    content = HEAD + b"\xe9t\xe9,a\n,a\n"
+    with pytest.raises(
+        UserError, match=r"texts\.csv: 2 of 42 rows can't be used:\n  .*:42 has the"
+    ):
+        read(content)
+    splits = read(content, skip_bad=True)
+    assert sum(splits.rows.values()) == 40
+    assert splits.remarks[0].startswith("2 of 42 rows left out:\n")
+    assert every(read(HEAD + b"\xe9t\xe9,a\n", encoding="cp1252"))["été"] == "a"
+
+
+def test_an_unknown_label_at_evaluation_is_named(tmp_path):
+    (tmp_path / "train.csv").write_text(as_csv(rows(20)))
+    (tmp_path / "val.csv").write_text(as_csv([*rows(9, 20), {"text": "new", "label": "prime"}]))
+    message = (
+        r"val\.csv:11 has the label 'prime', which no training row has. The classes are 'even'"
+    )
+    with pytest.raises(UserError, match=message):
+        table(str(tmp_path))

@@ -1,0 +1,210 @@
+"""Texts become tokens as transformers makes them, once, and processes may fork afterwards."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from {{ cookiecutter.__package_name }}.engine.errors import UserError
+from {{ cookiecutter.__package_name }}.engine.text.module import TextModule
+from {{ cookiecutter.__package_name }}.engine.text.splits import Texts, TextSplits
+from {{ cookiecutter.__package_name }}.engine.text.token_cache import key_of, tokens_of
+from {{ cookiecutter.__package_name }}.engine.text.tokenizer import (
+    TextTokenizer,
+    loaded,
+    trained,
+)
+
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog",
+    "while",
+    "rain",
+    "falls",
+    "on",
+    "grey",
+    "hills",
+]
+
+
+def sentences(n: int, seed: int = 0, most: int = 30) -> list[str]:
+    random = np.random.default_rng(seed)
+    return [" ".join(random.choice(WORDS, random.integers(1, most))) for _ in range(n)]
+
+
+def texts(n: int, seed: int = 0, pairs: bool = False, most: int = 30) -> Texts:
+    second = sentences(n, seed + 1, most) if pairs else None
+    labels = ["even" if i % 2 else "odd" for i in range(n)]
+    return Texts(sentences(n, seed, most), second, labels, [f"made:{i + 1}" for i in range(n)])
+
+
+def splits(pairs: bool = False, most: int = 30) -> TextSplits:
+    parts = (texts(n, n, pairs, most) for n in (50, 20, 10))
+    return TextSplits(*parts, classes=("even", "odd"))
+
+
+def module(source: TextSplits, max_length: int = 64, name: str | None = None) -> TextModule:
+    return TextModule(source, "made", 10, 10, max_length, name, 200, 0.0)
+
+
+@pytest.fixture
+def tokenizer() -> TextTokenizer:
+    return trained(sentences(200), 60)
+
+
+@pytest.fixture
+def folder(tokenizer: TextTokenizer, tmp_path: Path) -> Path:
+    """A folder with a tokenizer's files, as a run keeps them in artifacts/tokenizer."""
+    for name, path in tokenizer.files().items():
+        (tmp_path / name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def rows(tokens) -> list[list[int]]:
+    ends = np.cumsum(tokens.lengths)
+    return [part.tolist() for part in np.split(tokens.tokens, ends[:-1])]
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("longest", [512, 16, 9])
+def test_tokens_are_those_of_transformers(pairs, longest, tokenizer, folder):
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(str(folder))
+    given = texts(60, pairs=pairs)
+    ours = tokenizer.encode(given.first, given.second, longest)
+    expected = theirs(given.first, given.second, truncation=True, max_length=longest)
+    assert rows(ours) == expected["input_ids"]
+    if pairs:
+        segments = [
+            [int(i >= start) for i in range(len(row))]
+            for row, start in zip(rows(ours), ours.starts, strict=True)
+        ]
+        assert segments == expected["token_type_ids"]
+
+
+def test_a_tokenizer_loaded_from_a_run_is_the_same(tokenizer, folder):
+    again = loaded(str(folder))
+    assert again.special_ids == tokenizer.special_ids == dict(pad=0, unk=1, cls=2, sep=3, mask=4)
+    assert again.vocabulary == tokenizer.vocabulary == 60
+    given = texts(30, pairs=True)
+    ours, theirs = (each.encode(given.first, given.second, 32) for each in (tokenizer, again))
+    assert rows(ours) == rows(theirs)
+
+
+def test_training_a_tokenizer_again_in_another_process_gives_the_same(tokenizer):
+    code = (
+        "from my_project.engine.text.tokenizer import trained\n"
+        f"print(trained({sentences(200)!r}, 60).digest)"
+    )
+    one_thread = os.environ | {"TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "7"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=one_thread, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == tokenizer.digest
+
+
+def test_a_process_forked_after_tokenizing_tokenizes_without_a_word(tokenizer):
+    code = (
+        "import os\n"
+        "from my_project.engine.text.tokenizer import trained\n"
+        "texts = ['one two three'] * 5000\n"
+        "tokenizer = trained(texts, 60)\n"
+        "before = tokenizer.encode(texts, None, 16).tokens.sum()\n"
+        "if not (child := os.fork()):\n"
+        "    os._exit(int(tokenizer.encode(texts, None, 16).tokens.sum() != before))\n"
+        "raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_texts_that_are_cut_are_counted():
+    data = module(splits(most=60), 16)
+    (first, *_) = data.facts().remarks
+    long = sum(len(text.split()) > 14 for text in splits(most=60).train.first)
+    assert first.startswith(f"{long} of 50 training texts ({long / 50:.1%}) are longer than 16")
+    assert data.splits.train.batch.tokens.shape == (50, 16)
+    assert not module(splits(), 64).facts().remarks
+
+
+def test_pairs_have_segments_and_single_texts_have_none():
+    batch = module(splits(pairs=True)).splits.train.batch
+    assert batch.segments.max() == 1 and not batch.segments[:, 0].any()
+    real = np.arange(batch.tokens.shape[1]) < batch.lengths.numpy()[:, None]
+    assert not batch.segments.numpy()[~real].any()
+    assert module(splits()).splits.train.batch.segments is None
+
+
+def test_tokens_are_read_from_the_cache_until_the_text_or_the_tokenizer_changes(
+    tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    given = texts(20, pairs=True)
+    made = tokens_of(given, tokenizer, 32)
+    monkeypatch.setattr(TextTokenizer, "encode", None)  # whoever tokenizes again fails
+    again = tokens_of(given, tokenizer, 32)
+    assert rows(again) == rows(made)
+    assert again.starts.tolist() == made.starts.tolist()
+    assert again.whole.tolist() == made.whole.tolist()
+    changed = replace(given, first=[*given.first[:-1], "rain"])
+    moved = replace(given, first=[given.first[0] + "a", *given.first[1:]])
+    keys = {key_of(each, tokenizer, 32) for each in (given, changed, moved, texts(20))}
+    keys |= {key_of(given, tokenizer, 40), key_of(given, trained(sentences(9), 60), 32)}
+    assert len(keys) == 6
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])
+def test_a_damaged_cache_is_made_again(damage, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    given = texts(20)
+    made = rows(tokens_of(given, tokenizer, 32))
+    (file,) = (tmp_path / "tokens").glob("*.npy")
+    whole = file.read_bytes()
+    content = bytearray(whole)
+    content[-200] ^= 1
+    broken = dict(cut=whole[:-9], flipped=bytes(content), empty=b"", other=b"no array")[damage]
+    file.write_bytes(broken)
+    assert rows(tokens_of(given, tokenizer, 32)) == made
+    assert file.read_bytes() == whole
+
+
+def test_without_a_place_for_the_cache_texts_are_tokenized_anyway(tokenizer, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert tokens_of(texts(20), tokenizer, 32).n == 20
+
+
+@pytest.mark.parametrize(
+    ("max_length", "name", "message"),
+    [
+        (60, None, "data.max_length is 60; expected a multiple of 8"),
+        (4, None, "data.max_length is 4; it must be at least 8"),
+        (64, "./no/such", "data.tokenizer is './no/such', which can't be loaded"),
+    ],
+)
+def test_wrong_settings_are_refused(max_length, name, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        module(splits(), max_length, name)
+
+
+def test_a_tokenizer_without_padding_is_refused(tokenizer, tmp_path):
+    bare = replace(tokenizer, settings={"tokenizer_class": "PreTrainedTokenizerFast"})
+    for name, path in bare.files().items():
+        (tmp_path / name).write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match="which has no token for padding"):
+        loaded(str(tmp_path))

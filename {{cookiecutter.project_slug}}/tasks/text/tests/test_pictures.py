@@ -1,0 +1,39 @@
+"""The pictures show every kind of result, and texts in any script."""
+
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from {{ cookiecutter.__package_name }}.pictures import draw_confusion, draw_numbers, draw_predictions
+
+CLASSES = ("de", "日本語", "$x_1$")
+
+
+def words_in(figure: Figure, file: Path) -> list[str]:
+    """Save a figure, as the end of a run does, and return what is written in it."""
+    figure.savefig(file, dpi=110)
+    assert file.stat().st_size > 1000
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def test_errors_come_first_then_the_least_confident(tmp_path):
+    labels = torch.tensor([0, 1, 2, 0])
+    probabilities = torch.tensor([[0.9, 0.1, 0], [0.8, 0.2, 0], [0, 0.4, 0.6], [0.2, 0.7, 0.1]])
+    figure = draw_predictions(["right", "$wrong$", "字", "x" * 500], labels, probabilities, CLASSES)
+    words = words_in(figure, tmp_path / "predictions.png")
+    assert words[0].startswith("de, 80% sure, not ") and words[1] == "$wrong$"
+    assert words[2].endswith("70% sure, not de") and len(words[3]) <= 110 and "…" in words[3]
+    assert words[4].endswith("60% sure") and words[6:] == ["de, 90% sure", "right"]
+
+
+def test_the_table_counts_each_label_and_prediction(tmp_path):
+    figure = draw_confusion(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 0, 0]), CLASSES)
+    assert sorted(words_in(figure, tmp_path / "confusion.png")) == ["1", "1", "2"]
+    assert figure.axes[0].get_title() == "1 errors in 4 texts"
+
+
+def test_numbers_are_drawn_as_points(tmp_path):
+    figure = draw_numbers(torch.tensor([1.0, 2.0]), torch.tensor([1.5, 2.5]))
+    words_in(figure, tmp_path / "numbers.png")
+    assert figure.axes[0].collections[0].get_offsets().tolist() == [[1.5, 1.0], [2.5, 2.0]]
