@@ -56,9 +56,13 @@ def test_compile_mode_follows_the_hardware():
     def mode(*arguments):
         return decisions.compile_mode(*arguments).value
 
+    asked = Decision(True, "")
     assert mode(H200, "cuda", True, 20_000) == "reduce-overhead"
+    assert mode(H200, "cuda", True, 20_000, None, True) == "step-graph"
+    assert mode(H200, "cuda", True, 480, asked, True) == "step-graph"
+    assert mode(LAPTOP, "cpu", True, 480, asked, True) == "default"
     assert mode(A100, "cuda", False, 20_000) == "default"
-    assert mode(H200, "cuda", False, 20_000, Decision(True, "")) == "default"
+    assert mode(H200, "cuda", False, 20_000, asked) == "default"
     assert mode(LAPTOP, "cpu", True, 20_000) is False
     assert mode(APPLE, "mps", True, 20_000) is False
 
@@ -172,7 +176,7 @@ def test_a_run_from_files_on_an_h200():
         "data.workers": 15,
         "data.prefetch": 2,
         "data.decoder": "gpu",
-        "model.compile": "reduce-overhead",
+        "model.compile": "step-graph",
         "checkpoints.seconds": "adaptive",
         "tracking.wandb": "off",
         "step_version": 2,
@@ -267,14 +271,23 @@ def test_a_step_of_an_older_run_keeps_its_version():
     assert (old.step_version.value, old.strategy.value, old.compile.value) == (1, "ddp", "default")
     new = decide(many, A100, FILES)
     assert (new.step_version.value, new.strategy.value) == (2, "data-parallel")
-    assert new.compile.value == "reduce-overhead"
+    assert new.compile.value == "step-graph"
     again = decide(many, A100, FILES, Before.of({"config": many, "decisions": new.as_json()}))
     assert values(again) == values(new)
 
 
+def test_only_a_step_of_the_engine_is_one_cuda_graph():
+    assert decide(configured(), H200, FILES).compile.value == "step-graph"
+    assert decide(configured(), H200, FILES, plain_step=False).compile.value == "reduce-overhead"
+    scaled = configured(trainer__precision="16-mixed")
+    assert decide(scaled, H200, FILES).compile.value == "reduce-overhead"
+    by_hand = decide(configured(), H200, FILES, plain_step=False, manual_optimization=True)
+    assert by_hand.compile.value is False
+
+
 def test_only_a_step_that_the_engine_sums_up_uses_cuda_graphs_in_several_parts():
     parts = configured(trainer__accumulate_grad_batches=4)
-    assert decide(parts, H200, FILES).compile.value == "reduce-overhead"
+    assert decide(parts, H200, FILES).compile.value == "step-graph"
     assert decide(parts, H200, FILES, plain_step=False).compile.value == "default"
     wrapped = configured(trainer__devices=8, trainer__strategy="ddp")
     assert decide(wrapped, A100, FILES).compile.value == "default"

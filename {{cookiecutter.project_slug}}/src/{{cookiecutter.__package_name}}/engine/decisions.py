@@ -269,18 +269,22 @@ def decide(
     batches = facts.rows["train"] // global_batch_size.value * accumulate.value
     version = _step_version(asked)
     strategy = _strategy(asked, layout, version)
+    precision_ = asked("precision") or precision(machine, kind)
     compiled = Decision(False, "the task uses manual optimization")
     if not manual_optimization or get(config, "model.compile") == "step-graph":
         steps = optimizer_steps(config.get("trainer") or {}, batches, accumulate.value)
         one_part = layout.processes * accumulate.value == 1
         buffered = version.value > 1 and plain_step and strategy.value in ("auto", "data-parallel")
         buffered = buffered and not get(config, "trainer.sync_batchnorm")
-        compiled = compile_mode(machine, kind, one_part or buffered, steps, asked("compile"))
+        graphs = one_part or buffered
+        scaled = str(precision_.value).startswith("16")  # the loss: the host waits in each step
+        whole = graphs and plain_step and not manual_optimization and not scaled
+        compiled = compile_mode(machine, kind, graphs, steps, asked("compile"), whole)
     saving = Decision("adaptive", "saving takes at most 2% of the time")
     return Decisions(
         **{each.name: getattr(layout, each.name) for each in fields(layout)},
         strategy=strategy,
-        precision=asked("precision") or precision(machine, kind),
+        precision=precision_,
         deterministic=asked("deterministic", False) or Decision(False, AS_CONFIGURED),
         seed_everything=seed_everything,
         batch_size=batch_size,
@@ -454,16 +458,18 @@ def compile_mode(
     graphs: bool,
     steps: float,
     requested: Decision | None = None,
+    whole_step: bool = False,
 ) -> Decision:
-    """Return torch.compile's mode, or False.
+    """Return torch.compile's mode, step-graph, or False.
 
     `graphs` tells whether CUDA graphs are possible: a step has one batch, or its gradients are
-    summed in a buffer. `steps` is the number of optimizer steps of the run. `requested` (true,
-    false or a mode) takes precedence.
+    summed in a buffer; `whole_step`, whether a step can be one graph. `steps` is the number of
+    optimizer steps of the run. `requested` (true, false or a mode) takes precedence.
     """
     # CUDA graphs fail BatchNorm under DDP (pytorch issue 139207) and, without a buffer, summed
     # gradients (169545).
-    best = "reduce-overhead" if accelerator == "cuda" and graphs else "default"
+    best = ("step-graph" if whole_step else "reduce-overhead") if graphs else "default"
+    best = best if accelerator == "cuda" else "default"
     if requested is not None:
         return Decision(best if requested.value is True else requested.value, requested.why)
     if accelerator != "cuda":
@@ -475,9 +481,10 @@ def compile_mode(
     if steps < MIN_STEPS_TO_COMPILE:
         why = f"{steps:.0f} steps; it pays off after about {MIN_STEPS_TO_COMPILE}"
         return Decision(False, f"{why}. --model.compile true compiles anyway")
-    if graphs:
-        return Decision(best, "CUDA graphs remove launch overhead")
-    return Decision(best, "no CUDA graphs: a step has several batches")
+    if not graphs:
+        return Decision(best, "no CUDA graphs: a step has several batches")
+    launches = "one launch a step" if whole_step else "they remove launch overhead"
+    return Decision(best, f"CUDA graphs: {launches}")
 
 
 def threads_per_process(machine: Machine, processes: int) -> int:

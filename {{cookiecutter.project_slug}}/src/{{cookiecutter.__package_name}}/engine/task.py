@@ -25,9 +25,9 @@ from .fast.compile import (
     decide_compiling,
     stop_compiling,
 )
-from .fast.patches import Patches, clip_gradients
+from .fast.patches import Patches, clip_gradients, equalize_step_counts
 from .fast.settings import device_settings
-from .fast.step_graph import StepGraph
+from .fast.step_graph import StepGraph, reason_against, restore_plain_options
 from .fast.step_parts import StepParts, has_several_parts
 from .model.checks import check_task
 from .model.freeze import add_frozen_groups, freeze_parts, frozen_parts, keep_frozen
@@ -288,6 +288,11 @@ class Preparation(L.Callback):
             )
         else:
             decision = Decision(False, "the task optimizes by hand")
+        if decision.value == "step-graph" and (reason := reason_against(trainer, task)):
+            if task.flags.compile == "step-graph":
+                raise UserError(f"model.compile is step-graph, but {reason}: leave it unset.")
+            decision = Decision("reduce-overhead", f"no step graph, because {reason}")
+            print_once(f"torch.compile: reduce-overhead: {decision.why}.")
         task.compile_decision = decision
         self.trainable, self.compared = _trainable(task), False
         task.parts_per_step = trainer.accumulate_grad_batches * trainer.world_size
@@ -345,6 +350,8 @@ class Preparation(L.Callback):
         checkpoint["learning"] = sorted(_trainable(pl_module))  # some may be frozen by hand
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        equalize_step_counts(checkpoint)
+        restore_plain_options(checkpoint)
         self.frozen = checkpoint.get("frozen")
         self.saved_trainable = checkpoint.get("learning", ())
         if self.frozen is None:

@@ -55,7 +55,7 @@ from ..run.interruption import Interruption
 from ..run.metrics import MetricsCSV
 from ..run.numerics import StepSeed, numerics, prefer_determinism
 from ..run.record import RunRecord, facts_of, read_yaml
-from ..task import Task, has_plain_step
+from ..task import Task, has_plain_step, loss_and_outputs
 from . import arguments as resolve
 from .errors import Parser
 from .launch import check_tasks, launch, launched, with_environment
@@ -252,7 +252,11 @@ class Training(LightningCLI):
             OutOfMemory(),
             StepSeed(config.seed_everything, by_rank=self.decisions.step_version.value == 1),
             Compiling(),
-            *([StepGraph()] if config.model.compile == "step-graph" else []),
+            *(
+                [StepGraph(loss_and_outputs)]
+                if self.decisions.compile.value == "step-graph"
+                else []
+            ),
             *self._heartbeat(),
             RunCheckpoint(
                 self.run_folder,
@@ -298,6 +302,7 @@ class Training(LightningCLI):
                     self.trainer.fit(model, **kwargs)
             finally:
                 self._record_data(record)
+                self._record_compiling(model, record)
             results = write_digests(self.run_folder, model, self.trainer.optimizers)
             record.update(results=summary.results_of(self.trainer) | results)
             draw = self.project.load(self.project.pictures)
@@ -320,6 +325,13 @@ class Training(LightningCLI):
         if facts.extra or facts.remarks != self.facts.remarks:
             extra = self.facts.extra | facts.extra
             record.update(data={"extra": extra, "remarks": facts.remarks})
+
+    def _record_compiling(self, model: Task, record: RunRecord) -> None:
+        """Record how the step was compiled, if this turned out only when training began."""
+        found = model.compile_decision
+        if self.decisions.compile.value == "step-graph" and found.value == "reduce-overhead":
+            self.decisions = replace(self.decisions, compile=found)
+            record.update_start(decisions=self.decisions.as_json())
 
     def _keep_artifacts(self) -> dict[str, str]:
         """Copy the files that the weights depend on into the run's folder; return their SHA-256."""
