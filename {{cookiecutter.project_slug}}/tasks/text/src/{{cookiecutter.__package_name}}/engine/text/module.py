@@ -205,6 +205,7 @@ def _tokens(
     if isinstance(part, Tokens):
         return part
     assert tokenizer is not None
+    part.check(classes)
     return replace(tokens_of(part, tokenizer, max_length), labels=_as_numbers(part, classes))
 
 
