@@ -72,7 +72,7 @@ k random numbers for each row, float32 (n, k) in [0, 1). They depend only on the
 the row, not on the batch or on where a run was resumed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
@@ -171,7 +171,7 @@ class Task(Protocol):
     def target(self, batch: Any) -> Tensor | None: ...
     def scores(self, predictions: Tensor, targets: Tensor) -> dict[str, float]: ...
     def check(self, outputs: Any, batch: Any) -> str | None: ...
-    def artifacts(self) -> dict[str, Path | bytes]: ...
+    def artifacts(self) -> Mapping[str, Path | bytes]: ...
     def for_export(self) -> Any: ...
 
 
@@ -186,7 +186,7 @@ class Data(Protocol):
 
     def facts(self) -> Facts: ...
     def augment(self, batch: Any, uniforms: Uniforms) -> Any: ...
-    def artifacts(self) -> dict[str, Path | bytes]:
+    def artifacts(self) -> Mapping[str, Path | bytes]:
         """Return files that belong to the weights, such as a tokenizer, or their content, by name.
 
         A run copies them to artifacts/ in its folder and records their SHA-256 in run.json. When it

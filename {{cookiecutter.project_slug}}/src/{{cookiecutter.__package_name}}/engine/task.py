@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +110,7 @@ class Task(L.LightningModule):
     def check(self, outputs: Any, batch: Any) -> str | None:
         return None
 
-    def artifacts(self) -> dict[str, Path | bytes]:
+    def artifacts(self) -> Mapping[str, Path | bytes]:
         return {}
 
     def for_export(self) -> "Task":

@@ -334,7 +334,7 @@ class Training(LightningCLI):
     def _keep_artifacts(self) -> dict[str, str]:
         """Copy the files that the weights depend on into the run's folder; return their SHA-256."""
         kept = {}
-        files = self.datamodule.artifacts() | self.model.artifacts()
+        files = {**self.datamodule.artifacts(), **self.model.artifacts()}
         for name, file in files.items():
             target = self.run_folder / "artifacts" / name
             target.parent.mkdir(parents=True, exist_ok=True)

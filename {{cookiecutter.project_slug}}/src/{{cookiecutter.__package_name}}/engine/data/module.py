@@ -1,5 +1,6 @@
 """The base class of data: it builds loaders for the splits, on any number of devices."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -58,7 +59,7 @@ class Data(L.LightningDataModule):
     def augment(self, batch: Any, uniforms: Uniforms) -> Any:
         return batch
 
-    def artifacts(self) -> dict[str, Path | bytes]:
+    def artifacts(self) -> Mapping[str, Path | bytes]:
         return {}
 
     @cached_property

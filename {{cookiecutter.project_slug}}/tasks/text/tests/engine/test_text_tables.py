@@ -161,6 +161,14 @@ def test_a_folder_has_a_file_for_each_split(tmp_path):
         table(str(tmp_path))
 
 
+def test_files_with_one_text_and_with_two_are_no_data_set(tmp_path):
+    pairs = [row | {"text2": "more"} for row in rows(20)]
+    (tmp_path / "train.csv").write_text(as_csv(pairs))
+    (tmp_path / "val.csv").write_text(as_csv(rows(20)))
+    with pytest.raises(UserError, match=r"val\.csv has one text a row, and the files before"):
+        table(str(tmp_path))
+
+
 def test_a_folder_of_parts_is_read_as_one(tmp_path):
     for part in range(2):
         file = tmp_path / f"train-0000{part}-of-00002.jsonl"

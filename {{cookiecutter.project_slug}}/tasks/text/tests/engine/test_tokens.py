@@ -4,12 +4,15 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from {{ cookiecutter.__package_name }}.engine.artifacts import artifacts_of
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.text.module import TextModule
 from {{ cookiecutter.__package_name }}.engine.text.splits import Texts, TextSplits
@@ -17,6 +20,7 @@ from {{ cookiecutter.__package_name }}.engine.text.token_cache import key_of, to
 from {{ cookiecutter.__package_name }}.engine.text.tokenizer import (
     TextTokenizer,
     loaded,
+    read,
     trained,
 )
 
@@ -67,8 +71,8 @@ def tokenizer() -> TextTokenizer:
 @pytest.fixture
 def folder(tokenizer: TextTokenizer, tmp_path: Path) -> Path:
     """A folder with a tokenizer's files, as a run keeps them in artifacts/tokenizer."""
-    for name, path in tokenizer.files().items():
-        (tmp_path / name).write_bytes(path.read_bytes())
+    for name, content in tokenizer.files().items():
+        (tmp_path / name).write_bytes(content)
     return tmp_path
 
 
@@ -102,6 +106,26 @@ def test_a_tokenizer_loaded_from_a_run_is_the_same(tokenizer, folder):
     given = texts(30, pairs=True)
     ours, theirs = (each.encode(given.first, given.second, 32) for each in (tokenizer, again))
     assert rows(ours) == rows(theirs)
+
+
+def test_a_run_that_resumes_uses_the_tokenizer_that_it_kept(tokenizer, tmp_path, monkeypatch):
+    kept = tmp_path / "artifacts" / "tokenizer"
+    kept.mkdir(parents=True)
+    data = module(splits())
+    for name, content in data.artifacts().items():
+        (tmp_path / "artifacts" / name).write_bytes(content)
+    monkeypatch.delattr("my_project.engine.text.module.trained")
+    with artifacts_of(tmp_path):
+        again = module(splits(), name="of-a-hub/that-nobody-reaches")
+    assert again.facts().fingerprint == data.facts().fingerprint
+    assert again.tokenizer.name == "of-a-hub/that-nobody-reaches"
+    assert again.tokenizer.digest == data.tokenizer.digest
+    assert again.special_ids == data.special_ids
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"can't be loaded: .*Expected a folder with"):
+        loaded(str(tmp_path))
 
 
 def test_training_a_tokenizer_again_in_another_process_gives_the_same(tokenizer):
@@ -183,6 +207,19 @@ def test_a_damaged_cache_is_made_again(damage, tokenizer, tmp_path, monkeypatch)
     assert file.read_bytes() == whole
 
 
+def test_of_processes_that_start_together_one_tokenizes(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    given, calls = texts(20), []
+    encode = TextTokenizer.encode
+    monkeypatch.setattr(
+        TextTokenizer, "encode", lambda *given: [calls.append(1), encode(*given)][1]
+    )
+    with ThreadPoolExecutor(8) as together:
+        found = list(together.map(lambda _: tokens_of(given, tokenizer, 32), range(8)))
+    assert len(calls) == 1
+    assert all(rows(each) == rows(found[0]) for each in found)
+
+
 def test_without_a_place_for_the_cache_texts_are_tokenized_anyway(tokenizer, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
@@ -194,7 +231,7 @@ def test_without_a_place_for_the_cache_texts_are_tokenized_anyway(tokenizer, tmp
     [
         (60, None, "data.max_length is 60; expected a multiple of 8"),
         (4, None, "data.max_length is 4; it must be at least 8"),
-        (64, "./no/such", "data.tokenizer is './no/such', which can't be loaded"),
+        (64, "./no/such", "data.tokenizer is ./no/such, but "),
     ],
 )
 def test_wrong_settings_are_refused(max_length, name, message):
@@ -202,9 +239,74 @@ def test_wrong_settings_are_refused(max_length, name, message):
         module(splits(), max_length, name)
 
 
+def test_a_tokenizer_with_only_a_vocabulary_is_loaded_as_transformers_does(tmp_path):
+    from transformers import AutoTokenizer
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##s", ",", "e", "##t"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    ours, theirs = loaded(str(tmp_path)), AutoTokenizer.from_pretrained(str(tmp_path))
+    given = ["The Quick fox, ÉT", "a dog"], ["hills on grey", "RAIN falls"]
+    expected = theirs(*given)
+    tokens = ours.encode(*given, 64)
+    assert rows(tokens) == expected["input_ids"]
+    assert ours.special_ids == dict(pad=0, unk=1, cls=2, sep=3, mask=4)
+    assert rows(read_again(ours, tmp_path / "again").encode(*given, 64)) == rows(tokens)
+
+
+def read_again(tokenizer: TextTokenizer, folder: Path) -> TextTokenizer:
+    folder.mkdir()
+    for name, content in tokenizer.files().items():
+        (folder / name).write_bytes(content)
+    return read(folder)
+
+
+def test_robertas_pairs_have_no_segments(tmp_path):
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import AutoTokenizer
+
+    trainer = ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trainer.train_from_iterator(sentences(50), 300, special_tokens=special, show_progress=False)
+    trainer.save_model(str(tmp_path))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "RobertaTokenizer"}')
+    theirs = AutoTokenizer.from_pretrained(str(tmp_path))
+    given = texts(20, pairs=True)
+    data = module(splits(pairs=True), name=str(tmp_path))
+    assert data.padding_id == 1 and not data.splits.train.batch.segments.any()
+    tokens = data.tokenizer.encode(given.first, given.second, 24)
+    expected = theirs(given.first, given.second, truncation=True, max_length=24)
+    assert rows(tokens) == expected["input_ids"]
+    batch = tokens.batch(data.padding_id)
+    assert (batch.tokens[torch.arange(batch.tokens.shape[1]) >= batch.lengths[:, None]] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (dict(first=["a", " "], places=["f:1", "f:2"]), "f:2 has an empty text"),
+        (
+            dict(labels=["odd", "prime"]),
+            "made:2 has the label 'prime'; expected one of",
+        ),
+        (dict(labels=["odd"]), "The source returned 2 texts and 1 labels"),
+    ],
+)
+def test_what_a_source_returns_is_checked(wrong, message):
+    source = replace(splits(), val=replace(texts(2), **wrong))
+    with pytest.raises(UserError, match=message):
+        module(source)
+
+
+def test_texts_without_labels_need_masks():
+    source = replace(splits(), train=replace(texts(50), labels=None))
+    with pytest.raises(UserError, match=r"The texts have no labels\. Name their column"):
+        module(source)
+
+
 def test_a_tokenizer_without_padding_is_refused(tokenizer, tmp_path):
     bare = replace(tokenizer, settings={"tokenizer_class": "PreTrainedTokenizerFast"})
-    for name, path in bare.files().items():
-        (tmp_path / name).write_bytes(path.read_bytes())
+    for name, content in bare.files().items():
+        (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match="which has no token for padding"):
         loaded(str(tmp_path))

@@ -16,7 +16,7 @@ from .batch import TextBatch
 from .masks import Masks
 from .splits import Texts, TextSplits
 from .token_cache import tokens_of
-from .tokenizer import TextTokenizer, loaded, trained
+from .tokenizer import KEPT, TRAINED, TextTokenizer, kept, loaded, trained
 from .tokens import Tokens
 
 MULTIPLE = 8  # batches are padded to multiples of it
@@ -109,11 +109,11 @@ class TextModule(Data):
     def facts(self) -> Facts:
         return self._facts
 
-    def artifacts(self) -> dict[str, Path]:
+    def artifacts(self) -> dict[str, Path | bytes]:
         """Return the tokenizer's files: `--data.tokenizer RUN/artifacts/tokenizer` loads them."""
         if self.tokenizer is None:
             return {}
-        return {f"tokenizer/{name}": path for name, path in self.tokenizer.files().items()}
+        return {f"{KEPT}/{name}": content for name, content in self.tokenizer.files().items()}
 
     def augment(self, batch: TextBatch, uniforms: Uniforms) -> TextBatch:
         """Return training texts, with masked tokens if these are to be predicted."""
@@ -184,10 +184,15 @@ def _read(source: TextSplits, max_length: int, name: str | None, vocabulary: int
 
 
 def _tokenizer(source: TextSplits, name: str | None, vocabulary: int) -> TextTokenizer | None:
-    """Return the tokenizer with this name or, if there is none, one trained on the texts."""
+    """Return the tokenizer that the run kept, or one with this name, or one trained on the texts.
+
+    None if the splits are tokens already.
+    """
     train = source.train
     if not isinstance(train, Texts):
         return None
+    if (own := kept()) is not None:
+        return replace(own, name=name or TRAINED)
     if name is not None:
         return loaded(name)
     return trained([*train.first, *(train.second or ())], vocabulary)
@@ -200,6 +205,7 @@ def _tokens(
     if isinstance(part, Tokens):
         return part
     assert tokenizer is not None
+    part.check(classes)
     return replace(tokens_of(part, tokenizer, max_length), labels=_as_numbers(part, classes))
 
 

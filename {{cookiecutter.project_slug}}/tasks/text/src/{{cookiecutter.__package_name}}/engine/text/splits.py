@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 
 from ..contract import Splits
+from ..errors import UserError
+from .names import join_names
 
 Label = str | float
 
@@ -23,6 +25,28 @@ class Texts:
     @property
     def n(self) -> int:
         return len(self.first)
+
+    def check(self, classes: tuple[str, ...]) -> None:
+        """Raise UserError if a text is empty, a label is none of the classes, or one is missing."""
+        columns = {"second": self.second, "labels": self.labels, "places": self.places}
+        for name, column in columns.items():
+            if column is not None and len(column) != self.n:
+                raise UserError(
+                    f"The source returned {self.n} texts and {len(column)} {name}: expected as many"
+                    " of each."
+                )
+        for texts in (self.first, self.second or ()):
+            for text, place in zip(texts, self.places, strict=False):
+                if not text.strip():
+                    raise UserError(f"{place} has an empty text: add words, or leave it out.")
+        if classes and self.labels is not None:
+            known = set(classes)
+            for label, place in zip(self.labels, self.places, strict=True):
+                if label not in known:
+                    raise UserError(
+                        f"{place} has the label {label!r}; expected one of the classes"
+                        f" {join_names(classes)}."
+                    )
 
 
 @dataclass(frozen=True)

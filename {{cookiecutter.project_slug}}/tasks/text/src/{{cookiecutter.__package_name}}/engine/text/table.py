@@ -86,6 +86,13 @@ def add_rows(
 ) -> None:
     """Add the rows of a file, which are of the split `part`; "" if its rows say it."""
     path = paths.shown(file.path)
+    pairs = columns.second is not None
+    if entries.n and pairs != bool(entries.second):
+        found, before = ("two texts", "one") if pairs else ("one text", "two")
+        raise UserError(
+            f"{path} has {found} a row, and the files before it {before}: expected the same columns"
+            " in each file of a data set."
+        )
     for line, cells in file.rows():
         place = f"{path}:{line}"
         if isinstance(cells, str):

@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from ..artifacts import artifact
 from ..errors import UserError
 from ..hashing import sha256_of
-from ..paths import cache_folder
+from ..paths import resolve_path
+from .hub import CONFIG, TOKENIZER, files_of
 from .tokens import Tokens
 
 PARALLELISM = "TOKENIZERS_PARALLELISM"  # read by the library whenever it could start threads
@@ -27,6 +29,8 @@ SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask
 INSIDE = "##"  # before a token that does not begin a word
 AT_ONCE = 1 << 12  # rows tokenized together
 FILE = "tokenizer.json"
+TRAINED = "trained"  # in place of a name
+KEPT = "tokenizer"  # the folder among the artifacts of a run
 CONFIG_FILE = "tokenizer_config.json"
 
 os.environ.setdefault(PARALLELISM, "true")
@@ -107,14 +111,28 @@ class TextTokenizer:
         starts = [_start(each.type_ids) for each in encoded]
         return list(zip(ids, starts, whole, strict=True))
 
-    def files(self) -> dict[str, Path]:
+    def files(self) -> dict[str, bytes]:
         """Return its files by name: transformers reads a folder with them as a tokenizer."""
-        folder = cache_folder() / "tokenizers" / self.digest
-        folder.mkdir(parents=True, exist_ok=True)
-        written = {FILE: self.content, CONFIG_FILE: json.dumps(self.settings, indent=2) + "\n"}
-        for name, content in written.items():
-            (folder / name).write_text(content)
-        return {name: folder / name for name in written}
+        settings = json.dumps(self.settings, indent=2, ensure_ascii=False) + "\n"
+        return {FILE: self.content.encode(), CONFIG_FILE: settings.encode()}
+
+
+def kept() -> TextTokenizer | None:
+    """Return the tokenizer that a run kept if it resumes, is evaluated or served; else None."""
+    file, config = (artifact(f"{KEPT}/{name}") for name in (FILE, CONFIG_FILE))
+    return read(file.parent) if file is not None and config is not None else None
+
+
+def read(folder: Path, name: str | None = None) -> TextTokenizer:
+    """Return the tokenizer whose two files are in a folder, exactly as it was written."""
+    settings = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
+    special = dict[str, str]()
+    for role in SPECIAL:
+        token = settings.get(f"{role}_token")
+        if token is not None:
+            special[role] = token["content"] if isinstance(token, dict) else token
+    content = (folder / FILE).read_text("utf-8")
+    return TextTokenizer(name or str(folder), content, special, settings)
 
 
 def trained(texts: Sequence[str], vocabulary: int) -> TextTokenizer:
@@ -149,7 +167,7 @@ def trained(texts: Sequence[str], vocabulary: int) -> TextTokenizer:
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     settings |= {f"{role}_token": token for role, token in SPECIAL.items()}
     settings["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
-    return TextTokenizer("trained", json.dumps(content, ensure_ascii=False), SPECIAL, settings)
+    return TextTokenizer(TRAINED, json.dumps(content, ensure_ascii=False), SPECIAL, settings)
 
 
 def _trained(texts: Sequence[str], vocabulary: int, first: list[str]) -> Any:
@@ -172,34 +190,35 @@ def _trained(texts: Sequence[str], vocabulary: int, first: list[str]) -> Any:
 
 
 def loaded(name: str) -> TextTokenizer:
-    """Return the tokenizer in a folder, or with a name on the hub.
+    """Return the tokenizer in a folder, or with a name on the hub, as transformers loads it.
 
     Raises UserError if there is none, or it has no token for padding.
     """
     from transformers import AutoTokenizer  # importing takes seconds
 
-    folder = Path(name).expanduser()
+    here = resolve_path(name, must_exist=False)
+    folder = here if here.is_dir() else files_of(name, (*TOKENIZER, *CONFIG), "data.tokenizer")
     try:
-        found: Any = AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else name)
+        found: Any = AutoTokenizer.from_pretrained(str(folder))
+        backend = found.backend_tokenizer
     except Exception as error:  # of many kinds, as files are missing or damaged in many ways
         reason = " ".join(str(error).split())
         raise UserError(
             f"data.tokenizer is '{name}', which can't be loaded: {reason}. Expected a folder with"
-            f" {FILE} and {CONFIG_FILE}, such as artifacts/tokenizer of a run, or a name on the"
-            " hub. Without a network, copy such a folder here and give its path."
+            f" {FILE} and {CONFIG_FILE}, such as artifacts/tokenizer of a run."
         ) from None
-    backend = getattr(found, "backend_tokenizer", None)
     special = {role: getattr(found, f"{role}_token") for role in SPECIAL}
-    special = {role: str(token) for role, token in special.items() if token is not None}
-    if backend is None or "pad" not in special:
-        lacks = "token for padding" if backend is not None else FILE
-        raise UserError(f"data.tokenizer is '{name}', which has no {lacks}. Choose another.")
+    if special["pad"] is None:
+        raise UserError(
+            f"data.tokenizer is '{name}', which has no token for padding. Choose another."
+        )
     backend.no_padding()
     backend.no_truncation()
-    with TemporaryDirectory() as folder_of_files:
-        found.save_pretrained(folder_of_files)
-        settings = json.loads((Path(folder_of_files) / CONFIG_FILE).read_text())
-    return TextTokenizer(name, backend.to_str(), special, settings)
+    with TemporaryDirectory() as saved:
+        found.save_pretrained(saved)
+        settings = json.loads((Path(saved) / CONFIG_FILE).read_text("utf-8"))
+    known = {role: str(token) for role, token in special.items() if token is not None}
+    return TextTokenizer(name, backend.to_str(), known, settings)
 
 
 def _in_parts(rows: list[Any]) -> Iterator[list[Any]]:

@@ -1,0 +1,226 @@
+"""What the service is sent becomes what evaluation shows to the network."""
+
+import csv
+import http.client
+import json
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import {{ cookiecutter.__package_name }} as package
+from {{ cookiecutter.__package_name }}.classifier import TextClassifier
+from {{ cookiecutter.__package_name }}.data import TextData
+from {{ cookiecutter.__package_name }}.engine.artifacts import artifacts_of
+from {{ cookiecutter.__package_name }}.engine.cli.project import (
+    Project,
+    data_with_flags,
+)
+from {{ cookiecutter.__package_name }}.engine.run.record import facts_of, read_record
+from {{ cookiecutter.__package_name }}.engine.text.read import read
+from {{ cookiecutter.__package_name }}.engine.tools.serve import BadRequest, ServedRun
+
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog",
+    "while",
+    "rain",
+    "falls",
+    "on",
+    "grey",
+    "hills",
+]
+PROJECT = Project(package.__name__, TextClassifier, TextData, read)
+LONGEST = 24
+SIZES = ("--data.max_length", str(LONGEST), "--data.vocabulary", "200", "--data.batch_size", "16")
+
+
+def sentence(draw: random.Random) -> str:
+    return " ".join(draw.choice(WORDS) for _ in range(draw.randint(3, 9)))
+
+
+def write_table(file: Path, pairs: bool) -> None:
+    """Write 100 texts or pairs of two classes, some of them longer than LONGEST."""
+    draw = random.Random(0)
+    with file.open("w", newline="") as opened:
+        table = csv.writer(opened)
+        table.writerow(["first", "second", "label"] if pairs else ["text", "label"])
+        for i in range(100):
+            texts = [sentence(draw) for _ in range(2)] if pairs else [sentence(draw)]
+            table.writerow([*texts, ("red", "blue")[i % 2]])
+        long = [" ".join(WORDS * 2)] * (2 if pairs else 1)
+        table.writerow([*long, "red"])
+
+
+@pytest.fixture(scope="module")
+def trained(call: Callable[..., int], tmp_path_factory) -> Callable[[str], Path]:
+    """Return a function that trains for two steps on texts or on pairs, and returns the run."""
+    made = dict[str, Path]()
+
+    def train(kind: str) -> Path:
+        if kind not in made:
+            folder = tmp_path_factory.mktemp(kind)
+            write_table(folder / "texts.csv", kind == "pairs")
+            flags = "--config", "configs/table.yaml", "--data.options.path"
+            flags = *flags, str(folder / "texts.csv"), *SIZES, "--trainer.max_steps", "2"
+            assert call("fit", *flags, folder=folder / "run") == 0
+            assert call("predict", "--run", str(folder / "run")) == 0
+            made[kind] = folder / "run"
+        return made[kind]
+
+    return train
+
+
+def reading(run: Path, *requests: Any, **flags: bool) -> Any:
+    """Return what read() makes of requests to the service of a run."""
+    with artifacts_of(run):
+        return read(list(requests), facts_of(read_record(run / "run.json")["data"]), **flags)
+
+
+def data_of(run: Path) -> Any:
+    options = {"path": str(run.parent / "texts.csv")}
+    sizes = {"max_length": LONGEST, "vocabulary": 200}
+    return data_with_flags(TextData)(source="table", options=options, **sizes)
+
+
+@pytest.mark.parametrize("kind", ["texts", "pairs"])
+def test_the_service_shows_and_answers_what_evaluation_does(kind, trained):
+    run = trained(kind)
+    served = ServedRun(PROJECT, run, truncate=True)
+    texts = {}
+    for row in csv.DictReader((run.parent / "texts.csv").open()):
+        row.pop("label")
+        tokens = reading(run, row, truncate=True)[0].tokens
+        texts[tuple(tokens[0].tolist())] = row
+    split, compared = data_of(run).splits.test.batch, 0
+    for row in csv.DictReader((run / "predictions.csv").open()):
+        place = int(row["index"])
+        length = int(split.lengths[place])
+        padded = -(-length // 8) * 8
+        request = texts[tuple(split.tokens[place, :padded].tolist())]
+        batch, problems, _ = reading(run, request, truncate=True)
+        assert not problems and batch.lengths.tolist() == [length]
+        assert torch.equal(batch.tokens[0], split.tokens[place, :padded])
+        if kind == "pairs":
+            assert torch.equal(batch.segments[0], split.segments[place, :padded])
+        said = served.answer(request)
+        assert said["class"] == row["prediction"]
+        assert said["probability"] == pytest.approx(float(row["probability"]), abs=1e-5)
+        compared += 1
+    assert compared >= 10
+
+
+def test_one_text_may_be_sent_in_several_ways(trained):
+    run, text = trained("texts"), "the quick brown fox"
+    ways = text, text.encode(), b"\xef\xbb\xbf" + text.encode() + b"\r\n", {"text": text}
+    ways = *ways, {"sentence": text}, [text]
+    batch, problems, notes = reading(run, *ways)
+    assert not problems and not notes and len(batch.row) == len(ways)
+    assert (batch.tokens == batch.tokens[0]).all() and batch.segments is None
+    assert batch.labels is None and batch.tokens.dtype == torch.int32
+
+
+def test_a_pair_may_be_sent_in_several_ways(trained):
+    run, first, second = trained("pairs"), "the fox", "a lazy dog"
+    ways: list[Any] = [{"first": first, "second": second}, [first, second]]
+    ways += [{"sentence1": first, "sentence2": second}, {"question1": first, "question2": second}]
+    batch, problems, _ = reading(run, *ways)
+    assert not problems and len(batch.row) == 4
+    assert (batch.tokens == batch.tokens[0]).all()
+    assert batch.segments[0].tolist() == [0] * 4 + [1] * 4
+
+
+def test_requests_of_one_batch_have_the_length_of_the_longest(trained):
+    batch, _, _ = reading(trained("texts"), "the", " ".join(WORDS[:12]), "fox dog")
+    assert batch.tokens.shape == (3, 16) and batch.lengths.tolist() == [3, 14, 4]
+    assert (batch.tokens[0, 3:] == 0).all()
+
+
+BROKEN = {
+    "empty": ("", "is empty"),
+    "blank": ("  \n", "is empty"),
+    "latin-1": ("caf\xe9".encode("latin-1"), "is no UTF-8 text: byte 3 is 0xe9"),
+    "an image": (b"\x89PNG\r\n\x1a\n", "is no UTF-8 text: byte 0 is 0x89"),
+    "10 MB": (b"word " * 2_000_000, r"has 10,000,000 characters; at most 1,000,000 are read"),
+    "number": (3, "holds int; expected a text, or a pair of texts"),
+    "null": (None, "holds NoneType; expected a text"),
+    "no keys": ({}, 'has the keys none; expected "text", or "first" and "second"'),
+    "other keys": ({"txt": "a"}, "has the keys 'txt'; expected \"text\""),
+    "number inside": ({"text": 3}, "holds int; expected a text"),
+    "three": (["a", "b", "c"], "holds str, str, str; expected a text"),
+    "surrogate": (json.loads('"\\ud800"'), "has halves of characters"),
+    "pair": (["a", "b"], r'is a pair; this network was trained on single texts: send {"text"'),
+    "too long": (" ".join(WORDS * 4), f"has 62 tokens, and at most {LONGEST} fit: shorten"),
+}
+
+
+@pytest.mark.parametrize("what", list(BROKEN))
+def test_what_can_not_be_shown_is_left_out_with_the_reason(what, trained):
+    request, reason = BROKEN[what]
+    batch, problems, _ = reading(trained("texts"), "a dog", request, "a fox")
+    assert list(problems) == [1] and "\n" not in problems[1] and len(problems[1]) < 200
+    assert problems[1].startswith(reason)
+    assert len(batch.row) == 2
+
+
+def test_what_is_no_pair_is_refused_by_a_network_of_pairs(trained):
+    requests = "one text", ["a", " "], {"first": "a", "second": None}
+    batch, problems, _ = reading(trained("pairs"), *requests)
+    assert problems[0].startswith("is one text; this network was trained on pairs: send {")
+    assert problems[1] == "has a problem in the second text: it is empty"
+    assert problems[2].startswith("is one text") and batch.tokens.shape == (0, 8)
+
+
+def test_a_text_that_is_too_long_is_cut_only_if_asked(trained):
+    run, text = trained("texts"), " ".join(WORDS * 4)
+    with pytest.raises(BadRequest, match="has 62 tokens, and at most 24 fit"):
+        ServedRun(PROJECT, run).answer(text)
+    served = ServedRun(PROJECT, run, truncate=True)
+    said = served.answer(text)
+    assert (said["truncated"], said["tokens"], said["of_tokens"]) == (True, 24, 62)
+    assert said["class"] in ("red", "blue") and "truncated" not in served.answer("a dog")
+    batch, _, notes = reading(run, "a dog", text, truncate=True)
+    assert list(notes) == [1] and batch.tokens.shape == (2, 24)
+
+
+def test_a_run_on_bare_tokens_reads_no_texts(trained, tmp_path):
+    facts = facts_of(read_record(trained("texts") / "run.json")["data"])
+    _, problems, _ = read(["a dog"], facts)  # no run, so no tokenizer
+    assert problems[0].startswith("can't be tokenized: this run was trained on tokens")
+
+
+def test_the_service_takes_json_and_plain_text_and_cuts_with_truncate(trained):
+    command = [sys.executable, "-m", package.__name__, "serve", "--run", str(trained("pairs"))]
+    command += ["--port", "0", "--truncate"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        address = re.search(r"http://(.+?)/predict", process.stdout.readline())[1]
+
+        def ask(body: bytes, kind: str = "application/json") -> tuple[int, dict]:
+            connection = http.client.HTTPConnection(address, timeout=60)
+            connection.request("POST", "/predict", body, {"Content-Type": kind})
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+
+        try:
+            pair = {"first": "the fox", "second": " ".join(WORDS * 3)}
+            status, said = ask(json.dumps(pair).encode())
+            assert status == 200 and said["truncated"] and said["tokens"] == LONGEST
+            assert set(said["probabilities"]) == {"red", "blue"}
+            status, said = ask(b"one text", "text/plain")
+            assert status == 422 and "trained on pairs" in said["detail"]
+            assert ask(b"\xff", "text/plain")[0] == ask(b"{", "application/json")[0] == 422
+        finally:
+            process.terminate()
