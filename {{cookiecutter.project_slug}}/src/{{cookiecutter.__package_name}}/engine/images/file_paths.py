@@ -45,6 +45,10 @@ class Paths:
     def __getitem__(self, index: int) -> Path:
         return Path(os.fsdecode(self.root)) / os.fsdecode(self.written(index))
 
+    def location(self, index: int) -> bytes:
+        """Return a path as system calls take it, in less time than a Path."""
+        return os.path.join(self.root, self.written(index))  # noqa: PTH118
+
     def written(self, index: int) -> bytes:
         """Return a path as it is in the text."""
         start = self.starts[index]
