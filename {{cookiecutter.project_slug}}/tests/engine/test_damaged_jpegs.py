@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from {{ cookiecutter.__package_name }}.engine.images import (
+from {{ cookiecutter.__package_name }}.engine.images.checking import (
     file_check,
     inspection,
-    jpeg_messages,
 )
-from {{ cookiecutter.__package_name }}.engine.images.inspection import (
+from {{ cookiecutter.__package_name }}.engine.images.checking.inspection import (
     Inspected,
     inspect,
     inspect_all,
 )
-from {{ cookiecutter.__package_name }}.engine.images.listing import (
+from {{ cookiecutter.__package_name }}.engine.images.decoding import (
+    jpeg_messages,
+)
+from {{ cookiecutter.__package_name }}.engine.images.finding.listing import (
     ImageEntry,
     listing_of,
 )
@@ -185,7 +187,7 @@ def test_pillow_does_not_open_jpegs_of_the_usual_kind(tmp_path, monkeypatch):
 
 HEARD = """
 import os, sys, warnings
-from {package}.engine.images import jpeg_messages
+from {package}.engine.images.decoding import jpeg_messages
 with jpeg_messages.heard():
     os.write(2, b"Corrupt JPEG data: nobody knows which\\n")
     print("from Python", file=sys.stderr)

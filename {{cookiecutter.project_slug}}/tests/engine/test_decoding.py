@@ -27,13 +27,15 @@ from {{ cookiecutter.__package_name }}.engine.data.streaming import (
     StreamingLoader,
 )
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
-from {{ cookiecutter.__package_name }}.engine.images import (
+from {{ cookiecutter.__package_name }}.engine.images.decoding import (
     decode,
+)
+from {{ cookiecutter.__package_name }}.engine.images.finding.file_paths import Paths
+from {{ cookiecutter.__package_name }}.engine.images.read import read
+from {{ cookiecutter.__package_name }}.engine.images.reading import (
     reader,
 )
-from {{ cookiecutter.__package_name }}.engine.images.file_paths import Paths
-from {{ cookiecutter.__package_name }}.engine.images.read import read
-from {{ cookiecutter.__package_name }}.engine.images.reader import (
+from {{ cookiecutter.__package_name }}.engine.images.reading.reader import (
     FileRows,
     ReadConfig,
 )
@@ -177,7 +179,7 @@ def test_a_worker_hands_over_files_that_the_gpu_reads_and_images_of_the_others(p
 RESIZE = """
 import torch
 from torch.nn.functional import interpolate
-from {package}.engine.images.gpu_decode import crop_and_resize
+from {package}.engine.images.decoding.gpu_decode import crop_and_resize
 
 torch.manual_seed(0)
 whole = [torch.randint(0, 256, (3, h, w), dtype=torch.uint8) for h, w in ((75, 90), (20, 17))]

@@ -30,13 +30,17 @@ from {{ cookiecutter.__package_name }}.engine.data.streaming import (
     StreamingLoader,
 )
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
-from {{ cookiecutter.__package_name }}.engine.images import (
-    decode,
+from {{ cookiecutter.__package_name }}.engine.images.checking import (
     inspection,
-    reader,
+)
+from {{ cookiecutter.__package_name }}.engine.images.decoding import (
+    decode,
 )
 from {{ cookiecutter.__package_name }}.engine.images.folder import folder
-from {{ cookiecutter.__package_name }}.engine.images.reader import (
+from {{ cookiecutter.__package_name }}.engine.images.reading import (
+    reader,
+)
+from {{ cookiecutter.__package_name }}.engine.images.reading.reader import (
     FileRows,
     ReadConfig,
 )

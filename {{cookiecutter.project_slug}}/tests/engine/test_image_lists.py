@@ -17,33 +17,33 @@ import pytest
 from PIL import Image
 
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
-from {{ cookiecutter.__package_name }}.engine.images import (
+from {{ cookiecutter.__package_name }}.engine.images.checking import (
     file_check,
     inspection,
 )
-from {{ cookiecutter.__package_name }}.engine.images.checked_files import (
+from {{ cookiecutter.__package_name }}.engine.images.checking.checked_files import (
     CheckedFiles,
     read,
 )
-from {{ cookiecutter.__package_name }}.engine.images.division import (
+from {{ cookiecutter.__package_name }}.engine.images.checking.file_check import check
+from {{ cookiecutter.__package_name }}.engine.images.checking.inspection import (
+    Inspected,
+)
+from {{ cookiecutter.__package_name }}.engine.images.finding.division import (
     LEFT_OUT,
     Contents,
     copies,
     divided,
 )
-from {{ cookiecutter.__package_name }}.engine.images.file_check import check
-from {{ cookiecutter.__package_name }}.engine.images.file_paths import Paths
-from {{ cookiecutter.__package_name }}.engine.images.folder import (
-    folder,
-    from_entries,
-)
-from {{ cookiecutter.__package_name }}.engine.images.inspection import (
-    Inspected,
-)
-from {{ cookiecutter.__package_name }}.engine.images.listing import (
+from {{ cookiecutter.__package_name }}.engine.images.finding.file_paths import Paths
+from {{ cookiecutter.__package_name }}.engine.images.finding.listing import (
     ImageEntry,
     Listing,
     listing_of,
+)
+from {{ cookiecutter.__package_name }}.engine.images.folder import (
+    folder,
+    from_entries,
 )
 
 
@@ -213,7 +213,8 @@ def test_what_an_interrupted_check_knows_is_kept(tmp_path, opened, monkeypatch):
 def test_ctrl_c_ends_a_check_at_once_and_the_next_start_goes_on(tmp_path, cache, opened):
     package = file_check.__name__.split(".")[0]
     classes(tmp_path / "images", 300)
-    started = f"import sys; from {package}.engine.images import folder, file_check, inspection\n"
+    started = f"import sys; from {package}.engine.images.checking import file_check, inspection\n"
+    started += f"from {package}.engine.images import folder\n"
     started += "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     started += "import time; file_check.AT_ONCE, file_check.SAVE_EVERY = 10, 0.0\n"
     started += "real = inspection.inspect_all\n"

@@ -20,16 +20,18 @@ from {{ cookiecutter.__package_name }}.engine.data.streaming import (
 )
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.images import (
-    file_check,
     later,
 )
+from {{ cookiecutter.__package_name }}.engine.images.checking import (
+    file_check,
+)
+from {{ cookiecutter.__package_name }}.engine.images.checking.left_out import LeftOut
 from {{ cookiecutter.__package_name }}.engine.images.folder import folder
 from {{ cookiecutter.__package_name }}.engine.images.later import (
     LaterCheck,
     checked,
 )
-from {{ cookiecutter.__package_name }}.engine.images.left_out import LeftOut
-from {{ cookiecutter.__package_name }}.engine.images.reader import (
+from {{ cookiecutter.__package_name }}.engine.images.reading.reader import (
     FileRows,
     ReadConfig,
 )

@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from {{ cookiecutter.__package_name }}.engine.images import decode
-from {{ cookiecutter.__package_name }}.engine.images.inspection import (
+from {{ cookiecutter.__package_name }}.engine.images.checking.inspection import (
     PAGES,
     inspect,
+)
+from {{ cookiecutter.__package_name }}.engine.images.decoding import (
+    decode,
 )
 
 SIDE = 32

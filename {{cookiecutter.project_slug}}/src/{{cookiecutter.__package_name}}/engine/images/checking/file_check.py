@@ -14,14 +14,14 @@ from statistics import median
 
 import numpy as np
 
-from ..hardware import this_machine
-from ..hashing import sha256_of
-from ..monitor.bar import Display, display, time_left
-from ..paths import cache_folder, exclusive_lock
-from . import decode, jpeg_messages
+from ...hardware import this_machine
+from ...hashing import sha256_of
+from ...monitor.bar import Display, display, time_left
+from ...paths import cache_folder, exclusive_lock
+from ..decoding import decode, jpeg_messages
+from ..finding.listing import Listing
 from .checked_files import CheckedFiles, read
 from .inspection import Inspected, inspect_all
-from .listing import Listing
 
 AT_ONCE = 1000  # files of a batch
 FIRST = 5  # files of a batch that are timed

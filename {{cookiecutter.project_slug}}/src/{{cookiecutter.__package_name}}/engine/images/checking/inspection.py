@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from ..hashing import sha256_of
-from . import jpeg_messages
-from .bands import NPY, Bands, find_bands
-from .channels import channels_of
-from .decode import ImageDecodeError, as_picture, is_common_jpeg, opened
-from .depth import peak_of
-from .metadata import ends_in_filling
-from .orientation import orientation_of
+from ...hashing import sha256_of
+from ..decoding import jpeg_messages
+from ..decoding.bands import NPY, Bands, find_bands
+from ..decoding.channels import channels_of
+from ..decoding.decode import ImageDecodeError, as_picture, is_common_jpeg, opened
+from ..decoding.depth import peak_of
+from ..decoding.metadata import ends_in_filling
+from ..decoding.orientation import orientation_of
 from .plain_jpeg import channels_in
 
 FAULTS = "small faults, by what libjpeg says: look at them; they are used"

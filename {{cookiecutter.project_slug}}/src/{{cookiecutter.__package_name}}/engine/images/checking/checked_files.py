@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .file_paths import Paths
+from ..finding.file_paths import Paths
+from ..finding.listing import Listing
 from .inspection import Inspected
-from .listing import Listing
 
 UNCHECKED = -1
 UNREAD = "00" * 32  # in place of a digest

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import UserError
+from ...errors import UserError
 from .file_paths import Paths
 from .listing import Listing, refusal, split_index
 from .names import SPLITS, as_text, join_names, split_of
