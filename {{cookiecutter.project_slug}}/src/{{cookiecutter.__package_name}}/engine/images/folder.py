@@ -12,10 +12,10 @@ from .checking.file_check import check
 from .checking.usable import only_usable
 from .finding.class_folders import from_folders
 from .finding.division import NO_SPLIT, Contents, divided
+from .finding.kinds import EXTENSIONS
 from .finding.listing import ImageEntry, Listing, listing_of, refusal
 from .finding.names import SPLITS, join_names
 from .finding.table import from_table
-from .finding.walk import EXTENSIONS
 from .later import LaterCheck, by_names, is_later
 from .splits import Files, ImageSplits
 
