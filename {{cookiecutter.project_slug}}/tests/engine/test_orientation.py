@@ -14,6 +14,7 @@ from {{ cookiecutter.__package_name }}.engine.images.checking.inspection import 
     inspect,
 )
 from {{ cookiecutter.__package_name }}.engine.images.decoding import (
+    boxes,
     decode,
 )
 
@@ -110,7 +111,7 @@ def test_an_orientation_is_found_in_each_form_that_it_is_stored_in(name, tmp_pat
     assert is_upright(content)
     (tmp_path / "turned.jpg").write_bytes(content)
     assert inspect(tmp_path / "turned.jpg")[1:4] == (None, None, 0)
-    assert isinstance(decode.cropped_or_jpeg(content, (8, 8), decode.center_box), np.ndarray)
+    assert isinstance(decode.cropped_or_jpeg(content, (8, 8), boxes.center_box), np.ndarray)
 
 
 UPRIGHT = {

@@ -9,15 +9,13 @@ import torch
 
 from ..contract import Facts
 from .batch import ImageBatch
+from .decoding.boxes import Size, center_box, largest_box
 from .decoding.decode import (
     File,
     ImageDecodeError,
-    Size,
-    center_box,
     check_pixels,
     cropped,
     cropped_or_jpeg,
-    largest_box,
 )
 from .decoding.packed import pack
 

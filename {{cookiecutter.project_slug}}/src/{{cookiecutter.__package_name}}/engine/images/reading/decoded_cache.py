@@ -17,7 +17,8 @@ from ...errors import UserError
 from ...hardware import this_machine
 from ...paths import cache_folder, exclusive_lock
 from ..batch import ImageBatch, in_memory
-from ..decoding.decode import VERSION, Size
+from ..decoding.boxes import Size
+from ..decoding.decode import VERSION
 from ..splits import Files, content
 
 BATCH = 64  # images that a worker decodes per request

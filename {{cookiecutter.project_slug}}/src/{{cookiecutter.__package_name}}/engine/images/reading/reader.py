@@ -19,16 +19,8 @@ from ...data.streaming import StreamConfig
 from ...errors import UserError
 from ..batch import ImageBatch
 from ..checking.usable import ADVICE
-from ..decoding.decode import (
-    Choose,
-    ImageDecodeError,
-    Jpeg,
-    Size,
-    center_box,
-    cropped,
-    cropped_or_jpeg,
-    random_box,
-)
+from ..decoding.boxes import Choose, Size, center_box, random_box
+from ..decoding.decode import ImageDecodeError, Jpeg, cropped, cropped_or_jpeg
 from ..decoding.jpeg_messages import heard
 from ..decoding.packed import Packed, pack
 from ..finding.names import printable
