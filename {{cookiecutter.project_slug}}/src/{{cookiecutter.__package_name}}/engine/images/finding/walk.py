@@ -8,7 +8,7 @@ from stat import S_ISDIR, S_ISLNK, S_ISREG
 
 import numpy as np
 
-from .file_paths import as_text
+from .file_paths import joined
 from .kinds import EXTENSIONS, extension_of, is_image, is_side
 from .listing import Stats, status_of
 from .passed_over import PassedOver
@@ -22,7 +22,7 @@ class Found:
     stats: Stats = field(default_factory=Stats)
 
     def add(self, paths: list[str], stats: Stats) -> None:
-        self.text += as_text(paths)
+        self.text += joined(paths)
         self.stats.sizes += stats.sizes
         self.stats.changed += stats.changed
 
