@@ -10,7 +10,9 @@ from PIL import Image
 from tiff_written import tiff
 
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
-from {{ cookiecutter.__package_name }}.engine.images.checking.inspection import inspect
+from {{ cookiecutter.__package_name }}.engine.images.checking.inspection import (
+    inspect,
+)
 from {{ cookiecutter.__package_name }}.engine.images.decoding import (
     decode,
 )

@@ -31,7 +31,9 @@ from {{ cookiecutter.__package_name }}.engine.images.decoding import (
     boxes,
     decode,
 )
-from {{ cookiecutter.__package_name }}.engine.images.finding.file_paths import Paths
+from {{ cookiecutter.__package_name }}.engine.images.finding.file_paths import (
+    Paths,
+)
 from {{ cookiecutter.__package_name }}.engine.images.read import read
 from {{ cookiecutter.__package_name }}.engine.images.reading import (
     reader,

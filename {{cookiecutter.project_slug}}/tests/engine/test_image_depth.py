@@ -10,7 +10,9 @@ from PIL import Image
 
 from {{ cookiecutter.__package_name }}.engine.contract import Facts
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
-from {{ cookiecutter.__package_name }}.engine.images.checking.inspection import inspect
+from {{ cookiecutter.__package_name }}.engine.images.checking.inspection import (
+    inspect,
+)
 from {{ cookiecutter.__package_name }}.engine.images.decoding import (
     decode,
 )

@@ -18,14 +18,13 @@ from PIL import Image
 
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.images.checking import (
+    checked_files,
     file_check,
     inspection,
 )
-from {{ cookiecutter.__package_name }}.engine.images.checking.checked_files import (
-    CheckedFiles,
-    read,
+from {{ cookiecutter.__package_name }}.engine.images.checking.file_check import (
+    check,
 )
-from {{ cookiecutter.__package_name }}.engine.images.checking.file_check import check
 from {{ cookiecutter.__package_name }}.engine.images.checking.inspection import (
     Inspected,
 )
@@ -35,7 +34,9 @@ from {{ cookiecutter.__package_name }}.engine.images.finding.division import (
     copies,
     divided,
 )
-from {{ cookiecutter.__package_name }}.engine.images.finding.file_paths import Paths
+from {{ cookiecutter.__package_name }}.engine.images.finding.file_paths import (
+    Paths,
+)
 from {{ cookiecutter.__package_name }}.engine.images.finding.listing import (
     ImageEntry,
     Listing,
@@ -85,7 +86,7 @@ def listed(paths: list[Path], root: Path) -> Listing:
     return listing_of((ImageEntry(path, path.parent.name, None) for path in paths), root)
 
 
-def verdicts(checked: CheckedFiles) -> list[Inspected]:
+def verdicts(checked: checked_files.CheckedFiles) -> list[Inspected]:
     return [checked.verdicts[number] for number in checked.found]
 
 
@@ -192,7 +193,7 @@ def test_processes_that_start_together_check_once(tmp_path, opened):
 def test_what_an_interrupted_check_knows_is_kept(tmp_path, opened, monkeypatch):
     paths = classes(tmp_path / "images", 20)
     monkeypatch.setattr(file_check, "AT_ONCE", 8)
-    add = CheckedFiles.add
+    add = checked_files.CheckedFiles.add
 
     def interrupted(self, images, seen):
         if 24 in images:
@@ -200,7 +201,7 @@ def test_what_an_interrupted_check_knows_is_kept(tmp_path, opened, monkeypatch):
         add(self, images, seen)
 
     with monkeypatch.context() as patch:
-        patch.setattr(CheckedFiles, "add", interrupted)
+        patch.setattr(checked_files.CheckedFiles, "add", interrupted)
         with pytest.raises(KeyboardInterrupt):
             check(listed(paths, tmp_path), tmp_path)
     again = opened.copy()
@@ -311,7 +312,7 @@ def test_a_damaged_result_is_made_again(damage, tmp_path, cache, opened):
 
 def test_a_list_without_any_file_known_before_is_read_as_unknown(tmp_path):
     listing = listed(classes(tmp_path / "images", 2), tmp_path)
-    checked, unchanged = read(tmp_path / "nothing.npz", listing)
+    checked, unchanged = checked_files.read(tmp_path / "nothing.npz", listing)
     assert not unchanged and checked.unchecked().tolist() == [0, 1, 2, 3]
 
 

@@ -25,7 +25,9 @@ from {{ cookiecutter.__package_name }}.engine.images import (
 from {{ cookiecutter.__package_name }}.engine.images.checking import (
     file_check,
 )
-from {{ cookiecutter.__package_name }}.engine.images.checking.left_out import LeftOut
+from {{ cookiecutter.__package_name }}.engine.images.checking.left_out import (
+    LeftOut,
+)
 from {{ cookiecutter.__package_name }}.engine.images.folder import folder
 from {{ cookiecutter.__package_name }}.engine.images.later import (
     LaterCheck,
