@@ -1,9 +1,11 @@
 """torch.compile: nothing is compiled twice, and a network that can't be compiled whole is named."""
 
 import inspect
+import json
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
@@ -14,15 +16,19 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from {{ cookiecutter.__package_name }} import networks
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
-from {{ cookiecutter.__package_name }}.engine import hardware
+from {{ cookiecutter.__package_name }}.engine import decisions, hardware, task
 from {{ cookiecutter.__package_name }}.engine.data import resident
+from {{ cookiecutter.__package_name }}.engine.decisions import Decision
+from {{ cookiecutter.__package_name }}.engine.fast import patches
 from {{ cookiecutter.__package_name }}.engine.fast.compile_messages import (
     keep_cache,
 )
+from {{ cookiecutter.__package_name }}.engine.fast.step_versions import StepVersions
 from {{ cookiecutter.__package_name }}.engine.model.freeze import unfreeze
 from {{ cookiecutter.__package_name }}.engine.monitor.bar import Lines
 from {{ cookiecutter.__package_name }}.engine.run import checkpoint
 from {{ cookiecutter.__package_name }}.engine.run.metrics import read_metrics
+from {{ cookiecutter.__package_name }}.engine.run.record import RunRecord
 
 pytestmark = pytest.mark.skipif(
     not hardware._has_compiler(), reason="needs a C compiler and Python's headers"
@@ -210,20 +216,20 @@ def by_epochs(model: ImageClassifier) -> dict:
     return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1)}
 
 
-def by_two_optimizers(model: ImageClassifier) -> list:
-    parts = model.network.body[:-1], model.network.body[-1]
-    return [torch.optim.SGD(part.parameters(), 0.1) for part in parts]
+def by_counting(model: ImageClassifier) -> torch.optim.Optimizer:
+    return torch.optim.Adagrad(model.parameters(), 0.1)
 
 
+COUNTS = "it is for optimizers of torch that count their steps on the GPU"
 GRAPH = ("fit", "--config", "configs/digits.yaml", "--model.compile", "step-graph")
 
 
 @pytest.mark.parametrize(
     ("flags", "own", "reason"),
     [
-        (("--trainer.gradient_clip_val", "1"), {}, "it clips no gradients"),
         ((), {"configure_optimizers": by_epochs}, "it steps one schedule, at each step"),
-        ((), {"configure_optimizers": by_two_optimizers}, "it is for one optimizer"),
+        ((), {"configure_optimizers": by_counting}, COUNTS),
+        (("--trainer.detect_anomaly", "true"), {}, "detect_anomaly checks each step"),
         ((), {"optimizer_step": Mine.between}, "it never calls Mine.between"),
         (
             ("--trainer.callbacks+", f"{__name__}.Watches"),
@@ -239,6 +245,83 @@ def test_a_step_graph_refuses_what_it_would_leave_out(
         monkeypatch.setattr(ImageClassifier, name, written)
     assert call(*GRAPH, *flags) == 2
     assert f"step-graph, but {reason}: leave it unset." in capsys.readouterr().err
+
+
+def test_a_step_that_cannot_be_one_graph_uses_several_unless_one_was_asked_for(
+    call, monkeypatch, tmp_path, capsys
+):
+    """On a CPU, which has no CUDA graphs, with the decision that a GPU gets."""
+    modes = []
+    monkeypatch.setattr(
+        task, "compile_task", lambda network, step, mode: modes.append(mode) or step
+    )
+    monkeypatch.setattr(decisions, "compile_mode", lambda *_: Decision("step-graph", "a GPU's"))
+    digits = ("fit", "--config", "configs/digits.yaml", "--trainer.max_epochs=1")
+    assert call(*digits, folder=tmp_path) == 0
+    reason = "no step graph, because it needs an NVIDIA GPU"
+    assert modes == ["reduce-overhead"] and reason in capsys.readouterr().out
+    start = RunRecord(tmp_path).newest_start()
+    assert start["decisions"]["model.compile"] == {"value": "reduce-overhead", "why": reason}
+
+
+def test_steps_are_counted_for_both_ways_to_step():
+    """A run may go on by a step graph, or without one."""
+    one = {"total": {"ready": 7, "completed": 7}, "current": {"ready": 3, "completed": 3}}
+    none = {"total": {"ready": 0, "completed": 0}, "current": {"ready": 0, "completed": 0}}
+    for by_hand, automatic in ((one, none), (none, one)):
+        loop = {
+            "epoch_loop.manual_optimization.optim_step_progress": dict(by_hand),
+            "epoch_loop.automatic_optimization.optim_progress": dict(
+                optimizer=dict(step=dict(automatic))
+            ),
+        }
+        patches.equalize_step_counts({"loops": {"fit_loop": loop}})
+        assert loop["epoch_loop.manual_optimization.optim_step_progress"] == one
+        assert loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"] == one
+    patches.equalize_step_counts({})  # of weights alone
+
+
+class Switching(nn.Module):
+    """Its loss depends on a number that changes between steps, and on a layer's mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.factor = nn.BatchNorm1d(3), 1.0
+
+
+def switching_step(task: Switching, batch: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    outputs = task.layer(batch)
+    return outputs.sum() * task.factor, {"mean": outputs.mean()}, outputs
+
+
+def test_a_step_has_a_version_for_each_set_of_values_that_its_code_reads():
+    task, versions = Switching(), StepVersions(switching_step)
+    small, large = torch.ones(2, 3), torch.ones(4, 3)
+    assert [versions.of(task, batch) for batch in (small, small, large, small)] == [0, 0, 1, 0]
+    task.factor = 2.0
+    assert [versions.of(task, batch) for batch in (small, large)] == [2, 3]
+    task.factor = 1.0
+    assert versions.of(task.eval(), small) == 4
+    assert versions.of(task.train(), small) == 0 and not versions.problem
+    assert task.layer.num_batches_tracked == 0, "asking has computed the step"
+
+
+def waits(task: Switching, batch: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    factor = task.layer(batch).sum().item()
+    torch._dynamo.graph_break()
+    return batch.sum() * factor, {}, batch
+
+
+def counts(task: Switching, batch: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    task.factor += 1
+    return (task.layer(batch) * task.factor).sum(), {}, batch
+
+
+@pytest.mark.parametrize("step", [waits, counts])
+def test_a_step_whose_versions_cannot_be_told_has_none(step):
+    task, versions = Switching(), StepVersions(step)
+    found = [versions.of(task, torch.ones(2, 3)) for _ in range(20)]
+    assert found[-1] is None and versions.problem and "\n" not in versions.problem
 
 
 @pytest.fixture
@@ -301,9 +384,17 @@ def test_no_step_waits_for_the_gpu_even_if_it_logs_or_shows_its_loss(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize(("strategy", "calls"), [("auto", 0), ("data-parallel", 20)])
+@pytest.mark.parametrize(
+    ("strategy", "mode", "calls"),
+    [
+        ("auto", "step-graph", 0),
+        ("auto", "reduce-overhead", 0),
+        ("data-parallel", "step-graph", 0),  # the call is in the graph
+        ("data-parallel", "reduce-overhead", 20),
+    ],
+)
 def test_steps_between_two_log_steps_copy_nothing_from_the_gpu_and_sum_once(
-    strategy, calls, call, monkeypatch
+    strategy, mode, calls, call, monkeypatch
 ):
     """Of 20 steps, without a line of progress."""
     profile = torch.profiler.profile()
@@ -318,11 +409,12 @@ def test_steps_between_two_log_steps_copy_nothing_from_the_gpu_and_sum_once(
     monkeypatch.setattr(ImageClassifier, "on_train_batch_start", start, raising=False)
     monkeypatch.setattr(Lines, "seconds", 1e9)
     flags = ("--trainer.log_every_n_steps=50", f"--trainer.strategy={strategy}")
-    assert call(*ON_GPU, "--model.network=resnet18", "--model.compile=true", *flags) == 0
+    assert call(*ON_GPU, "--model.network=resnet18", f"--model.compile={mode}", *flags) == 0
     names = Counter(event.name for event in profile.events())
     assert not [name for name in names if name.startswith("Memcpy DtoH")]
     shared = {name: count for name, count in names.items() if name.startswith("c10d::")}
     assert sum(shared.values()) == calls and set(shared) <= {"c10d::allreduce_"}
+    assert mode != "step-graph" or names["cudaGraphLaunch"] == 20
 
 
 @pytest.mark.gpu
@@ -369,6 +461,24 @@ def test_gradients_that_are_summed_up_are_the_same_compiled(mode, call, monkeypa
         losses.append([row["train/loss"] for row in rows if "train/loss" in row])
     assert len(losses[0]) == 10 and losses[0] == pytest.approx(losses[1], abs=0.03)
     assert counters["inductor"]["cudagraph_skips"] == skipped
+
+
+def halved_at_first(task: Any, outputs: Any, batch: Any, loss: Any = ImageClassifier.loss) -> Any:
+    return loss(task, outputs, batch) * (0.5 if task.trainer.current_epoch < 1 else 1.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("clip", ["", "--trainer.gradient_clip_val=0.1"])
+def test_a_step_graph_follows_what_the_code_reads(clip, call, monkeypatch, tmp_path):
+    """Its weights are those of the same step without a graph."""
+    monkeypatch.setattr(ImageClassifier, "loss", halved_at_first)
+    found = []
+    for mode in ("default", "step-graph"):
+        flags = (f"--model.compile={mode}", "--model.network=small_cnn", *clip.split())
+        assert call(*ON_GPU, *flags, folder=tmp_path / mode) == 0
+        found.append(json.loads((tmp_path / mode / "digests.json").read_text()))
+    assert found[0]["losses"] == found[1]["losses"] and found[0]["weights"] == found[1]["weights"]
 
 
 @pytest.mark.gpu

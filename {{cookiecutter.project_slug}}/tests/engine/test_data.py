@@ -213,8 +213,51 @@ def test_batches_of_rows_of_several_lengths_have_the_shortest_of_a_few():
     lengths = torch.tensor([3, 9, 60, 50, 5, 7, 16, 2]).int()
     plan = order.EpochPlan(8, order.BatchShard(2), 0, lambda: (0, 0), lengths=lengths)
     assert plan.fixed == (8, 16, 56, 64)  # quarters: 5, 9, 50 and 60, to multiples of 8
-    assert plan.length(torch.tensor([0, 4])) == 8 and plan.length(torch.tensor([1, -1])) == 16
-    assert plan.length(torch.tensor([2, 0])) == 64
+    assert plan.lengths_of(torch.tensor([[0, 4], [1, -1], [2, 0]])) == [8, 16, 64]
+    same = order.EpochPlan(8, order.BatchShard(2))
+    assert same.lengths_of(torch.tensor([[0, 4], [1, -1]])) == [None, None] and not same.padding()
+
+
+def test_rows_of_similar_lengths_meet_in_a_step_and_steps_stay_shuffled():
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 100, (4100,), generator=generator).int()
+    plan = order.EpochPlan(4100, order.BatchShard(32), 3, lambda: (0, 0), lengths=lengths)
+    rows = plan.indices(1)
+    assert rows.shape == (128, 32) and rows.unique().numel() == rows.numel()
+    assert torch.equal(rows, plan.indices(1)) and not torch.equal(rows, plan.indices(2))
+    window = order.WINDOW * 32
+    drawn = order.epoch_order(3, 1, 4100)
+    for i in range(4):  # it has the rows that the permutation draws for it
+        assert set(rows.flatten()[i * window :][:window].tolist()) == set(
+            drawn[i * window :][:window].tolist()
+        )
+    spread = lengths[rows].float().std(1).mean() / lengths.float().std()
+    means = lengths[rows].float().mean(1)
+    assert spread < 0.1
+    assert abs(torch.corrcoef(torch.stack([means[1:], means[:-1]]))[0, 1]) < 0.2
+    assert plan.padding(1) < 0.25  # of four lengths: an eighth of the range of lengths, at best
+    unsorted = sum(plan.lengths_of(drawn[:4096].view(128, 32))) * 32
+    assert plan.padding(1) < 0.5 * (1 - int(lengths[drawn[:4096]].sum()) / unsorted)
+
+
+@pytest.mark.parametrize(("world_size", "accumulate"), [(2, 1), (1, 2), (2, 2), (4, 1)])
+def test_a_step_has_the_same_rows_of_several_lengths_on_any_number_of_devices(
+    world_size, accumulate
+):
+    lengths = torch.randint(1, 100, (1000,), generator=torch.Generator().manual_seed(0)).int()
+
+    def steps(size: int, world: int, parts: int) -> list[set[int]]:
+        plans = [
+            order.EpochPlan(
+                1000, order.BatchShard(size, rank, world, parts), 3, lambda: (0, 0), None, lengths
+            )
+            for rank in range(world)
+        ]
+        each = torch.stack([plan.indices(0).view(-1, parts * size) for plan in plans], 1)
+        return [set(step.flatten().tolist()) for step in each]
+
+    size = 32 // world_size // accumulate
+    assert steps(size, world_size, accumulate) == steps(32, 1, 1)
 
 
 def test_a_digest_follows_every_value_and_split():

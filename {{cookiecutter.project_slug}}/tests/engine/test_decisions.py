@@ -50,15 +50,25 @@ def test_a_run_too_short_to_pay_for_compiling_is_not_compiled():
     mode, why = decisions.compile_mode(H200, "cuda", True, 480)
     assert mode is False
     assert "480 steps" in why
+    mode, why = decisions.compile_mode(H200, "cuda", True, 480, None, True)
+    assert mode == "eager-graph" and "480 steps; compiling pays off after about 3000" in why
+    mode, why = decisions.compile_mode(H200, "cuda", True, 4000, None, True, lengths=4)
+    assert mode == "eager-graph" and "after about 12000" in why
+    bare = replace(H200, compiler=False)
+    assert decisions.compile_mode(bare, "cuda", True, 10**6, None, True).value == "eager-graph"
 
 
 def test_compile_mode_follows_the_hardware():
     def mode(*arguments):
         return decisions.compile_mode(*arguments).value
 
+    asked = Decision(True, "")
     assert mode(H200, "cuda", True, 20_000) == "reduce-overhead"
+    assert mode(H200, "cuda", True, 20_000, None, True) == "step-graph"
+    assert mode(H200, "cuda", True, 480, asked, True) == "step-graph"
+    assert mode(LAPTOP, "cpu", True, 480, asked, True) == "default"
     assert mode(A100, "cuda", False, 20_000) == "default"
-    assert mode(H200, "cuda", False, 20_000, Decision(True, "")) == "default"
+    assert mode(H200, "cuda", False, 20_000, asked) == "default"
     assert mode(LAPTOP, "cpu", True, 20_000) is False
     assert mode(APPLE, "mps", True, 20_000) is False
 
@@ -172,7 +182,7 @@ def test_a_run_from_files_on_an_h200():
         "data.workers": 15,
         "data.prefetch": 2,
         "data.decoder": "gpu",
-        "model.compile": "reduce-overhead",
+        "model.compile": "step-graph",
         "checkpoints.seconds": "adaptive",
         "tracking.wandb": "off",
         "step_version": 2,
@@ -187,7 +197,7 @@ def test_eight_processes_of_torchrun_on_two_hosts_decide_for_the_weakest():
     assert found["trainer.strategy"] == "data-parallel"
     assert found["data.global_batch_size"] == 256 * 16
     assert found["data.workers"] == 3
-    assert found["model.compile"] is False
+    assert found["model.compile"] == "eager-graph"
     assert decisions.in_common([H200, V100]).gpus[0].capability == (7, 0)
 
 
@@ -267,14 +277,23 @@ def test_a_step_of_an_older_run_keeps_its_version():
     assert (old.step_version.value, old.strategy.value, old.compile.value) == (1, "ddp", "default")
     new = decide(many, A100, FILES)
     assert (new.step_version.value, new.strategy.value) == (2, "data-parallel")
-    assert new.compile.value == "reduce-overhead"
+    assert new.compile.value == "step-graph"
     again = decide(many, A100, FILES, Before.of({"config": many, "decisions": new.as_json()}))
     assert values(again) == values(new)
 
 
+def test_only_a_step_of_the_engine_is_one_cuda_graph():
+    assert decide(configured(), H200, FILES).compile.value == "step-graph"
+    assert decide(configured(), H200, FILES, plain_step=False).compile.value == "reduce-overhead"
+    scaled = configured(trainer__precision="16-mixed")
+    assert decide(scaled, H200, FILES).compile.value == "reduce-overhead"
+    by_hand = decide(configured(), H200, FILES, plain_step=False, manual_optimization=True)
+    assert by_hand.compile.value is False
+
+
 def test_only_a_step_that_the_engine_sums_up_uses_cuda_graphs_in_several_parts():
     parts = configured(trainer__accumulate_grad_batches=4)
-    assert decide(parts, H200, FILES).compile.value == "reduce-overhead"
+    assert decide(parts, H200, FILES).compile.value == "step-graph"
     assert decide(parts, H200, FILES, plain_step=False).compile.value == "default"
     wrapped = configured(trainer__devices=8, trainer__strategy="ddp")
     assert decide(wrapped, A100, FILES).compile.value == "default"

@@ -80,6 +80,16 @@ def test_the_rank_that_keeps_the_others_waiting_is_blamed(waits, hangs, slowest)
     assert found is not None and found[0] == slowest and "stalled" in found[1]
 
 
+def test_a_stopped_process_is_found_while_the_other_validates():
+    """It waits for the stopped one inside of NCCL, where nobody sees it wait."""
+    judge = Judge(20, "here")
+    for second in range(30):
+        ranks = beats({"beats": second + 1, "excused": True}, {"beats": 1, "excused": True})
+        found = judge.verdict(ranks, second, lambda pid: True)
+        assert (found is not None) is (second > 20)
+    assert found is not None and found[0] == 1 and "stopped 29 s ago" in found[1]
+
+
 def test_what_may_take_long_is_no_stall():
     """One of two ranks saves for a minute, and then trains no more."""
     judge = Judge(20, "here")

@@ -55,6 +55,7 @@ ALLOWED = {
         "_average_model",
         "_broadcast_sigterm_tensor",
         "_checkpoint_connector",
+        "_detect_anomaly",
         "_logger_connector",
         "_skip_backward",
         "_step_supports_amp_scaling",

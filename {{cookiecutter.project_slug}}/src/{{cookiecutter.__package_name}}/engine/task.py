@@ -16,7 +16,7 @@ from . import contract
 from .contract import Best
 from .data.module import Data
 from .data.rows import as_rows, joined, to_length
-from .decisions import STEP_VERSION, Decision, Decisions
+from .decisions import STEP_GRAPHS, STEP_VERSION, Decision, Decisions
 from .errors import UserError
 from .fast.compile import (
     CompileMode,
@@ -24,9 +24,9 @@ from .fast.compile import (
     decide_compiling,
     stop_compiling,
 )
-from .fast.patches import Patches, clip_gradients
+from .fast.patches import Patches, clip_gradients, equalize_step_counts
 from .fast.settings import device_settings
-from .fast.step_graph import StepGraph
+from .fast.step_graph import StepGraph, reason_against, restore_plain_options
 from .fast.step_parts import StepParts, has_several_parts
 from .model.checks import check_task
 from .model.freeze import add_frozen_groups, freeze_parts, frozen_parts, keep_frozen
@@ -271,23 +271,29 @@ class Preparation(L.Callback):
         if task.is_new_run and trainer.ckpt_path is None:
             self._initialize(trainer, task)
         task.is_new_run = False
-        if task.flags.compile == "step-graph" and not has_plain_step(task):
+        if task.flags.compile in STEP_GRAPHS and not has_plain_step(task):
             raise UserError(
-                "model.compile is step-graph, but the task overrides training_step(): leave it"
-                " unset."
+                f"model.compile is {task.flags.compile}, but the task overrides training_step():"
+                " leave it unset."
             )
         if task.decisions is not None:
             decision = task.decisions.compile
-        elif task.automatic_optimization or task.flags.compile == "step-graph":
+        elif task.automatic_optimization or task.flags.compile in STEP_GRAPHS:
             decision = decide_compiling(
                 trainer, task.flags.compile, has_several_parts(trainer) and has_plain_step(task)
             )
         else:
             decision = Decision(False, "the task optimizes by hand")
+        if decision.value in STEP_GRAPHS and (reason := reason_against(trainer, task)):
+            if task.flags.compile in STEP_GRAPHS:
+                raise UserError(f"model.compile is {decision.value}, but {reason}: leave it unset.")
+            instead = "reduce-overhead" if decision.value == "step-graph" else False
+            decision = Decision(instead, f"no step graph, because {reason}")
+            print_once(f"torch.compile: {instead or 'off'}: {decision.why}.")
         task.compile_decision = decision
         self.trainable, self.compared = _trainable(task), False
         task.parts_per_step = trainer.accumulate_grad_batches * trainer.world_size
-        if decision.value:
+        if decision.value and decision.value != "eager-graph":
             print_once("The first step compiles the network: up to a minute, once.")
             task.train_step = compile_task(task.network, loss_and_outputs, decision.value)
 
@@ -341,6 +347,8 @@ class Preparation(L.Callback):
         checkpoint["learning"] = sorted(_trainable(pl_module))  # some may be frozen by hand
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        equalize_step_counts(checkpoint)
+        restore_plain_options(checkpoint)
         self.frozen = checkpoint.get("frozen")
         self.saved_trainable = checkpoint.get("learning", ())
         if self.frozen is None:

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import Logger
 from .. import nvml
 from ..data.rows import with_size
 from ..decisions import (
+    STEP_GRAPHS,
     Decisions,
     Layout,
     applied,
@@ -54,7 +55,7 @@ from ..run.interruption import Interruption
 from ..run.metrics import MetricsCSV
 from ..run.numerics import StepSeed, numerics, prefer_determinism
 from ..run.record import RunRecord, facts_of, read_yaml
-from ..task import Task, has_plain_step
+from ..task import Task, has_plain_step, loss_and_outputs
 from . import arguments as resolve
 from .errors import Parser
 from .launch import check_tasks, launch, launched, with_environment
@@ -232,6 +233,7 @@ class Training(LightningCLI):
             decodes=self.datamodule.gpu_decoder,
             manual_optimization=not self.model.automatic_optimization,
             plain_step=has_plain_step(self.model),
+            lengths=self.datamodule.batch_lengths,
             **({"wandb": decide_wandb(self.asked["tracking"]["wandb"])} if fits else {}),
         )
         if self.record:
@@ -249,7 +251,7 @@ class Training(LightningCLI):
             OutOfMemory(),
             StepSeed(config.seed_everything, by_rank=self.decisions.step_version.value == 1),
             Compiling(),
-            *([StepGraph()] if config.model.compile == "step-graph" else []),
+            *([StepGraph(loss_and_outputs)] if self.decisions.compile.value in STEP_GRAPHS else []),
             *self._heartbeat(),
             RunCheckpoint(
                 self.run_folder,
@@ -293,6 +295,7 @@ class Training(LightningCLI):
             try:
                 with record.timed("fit"):
                     self.trainer.fit(model, **kwargs)
+                self._record_compiling(model, record)
             finally:
                 self._record_data(record)
             results = write_digests(self.run_folder, model, self.trainer.optimizers)
@@ -317,6 +320,13 @@ class Training(LightningCLI):
         if facts.extra or facts.remarks != self.facts.remarks:
             extra = self.facts.extra | facts.extra
             record.update(data={"extra": extra, "remarks": facts.remarks})
+
+    def _record_compiling(self, model: Task, record: RunRecord) -> None:
+        """Record how the step was compiled, if this turned out only when training began."""
+        found = model.compile_decision
+        if self.decisions.compile.value in STEP_GRAPHS and found.value not in STEP_GRAPHS:
+            self.decisions = replace(self.decisions, compile=found)
+            record.update_start(decisions=self.decisions.as_json())
 
     def _keep_artifacts(self) -> dict[str, str]:
         """Copy the files that the weights depend on into the run's folder; return their SHA-256."""

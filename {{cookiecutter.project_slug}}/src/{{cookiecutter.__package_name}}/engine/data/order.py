@@ -20,6 +20,8 @@ ROUND_1 = 0xBF58476D1CE4E5B9
 ROUND_2 = 0x94D049BB133111EB
 MASK = (1 << 64) - 1
 
+WINDOW = 32  # steps whose rows are sorted by length together
+
 Position = Callable[[], tuple[int, int]]  # returns the next epoch and its first batch
 
 
@@ -118,15 +120,25 @@ class EpochPlan:
         """The lengths that batches can have; none if all rows have the same length."""
         return () if self.lengths is None else fixed_lengths(self.lengths)
 
-    def length(self, index: Tensor) -> int | None:
-        """Return the shortest fixed length that fits the rows at `index` (-1 is padding).
+    def lengths_of(self, indices: Tensor) -> list[int | None]:
+        """Return the shortest fixed length that fits the rows of each batch.
 
-        It is None if all rows have the same length.
+        `indices` is int64 (batches, batch_size) on the CPU, -1 for padding. Each length is None if
+        all rows have the same.
         """
         if self.lengths is None:
-            return None
-        longest = int(self.lengths[index.cpu().clamp(min=0)].max())
-        return next(length for length in self.fixed if length >= longest)
+            return [None] * len(indices)
+        longest = self.lengths[indices.clamp(min=0)].amax(1)
+        places = torch.searchsorted(torch.tensor(self.fixed, dtype=torch.int32), longest)
+        return [self.fixed[place] for place in places.tolist()]
+
+    def padding(self, epoch: int = 0) -> float:
+        """Return the share of an epoch's tokens that only fill up batches to their lengths."""
+        if self.lengths is None:
+            return 0.0
+        indices = self.indices(epoch)
+        filled = sum(length or 0 for length in self.lengths_of(indices)) * indices.shape[1]
+        return 1 - int(self.lengths[indices.clamp(min=0)].sum()) / max(filled, 1)
 
     def uniforms(self, epoch: int, index: Tensor, skip: int = 0) -> Uniforms:
         """Return the Uniforms of the rows at `index`, without the first `skip` numbers of each."""
@@ -142,8 +154,13 @@ class EpochPlan:
         if self.same_order:
             epoch = 0
         if self.weights is not None:
-            return self.shard.of(weighted_order(self.seed, epoch, self.weights).to(device))
-        return self.shard.of(epoch_order(self.seed, epoch, self.n, device))
+            order = weighted_order(self.seed, epoch, self.weights).to(device)
+        else:
+            order = epoch_order(self.seed, epoch, self.n, device)
+        if self.lengths is not None:
+            lengths = self.lengths.to(device)
+            order = sorted_in_windows(order, lengths, self.shard.step, self.seed, epoch)
+        return self.shard.of(order)
 
 
 def weighted_order(seed: int, epoch: int, weights: Tensor) -> Tensor:
@@ -151,6 +168,21 @@ def weighted_order(seed: int, epoch: int, weights: Tensor) -> Tensor:
     high, low = uniforms(seed, epoch, torch.arange(len(weights)), 2).double().unbind(1)
     ends = weights.double().cumsum(0)
     return torch.searchsorted(ends, (high + low * 2.0**-24) * ends[-1], right=True)
+
+
+def sorted_in_windows(order: Tensor, lengths: Tensor, step: int, seed: int, epoch: int) -> Tensor:
+    """Return an epoch's order with rows of similar lengths in the same step: few are then padded.
+
+    The rows of each WINDOW steps are sorted by length and dealt to these steps, whose order is then
+    shuffled. `lengths` is int32 (n,); rows after the last whole step are left out.
+    """
+    count = len(order) // step
+    order = order[: count * step]
+    window = torch.arange(len(order), device=order.device) // (WINDOW * step)
+    longest = int(lengths.max()) + 1
+    steps = order[(window * longest + lengths[order]).argsort(stable=True)].view(count, step)
+    shuffled = epoch_order(seed, epoch, count, order.device)
+    return steps[shuffled[(shuffled // WINDOW).argsort(stable=True)]].flatten()
 
 
 def fixed_lengths(lengths: Tensor, most: int = 4, multiple: int = 8) -> tuple[int, ...]:

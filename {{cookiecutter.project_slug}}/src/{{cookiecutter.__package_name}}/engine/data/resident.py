@@ -50,9 +50,13 @@ class ResidentLoader:
 
     def __iter__(self) -> Iterator[Any]:
         epoch, first = self.plan.position() if self.plan.position else (0, 0)
-        indices = self.plan.indices(epoch, "cpu" if self.copies else self.device)[first:]
         size, at_once = self.plan.shard.batch_size, self._batches_at_once()
-        parts = [indices[i : i + at_once].flatten() for i in range(0, len(indices), at_once)]
+        on_host = self.copies or self.plan.lengths is not None  # else lengths wait for the device
+        indices = self.plan.indices(epoch, "cpu" if on_host else self.device)[first:]
+        lengths = self.plan.lengths_of(indices) if on_host else [None] * len(indices)
+        indices = indices if self.copies else indices.to(self.device)
+        starts = range(0, len(indices), at_once)
+        parts = [(indices[i : i + at_once].flatten(), lengths[i]) for i in starts]
         finish = partial(self._batches, epoch)
         made = prefetch(parts, finish, self.device) if self.copies else map(finish, parts)
         for batches in made:
@@ -65,11 +69,20 @@ class ResidentLoader:
             return 1
         return max(AT_ONCE * self.rows.n // (self.rows.nbytes * self.plan.shard.batch_size), 1)
 
-    def _batches(self, epoch: int, row: Tensor) -> Any:
-        """Return one or several batches as one, on the device; `row` is -1 for padding."""
+    def of_each_length(self) -> list[Any]:
+        """Return a batch of each length that batches have, cut or padded, to prepare for them."""
+        if not self.plan.fixed:
+            return []
+        row = self.plan.indices(0)[0]
+        row = row if self.copies else row.to(self.device)
+        return [self._batches(0, (row, length)) for length in self.plan.fixed]
+
+    def _batches(self, epoch: int, part: tuple[Tensor, int | None]) -> Any:
+        """Return one or several batches as one, on the device; rows are -1 for padding."""
+        row, length = part
         index, training = row.clamp(min=0), self.plan.position is not None
         uniforms = self.plan.uniforms(epoch, index) if training else None
-        batch: Any = self.rows.take(index, self.plan.length(row), uniforms)._replace(row=row)
+        batch: Any = self.rows.take(index, length, uniforms)._replace(row=row)
         if self.copies:
             batch = batch._make(map(self._to_device, batch))
         if not training or self.augment is None:

@@ -231,7 +231,7 @@ class _Requests(Iterable[Request]):
         for epoch in itertools.count(begin) if self.config.endless else [begin]:
             for index in self.plan.indices(epoch)[first:]:
                 seeded = epoch if self.plan.position else None
-                yield next(slots), seeded, self.plan.length(index), index.numpy()
+                yield next(slots), seeded, self.plan.lengths_of(index[None])[0], index.numpy()
             first = 0
 
 

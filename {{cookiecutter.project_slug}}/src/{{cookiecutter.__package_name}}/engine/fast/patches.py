@@ -25,6 +25,7 @@ half lie between 2.2% and 8.6%).
 tests/engine/test_patches.py fails if Lightning changes a name or a signature that is used here.
 """
 
+import copy
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -257,6 +258,34 @@ def clip_gradients(trainer: Any, optimizer: Any, value: float, algorithm: Any) -
 def training_progress(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Return a checkpoint's count of training batches: total and current, each a dict."""
     return checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+
+
+def detects_anomalies(trainer: Any) -> bool:
+    return trainer._detect_anomaly
+
+
+def step_counts(trainer: Any) -> list[Any]:
+    """Return where Lightning counts optimizer steps: by hand, and automatic."""
+    loop = trainer.fit_loop.epoch_loop
+    return [
+        loop.manual_optimization.optim_step_progress,
+        loop.automatic_optimization.optim_progress.optimizer.step,
+    ]
+
+
+def equalize_step_counts(checkpoint: dict[str, Any]) -> None:
+    """Let a checkpoint's two counts of optimizer steps agree, so that the way to step may change.
+
+    Earlier versions advanced only one of them.
+    """
+    loops = checkpoint.get("loops", {}).get("fit_loop", {})
+    by_hand = loops.get("epoch_loop.manual_optimization.optim_step_progress")
+    automatic = loops.get("epoch_loop.automatic_optimization.optim_progress")
+    if by_hand and automatic:
+        counts = [by_hand, automatic["optimizer"]["step"]]
+        most = copy.deepcopy(max(counts, key=lambda count: count["total"]["completed"]))
+        for count in counts:
+            count |= most
 
 
 def validation_progress(checkpoint: dict[str, Any]) -> dict[str, Any]:

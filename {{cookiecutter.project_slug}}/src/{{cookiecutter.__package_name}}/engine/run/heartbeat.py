@@ -24,7 +24,9 @@ from .. import ranks
 from .record import RunRecord
 
 INTERVAL = 1.0  # seconds between two beats
-SILENT = 8.0  # seconds without a beat after which a process on another host is given up
+# Seconds without a beat after which a process on another host is given up. One on the same host is
+# seen to run, but may be stopped: it is given up after the stall timeout, whatever the others do.
+SILENT = 8.0
 GRACE = 2.0  # seconds that a rank with an error has to print it
 # What may take long: compiling, validating and saving, by the end of a file's name.
 EXCUSES: tuple[str, ...] = ("_dynamo/convert_frame.py", "_inductor/compile_fx.py")
@@ -72,6 +74,8 @@ class Judge:
                 return rank, "has died without a message"
             if beat.host != self.host and silent > SILENT:
                 return rank, f"has been silent for {silent:.0f} s"
+            if silent > self.stall_timeout:
+                return rank, f"stalled: it was stopped {silent:.0f} s ago, or its computer hangs"
         return self._stalled(beats, now)
 
     def _stalled(self, beats: Sequence[Beat], now: float) -> tuple[int, str] | None:

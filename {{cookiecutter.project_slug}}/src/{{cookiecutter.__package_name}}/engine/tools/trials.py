@@ -83,6 +83,7 @@ class BenchWorker(ClockCallback):
         data, device = trainer.datamodule, trainer.strategy.root_device
         facts = data.facts()
         on_gpu = device.type == "cuda"
+        by_hand = not (pl_module.automatic_optimization or pl_module.step_graph)
         gpu = torch.cuda.get_device_properties(device) if on_gpu else None
         self.pipe.send(
             {
@@ -92,7 +93,7 @@ class BenchWorker(ClockCallback):
                 "batch_size": data.batch_size,
                 "resident": data.decisions.loader.value != "streaming",
                 "compile": pl_module.compile_decision.value or None,
-                "manual_optimization": not pl_module.automatic_optimization,
+                "manual_optimization": by_hand,
                 "precision": str(trainer.precision),
                 "gpu": gpu and gpu.name,
                 "uuid": gpu and str(gpu.uuid),

@@ -1,0 +1,46 @@
+"""Which version of a training step's code a batch needs.
+
+A CUDA graph repeats the step that was recorded, whatever has changed in Python since then, such as
+an epoch from which the loss has another term. torch.compile knows what the code depends on: its
+guards. Here they are asked before each replay, without computing anything.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+class StepVersions:
+    """Numbers the versions of `step(task, batch)`: one for each set of values that it depends on.
+
+    `problem` says why versions can't be told, if they can't: the step is not one graph to
+    torch.compile, or it depends on more than torch's limit of 8 sets of values.
+    """
+
+    def __init__(self, step: Callable[[Any, Any], Any]) -> None:
+        self.count, self.version, self.problem = 0, -1, ""
+        self.traced = torch.compile(step, backend=self._backend, fullgraph=True, dynamic=False)
+
+    def of(self, task: Any, batch: Any) -> int | None:
+        """Return the number of the version that a batch needs now, or None if it can't be told."""
+        if self.problem:
+            return None
+        try:
+            self.traced(task, batch)
+        except Exception as error:  # torch.compile's own: the step has run on a batch before
+            self.problem = str(error.__cause__ or error).strip().partition("\n")[0]
+            return None
+        return self.version
+
+    def _backend(self, graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+        """Return what torch calls instead of a version of the code. It only notes its number."""
+        version, (output,) = self.count, graph.graph.find_nodes(op="output")
+        nothing = (None,) * len(output.args[0])
+        self.count += 1
+
+        def note(*_: Any) -> tuple[None, ...]:
+            self.version = version
+            return nothing
+
+        return note
