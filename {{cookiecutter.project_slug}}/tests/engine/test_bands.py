@@ -10,10 +10,14 @@ from PIL import Image
 from tiff_written import tiff
 
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
-from {{ cookiecutter.__package_name }}.engine.images import decode
+from {{ cookiecutter.__package_name }}.engine.images.checking.inspection import (
+    inspect,
+)
+from {{ cookiecutter.__package_name }}.engine.images.decoding import (
+    decode,
+)
+from {{ cookiecutter.__package_name }}.engine.images.decoding.tiff import open_tiff
 from {{ cookiecutter.__package_name }}.engine.images.folder import folder
-from {{ cookiecutter.__package_name }}.engine.images.inspection import inspect
-from {{ cookiecutter.__package_name }}.engine.images.tiff import open_tiff
 
 PICTURES = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 

@@ -10,12 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from {{ cookiecutter.__package_name }}.engine.images import (
+from {{ cookiecutter.__package_name }}.engine.images.checking import (
     file_check,
+    inspection,
+)
+from {{ cookiecutter.__package_name }}.engine.images.checking.inspection import (
+    Inspected,
+    inspect,
+    inspect_all,
+)
+from {{ cookiecutter.__package_name }}.engine.images.decoding import (
     jpeg_messages,
 )
-from {{ cookiecutter.__package_name }}.engine.images.inspection import inspect
-from {{ cookiecutter.__package_name }}.engine.images.listing import (
+from {{ cookiecutter.__package_name }}.engine.images.finding.listing import (
     ImageEntry,
     listing_of,
 )
@@ -112,9 +119,75 @@ def test_among_many_that_are_checked_at_once_the_right_ones_are_named(tmp_path, 
     assert {i for i, seen in enumerate(found) if seen.problem} == bad
 
 
+def segment(marker: int, content: bytes) -> bytes:
+    return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content
+
+
+FRAME = WHOLE.index(b"\xff\xc0")
+ODD = {
+    "a short JFIF segment": segment(0xE0, b"JFIF\0\1"),
+    "a short Adobe segment": segment(0xEE, b"Adobe\0"),
+    "several images, damaged": segment(0xE2, b"MPF\0II*\0"),
+    "damaged EXIF": segment(0xE1, b"Exif\0\0II*\0\xff\xff"),
+    "a damaged colour profile": segment(0xE2, b"ICC_PROFILE\0"),
+    "a length of zero": b"\xff\xfe\0\0",
+    "filling": b"\xff\xff\xff",
+    "junk": b"junk",
+    "a length beyond the end": b"\xff\xe5\xff\xff",
+    "arithmetic coding": segment(0xCC, b"\0\0"),
+    "a second frame": WHOLE[FRAME : FRAME + 19],
+}
+CHANGED = {
+    **DAMAGED,
+    **HARMLESS,
+    **{name: WHOLE[:2] + part + WHOLE[2:] for name, part in ODD.items()},
+    "12 bits": WHOLE[: FRAME + 4] + b"\x0c" + WHOLE[FRAME + 5 :],
+    "no height": WHOLE[: FRAME + 5] + b"\0\0" + WHOLE[FRAME + 7 :],
+    "too many pixels": WHOLE[: FRAME + 5] + b"\xff" * 4 + WHOLE[FRAME + 9 :],
+    "four channels": WHOLE[: FRAME + 9] + b"\x04" + WHOLE[FRAME + 10 :],
+    "no pixels": WHOLE[:FRAME] + WHOLE[-2:],
+}
+
+
+@pytest.mark.filterwarnings("ignore:Image appears to be a malformed MPO")
+def test_all_is_found_that_is_found_file_by_file(tmp_path):
+    random = np.random.default_rng(5)
+    changed = dict(CHANGED, whole=WHOLE, camera=camera_file(WHOLE), empty=b"", text=b"no image")
+    for number in range(150):  # one byte of the header
+        at, by = random.integers(2, 640), random.bytes(1)
+        changed[f"byte {number}"] = WHOLE[:at] + by + WHOLE[at + 1 :]
+    for name, content in changed.items():
+        (tmp_path / name).write_bytes(content)
+    paths = [*sorted(tmp_path.iterdir()), tmp_path / "missing"]
+    with jpeg_messages.heard():
+        together = inspect_all(paths)
+    assert len(set(seen._replace(sha256="") for seen in together)) > 20
+    for path, seen in zip(paths, together, strict=True):
+        assert seen == inspect(path), path.name
+
+
+def test_pillow_does_not_open_jpegs_of_the_usual_kind(tmp_path, monkeypatch):
+    usual = {
+        "whole": WHOLE,
+        "progressive": noisy(4, progressive=True),
+        "with metadata": noisy(5, exif=Image.Exif(), comment="mine", icc_profile=bytes(200)),
+    }
+    for name, content in usual.items():
+        (tmp_path / name).write_bytes(content)
+    grey = Image.open(io.BytesIO(WHOLE)).convert("L")
+    grey.save(tmp_path / "grey", "JPEG")
+    monkeypatch.setattr(inspection, "opened", lambda content: pytest.fail("opened"))
+    with jpeg_messages.heard():
+        found = inspect_all(sorted(tmp_path.iterdir()))
+    assert [seen._replace(sha256="") for seen in found] == [
+        Inspected("", channels=1),
+        *[Inspected("")] * 3,
+    ]
+
+
 HEARD = """
 import os, sys, warnings
-from {package}.engine.images import jpeg_messages
+from {package}.engine.images.decoding import jpeg_messages
 with jpeg_messages.heard():
     os.write(2, b"Corrupt JPEG data: nobody knows which\\n")
     print("from Python", file=sys.stderr)

@@ -27,13 +27,18 @@ from {{ cookiecutter.__package_name }}.engine.data.streaming import (
     StreamingLoader,
 )
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
-from {{ cookiecutter.__package_name }}.engine.images import (
+from {{ cookiecutter.__package_name }}.engine.images.decoding import (
+    boxes,
     decode,
+)
+from {{ cookiecutter.__package_name }}.engine.images.finding.file_paths import (
+    Paths,
+)
+from {{ cookiecutter.__package_name }}.engine.images.read import read
+from {{ cookiecutter.__package_name }}.engine.images.reading import (
     reader,
 )
-from {{ cookiecutter.__package_name }}.engine.images.file_paths import Paths
-from {{ cookiecutter.__package_name }}.engine.images.read import read
-from {{ cookiecutter.__package_name }}.engine.images.reader import (
+from {{ cookiecutter.__package_name }}.engine.images.reading.reader import (
     FileRows,
     ReadConfig,
 )
@@ -93,7 +98,7 @@ def test_a_jpeg_that_is_cut_short_is_not_shown_in_part(photographs):
     with pytest.raises(decode.ImageDecodeError, match="can't be decoded"):
         decode.center_crop(cut, 32)
     with pytest.raises(decode.ImageDecodeError, match="can't be decoded"):
-        decode.cropped_or_jpeg(cut, (32, 32), decode.center_box)  # nor left to the GPU
+        decode.cropped_or_jpeg(cut, (32, 32), boxes.center_box)  # nor left to the GPU
 
 
 def streamed(
@@ -139,11 +144,11 @@ def test_images_of_files_are_cut_out_and_mixed_as_resident_ones(photographs):
 
 def test_only_what_every_decoder_reads_alike_is_left_to_the_gpu(photographs):
     def read(name: str):
-        return decode.cropped_or_jpeg(photographs / name, (32, 32), decode.center_box)
+        return decode.cropped_or_jpeg(photographs / name, (32, 32), boxes.center_box)
 
     content, box, size = read("class 0/00.jpg")
     assert content == (photographs / "class 0/00.jpg").read_bytes() and size == (120, 90)
-    assert box == decode.center_box(*size)
+    assert box == boxes.center_box(*size)
     for name in ("class 0/04.jpg", "class 0/print.jpg", "class 0/grey.jpg"):
         assert np.array_equal(read(name), decode.center_crop(photographs / name, 32))
 
@@ -168,7 +173,7 @@ def test_a_worker_hands_over_files_that_the_gpu_reads_and_images_of_the_others(p
     held = slot.tobytes()[: sum(map(len, whole))]
     assert held == b"".join(whole) and jpegs[:, 0].tolist() == [len(file) for file in whole]
     assert jpegs[:, 1].tolist() == [0, 2] and list(done) == [1]  # rows of the batch
-    assert jpegs[0, 2:].tolist() == [*decode.center_box(120, 90), 120, 90]
+    assert jpegs[0, 2:].tolist() == [*boxes.center_box(120, 90), 120, 90]
     assert np.array_equal(done[1], decode.center_crop(files[2], 32))  # turned
     jpegs, done = config.read(index, None, None, np.empty(len(whole[0]), np.uint8))
     assert len(jpegs) == 1 and np.array_equal(done[2], decode.center_crop(files[1], 32))
@@ -177,7 +182,7 @@ def test_a_worker_hands_over_files_that_the_gpu_reads_and_images_of_the_others(p
 RESIZE = """
 import torch
 from torch.nn.functional import interpolate
-from {package}.engine.images.gpu_decode import crop_and_resize
+from {package}.engine.images.decoding.gpu_decode import crop_and_resize
 
 torch.manual_seed(0)
 whole = [torch.randint(0, 256, (3, h, w), dtype=torch.uint8) for h, w in ((75, 90), (20, 17))]
@@ -231,9 +236,9 @@ def test_an_image_size_of_height_and_width_keeps_the_aspect_ratio():
     circle = ((x - 150) ** 2 + (y - 100) ** 2 < 40**2).astype(np.uint8)[..., None] * 255
     png = io.BytesIO()
     Image.fromarray(circle.repeat(3, 2)).save(png, "PNG")
-    boxes = {"evaluation": decode.center_box, "training": partial(decode.random_box, **HALF)}
+    choices = {"evaluation": boxes.center_box, "training": partial(boxes.random_box, **HALF)}
     for height, width in ((48, 96), (96, 48), (64, 64)):
-        for name, box in boxes.items():
+        for name, box in choices.items():
             choose = partial(box, size=(width, height))
             shown = decode.cropped(png.getvalue(), (width, height), choose)[..., 0] > 127
             assert shown.shape == (height, width)

@@ -30,13 +30,18 @@ from {{ cookiecutter.__package_name }}.engine.data.streaming import (
     StreamingLoader,
 )
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
-from {{ cookiecutter.__package_name }}.engine.images import (
-    decode,
+from {{ cookiecutter.__package_name }}.engine.images.checking import (
     inspection,
-    reader,
+)
+from {{ cookiecutter.__package_name }}.engine.images.decoding import (
+    boxes,
+    decode,
 )
 from {{ cookiecutter.__package_name }}.engine.images.folder import folder
-from {{ cookiecutter.__package_name }}.engine.images.reader import (
+from {{ cookiecutter.__package_name }}.engine.images.reading import (
+    reader,
+)
+from {{ cookiecutter.__package_name }}.engine.images.reading.reader import (
     FileRows,
     ReadConfig,
 )
@@ -497,8 +502,8 @@ def test_evaluation_reads_the_middle_of_every_image_once(images):
 def test_a_random_crop_stays_inside_and_covers_what_it_is_asked_to(smallest):
     draws = np.random.default_rng(0).random((500, 5))
     for width, height in ((400, 300), (50, 900)):
-        boxes = [decode.random_box(width, height, list(d), smallest, flip=True) for d in draws]
-        left, upper, right, lower, mirrored = np.array(boxes).T
+        drawn = [boxes.random_box(width, height, list(d), smallest, flip=True) for d in draws]
+        left, upper, right, lower, mirrored = np.array(drawn).T
         assert np.array_equal(mirrored, draws[:, 4] < 0.5)
         assert left.min() >= 0 and upper.min() >= 0
         assert right.max() <= width + 1e-9 and lower.max() <= height + 1e-9

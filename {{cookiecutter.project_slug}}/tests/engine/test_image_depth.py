@@ -10,9 +10,13 @@ from PIL import Image
 
 from {{ cookiecutter.__package_name }}.engine.contract import Facts
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
-from {{ cookiecutter.__package_name }}.engine.images import decode
+from {{ cookiecutter.__package_name }}.engine.images.checking.inspection import (
+    inspect,
+)
+from {{ cookiecutter.__package_name }}.engine.images.decoding import (
+    decode,
+)
 from {{ cookiecutter.__package_name }}.engine.images.folder import folder
-from {{ cookiecutter.__package_name }}.engine.images.inspection import inspect
 from {{ cookiecutter.__package_name }}.engine.images.read import read
 from {{ cookiecutter.__package_name }}.engine.run.resume_checks import check_data
 

@@ -11,12 +11,12 @@ from PIL import Image
 
 from {{ cookiecutter.__package_name }}.data import ImageData
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
-from {{ cookiecutter.__package_name }}.engine.images.folder import folder
-from {{ cookiecutter.__package_name }}.engine.images.names import split_of
-from {{ cookiecutter.__package_name }}.engine.images.walk import (
+from {{ cookiecutter.__package_name }}.engine.images.finding.kinds import (
     EXTENSIONS,
     UNSURE,
 )
+from {{ cookiecutter.__package_name }}.engine.images.finding.names import split_of
+from {{ cookiecutter.__package_name }}.engine.images.folder import folder
 
 
 def picture(path: Path, seed: int, **how) -> None:

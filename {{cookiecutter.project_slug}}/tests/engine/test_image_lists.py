@@ -10,39 +10,41 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
-from {{ cookiecutter.__package_name }}.engine.images import (
+from {{ cookiecutter.__package_name }}.engine.images.checking import (
+    checked_files,
     file_check,
     inspection,
 )
-from {{ cookiecutter.__package_name }}.engine.images.checked_files import (
-    CheckedFiles,
-    read,
+from {{ cookiecutter.__package_name }}.engine.images.checking.file_check import (
+    check,
 )
-from {{ cookiecutter.__package_name }}.engine.images.division import (
+from {{ cookiecutter.__package_name }}.engine.images.checking.inspection import (
+    Inspected,
+)
+from {{ cookiecutter.__package_name }}.engine.images.finding.division import (
     LEFT_OUT,
     Contents,
     copies,
     divided,
 )
-from {{ cookiecutter.__package_name }}.engine.images.file_check import check
-from {{ cookiecutter.__package_name }}.engine.images.file_paths import Paths
-from {{ cookiecutter.__package_name }}.engine.images.folder import (
-    folder,
-    from_entries,
+from {{ cookiecutter.__package_name }}.engine.images.finding.file_paths import (
+    Paths,
 )
-from {{ cookiecutter.__package_name }}.engine.images.inspection import (
-    Inspected,
-)
-from {{ cookiecutter.__package_name }}.engine.images.listing import (
+from {{ cookiecutter.__package_name }}.engine.images.finding.listing import (
     ImageEntry,
     Listing,
     listing_of,
+)
+from {{ cookiecutter.__package_name }}.engine.images.folder import (
+    folder,
+    from_entries,
 )
 
 
@@ -58,9 +60,12 @@ def cache(tmp_path, monkeypatch) -> Path:
 def opened(monkeypatch) -> list[Path]:
     """The files that are inspected, in any order."""
     paths: list[Path] = []
-    monkeypatch.setattr(
-        file_check, "inspect", lambda path: paths.append(path) or inspection.inspect(path)
-    )
+
+    def inspect_all(some):
+        paths.extend(Path(os.fsdecode(path)) for path in some)
+        return inspection.inspect_all(some)
+
+    monkeypatch.setattr(file_check, "inspect_all", inspect_all)
     return paths
 
 
@@ -81,7 +86,7 @@ def listed(paths: list[Path], root: Path) -> Listing:
     return listing_of((ImageEntry(path, path.parent.name, None) for path in paths), root)
 
 
-def verdicts(checked: CheckedFiles) -> list[Inspected]:
+def verdicts(checked: checked_files.CheckedFiles) -> list[Inspected]:
     return [checked.verdicts[number] for number in checked.found]
 
 
@@ -188,31 +193,33 @@ def test_processes_that_start_together_check_once(tmp_path, opened):
 def test_what_an_interrupted_check_knows_is_kept(tmp_path, opened, monkeypatch):
     paths = classes(tmp_path / "images", 20)
     monkeypatch.setattr(file_check, "AT_ONCE", 8)
-    add = CheckedFiles.add
+    add = checked_files.CheckedFiles.add
 
-    def interrupted(self, index, seen):
-        if index == 25:
+    def interrupted(self, images, seen):
+        if 24 in images:
             raise KeyboardInterrupt
-        add(self, index, seen)
+        add(self, images, seen)
 
     with monkeypatch.context() as patch:
-        patch.setattr(CheckedFiles, "add", interrupted)
+        patch.setattr(checked_files.CheckedFiles, "add", interrupted)
         with pytest.raises(KeyboardInterrupt):
             check(listed(paths, tmp_path), tmp_path)
     again = opened.copy()
     opened.clear()
     checked = check(listed(paths, tmp_path), tmp_path)
-    assert sorted(opened) == sorted(paths[25:]) and len(again) < 40
+    assert sorted(opened) == sorted(paths[24:]) and len(again) < 40
     assert all(seen == Inspected("") for seen in verdicts(checked))
 
 
 def test_ctrl_c_ends_a_check_at_once_and_the_next_start_goes_on(tmp_path, cache, opened):
     package = file_check.__name__.split(".")[0]
     classes(tmp_path / "images", 300)
-    started = f"import sys; from {package}.engine.images import folder, file_check, inspection\n"
+    started = f"import sys; from {package}.engine.images.checking import file_check, inspection\n"
+    started += f"from {package}.engine.images import folder\n"
     started += "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     started += "import time; file_check.AT_ONCE, file_check.SAVE_EVERY = 10, 0.0\n"
-    started += "file_check.inspect = lambda p: time.sleep(0.02) or inspection.inspect(p)\n"
+    started += "real = inspection.inspect_all\n"
+    started += "file_check.inspect_all = lambda some: time.sleep(0.02 * len(some)) or real(some)\n"
     started += "folder.folder(sys.argv[1])"
     process = subprocess.Popen(
         [sys.executable, "-c", started, str(tmp_path / "images")],
@@ -227,6 +234,26 @@ def test_ctrl_c_ends_a_check_at_once_and_the_next_start_goes_on(tmp_path, cache,
     assert process.returncode and b"KeyboardInterrupt" in said
     folder(str(tmp_path / "images"))
     assert 0 < len(opened) < 600
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.01])
+def test_small_files_are_inspected_by_one_thread_and_others_by_several(
+    seconds, tmp_path, monkeypatch
+):
+    threads = dict[int, int]()
+
+    def counted(paths):
+        time.sleep(seconds * len(paths))
+        threads[threading.get_ident()] = threads.get(threading.get_ident(), 0) + len(paths)
+        return [Inspected("ab" * 32)] * len(paths)
+
+    monkeypatch.setattr(file_check, "inspect_all", counted)
+    monkeypatch.setattr(file_check, "QUICK", 0.005)
+    monkeypatch.setattr(file_check, "PART_FILES", 4)
+    monkeypatch.setattr(file_check, "this_machine", lambda: SimpleNamespace(cores=3))
+    checked = check(listed(classes(tmp_path / "images", 20), tmp_path), tmp_path)
+    assert checked.known == sum(threads.values()) == 40
+    assert len(threads) == (4 if seconds else 1)  # one for the files that are timed
 
 
 def test_a_file_that_cannot_be_read_is_tried_again(tmp_path, opened):
@@ -285,7 +312,7 @@ def test_a_damaged_result_is_made_again(damage, tmp_path, cache, opened):
 
 def test_a_list_without_any_file_known_before_is_read_as_unknown(tmp_path):
     listing = listed(classes(tmp_path / "images", 2), tmp_path)
-    checked, unchanged = read(tmp_path / "nothing.npz", listing)
+    checked, unchanged = checked_files.read(tmp_path / "nothing.npz", listing)
     assert not unchanged and checked.unchecked().tolist() == [0, 1, 2, 3]
 
 

@@ -20,16 +20,20 @@ from {{ cookiecutter.__package_name }}.engine.data.streaming import (
 )
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.images import (
-    file_check,
     later,
+)
+from {{ cookiecutter.__package_name }}.engine.images.checking import (
+    file_check,
+)
+from {{ cookiecutter.__package_name }}.engine.images.checking.left_out import (
+    LeftOut,
 )
 from {{ cookiecutter.__package_name }}.engine.images.folder import folder
 from {{ cookiecutter.__package_name }}.engine.images.later import (
     LaterCheck,
     checked,
 )
-from {{ cookiecutter.__package_name }}.engine.images.left_out import LeftOut
-from {{ cookiecutter.__package_name }}.engine.images.reader import (
+from {{ cookiecutter.__package_name }}.engine.images.reading.reader import (
     FileRows,
     ReadConfig,
 )
@@ -86,7 +90,7 @@ def rows(split) -> FileRows:
 
 def test_nothing_is_opened_before_training(tmp_path, monkeypatch):
     classes(tmp_path / "images", 10)
-    monkeypatch.setattr(file_check, "inspect", lambda path: 1 / 0)
+    monkeypatch.setattr(file_check, "inspect_all", lambda paths: 1 / 0)
     splits = listed(tmp_path / "images")
     splits.later.left_out.unlink()
     assert list(splits.rows.values()) == [16, 2, 2]
@@ -113,7 +117,7 @@ def test_the_division_depends_on_names_only_and_not_on_what_is_known(tmp_path):
 def test_a_later_start_needs_no_check_of_what_was_checked_beside_training(tmp_path, monkeypatch):
     classes(tmp_path / "images", 6)
     assert done(listed(tmp_path / "images")).problem == ""
-    monkeypatch.setattr(file_check, "inspect", lambda path: 1 / 0)
+    monkeypatch.setattr(file_check, "inspect_all", lambda paths: 1 / 0)
     assert sum(folder(str(tmp_path / "images")).rows.values()) == 12
 
 
@@ -212,8 +216,14 @@ def test_a_loader_that_reads_all_before_training_is_refused(tmp_path):
 
 def test_a_check_that_is_stopped_early_keeps_what_it_knows(tmp_path, monkeypatch):
     classes(tmp_path / "images", 40)
-    inspect = file_check.inspect
-    monkeypatch.setattr(file_check, "inspect", lambda path: time.sleep(0.05) or inspect(path))
+    inspect_all = file_check.inspect_all
+
+    def slow(paths):
+        time.sleep(0.05 * len(paths))
+        return inspect_all(paths)
+
+    monkeypatch.setattr(file_check, "PART_FILES", 1)
+    monkeypatch.setattr(file_check, "inspect_all", slow)
     check = listed(tmp_path / "images").later
     check.left_out.unlink()
     check.start()
@@ -223,7 +233,9 @@ def test_a_check_that_is_stopped_early_keeps_what_it_knows(tmp_path, monkeypatch
     check.stop()
     assert 0 < check.known < 80 and "of 80 images are not checked yet" in check.remarks[-1]
     opened = []
-    monkeypatch.setattr(file_check, "inspect", lambda path: opened.append(path) or inspect(path))
+    monkeypatch.setattr(
+        file_check, "inspect_all", lambda paths: opened.extend(paths) or inspect_all(paths)
+    )
     folder(str(tmp_path / "images"))
     assert 0 < len(opened) <= 80 - check.known
 

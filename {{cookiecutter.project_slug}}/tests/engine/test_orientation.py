@@ -9,10 +9,13 @@ import torch
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from {{ cookiecutter.__package_name }}.engine.images import decode
-from {{ cookiecutter.__package_name }}.engine.images.inspection import (
+from {{ cookiecutter.__package_name }}.engine.images.checking.inspection import (
     PAGES,
     inspect,
+)
+from {{ cookiecutter.__package_name }}.engine.images.decoding import (
+    boxes,
+    decode,
 )
 
 SIDE = 32
@@ -108,7 +111,7 @@ def test_an_orientation_is_found_in_each_form_that_it_is_stored_in(name, tmp_pat
     assert is_upright(content)
     (tmp_path / "turned.jpg").write_bytes(content)
     assert inspect(tmp_path / "turned.jpg")[1:4] == (None, None, 0)
-    assert isinstance(decode.cropped_or_jpeg(content, (8, 8), decode.center_box), np.ndarray)
+    assert isinstance(decode.cropped_or_jpeg(content, (8, 8), boxes.center_box), np.ndarray)
 
 
 UPRIGHT = {

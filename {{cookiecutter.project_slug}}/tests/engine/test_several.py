@@ -95,7 +95,7 @@ import os, time, numpy as np, torch
 from pathlib import Path
 from {package}.data import synthetic
 from {package}.engine.data.shared import once_per_host
-from {package}.engine.images.file_paths import Paths
+from {package}.engine.images.finding.file_paths import Paths
 from {package}.engine.images.splits import Files
 
 rank = int(os.environ["RANK"])

@@ -76,7 +76,7 @@ class Compiling(L.Callback):
     def on_train_start(self, trainer, pl_module) -> None:
         if pl_module.compile_decision.value in (False, "eager-graph") or "TORCH_LOGS" in os.environ:
             return
-        self.prints = is_rank_zero()
+        self.prints, self.lengths = is_rank_zero(), getattr(trainer.datamodule, "batch_lengths", 1)
         try:
             import torch._inductor.cudagraph_utils  # now, so that all loggers exist
 
@@ -84,6 +84,7 @@ class Compiling(L.Callback):
         except (ImportError, AttributeError, ValueError):  # another torch: its logs don't change
             return
         self.filters.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", r"\s*Online softmax is disabled")  # nobody can change it
         warnings.filterwarnings("ignore", "Dynamo does not know how to trace")  # reported here, as
         also = ("torch._dynamo.convert_frame", "torch._dynamo.variables.tensor")  # by these loggers
         names = [name for name in logging.root.manager.loggerDict if name.endswith(tuple(KINDS))]
@@ -113,6 +114,8 @@ class Compiling(L.Callback):
             return not ("raph break" in message or (self.known and "hit config." in message))
         if kind == "__recompiles" and torch.is_grad_enabled() not in self.warm:
             return False
+        if self.lengths > 1 and "size mismatch at index 1" in message:
+            return False  # each length of a batch compiles its own code
         frames = _frames(message)
         if self.prints and frames[-1] not in self.known:
             (file, line), (meaning, suggestion) = frames[-1], KINDS[kind]

@@ -8,16 +8,16 @@ import torch
 
 from ..errors import UserError
 from ..paths import resolve_path
-from .class_folders import from_folders
-from .division import NO_SPLIT, Contents, divided
-from .file_check import check
+from .checking.file_check import check
+from .checking.usable import only_usable
+from .finding.class_folders import from_folders
+from .finding.division import NO_SPLIT, Contents, divided
+from .finding.kinds import EXTENSIONS
+from .finding.listing import ImageEntry, Listing, listing_of, refusal
+from .finding.names import SPLITS, join_names
+from .finding.table import from_table
 from .later import LaterCheck, by_names, is_later
-from .listing import ImageEntry, Listing, listing_of, refusal
-from .names import SPLITS, join_names
 from .splits import Files, ImageSplits
-from .table import from_table
-from .usable import only_usable
-from .walk import EXTENSIONS
 
 
 def folder(

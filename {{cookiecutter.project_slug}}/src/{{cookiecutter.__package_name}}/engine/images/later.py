@@ -23,15 +23,15 @@ import torch
 
 from ..errors import UserError
 from ..paths import is_writable
-from .agreement import problem_of
-from .checked_files import CheckedFiles
-from .division import Contents, copies
-from .file_check import folder_of, gradually
-from .inspection import Inspected
-from .left_out import LeftOut, Unchecked
-from .listing import Listing
-from .names import MAX_LISTED, printable
-from .usable import ADVICE, only_usable
+from .checking.agreement import problem_of
+from .checking.checked_files import CheckedFiles
+from .checking.file_check import folder_of, gradually
+from .checking.inspection import Inspected
+from .checking.left_out import LeftOut, Unchecked
+from .checking.usable import ADVICE, only_usable
+from .finding.division import Contents, copies
+from .finding.listing import Listing
+from .finding.names import MAX_LISTED, printable
 
 REPORT_EVERY = 1.0  # seconds
 PATIENCE = 10.0  # seconds in which the check has to end

@@ -10,9 +10,9 @@ from ..contract import Facts
 from ..data.module import Data
 from ..errors import UserError
 from .batch import ImageBatch
-from .inspection import FAULTS
-from .reader import FileRows, ReadConfig
-from .source_channels import channels_of, with_channels
+from .checking.inspection import FAULTS
+from .reading.reader import FileRows, ReadConfig
+from .reading.source_channels import channels_of, with_channels
 from .splits import Files, ImageSplits
 
 

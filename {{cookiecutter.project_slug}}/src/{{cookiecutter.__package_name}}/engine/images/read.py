@@ -9,17 +9,15 @@ import torch
 
 from ..contract import Facts
 from .batch import ImageBatch
-from .decode import (
+from .decoding.boxes import Size, center_box, largest_box
+from .decoding.decode import (
     File,
     ImageDecodeError,
-    Size,
-    center_box,
     check_pixels,
     cropped,
     cropped_or_jpeg,
-    largest_box,
 )
-from .packed import pack
+from .decoding.packed import pack
 
 MAX_PIXELS = 50_000_000  # of one image: 150 MB as RGB
 
@@ -60,7 +58,7 @@ def _pixels(file: Any, size: Size, channels: int, extra: dict[str, Any]) -> np.n
 
 
 def _decoded_by_gpu(file: File, size: Size, bits: int) -> np.ndarray:
-    from .gpu_decode import decode
+    from .decoding.gpu_decode import decode
 
     image = cropped_or_jpeg(file, size, partial(center_box, size=size), bits)
     buffer = np.empty(len(image[0]) if isinstance(image, tuple) else 0, np.uint8)

@@ -11,9 +11,9 @@ from torch import Tensor
 from ..contract import Splits
 from ..hashing import sha256_of
 from .batch import ImageBatch
-from .file_paths import Paths
+from .checking.left_out import Unchecked
+from .finding.file_paths import Paths
 from .later import LaterCheck
-from .left_out import Unchecked
 
 DIGEST = 32  # bytes of a SHA-256
 AT_ONCE = 1 << 11  # files whose digests are hashed together

@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..data.order import BatchShard, EpochPlan
-from ..data.streaming import Reader, StreamConfig, StreamingLoader
-from ..errors import UserError
-from ..hardware import this_machine
-from ..paths import cache_folder, exclusive_lock
-from .batch import ImageBatch, in_memory
-from .decode import VERSION, Size
-from .splits import Files, content
+from ...data.order import BatchShard, EpochPlan
+from ...data.streaming import Reader, StreamConfig, StreamingLoader
+from ...errors import UserError
+from ...hardware import this_machine
+from ...paths import cache_folder, exclusive_lock
+from ..batch import ImageBatch, in_memory
+from ..decoding.boxes import Size
+from ..decoding.decode import VERSION
+from ..splits import Files, content
 
 BATCH = 64  # images that a worker decodes per request
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
+from ...errors import UserError
+from ..finding.division import TRAIN, Contents, copies
+from ..finding.listing import Listing
+from ..finding.names import MAX_LISTED, SPLITS, join_names, printable
 from .agreement import bits_in_common, check_channels, lines_about, note_of
 from .checked_files import CheckedFiles
-from .division import TRAIN, Contents, copies
-from .listing import Listing
-from .names import MAX_LISTED, SPLITS, join_names, printable
 
 ADVICE = "Fix or remove them, or leave them out with --data.options.skip_bad true."
 

@@ -2,39 +2,16 @@
 
 import os
 from array import array
-from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from heapq import nsmallest
 from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 
 import numpy as np
-from PIL import Image
 
-from .file_paths import as_text
+from .file_paths import joined
+from .kinds import EXTENSIONS, extension_of, is_image, is_side
 from .listing import Stats, status_of
-from .names import MAX_LISTED, join_names
-
-_KNOWN = """.jpg .jpeg .jpe .jfif .mpo .png .apng .webp .avif .avifs .bmp .dib .gif .tif .tiff .ppm
-    .pgm .pbm .pnm .pfm .jp2 .j2k .jpc .jpf .jpx .j2c .tga .icb .vda .vst .pcx .dcx .ico .cur .icns
-    .dds .psd .qoi .sgi .rgba .ras .xbm .xpm"""
-# Pillow opens these too, but other files have the same extensions: a look at the content decides.
-_UNSURE = """.rgb .bw .im .iim .fit .fits .fli .flc .pcd .pxr .msp .gbr .blp .ftc .ftu .spider
-    .img"""
-# What NAS, macOS, Windows and Linux put beside files. Hidden names need no mention.
-_SIDE_FOLDERS = """@eaDir #recycle #snapshot @recycle @recently-snapshot @tmp @sharesnap @__thumb
-    @transcode ~snapshot __MACOSX $RECYCLE.BIN lost+found"""
-_SIDE_FILES = "Thumbs.db ehthumbs.db ehthumbs_vista.db desktop.ini Picasa.ini"
-
-EXTENSIONS = frozenset(_KNOWN.split()) | {".npy"}
-UNSURE = frozenset(_UNSURE.split())
-SIDE_FOLDERS = frozenset(_SIDE_FOLDERS.lower().split()) | {
-    "system volume information",
-    "network trash folder",
-    "temporary items",
-}
-SIDE_FILES = frozenset(_SIDE_FILES.lower().split()) | {"icon\r"}
+from .passed_over import PassedOver
 
 
 @dataclass
@@ -45,7 +22,7 @@ class Found:
     stats: Stats = field(default_factory=Stats)
 
     def add(self, paths: list[str], stats: Stats) -> None:
-        self.text += as_text(paths)
+        self.text += joined(paths)
         self.stats.sizes += stats.sizes
         self.stats.changed += stats.changed
 
@@ -54,52 +31,6 @@ class Found:
         lines = bytes(self.text).split(b"\0")[:-1]
         kept = (line + b"\0" for line, out in zip(lines, images, strict=True) if not out)
         self.text, self.stats = bytearray().join(kept), self.stats.take(~images)
-
-
-class Others:
-    """Files that are no images: their number by extension, and the first names."""
-
-    def __init__(self) -> None:
-        self.kinds, self.names = Counter[str](), list[str]()
-
-    def add(self, path: str) -> None:
-        self.kinds[_extension(path.rpartition(os.sep)[2]) or "no extension"] += 1
-        self.names.append(path)
-        if len(self.names) > 100 * MAX_LISTED:
-            self.names = nsmallest(MAX_LISTED + 1, self.names, _parts)
-
-
-@dataclass
-class PassedOver:
-    """What was found beside the images."""
-
-    others: Others = field(default_factory=Others)
-    links: list[Path] = field(default_factory=list)
-    side: list[Path] = field(default_factory=list)
-
-    def add(self, others: Iterable[str]) -> None:
-        """Add the paths of files that are no images, or not where images are expected."""
-        for path in others:
-            self.others.add(path)
-
-    def remarks(self) -> Iterator[str]:
-        """Yield a line for each kind of what was passed over."""
-        if total := self.others.kinds.total():
-            counts = ", ".join(f"{n} {kind}" for kind, n in self.others.kinds.most_common(8))
-            names = join_names(map(Path, self.others.names))
-            yield f"{total} ignored (location or extension; {counts}): {names}"
-        if self.links:
-            yield (
-                f"{len(self.links)} links passed over, which lead back up or to what is read"
-                f" already: {join_names(self.links)}"
-            )
-        if self.side:
-            yield f"{len(self.side)} folders of the system passed over: {join_names(self.side)}"
-
-
-def is_side(name: str) -> bool:
-    """Return whether a name is hidden, or of a file or folder that a system puts beside others."""
-    return name.startswith(".") or name.lower() in SIDE_FOLDERS or name.lower() in SIDE_FILES
 
 
 def subfolders(root: Path, passed: PassedOver | None = None) -> list[Path]:
@@ -115,18 +46,6 @@ def loose_files(root: Path) -> list[str]:
     """Return the files directly in a folder, without hidden ones and those of the system."""
     with os.scandir(root) as entries:
         return sorted(e.path for e in entries if not is_side(e.name) and not _is_folder(e))
-
-
-def is_image(path: str) -> bool:
-    """Return whether a file is taken for an image: by its extension, or by its content."""
-    extension = _extension(path)
-    if extension in UNSURE:
-        try:
-            with Image.open(path) as image:
-                return image.format != "EPS"
-        except Exception:  # decoders raise exceptions of many types
-            return False
-    return extension in EXTENSIONS
 
 
 def images_below(top: Path, passed: PassedOver, root: Path, found: Found) -> int:
@@ -166,7 +85,7 @@ class _Walk:
                 if name[0] == ".":
                     continue
                 status = _own_status(name, folder)
-                if (status is None or S_ISREG(status.st_mode)) and _extension(name) in EXTENSIONS:
+                if (status is None or S_ISREG(status.st_mode)) and extension_of(name) in EXTENSIONS:
                     self.paths.append(prefix + name)
                     self.stats.add(status)
                     continue
@@ -232,23 +151,12 @@ class _Walk:
         return True
 
 
-def _parts(path: str) -> list[str]:
-    """Return what paths are sorted by, as Path sorts them."""
-    return path.split("/")
-
-
 def _own_status(name: str, folder: int) -> os.stat_result | None:
     """Return the status of a file, or of a link itself; None if it was removed or is forbidden."""
     try:
         return os.stat(name, dir_fd=folder, follow_symlinks=False)
     except OSError:
         return None
-
-
-def _extension(name: str) -> str:
-    """Return the last extension, with its dot, in lower case; "" if there is none."""
-    start = name.rfind(".")
-    return name[start:].lower() if start >= 0 else ""
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

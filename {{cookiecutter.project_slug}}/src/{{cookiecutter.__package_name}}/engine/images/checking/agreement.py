@@ -9,13 +9,13 @@ from heapq import nsmallest
 
 import numpy as np
 
-from ..errors import UserError
-from .channels import fits
+from ...errors import UserError
+from ..decoding.channels import fits
+from ..decoding.depth import depth_of, too_dark
+from ..finding.file_paths import Paths
+from ..finding.names import MAX_LISTED, join_names, printable
 from .checked_files import CheckedFiles
-from .depth import depth_of, too_dark
-from .file_paths import Paths
 from .inspection import PAGES, Inspected
-from .names import MAX_LISTED, join_names, printable
 
 Problems = list[str | None]
 

@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..errors import UserError
+from ...errors import UserError
 from .listing import NO_SPLIT, split_index
 from .names import SPLITS, as_text, join_names, split_of
 

@@ -10,21 +10,23 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
-from ..hardware import this_machine
-from ..hashing import sha256_of
-from ..monitor.bar import Display, display, time_left
-from ..paths import cache_folder, exclusive_lock
-from . import decode, jpeg_messages
+from ...hardware import this_machine
+from ...hashing import sha256_of
+from ...monitor.bar import Display, display, time_left
+from ...paths import cache_folder, exclusive_lock
+from ..decoding import decode, jpeg_messages
+from ..finding.listing import Listing
 from .checked_files import CheckedFiles, read
-from .file_paths import Paths
-from .inspection import Inspected, inspect
-from .listing import Listing
+from .inspection import Inspected, inspect_all
 
-AT_ONCE = 1000  # files that the threads get together
-IN_TURN = 8  # files that a thread inspects before it gets others
+AT_ONCE = 2000  # files of a batch
+FIRST = 3  # files of a batch that are timed
+QUICK = 0.25e-3  # seconds: if a file takes no more, threads wait for each other
+PART_FILES, PART_BYTES = 64, 1 << 20  # the most that a thread inspects before it gets others
 SAVE_EVERY = 60.0  # seconds: the most that is repeated after the process was killed
 
 
@@ -53,7 +55,8 @@ def gradually(listing: Listing, place: Path, writable: bool) -> Generator[Checke
     saved = time.monotonic()
     yield checked
     try:
-        for _ in _inspected(missing, listing.paths, checked):
+        for images, seen in _inspected(missing, listing):
+            checked.add(images, seen)
             if writable and time.monotonic() - saved > SAVE_EVERY:
                 checked.save(file, listing)
                 saved = time.monotonic()
@@ -69,23 +72,51 @@ def folder_of(place: Path) -> Path:
     return cache_folder() / "checked-images" / name
 
 
-def _inspected(missing: np.ndarray, paths: Paths, checked: CheckedFiles) -> Iterator[None]:
-    """Inspect the missing files and add what is found. Yield after every few."""
+def _inspected(
+    missing: np.ndarray, listing: Listing
+) -> Iterator[tuple[np.ndarray, list[Inspected]]]:
+    """Inspect the missing files. Yield a few of them, in their order, with what is found.
 
-    def inspect_each(some: np.ndarray) -> list[Inspected]:
-        return [inspect(paths[i]) for i in some]
+    Several threads would spend most of their time waiting for Python's lock if the files are small:
+    one is faster then. So the first few files of every batch are timed.
+    """
 
-    with jpeg_messages.heard(), ThreadPoolExecutor(this_machine().cores) as threads:
+    def inspect_some(images: np.ndarray) -> list[Inspected]:
+        return inspect_all([listing.paths.location(i) for i in images])
+
+    def timed(images: np.ndarray) -> tuple[list[Inspected], float]:
+        seen, times = list[Inspected](), list[float]()
+        for i in range(len(images)):
+            begun = time.perf_counter()
+            seen += inspect_some(images[i : i + 1])
+            times.append(time.perf_counter() - begun)
+        return seen, median(times)
+
+    with (
+        jpeg_messages.heard(),
+        ThreadPoolExecutor(1) as one,
+        ThreadPoolExecutor(this_machine().cores) as several,
+    ):
         try:
             for start in range(0, len(missing), AT_ONCE):
-                some = missing[start : start + AT_ONCE]
-                parts = [some[i : i + IN_TURN] for i in range(0, len(some), IN_TURN)]
-                for part, results in zip(parts, threads.map(inspect_each, parts), strict=True):
-                    for i, seen in zip(part, results, strict=True):
-                        checked.add(i, seen)
-                    yield
-        finally:
-            threads.shutdown(cancel_futures=True)  # or an interruption would wait for them
+                batch = missing[start : start + AT_ONCE]
+                first, others = batch[:FIRST], batch[FIRST:]
+                seen, seconds = one.submit(timed, first).result()
+                yield first, seen
+                parts = _parts(others, listing.sizes)
+                threads = several if seconds > QUICK else one
+                yield from zip(parts, threads.map(inspect_some, parts), strict=True)
+        finally:  # or an interruption would wait for them
+            for threads in (one, several):
+                threads.shutdown(cancel_futures=True)
+
+
+def _parts(images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    """Divide images among calls: many in each, so that little time is spent on the calls."""
+    if not len(images):
+        return []
+    each = int(PART_BYTES / max(sizes[images].mean(), PART_BYTES / PART_FILES)) or 1
+    return [images[i : i + each] for i in range(0, len(images), each)]
 
 
 class Progress:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
+from ...errors import UserError
 from .file_paths import Paths
 from .listing import Listing, Stats, arrays, status_of
 from .names import FilesOnDisk, as_text, join_names

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from .decode import Jpeg, Size, cropped
+from .boxes import Size
+from .decode import Jpeg, cropped
 
 # For m JPEGs, int64 (m, 9): number of bytes, row in the batch, box (5), the image's width and
 # height. Then the decoded images of the other rows, by row.

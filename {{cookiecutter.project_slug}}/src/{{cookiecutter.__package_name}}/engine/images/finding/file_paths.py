@@ -37,13 +37,17 @@ class Paths:
 
     @classmethod
     def of(cls, root: str | Path, paths: Iterable[str | Path]) -> Self:
-        return cls.split(root, as_text(paths))
+        return cls.split(root, joined(paths))
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def __getitem__(self, index: int) -> Path:
         return Path(os.fsdecode(self.root)) / os.fsdecode(self.written(index))
+
+    def location(self, index: int) -> bytes:
+        """Return a path as system calls take it, in less time than a Path."""
+        return os.path.join(self.root, self.written(index))  # noqa: PTH118
 
     def written(self, index: int) -> bytes:
         """Return a path as it is in the text."""
@@ -71,8 +75,8 @@ class Paths:
         return np.frombuffer(bytearray(digests), np.uint8).reshape(-1, 32)
 
 
-def as_text(paths: Iterable[str | Path]) -> bytes:
-    """Return paths in the form of `Paths.text`."""
+def joined(paths: Iterable[str | Path]) -> bytes:
+    """Return paths in the form of `Paths.text`: each is followed by a zero byte."""
     return os.fsencode("".join(f"{path}\0" for path in paths))
 
 

@@ -11,11 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from .boxes import Box, Size
 from .depth import FRACTIONS, DepthError, as_eight_bits, largest_of
 from .tiff import Tiff, open_tiff
-
-Box = tuple[int, int, int, int, bool]  # left, upper, right, lower, in pixels; whether mirrored
-Size = tuple[int, int]  # width, height
 
 NPY = b"\x93NUMPY"
 GREY = ("L", "I;16", "I;16B", "I;16L", "I")

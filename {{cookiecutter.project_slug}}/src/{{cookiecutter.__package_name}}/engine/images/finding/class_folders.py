@@ -5,11 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import UserError
+from ...errors import UserError
 from .file_paths import Paths
+from .kinds import is_image
 from .listing import Listing, refusal, split_index
 from .names import SPLITS, as_text, join_names, split_of
-from .walk import Found, PassedOver, images_below, is_image, loose_files, subfolders
+from .passed_over import PassedOver
+from .walk import Found, images_below, loose_files, subfolders
 
 
 class Part(NamedTuple):

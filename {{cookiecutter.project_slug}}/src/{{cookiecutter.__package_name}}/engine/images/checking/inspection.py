@@ -1,6 +1,9 @@
 """What is found out about an image file when it is first checked."""
 
+import math
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,14 +11,15 @@ import torch
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from ..hashing import sha256_of
-from . import jpeg_messages
-from .bands import NPY, Bands, find_bands
-from .channels import channels_of
-from .decode import ImageDecodeError, as_picture, is_common_jpeg, opened
-from .depth import peak_of
-from .metadata import ends_in_filling
-from .orientation import orientation_of
+from ...hashing import sha256_of
+from ..decoding import jpeg_messages
+from ..decoding.bands import NPY, Bands, find_bands
+from ..decoding.channels import channels_of
+from ..decoding.decode import ImageDecodeError, as_picture, is_common_jpeg, opened
+from ..decoding.depth import peak_of
+from ..decoding.metadata import ends_in_filling
+from ..decoding.orientation import orientation_of
+from .plain_jpeg import channels_in
 
 FAULTS = "small faults, by what libjpeg says: look at them; they are used"
 PAGES = "several pages, frames or layers, of which only the first is used"
@@ -47,12 +51,54 @@ class Inspected(NamedTuple):
         return self.peak if self.picture and channels in (1, 3) else self.whole_peak
 
 
-def inspect(path: Path) -> Inspected:
+def inspect(path: bytes | Path) -> Inspected:
     """Read and decode a whole file, because a truncated JPEG has a valid header."""
+    return _closely(_read(path))
+
+
+def inspect_all(paths: Iterable[bytes | Path]) -> list[Inspected]:
+    """Return what `inspect` returns for each file. JPEGs of the usual kind take less time.
+
+    Call it in a block of jpeg_messages.heard(); several threads may do so.
+    """
+    contents = [_read(path) for path in paths]
+    with jpeg_messages.beside_others() as received:
+        usual = [_of_usual_jpeg(content, received) for content in contents]
+    return [seen or _closely(content) for seen, content in zip(usual, contents, strict=True)]
+
+
+def _read(path: bytes | Path) -> bytes | Inspected:
+    """Return a file's content, or what is recorded if it can't be read."""
     try:
-        content = path.read_bytes()
+        with FileIO(path) as file:
+            return file.read()
     except OSError as error:
         return Inspected("", f"can't be read: {error.strerror}")
+
+
+def _of_usual_jpeg(content: bytes | Inspected, received: Callable[[], int]) -> Inspected | None:
+    """Return what is recorded of a JPEG of the usual kind, or None if it needs a closer look.
+
+    `received` returns how many bytes C code has written to stderr.
+    """
+    if isinstance(content, Inspected):
+        return content
+    channels = channels_in(content, Image.MAX_IMAGE_PIXELS or math.inf)
+    if channels is None:
+        return None
+    before = received()
+    try:
+        decode_jpeg(_tensor(content), ImageReadMode.GRAY)
+    except RuntimeError:
+        return None
+    quiet = received() == before
+    return Inspected(sha256_of([content]), channels=channels) if quiet else None
+
+
+def _closely(content: bytes | Inspected) -> Inspected:
+    """Return what is recorded of any file."""
+    if isinstance(content, Inspected):
+        return content
     sha256 = sha256_of([content])
     try:
         with opened(content) as (image, _):
@@ -94,13 +140,17 @@ def _said_by_libjpeg(image: Image.Image, content: bytes) -> str:
     """
     if image.format not in ("JPEG", "MPO"):
         return ""
-    data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    data = _tensor(content)
     grey = image.mode in ("L", "RGB")
     mode = ImageReadMode.GRAY if grey else ImageReadMode.UNCHANGED
     decoded_later = is_common_jpeg(image, content)
     with nullcontext() if decoded_later else suppress(RuntimeError):
         return jpeg_messages.said_while(lambda: decode_jpeg(data, mode))
     return ""
+
+
+def _tensor(content: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
 def _of_bands(content: bytes) -> tuple[int, int] | None:

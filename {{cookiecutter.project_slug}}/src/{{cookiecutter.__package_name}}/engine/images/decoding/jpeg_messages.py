@@ -92,13 +92,23 @@ def heard() -> Iterator[None]:
             os.write(2, b"".join(others))
 
 
+@contextmanager
+def beside_others() -> Iterator[Callable[[], int]]:
+    """Let a thread decode beside others in the block. Yield what returns the bytes received so far.
+
+    If they become more, libjpeg has said something, in this thread or another one: see said_while.
+    """
+    with _room.shared():
+        yield _size
+
+
 def said_while(decode: Callable[[], object]) -> str:
     """Return the lines that libjpeg writes in `decode`, which is called again if there are any."""
     if _heard is not None:
-        with _room.shared():
-            before = _size()
+        with beside_others() as received:
+            before = received()
             decode()
-            if _size() == before:
+            if received() == before:
                 return ""
     with _room.alone(), heard():  # the lines may be another thread's
         before = _size()

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import UserError
-from .batch import ImageBatch
-from .splits import Files, ImageSplits
+from ...errors import UserError
+from ..batch import ImageBatch
+from ..splits import Files, ImageSplits
 
 
 def channels_of(split: ImageBatch | Files) -> int:

@@ -13,27 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..contract import Uniforms
-from ..data.rows import TensorRows
-from ..data.streaming import StreamConfig
-from ..errors import UserError
-from .batch import ImageBatch
-from .decode import (
-    Choose,
-    ImageDecodeError,
-    Jpeg,
-    Size,
-    center_box,
-    cropped,
-    cropped_or_jpeg,
-    random_box,
-)
+from ...contract import Uniforms
+from ...data.rows import TensorRows
+from ...data.streaming import StreamConfig
+from ...errors import UserError
+from ..batch import ImageBatch
+from ..checking.usable import ADVICE
+from ..decoding.boxes import Choose, Size, center_box, random_box
+from ..decoding.decode import ImageDecodeError, Jpeg, cropped, cropped_or_jpeg
+from ..decoding.jpeg_messages import heard
+from ..decoding.packed import Packed, pack
+from ..finding.names import printable
+from ..splits import Files
 from .decoded_cache import decoded
-from .jpeg_messages import heard
-from .names import printable
-from .packed import Packed, pack
-from .splits import Files
-from .usable import ADVICE
 
 UNIFORMS = 5  # for each training image: area, aspect ratio, position (2), mirroring
 
@@ -186,7 +178,7 @@ class ImageReader:
             pixels = slot[: n * self.image_bytes].view(n, height, width, self.channels)
             images = pixels.to(device, non_blocking=True, copy=True)
         else:
-            from .gpu_decode import decode
+            from ..decoding.gpu_decode import decode
 
             images = torch.zeros(n, height, width, 3, dtype=torch.uint8, device=device)
             try:

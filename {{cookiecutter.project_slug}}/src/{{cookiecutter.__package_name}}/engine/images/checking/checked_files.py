@@ -5,15 +5,15 @@ run: it is not used, and replaced.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from .file_paths import Paths
+from ..finding.file_paths import Paths
+from ..finding.listing import Listing
 from .inspection import Inspected
-from .listing import Listing
 
 UNCHECKED = -1
 UNREAD = "00" * 32  # in place of a digest
@@ -32,17 +32,22 @@ class CheckedFiles:
         self.found = np.full(n, UNCHECKED, np.int32)
         self.known = 0
         self.verdicts: list[Inspected] = []
-        self.numbers: dict[Inspected, int] = {}
+        self.numbers: dict[tuple, int] = {}
 
-    def add(self, index: int, seen: Inspected) -> None:
-        """Keep what `inspect` returned for a file."""
-        verdict = seen._replace(sha256="")
+    def add(self, images: np.ndarray, seen: Sequence[Inspected]) -> None:
+        """Keep what `inspect` returned for each of some files."""
+        digests = bytes.fromhex("".join(each.sha256 or UNREAD for each in seen))
+        self.sha256[images] = np.frombuffer(digests, np.uint8).reshape(-1, 32)
+        self.found[images] = [self._number(each) for each in seen]
+        self.known += len(seen)
+
+    def _number(self, seen: Inspected) -> int:
+        """Return the index of a file's verdict, a new one if no file had it yet."""
+        verdict = ("", *seen[1:])
         number = self.numbers.setdefault(verdict, len(self.verdicts))
         if number == len(self.verdicts):
-            self.verdicts.append(verdict)
-        self.sha256[index] = np.frombuffer(bytes.fromhex(seen.sha256 or UNREAD), np.uint8)
-        self.found[index] = number
-        self.known += 1
+            self.verdicts.append(Inspected(*verdict))
+        return number
 
     def unchecked(self) -> np.ndarray:
         """Return the indices of the files that are still to be checked, int64."""
