@@ -118,6 +118,8 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(status, {403: "GatedRepo", 404: "RepoNotFound"}.get(status, ""))
         elif rest[1] not in ("main", hub.commit(name)):
             self.refuse(404, "RevisionNotFound")
+        elif rest[0] == "resolve" and not (hub.root / name / rest[2]).is_file():
+            self.refuse(404, "EntryNotFound")
         elif rest[0] == "resolve":
             self.send_file(hub.root / name / rest[2], hub.commit(name))
         else:

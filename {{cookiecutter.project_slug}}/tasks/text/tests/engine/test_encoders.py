@@ -119,9 +119,9 @@ def test_roberta_counts_positions_from_the_padding_on():
     assert made.positions == OF_TYPE["roberta"]["max_position_embeddings"] - 2
     rows = torch.full((1, made.positions), 7)
     assert made(rows, None, rows > 0).isfinite().all()
-    with pytest.raises(UserError, match=r"data.max_length is 39, and .* has 38 positions"):
+    with pytest.raises(UserError, match=r"A row has 39 tokens, and .* has 38 positions"):
         made(torch.full((1, 39), 7), None, torch.ones(1, 39, dtype=torch.bool))
-    with pytest.raises(UserError, match=r"Set --data.max_length 38"):
+    with pytest.raises(UserError, match=r"data.max_length is 64, .* Set --data.max_length 32"):
         check_max_length(nn.Sequential(made), 64)
     check_max_length(nn.Sequential(made), 38)
 

@@ -20,6 +20,8 @@ from . import encoder_config
 from .encoder_config import KEPT, Objective
 from .encoder_weights import load_into
 
+MULTIPLE = 8  # of the lengths of batches
+
 
 class Encoder(nn.Module):
     """An encoder of transformers, with its head for classes, numbers or masked tokens.
@@ -49,16 +51,17 @@ class Encoder(nn.Module):
         for real tokens. Raises UserError if there are more tokens than positions.
         """
         if tokens.shape[1] > self.positions:
-            raise self.too_long(tokens.shape[1])
+            raise self.too_long(f"A row has {tokens.shape[1]} tokens")
         inputs: dict[str, Any] = {"input_ids": tokens.long(), "attention_mask": self._mask(mask)}
         if segments is not None and self.has_segments:
             inputs["token_type_ids"] = segments.long()
         return self.model(**inputs).logits[..., : self.outputs]
 
-    def too_long(self, length: int) -> UserError:
+    def too_long(self, found: str) -> UserError:
+        fits = self.positions // MULTIPLE * MULTIPLE
         return UserError(
-            f"data.max_length is {length}, and {self.model.name_or_path} has {self.positions}"
-            f" positions (max_position_embeddings). Set --data.max_length {self.positions}"
+            f"{found}, and {self.model.name_or_path} has {self.positions} positions"
+            f" (max_position_embeddings). Set --data.max_length {fits}"
         )
 
     def artifacts(self) -> dict[str, bytes]:
@@ -132,7 +135,7 @@ def check_max_length(network: nn.Module, max_length: int) -> None:
     """Raise UserError if an encoder has fewer positions than a text may have tokens."""
     for module in network.modules():
         if isinstance(module, Encoder) and module.positions < max_length:
-            raise module.too_long(max_length)
+            raise module.too_long(f"data.max_length is {max_length}")
 
 
 def encoder_in(network: nn.Module) -> Encoder:

@@ -4,7 +4,9 @@ HF_ENDPOINT chooses a mirror, HF_TOKEN logs in, and HF_HUB_OFFLINE=1 uses only w
 """
 
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import UserError
@@ -46,7 +48,9 @@ def files_of(name: str, patterns: Sequence[str], setting: str = "model.network")
 
     model, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(model, revision=revision or None, allow_patterns=[*patterns]))
+        with _bars(shown=sys.stderr.isatty() and not {*WEIGHTS, *OLD_WEIGHTS}.isdisjoint(patterns)):
+            found = snapshot_download(model, revision=revision or None, allow_patterns=[*patterns])
+        return Path(found)
     except Exception as error:  # the hub's client raises exceptions of many types
         raise _explained(error, name, setting) from error
 
@@ -82,6 +86,22 @@ def damage_in(folder: Path) -> str:
                 return f"{file} is only a pointer of Git LFS: run git lfs pull in its folder"
     files = ", ".join(str(file) for file in weights_in(folder))
     return f"{files} is damaged or was not copied to its end: delete it, and copy or download again"
+
+
+@contextmanager
+def _bars(shown: bool) -> Iterator[None]:
+    """Keep the client's progress bars from the output, unless they are to be shown."""
+    from huggingface_hub import utils
+
+    before = utils.are_progress_bars_disabled()
+    if shown or before:
+        yield
+        return
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        utils.enable_progress_bars()
 
 
 def _explained(error: Exception, name: str, setting: str) -> UserError:

@@ -11,7 +11,8 @@ from ..artifacts import artifact
 from ..contract import Facts
 from .batch import TextBatch
 from .columns import FIRST, SECOND
-from .tokenizer import FILE, TextTokenizer
+from .tokenizer import FILE, KEPT, TextTokenizer
+from .tokenizer import read as read_tokenizer
 
 MAX_CHARACTERS = 1_000_000  # of one text: more take seconds to tokenize
 MULTIPLE = 8  # the length of a batch without texts
@@ -40,7 +41,7 @@ def read(
         facts: the facts of the run's data.
         truncate: cut texts that are too long, as training did, instead of refusing them.
     """
-    tokenizer, is_pair = _tokenizer(facts), facts.extra["pair"]
+    tokenizer, is_pair = _tokenizer(), facts.extra["pair"]
     longest = facts.extra["max_length"]
     texts, problems, notes = [], dict[int, str](), dict[int, dict]()
     for i, request in enumerate(requests):
@@ -118,18 +119,15 @@ def _problem(part: str) -> str | None:
     return None
 
 
-def _tokenizer(facts: Facts) -> TextTokenizer | None:
+def _tokenizer() -> TextTokenizer | None:
     """Return the tokenizer that the run kept, or None if it was trained on bare tokens."""
-    file = artifact(f"tokenizer/{FILE}")
-    if file is None:
-        return None
-    known = facts.extra["tokenizer"]
-    return _loaded(file, known["name"], tuple(known["special"].items()))
+    file = artifact(f"{KEPT}/{FILE}")
+    return _loaded(file.parent) if file else None
 
 
 @functools.cache
-def _loaded(file: Path, name: str, special: tuple[tuple[str, str], ...]) -> TextTokenizer:
-    return TextTokenizer(name, file.read_text(encoding="utf-8"), dict(special))
+def _loaded(folder: Path) -> TextTokenizer:
+    return read_tokenizer(folder)
 
 
 def _length(tokenizer: TextTokenizer | None, text: Text, longest: int) -> int:
