@@ -27,7 +27,8 @@ class Encoder(nn.Module):
     """An encoder of transformers, with its head for classes, numbers or masked tokens.
 
     Its attention is scaled_dot_product_attention where transformers offers it for this type, which
-    it does not for deberta-v2.
+    it does not for deberta-v2. That type also copies a constant to the GPU, unless it is compiled:
+    in a CUDA graph, it has to be.
 
     Args:
         config: transformers' configuration.
@@ -108,9 +109,11 @@ def load_encoder(
 
     Raises UserError if there is no such encoder, or it does not fit the data.
     """
-    config = encoder_config.config_of(name)
-    options = num_outputs, vocab_size, padding_id, objective, dropout, pretrained
-    encoder_config.adapt(config, *options)
+    config = encoder_config.kept(name)
+    if config is None:
+        config = encoder_config.config_of(name)
+        options = num_outputs, vocab_size, padding_id, objective, dropout, pretrained
+        encoder_config.adapt(config, *options)
     return Encoder(config, num_outputs, objective)
 
 
