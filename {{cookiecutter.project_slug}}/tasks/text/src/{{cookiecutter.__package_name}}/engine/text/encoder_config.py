@@ -3,6 +3,7 @@
 A run keeps it among its artifacts: one that resumes, is evaluated or served needs no hub.
 """
 
+import difflib
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -90,7 +91,10 @@ def as_file(config: Any) -> bytes:
 
 def _read(name: str) -> Any:
     """Return the configuration in a folder or on the hub."""
-    folder = files_of(name, CONFIG)
+    try:
+        folder = files_of(name, CONFIG)
+    except UserError as error:
+        raise UserError(f"{error}{_close_types(name)}") from error
     file = folder / CONFIG[0]
     if not file.is_file():
         where = folder if is_path(name) else name
@@ -99,6 +103,14 @@ def _read(name: str) -> Any:
             " transformers. Choose another."
         )
     return _parsed(file, name)
+
+
+def _close_types(name: str) -> str:
+    """Return a sentence on the model types that are spelled like a name, if there are any."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    close = difflib.get_close_matches(name, MODEL_FOR_MASKED_LM_MAPPING_NAMES)
+    return f" Model types spelled like it: {', '.join(close)}." if close else ""
 
 
 def _parsed(file: Path, name: str) -> Any:

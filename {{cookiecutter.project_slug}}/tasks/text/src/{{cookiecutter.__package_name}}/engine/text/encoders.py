@@ -5,8 +5,8 @@ starts. Nothing in its forward pass waits for the GPU or depends on values: tran
 mask if it finds no padding, and for that waits. Here it gets a mask of four dimensions, which it
 takes as it is (transformers 5.24, masking_utils.py).
 
-Importing the code of one encoder takes 3 s, two of which torch.compile needs anyway. So this file
-imports transformers only if an encoder is built.
+Importing the code of one encoder takes a second or two, so this file imports transformers only if
+one is built.
 """
 
 from collections.abc import Sequence
