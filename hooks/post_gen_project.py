@@ -29,8 +29,18 @@ OF_IMAGES = (
     f"src/{ANSWERS['__package_name']}/engine/images",
     "tests/test_*.py",
     "tests/engine/test_*.py",
+    "tests/engine/served.py",
+    "tests/engine/tiff_written.py",
 )
-OF_EVERY_TASK = {"base.yaml", "test_contract.py"}
+OF_EVERY_TASK = {
+    "base.yaml",
+    "test_configs.py",
+    "test_contract.py",
+    "test_decisions.py",
+    "test_hardware.py",
+    "test_makefile.py",
+    "test_package_indexes.py",
+}
 NEXT = {
     "make setup": "install the locked packages into .venv",
     "make train": {

@@ -49,6 +49,7 @@ BAD_SLUGS = {
 LIBRARIES = """
     torch torchvision lightning numpy sklearn scikit-learn matplotlib tqdm yaml pytest wandb pil
     tensorboard jsonargparse torchmetrics cv2 pandas rich pynvml pre-commit jinja2 filelock
+    transformers tokenizers peft pyarrow accelerate
 """.split()  # noqa: SIM905
 
 GOOD_IMAGES = {

@@ -9,13 +9,14 @@ import pytest
 from conftest import BIN, TEMPLATE, execute
 
 PROJECT = TEMPLATE / "{{cookiecutter.project_slug}}"
+TEXT = PROJECT / "tasks" / "text"
 IMAGE = TEMPLATE / "image"
 LOCKS = [
     TEMPLATE / "requirements.lock",
     IMAGE / "nvcc-cu130.lock",
     *(
         folder / name
-        for folder in (PROJECT, IMAGE)
+        for folder in (PROJECT, TEXT, IMAGE)
         for name in ("requirements.lock", "torch-cu130.lock")
     ),
 ]
@@ -44,7 +45,7 @@ def test_every_package_is_pinned_and_hashed_and_no_host_is_named(lock):
     assert "://" not in lock.read_text()
 
 
-@pytest.mark.parametrize("folder", [PROJECT, IMAGE], ids=["project", "image"])
+@pytest.mark.parametrize("folder", [PROJECT, TEXT, IMAGE], ids=["project", "text", "image"])
 def test_torchs_stack_stands_apart(folder):
     torch, rest = pins(folder / "torch-cu130.lock"), pins(folder / "requirements.lock")
     assert {"torch", "torchvision", "triton", "nvidia-cudnn-cu13"} <= set(torch)
@@ -69,6 +70,13 @@ def test_project_and_image_agree():
     assert {name for name in shared if project[name] != image[name]} == set()
 
 
+def test_both_tasks_have_the_same_versions_and_text_has_more_packages():
+    names = ("requirements.lock", "torch-cu130.lock")
+    images, text = (pins(*(folder / name for name in names)) for folder in (PROJECT, TEXT))
+    assert {"transformers", "tokenizers", "peft", "pyarrow"} <= set(text) - set(images)
+    assert {name: text.get(name) for name in images} == images
+
+
 def test_versions_are_those_of_cookiecutter_json():
     answers = json.loads((TEMPLATE / "cookiecutter.json").read_text())
     locked = pins(*(PROJECT / name for name in ("requirements.lock", "torch-cu130.lock")))
@@ -78,16 +86,17 @@ def test_versions_are_those_of_cookiecutter_json():
         assert f'"{name}=={version}"' in (IMAGE / "pyproject.toml").read_text()
 
 
-def test_the_committed_locks_resolve(default_project, tmp_path):
+def test_the_committed_locks_resolve(default_project, bake, tmp_path):
     """Locking again from what is committed changes nothing."""
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    for source, locks in ((default_project.path, PROJECT), (IMAGE, IMAGE)):
+    text = bake({"task": "text"}).path
+    for source, locks in ((default_project.path, PROJECT), (text, TEXT), (IMAGE, IMAGE)):
         folder = tmp_path / locks.name
         folder.mkdir()
         names = ("pyproject.toml", "requirements.lock", "torch-cu130.lock")
         for name in names:
             (folder / name).write_bytes((source / name).read_bytes())
-        constraints = [f"--constraint={PROJECT / name}" for name in names[1:] if locks == IMAGE]
+        constraints = [f"--constraint={PROJECT / name}" for name in names[1:] if locks != PROJECT]
         done = execute(
             sys.executable, LOCK_TOOL, *constraints, cwd=folder, env=os.environ | {"PATH": path}
         )

@@ -92,6 +92,22 @@ ELSEWHERE = {
     "engine/test_bench.py::test_the_lines_of_tune_work_in_a_recipe": ["make tune"],
 }
 
+# Run in a text project by test_text.py.
+IN_A_TEXT_PROJECT = {
+    "test_text.py::test_a_command_of_the_readme_runs": [
+        'make train ARGS="--model.optimizer sgd --model.learning_rate 0.1 --model.dropout 0.2"',
+        "make train CONFIG=configs/table.yaml",
+        'make train CONFIG=configs/table.yaml ARGS="--data.options.path data/mine"',
+        "make train CONFIG=configs/mlm.yaml",
+        "make resume RUN=runs/languages/…",
+        "make evaluate RUN=runs/languages/…",
+        "python -m my_project fit --config configs/languages.yaml",
+    ],
+    "test_text.py::test_a_text_project_trains_scores_and_answers": [
+        'curl --data-binary "suomi, ruotsi, Viro" http://127.0.0.1:8000/predict'
+    ],
+}
+
 # Run by no test, and why.
 EXCEPTIONS = {
     "needs a GPU": [
@@ -111,7 +127,7 @@ EXCEPTIONS = {
         "git clone https://github.com/org/torch-gpu-template",
         'pip install "cookiecutter>=2.7.1"',
         "cookiecutter gh:org/torch-gpu-template",
-        "make setup CUDA=cu126",
+        *("make setup CUDA=cu126", "make train CONFIG=configs/mrpc.yaml"),
         *("apt install gcc python3-dev", "apt install fonts-noto-cjk"),
         "wandb sync",
     ],
@@ -142,12 +158,13 @@ def commands(text: str) -> set[str]:
 
 
 def decided() -> set[str]:
-    return {*HERE, *chain(*ELSEWHERE.values(), *EXCEPTIONS.values())}
+    elsewhere = ELSEWHERE | IN_A_TEXT_PROJECT | EXCEPTIONS
+    return {*HERE, *chain(*elsewhere.values())}
 
 
 @pytest.fixture(scope="module")
-def readmes(default_project) -> dict[Path, str]:
-    folders = TEMPLATE, default_project.path
+def readmes(default_project, bake) -> dict[Path, str]:
+    folders = TEMPLATE, default_project.path, bake({"task": "text"}).path
     return {folder: (folder / "README.md").read_text() for folder in folders}
 
 
@@ -162,7 +179,7 @@ def test_a_command_is_found_in_a_block_and_in_a_sentence():
     assert commands(text) == {"make new", "make other A=1"}
 
 
-@pytest.mark.parametrize("where", ELSEWHERE)
+@pytest.mark.parametrize("where", [*ELSEWHERE, *IN_A_TEXT_PROJECT])
 def test_the_test_that_runs_a_command_exists(where):
     name, _, test = where.partition("::")
     engine = TEMPLATE / "{{cookiecutter.project_slug}}" / "tests"

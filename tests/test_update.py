@@ -285,7 +285,7 @@ def test_a_project_from_before_the_engine_is_updated_as_upgrading_says(history, 
     blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     get, link, update = (b.replace(QUESTIONS["_repository"], str(history)) for b in blocks[:3])
     for block in (get, link):
-        done = project.run("bash", "-ec", block, input="\n" * 8)
+        done = project.run("bash", "-ec", block, input="\n" * 9)
         assert done.returncode == 0, done.stderr
     assert git("status", "--porcelain", cwd=project.path) == ""
     done = project.run("bash", "-ec", update)

@@ -110,8 +110,8 @@ def test_a_file_of_weights_is_loaded_and_a_head_for_other_classes_is_new(tmp_pat
     torch.testing.assert_close(
         network.embedding.tokens.weight, saved.network.embedding.tokens.weight
     )
-    query = saved.network.blocks[1].attention.queries_keys_values.weight
-    torch.testing.assert_close(network.blocks[1].attention.queries_keys_values.weight, query)
+    query = saved.network.blocks[0].attention.queries_keys_values.weight
+    torch.testing.assert_close(network.blocks[0].attention.queries_keys_values.weight, query)
     assert network.head.weight.shape[0] == 3
 
 

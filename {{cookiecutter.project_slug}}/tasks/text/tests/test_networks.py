@@ -5,7 +5,12 @@ import torch
 from torch import Tensor
 
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
-from {{ cookiecutter.__package_name }}.networks import NETWORKS, POSITIONS, build_network
+from {{ cookiecutter.__package_name }}.networks import (
+    NETWORKS,
+    POSITIONS,
+    build_network,
+    some_of,
+)
 
 VOCABULARY = 50
 
@@ -72,6 +77,17 @@ def test_a_network_is_one_graph(name, objective):
     batch = inputs(3, 16)
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*batch), network(*batch))
+
+
+def test_training_hides_tokens_and_without_dropout_it_does_not():
+    batch = inputs(4, 16)
+    for dropout, same in ((0.1, False), (0.0, True)):
+        network = build_network("tiny_encoder", 7, VOCABULARY, dropout=dropout)
+        assert torch.equal(network.train()(*batch), network(*batch)) == same
+        torch.testing.assert_close(network.eval()(*batch), network(*batch), rtol=0, atol=0)
+    mask = torch.ones(1000, 10, dtype=torch.bool)
+    chosen = some_of(mask, 0.4)
+    assert chosen[:, 0].all() and 0.38 < chosen[:, 1:].float().mean() < 0.42
 
 
 def test_a_row_with_more_tokens_than_positions_is_refused():

@@ -41,8 +41,8 @@ def languages() -> TextSplits:
     splits = []
     for part, count in enumerate(TEXTS_PER_LANGUAGE):
         texts, labels = list[str](), list[Label]()
-        for language in LANGUAGES:
-            for _ in range(count):
+        for _ in range(count):  # languages in turn: the pictures show the first rows
+            for language in LANGUAGES:
                 chosen = random.permutation(names[language][part])[:NAMES_PER_TEXT]
                 texts.append("; ".join(chosen))
                 labels.append(language)

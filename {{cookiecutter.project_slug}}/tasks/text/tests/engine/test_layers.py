@@ -7,7 +7,7 @@ from torch import nn
 from {{ cookiecutter.__package_name }}.engine import build_optimizer, freeze
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.text.layers import decay_layers, depths
-from {{ cookiecutter.__package_name }}.networks import build_network
+from {{ cookiecutter.__package_name }}.networks import Encoder
 
 BLOCK = [
     "attention.queries_keys_values",
@@ -20,7 +20,8 @@ NORMS = ["attention_norm", "token_norm"]
 
 @pytest.fixture
 def network() -> nn.Module:
-    return build_network("tiny_encoder", num_outputs=3, vocab_size=20)
+    """Two blocks: embeddings are at depth 0, the blocks at 1 and 2, the head is at 3."""
+    return Encoder(20, 3, False, 0.1, 0.0, width=8, heads=2, depth=2)
 
 
 def groups_of(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[tuple, set[str]]:
@@ -43,6 +44,8 @@ def block(number: int, kind: str) -> set[str]:
 
 
 EMBEDDING = {f"embedding.{name}" for name in ("tokens.weight", "positions", "segments.weight")}
+EMBEDDING |= {"neighbours.convolution.weight"}
+NEIGHBOURS = {"neighbours.convolution.bias"}
 NORM = {"norm.weight", "norm.bias"}
 
 
@@ -51,7 +54,7 @@ def test_weight_decay_spares_biases_and_norms(network):
     decay_layers(optimizer, network, 1.0)
     assert groups_of(optimizer, network) == {
         (0.1, 0.01): EMBEDDING | block(0, "matrices") | block(1, "matrices") | {"head.weight"},
-        (0.1, 0.0): block(0, "others") | block(1, "others") | NORM | {"head.bias"},
+        (0.1, 0.0): NEIGHBOURS | block(0, "others") | block(1, "others") | NORM | {"head.bias"},
     }
 
 
@@ -66,6 +69,7 @@ def test_the_learning_rate_falls_from_the_head_to_the_embeddings(network):
         (0.025, 0.01): block(0, "matrices"),
         (0.025, 0.0): block(0, "others"),
         (0.0125, 0.01): EMBEDDING,
+        (0.0125, 0.0): NEIGHBOURS,
     }
     assert optimizer.param_groups[0]["lr"] == 0.1  # the rate that is logged
 
