@@ -279,6 +279,17 @@ def test_lora_is_loaded_with_the_same_pretrained_weights(tmp_path):
     )
 
 
+def test_an_encoder_with_lora_is_one_graph_too():
+    made = add_lora(encoder("bert"), 4, 8.0)
+    inputs = texts(made)
+    torch._dynamo.reset()
+    compiled = torch.compile(made, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*inputs), made(*inputs))
+    compiled(*inputs).sum().backward()
+    learning = [weight for weight in made.parameters() if weight.requires_grad]
+    assert all(weight.grad is not None for weight in learning)
+
+
 def test_lora_without_blocks_or_rank_is_refused():
     with pytest.raises(UserError, match="has no linear layer inside of"):
         add_lora(nn.Sequential(nn.Linear(2, 2)), 4, 8.0)
