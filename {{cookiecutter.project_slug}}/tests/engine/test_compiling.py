@@ -384,9 +384,17 @@ def test_no_step_waits_for_the_gpu_even_if_it_logs_or_shows_its_loss(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize(("strategy", "calls"), [("auto", 0), ("data-parallel", 20)])
+@pytest.mark.parametrize(
+    ("strategy", "mode", "calls"),
+    [
+        ("auto", "step-graph", 0),
+        ("auto", "reduce-overhead", 0),
+        ("data-parallel", "step-graph", 0),  # the call is in the graph
+        ("data-parallel", "reduce-overhead", 20),
+    ],
+)
 def test_steps_between_two_log_steps_copy_nothing_from_the_gpu_and_sum_once(
-    strategy, calls, call, monkeypatch
+    strategy, mode, calls, call, monkeypatch
 ):
     """Of 20 steps, without a line of progress."""
     profile = torch.profiler.profile()
@@ -401,11 +409,12 @@ def test_steps_between_two_log_steps_copy_nothing_from_the_gpu_and_sum_once(
     monkeypatch.setattr(ImageClassifier, "on_train_batch_start", start, raising=False)
     monkeypatch.setattr(Lines, "seconds", 1e9)
     flags = ("--trainer.log_every_n_steps=50", f"--trainer.strategy={strategy}")
-    assert call(*ON_GPU, "--model.network=resnet18", "--model.compile=true", *flags) == 0
+    assert call(*ON_GPU, "--model.network=resnet18", f"--model.compile={mode}", *flags) == 0
     names = Counter(event.name for event in profile.events())
     assert not [name for name in names if name.startswith("Memcpy DtoH")]
     shared = {name: count for name, count in names.items() if name.startswith("c10d::")}
     assert sum(shared.values()) == calls and set(shared) <= {"c10d::allreduce_"}
+    assert mode != "step-graph" or names["cudaGraphLaunch"] == 20
 
 
 @pytest.mark.gpu

@@ -50,6 +50,12 @@ def test_a_run_too_short_to_pay_for_compiling_is_not_compiled():
     mode, why = decisions.compile_mode(H200, "cuda", True, 480)
     assert mode is False
     assert "480 steps" in why
+    mode, why = decisions.compile_mode(H200, "cuda", True, 480, None, True)
+    assert mode == "eager-graph" and "480 steps; compiling pays off after about 3000" in why
+    mode, why = decisions.compile_mode(H200, "cuda", True, 4000, None, True, lengths=4)
+    assert mode == "eager-graph" and "after about 12000" in why
+    bare = replace(H200, compiler=False)
+    assert decisions.compile_mode(bare, "cuda", True, 10**6, None, True).value == "eager-graph"
 
 
 def test_compile_mode_follows_the_hardware():
@@ -191,7 +197,7 @@ def test_eight_processes_of_torchrun_on_two_hosts_decide_for_the_weakest():
     assert found["trainer.strategy"] == "data-parallel"
     assert found["data.global_batch_size"] == 256 * 16
     assert found["data.workers"] == 3
-    assert found["model.compile"] is False
+    assert found["model.compile"] == "eager-graph"
     assert decisions.in_common([H200, V100]).gpus[0].capability == (7, 0)
 
 

@@ -23,6 +23,9 @@ Config = Mapping[str, Any]
 # ResNet-50, and saves 3 and 16 ms per step. It pays off after about this many steps.
 MIN_STEPS_TO_COMPILE = 3000
 
+# The whole step as one CUDA graph: compiled, or of the kernels that run without compiling.
+STEP_GRAPHS = ("step-graph", "eager-graph")
+
 JPEG_ENGINES = {(8, 0), (9, 0), (10, 0), (10, 3)}  # A100, H100, H200, data-center Blackwell
 # ResNet-50 on an H200 needs so many cores per GPU; 16 suffice in some epochs, 12 reach 70%.
 MIN_CORES_TO_DECODE = 24
@@ -242,6 +245,7 @@ def decide(
     decodes: bool = False,
     manual_optimization: bool = False,
     plain_step: bool = True,
+    lengths: int = 1,
     wandb: Decision = WANDB_OFF,
 ) -> Decisions:
     """Return all decisions for a run, with reasons.
@@ -256,6 +260,7 @@ def decide(
         decodes: the data have a setting that chooses where files are decoded.
         manual_optimization: the task uses it, so its step is not compiled.
         plain_step: the task leaves training_step() to the engine.
+        lengths: the number of different lengths of a training batch.
         wandb: whether wandb logs the run, and why.
 
     Raises UserError if what is requested does not fit the machine or the data.
@@ -271,7 +276,7 @@ def decide(
     strategy = _strategy(asked, layout, version)
     precision_ = asked("precision") or precision(machine, kind)
     compiled = Decision(False, "the task uses manual optimization")
-    if not manual_optimization or get(config, "model.compile") == "step-graph":
+    if not manual_optimization or get(config, "model.compile") in STEP_GRAPHS:
         steps = optimizer_steps(config.get("trainer") or {}, batches, accumulate.value)
         one_part = layout.processes * accumulate.value == 1
         buffered = version.value > 1 and plain_step and strategy.value in ("auto", "data-parallel")
@@ -279,7 +284,7 @@ def decide(
         graphs = one_part or buffered
         scaled = str(precision_.value).startswith("16")  # the loss: the host waits in each step
         whole = graphs and plain_step and not manual_optimization and not scaled
-        compiled = compile_mode(machine, kind, graphs, steps, asked("compile"), whole)
+        compiled = compile_mode(machine, kind, graphs, steps, asked("compile"), whole, lengths)
     saving = Decision("adaptive", "saving takes at most 2% of the time")
     return Decisions(
         **{each.name: getattr(layout, each.name) for each in fields(layout)},
@@ -459,12 +464,14 @@ def compile_mode(
     steps: float,
     requested: Decision | None = None,
     whole_step: bool = False,
+    lengths: int = 1,
 ) -> Decision:
-    """Return torch.compile's mode, step-graph, or False.
+    """Return torch.compile's mode, step-graph, eager-graph, or False.
 
     `graphs` tells whether CUDA graphs are possible: a step has one batch, or its gradients are
     summed in a buffer; `whole_step`, whether a step can be one graph. `steps` is the number of
-    optimizer steps of the run. `requested` (true, false or a mode) takes precedence.
+    optimizer steps of the run, `lengths` the number of different lengths of a batch: each compiles
+    its own code. `requested` (true, false or a mode) takes precedence.
     """
     # CUDA graphs fail BatchNorm under DDP (pytorch issue 139207) and, without a buffer, summed
     # gradients (169545).
@@ -474,13 +481,15 @@ def compile_mode(
         return Decision(best if requested.value is True else requested.value, requested.why)
     if accelerator != "cuda":
         return Decision(False, "no GPU; on a CPU, compiling takes longer than it saves")
+    uncompiled = "eager-graph" if whole_step else False
     if not machine.compiler:
         return Decision(
-            False, "no C compiler or no Python headers (Debian: apt install gcc python3-dev)"
+            uncompiled, "no C compiler or no Python headers (Debian: apt install gcc python3-dev)"
         )
-    if steps < MIN_STEPS_TO_COMPILE:
-        why = f"{steps:.0f} steps; it pays off after about {MIN_STEPS_TO_COMPILE}"
-        return Decision(False, f"{why}. --model.compile true compiles anyway")
+    enough = MIN_STEPS_TO_COMPILE * lengths
+    if steps < enough:
+        why = f"{steps:.0f} steps; compiling pays off after about {enough}"
+        return Decision(uncompiled, f"{why}. --model.compile true compiles anyway")
     if not graphs:
         return Decision(best, "no CUDA graphs: a step has several batches")
     launches = "one launch a step" if whole_step else "they remove launch overhead"

@@ -17,7 +17,7 @@ from . import contract
 from .contract import Best
 from .data.module import Data
 from .data.rows import as_rows, joined, to_length
-from .decisions import STEP_VERSION, Decision, Decisions
+from .decisions import STEP_GRAPHS, STEP_VERSION, Decision, Decisions
 from .errors import UserError
 from .fast.compile import (
     CompileMode,
@@ -275,28 +275,29 @@ class Preparation(L.Callback):
         if task.is_new_run and trainer.ckpt_path is None:
             self._initialize(trainer, task)
         task.is_new_run = False
-        if task.flags.compile == "step-graph" and not has_plain_step(task):
+        if task.flags.compile in STEP_GRAPHS and not has_plain_step(task):
             raise UserError(
-                "model.compile is step-graph, but the task overrides training_step(): leave it"
-                " unset."
+                f"model.compile is {task.flags.compile}, but the task overrides training_step():"
+                " leave it unset."
             )
         if task.decisions is not None:
             decision = task.decisions.compile
-        elif task.automatic_optimization or task.flags.compile == "step-graph":
+        elif task.automatic_optimization or task.flags.compile in STEP_GRAPHS:
             decision = decide_compiling(
                 trainer, task.flags.compile, has_several_parts(trainer) and has_plain_step(task)
             )
         else:
             decision = Decision(False, "the task optimizes by hand")
-        if decision.value == "step-graph" and (reason := reason_against(trainer, task)):
-            if task.flags.compile == "step-graph":
-                raise UserError(f"model.compile is step-graph, but {reason}: leave it unset.")
-            decision = Decision("reduce-overhead", f"no step graph, because {reason}")
-            print_once(f"torch.compile: reduce-overhead: {decision.why}.")
+        if decision.value in STEP_GRAPHS and (reason := reason_against(trainer, task)):
+            if task.flags.compile in STEP_GRAPHS:
+                raise UserError(f"model.compile is {decision.value}, but {reason}: leave it unset.")
+            instead = "reduce-overhead" if decision.value == "step-graph" else False
+            decision = Decision(instead, f"no step graph, because {reason}")
+            print_once(f"torch.compile: {instead or 'off'}: {decision.why}.")
         task.compile_decision = decision
         self.trainable, self.compared = _trainable(task), False
         task.parts_per_step = trainer.accumulate_grad_batches * trainer.world_size
-        if decision.value:
+        if decision.value and decision.value != "eager-graph":
             print_once("The first step compiles the network: up to a minute, once.")
             task.train_step = compile_task(task.network, loss_and_outputs, decision.value)
 

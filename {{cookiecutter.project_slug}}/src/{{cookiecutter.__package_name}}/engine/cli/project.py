@@ -93,8 +93,9 @@ def task_with_flags(task: "type[Task]") -> "type[Task]":
             """Build the task.
 
             Args:
-                compile: true, false, a mode of torch.compile, or step-graph (the whole step in one
-                    CUDA graph); unset: depends on the hardware and the length of the run.
+                compile: true, false, a mode of torch.compile, step-graph (the whole step in one
+                    CUDA graph) or eager-graph (the same, not compiled); unset: depends on the
+                    hardware and the length of the run.
                 channels_last: store 4-dimensional weights channels last, as images are; this is
                     faster on GPUs and CPUs.
                 activation_checkpointing: recompute blocks in the backward pass, which takes less

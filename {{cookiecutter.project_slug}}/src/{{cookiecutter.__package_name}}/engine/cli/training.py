@@ -20,6 +20,7 @@ from .. import nvml
 from ..artifacts import artifacts_of
 from ..data.rows import with_size
 from ..decisions import (
+    STEP_GRAPHS,
     Decisions,
     Layout,
     applied,
@@ -235,6 +236,7 @@ class Training(LightningCLI):
             decodes=self.datamodule.gpu_decoder,
             manual_optimization=not self.model.automatic_optimization,
             plain_step=has_plain_step(self.model),
+            lengths=self.datamodule.batch_lengths,
             **({"wandb": decide_wandb(self.asked["tracking"]["wandb"])} if fits else {}),
         )
         if self.record:
@@ -252,11 +254,7 @@ class Training(LightningCLI):
             OutOfMemory(),
             StepSeed(config.seed_everything, by_rank=self.decisions.step_version.value == 1),
             Compiling(),
-            *(
-                [StepGraph(loss_and_outputs)]
-                if self.decisions.compile.value == "step-graph"
-                else []
-            ),
+            *([StepGraph(loss_and_outputs)] if self.decisions.compile.value in STEP_GRAPHS else []),
             *self._heartbeat(),
             RunCheckpoint(
                 self.run_folder,
@@ -300,9 +298,9 @@ class Training(LightningCLI):
             try:
                 with record.timed("fit"):
                     self.trainer.fit(model, **kwargs)
+                self._record_compiling(model, record)
             finally:
                 self._record_data(record)
-                self._record_compiling(model, record)
             results = write_digests(self.run_folder, model, self.trainer.optimizers)
             record.update(results=summary.results_of(self.trainer) | results)
             draw = self.project.load(self.project.pictures)
@@ -329,7 +327,7 @@ class Training(LightningCLI):
     def _record_compiling(self, model: Task, record: RunRecord) -> None:
         """Record how the step was compiled, if this turned out only when training began."""
         found = model.compile_decision
-        if self.decisions.compile.value == "step-graph" and found.value == "reduce-overhead":
+        if self.decisions.compile.value in STEP_GRAPHS and found.value not in STEP_GRAPHS:
             self.decisions = replace(self.decisions, compile=found)
             record.update_start(decisions=self.decisions.as_json())
 

@@ -15,7 +15,7 @@ from ..contract import Facts, Rows, Splits, Uniforms, count
 from ..decisions import Decisions, LoaderName, decide
 from ..errors import UserError
 from .open_files import check_open_files
-from .order import BatchShard, EpochPlan
+from .order import BatchShard, EpochPlan, fixed_lengths
 from .resident import ResidentLoader
 from .rows import as_rows, with_size
 from .streaming import RowsReader, StreamConfig, StreamingLoader, check_shared_memory
@@ -68,6 +68,12 @@ class Data(L.LightningDataModule):
         batches = {"batch_size": self.batch_size, "eval_batch_size": self.eval_batch_size}
         config = {"data": asdict(self.flags) | batches, "trainer": {"accelerator": "cpu"}}
         return decide(config, hardware.this_machine(), with_size(self.facts(), self.splits))
+
+    @property
+    def batch_lengths(self) -> int:
+        """The number of different lengths that training batches have."""
+        lengths = as_rows(self.splits.train).lengths
+        return 1 if lengths is None else len(fixed_lengths(lengths))
 
     def train_dataloader(self) -> Loader:
         """Return the loader of the training split; UserError if it has too few rows for a step."""

@@ -71,6 +71,8 @@ class ResidentLoader:
 
     def of_each_length(self) -> list[Any]:
         """Return a batch of each length that batches have, cut or padded, to prepare for them."""
+        if not self.plan.fixed:
+            return []
         row = self.plan.indices(0)[0]
         row = row if self.copies else row.to(self.device)
         return [self._batches(0, (row, length)) for length in self.plan.fixed]

@@ -9,7 +9,7 @@ from torch import nn
 from ..decisions import Decision, compile_mode
 from ..hardware import this_machine
 
-CompileMode = Literal["default", "reduce-overhead", "max-autotune", "step-graph"]
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "step-graph", "eager-graph"]
 
 
 def decide_compiling(trainer: Any, asked: bool | CompileMode | None, buffered: bool) -> Decision:

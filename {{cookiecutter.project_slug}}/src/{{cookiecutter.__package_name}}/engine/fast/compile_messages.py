@@ -74,7 +74,7 @@ class Compiling(L.Callback):
         keep_cache(this_machine().cpu)
 
     def on_train_start(self, trainer, pl_module) -> None:
-        if not pl_module.compile_decision.value or "TORCH_LOGS" in os.environ:
+        if pl_module.compile_decision.value in (False, "eager-graph") or "TORCH_LOGS" in os.environ:
             return
         self.prints = is_rank_zero()
         try:

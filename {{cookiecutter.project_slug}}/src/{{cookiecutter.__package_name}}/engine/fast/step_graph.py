@@ -1,4 +1,4 @@
-"""A training step as one CUDA graph: forward, backward, optimizer and schedule.
+"""A training step, compiled or not, as one CUDA graph: forward, backward, optimizer and schedule.
 
 The host then launches one graph per step instead of some hundred kernels, or one per micro-batch if
 a step has several. Lightning does not see a graph's replay, so this module counts the steps for it
@@ -9,6 +9,7 @@ options and each shape of a batch gets its own: step_versions.py tells versions 
 """
 
 import copy
+import time
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -18,6 +19,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
+from ..decisions import STEP_GRAPHS
 from ..ranks import is_rank_zero
 from .data_parallel import DataParallel
 from .patches import detects_anomalies, step_counts
@@ -25,11 +27,14 @@ from .step_parts import StepParts
 from .step_versions import StepVersions
 
 EAGER_STEPS = 3  # training steps before the capture: they compile and allocate lasting memory
+# Telling versions of the code apart takes some seconds, which recording must save: so many of eager
+# steps must be left.
+SECONDS_THAT_PAY = 10.0
 MOST_VERSIONS = 8  # of the code and the optimizer's options; torch.compile has the same limit
 
 
 class StepGraph(L.Callback):
-    """Runs a task's training steps if its compile decision is step-graph.
+    """Runs a task's training steps if its compile decision is step-graph or eager-graph.
 
     The first steps run eagerly, then each kind of step is captured when it first occurs.
 
@@ -43,8 +48,9 @@ class StepGraph(L.Callback):
         self.loss_and_outputs = loss_and_outputs
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        if pl_module.compile_decision.value != "step-graph":
+        if pl_module.compile_decision.value not in STEP_GRAPHS:
             return
+        self.compiled = pl_module.compile_decision.value == "step-graph"
         self.model, self.device = pl_module, pl_module.device
         self.automatic = pl_module.automatic_optimization
         pl_module.automatic_optimization, pl_module.step_graph = False, self
@@ -79,6 +85,7 @@ class StepGraph(L.Callback):
     def reset(self) -> None:
         """Drop the graphs, so that the next steps capture new ones."""
         self.steps, self.versions = 0, StepVersions(self.loss_and_outputs)
+        self.pays = self.compiled
         self.pool: Any = None
         self.example: Any = None  # the batch by which the code is asked: shapes are told apart here
         self.places = self._addresses()
@@ -93,7 +100,10 @@ class StepGraph(L.Callback):
         if ends:
             for count in self.counts:
                 count.increment_ready()
-        version = None if self.steps < EAGER_STEPS else self._number_of_version(batch)
+        if not self.compiled and (parts is None or parts.begins):
+            self._time_eager_steps()
+        is_early = self.steps < EAGER_STEPS or not self.pays
+        version = None if is_early else self._number_of_version(batch)
         if self.steps == EAGER_STEPS and version is not None and (parts is None or parts.begins):
             self._prepare_lengths(version)
         if version is None:
@@ -118,6 +128,20 @@ class StepGraph(L.Callback):
         """Return where in memory the weights and buffers are."""
         tensors = (*self.model.parameters(), *self.model.buffers())
         return [tensor.data_ptr() for tensor in tensors]
+
+    def _time_eager_steps(self) -> None:
+        """Without compiling, record only if that takes less time than it will save."""
+        if self.steps not in (1, EAGER_STEPS):
+            return
+        torch.cuda.synchronize(self.device)
+        if self.steps == 1:
+            self.began = time.monotonic()
+            return
+        seconds = (time.monotonic() - self.began) / (EAGER_STEPS - 1)
+        trainer = self.model.trainer
+        left = trainer.estimated_stepping_batches - trainer.global_step
+        # Several ranks must do the same, and each measures other times.
+        self.pays = trainer.world_size > 1 or left * seconds >= SECONDS_THAT_PAY
 
     def _number_of_version(self, batch: Any) -> int | None:
         """Return the number of what a step computes, or None if a graph might miss a change."""

@@ -5,8 +5,8 @@ starts. Nothing in its forward pass waits for the GPU or depends on values: tran
 mask if it finds no padding, and for that waits. Here it gets a mask of four dimensions, which it
 takes as it is (transformers 5.24, masking_utils.py).
 
-Importing the code of one encoder takes 3 s, two of which torch.compile needs anyway. So this file
-imports transformers only if an encoder is built.
+Importing the code of one encoder takes a second or two, so this file imports transformers only if
+one is built.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,8 @@ class Encoder(nn.Module):
     """An encoder of transformers, with its head for classes, numbers or masked tokens.
 
     Its attention is scaled_dot_product_attention where transformers offers it for this type, which
-    it does not for deberta-v2.
+    it does not for deberta-v2. That type also copies a constant to the GPU, unless it is compiled:
+    in a CUDA graph, it has to be.
 
     Args:
         config: transformers' configuration.
@@ -108,9 +109,11 @@ def load_encoder(
 
     Raises UserError if there is no such encoder, or it does not fit the data.
     """
-    config = encoder_config.config_of(name)
-    options = num_outputs, vocab_size, padding_id, objective, dropout, pretrained
-    encoder_config.adapt(config, *options)
+    config = encoder_config.kept(name)
+    if config is None:
+        config = encoder_config.config_of(name)
+        options = num_outputs, vocab_size, padding_id, objective, dropout, pretrained
+        encoder_config.adapt(config, *options)
     return Encoder(config, num_outputs, objective)
 
 
