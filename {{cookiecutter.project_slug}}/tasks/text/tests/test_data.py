@@ -2,7 +2,12 @@
 
 import torch
 
-from {{ cookiecutter.__package_name }}.data import LANGUAGES, TextData, languages, synthetic
+from {{ cookiecutter.__package_name }}.data import (
+    LANGUAGES,
+    TextData,
+    languages,
+    synthetic,
+)
 
 
 def test_languages_have_as_many_texts_each_and_no_name_is_in_two_splits():
