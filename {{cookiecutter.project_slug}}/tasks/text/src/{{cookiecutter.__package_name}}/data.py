@@ -26,7 +26,7 @@ LANGUAGES = (
 )
 NAMES = ("languages", "territories", "scripts", "currencies")
 NAMES_PER_TEXT = 8
-TEXTS_PER_LANGUAGE = (500, 100, 100)  # to train, to validate, to test
+TEXTS_PER_LANGUAGE = (1500, 100, 100)  # to train, to validate, to test
 
 
 def languages() -> TextSplits:
@@ -34,7 +34,7 @@ def languages() -> TextSplits:
 
     They are the names of languages, countries, scripts and currencies in Unicode's CLDR, which
     Babel 2.18 contains (Unicode License v3). What one split names, no other split names in any
-    language. A naive Bayes of letters and pairs of letters reaches 89% accuracy.
+    language. A naive Bayes of letters and pairs of letters reaches 90% accuracy.
     """
     random = np.random.default_rng(0)
     names = {language: names_in(language) for language in LANGUAGES}

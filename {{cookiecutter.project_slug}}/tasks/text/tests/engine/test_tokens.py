@@ -16,7 +16,10 @@ from {{ cookiecutter.__package_name }}.engine.artifacts import artifacts_of
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.text.module import TextModule
 from {{ cookiecutter.__package_name }}.engine.text.splits import Texts, TextSplits
-from {{ cookiecutter.__package_name }}.engine.text.token_cache import key_of, tokens_of
+from {{ cookiecutter.__package_name }}.engine.text.token_cache import (
+    key_of,
+    tokens_of,
+)
 from {{ cookiecutter.__package_name }}.engine.text.tokenizer import (
     TextTokenizer,
     loaded,
