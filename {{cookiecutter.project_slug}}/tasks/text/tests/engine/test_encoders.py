@@ -189,7 +189,7 @@ def test_masked_tokens_are_only_those_of_the_tokenizer(tmp_path):
     made = load_encoder(str(tmp_path), 96, 96, "masked")  # 4 rows only round the embedding up
     tokens = torch.full((2, 8), 7)
     assert made(tokens, None, tokens > 0).shape == (2, 8, 96)
-    line = load_weights(made, str(tmp_path))
+    line = load_weights(made, str(tmp_path), ("classes", "of", "the data"))
     assert line.startswith(f"weights of {tmp_path}, sha256 ") and ";" not in line
     theirs = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
     expected = theirs(tokens).logits[..., :96]

@@ -38,7 +38,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: Any, outputs: int, objective: Objective) -> None:
         super().__init__()
-        self.outputs = outputs
+        self.outputs, self.objective = outputs, objective
         self.model = _build(config, objective)
         self.positions = _positions(self.model)
         self.has_segments = (getattr(config, "type_vocab_size", 0) or 0) > 1
@@ -123,15 +123,16 @@ def load_weights(network: nn.Module, name: str, classes: Sequence[str] = ()) -> 
     Args:
         network: an Encoder, or a module that has one.
         name: that of load_encoder(). A model type has no weights: the network keeps its own.
-        classes: the names of the data's classes. A pretrained head for the same names is put in
-            their order; one for other names is replaced.
+        classes: the names of the data's classes, if the head is for them. A pretrained head for
+            the same names is put in their order; one for other names is replaced.
 
     Returns a line for the record: which weights, which are new, which are not used. Raises
     UserError if they can't be read or do not fit.
     """
     if encoder_config.is_model_type(name):
         return f"none: {name} is a model type of transformers, so its weights are random"
-    return load_into(encoder_in(network).model, name, classes)
+    encoder = encoder_in(network)
+    return load_into(encoder.model, name, classes if encoder.objective == "classes" else ())
 
 
 def check_max_length(network: nn.Module, max_length: int) -> None:
