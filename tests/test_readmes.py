@@ -104,7 +104,7 @@ IN_A_TEXT_PROJECT = {
         "python -m my_project fit --config configs/languages.yaml",
     ],
     "test_text.py::test_a_text_project_trains_scores_and_answers": [
-        'curl --data-binary "suomi, ruotsi, Viro" http://127.0.0.1:8000/predict'
+        'curl --data-binary "Deutsch; Schweiz; Arabische Schrift" http://127.0.0.1:8000/predict'
     ],
 }
 
