@@ -95,7 +95,7 @@ ELSEWHERE = {
 # Run in a text project by test_text.py.
 IN_A_TEXT_PROJECT = {
     "test_text.py::test_a_command_of_the_readme_runs": [
-        'make train ARGS="--model.optimizer sgd --model.learning_rate 0.1 --model.dropout 0.2"',
+        'make train ARGS="--model.optimizer sgd --model.learning_rate 0.1 --model.dropout 0.05"',
         "make train CONFIG=configs/table.yaml",
         'make train CONFIG=configs/table.yaml ARGS="--data.options.path data/mine"',
         "make train CONFIG=configs/mlm.yaml",
@@ -104,7 +104,7 @@ IN_A_TEXT_PROJECT = {
         "python -m my_project fit --config configs/languages.yaml",
     ],
     "test_text.py::test_a_text_project_trains_scores_and_answers": [
-        'curl --data-binary "suomi, ruotsi, Viro" http://127.0.0.1:8000/predict'
+        'curl --data-binary "Deutsch; Schweiz; Arabische Schrift" http://127.0.0.1:8000/predict'
     ],
 }
 
@@ -127,6 +127,7 @@ EXCEPTIONS = {
         "git clone https://github.com/org/torch-gpu-template",
         'pip install "cookiecutter>=2.7.1"',
         "cookiecutter gh:org/torch-gpu-template",
+        "cookiecutter gh:org/torch-gpu-template task=text",
         *("make setup CUDA=cu126", "make train CONFIG=configs/mrpc.yaml"),
         *("apt install gcc python3-dev", "apt install fonts-noto-cjk"),
         "wandb sync",

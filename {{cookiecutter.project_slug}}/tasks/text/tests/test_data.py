@@ -2,12 +2,17 @@
 
 import torch
 
-from {{ cookiecutter.__package_name }}.data import LANGUAGES, TextData, languages, synthetic
+from {{ cookiecutter.__package_name }}.data import (
+    LANGUAGES,
+    TextData,
+    languages,
+    synthetic,
+)
 
 
 def test_languages_have_as_many_texts_each_and_no_name_is_in_two_splits():
     splits = languages()
-    assert splits.rows == {"train": 10_000, "val": 2_000, "test": 2_000}
+    assert splits.rows == {"train": 30_000, "val": 2_000, "test": 2_000}
     named = {}
     for split in ("train", "val", "test"):
         texts = getattr(splits, split)

@@ -21,12 +21,12 @@ from .engine.text.table import table
 from .engine.text.tokens import Tokens
 
 LANGUAGES = (
-    *("ast", "ca", "cs", "da", "de", "en", "es", "et", "fi", "fr"),
-    *("gl", "hr", "it", "nb", "nl", "nn", "pt", "sk", "sl", "sv"),
+    *("af", "ca", "cs", "da", "de", "en", "es", "et", "fi", "fr"),
+    *("gl", "hr", "hu", "it", "nb", "nl", "pt", "sk", "sl", "sv"),
 )
 NAMES = ("languages", "territories", "scripts", "currencies")
 NAMES_PER_TEXT = 8
-TEXTS_PER_LANGUAGE = (500, 100, 100)  # to train, to validate, to test
+TEXTS_PER_LANGUAGE = (1500, 100, 100)  # to train, to validate, to test
 
 
 def languages() -> TextSplits:
@@ -34,7 +34,7 @@ def languages() -> TextSplits:
 
     They are the names of languages, countries, scripts and currencies in Unicode's CLDR, which
     Babel 2.18 contains (Unicode License v3). What one split names, no other split names in any
-    language. A naive Bayes of letters and pairs of letters reaches 87% accuracy.
+    language. A naive Bayes of letters and pairs of letters reaches 90% accuracy.
     """
     random = np.random.default_rng(0)
     names = {language: names_in(language) for language in LANGUAGES}
@@ -56,7 +56,7 @@ def names_in(language: str) -> list[np.ndarray]:
     splits_of = dict[str, set[int]]()
     for kind in NAMES:
         for code, name in getattr(Locale(language), kind).items():
-            digest = hashlib.sha256(f"{kind} {code}".encode()).digest()
+            digest = hashlib.sha256(f"{kind}:{code}".encode()).digest()
             splits_of.setdefault(name, set()).add((0, 0, 0, 1, 2)[digest[0] % 5])
     parts = ({0}, {1}, {2})  # a name of several things may be in several splits: leave it out
     return [np.array(sorted(name for name in splits_of if splits_of[name] == p)) for p in parts]

@@ -6,6 +6,8 @@ import pytest
 import torch
 from fake_hub import OF_TYPE, config, write_model
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from {{ cookiecutter.__package_name }}.engine import UserError
@@ -89,7 +91,7 @@ def test_an_encoder_is_one_graph_forward_and_backward(kind):
         torch.testing.assert_close(own.grad, theirs.grad, atol=1e-4, rtol=1e-4)
 
 
-class Waits(torch.utils._python_dispatch.TorchDispatchMode):
+class Waits(TorchDispatchMode):
     """Counts what would make the host wait for a GPU: values that leave their tensor."""
 
     def __init__(self) -> None:
@@ -112,6 +114,38 @@ def test_an_encoder_that_is_not_compiled_waits_for_no_value(kind):
         if kind == "bert":  # as transformers' own mask does, which is why it gets another
             made.model(input_ids=tokens.long(), attention_mask=torch.ones_like(tokens))
             assert waits.found
+
+
+class Moves(TorchDispatchMode):
+    """Collects the operations that copy a tensor between host and GPU, which a graph can't have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = list[str]()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            copied = args[-1] if func is torch.ops.aten.copy_.default else args[0]
+            if copied.device.type != result.device.type:
+                self.found.append(str(func))
+        return result
+
+
+@pytest.mark.parametrize("kind", list(OF_TYPE))
+def test_an_encoder_on_a_gpu_copies_nothing_from_or_to_the_host(kind):
+    with FakeTensorMode():  # which knows the devices of tensors without having them
+        with torch.device("cuda"):
+            made = Encoder(config(kind), CLASSES, "classes")
+            tokens = torch.zeros(4, LENGTH, dtype=torch.int32)
+            segments, mask = tokens.to(torch.uint8), tokens == 0
+        with Moves() as moves:
+            outputs = made(tokens, segments, mask)
+            assert outputs.device.type == "cuda"
+            assert bool(moves.found) == (kind == "deberta-v2")  # a constant, if not compiled
+            moves.found.clear()
+            tokens.cpu()
+            assert moves.found
 
 
 def test_roberta_counts_positions_from_the_padding_on():
@@ -155,7 +189,7 @@ def test_masked_tokens_are_only_those_of_the_tokenizer(tmp_path):
     made = load_encoder(str(tmp_path), 96, 96, "masked")  # 4 rows only round the embedding up
     tokens = torch.full((2, 8), 7)
     assert made(tokens, None, tokens > 0).shape == (2, 8, 96)
-    line = load_weights(made, str(tmp_path))
+    line = load_weights(made, str(tmp_path), ("classes", "of", "the data"))
     assert line.startswith(f"weights of {tmp_path}, sha256 ") and ";" not in line
     theirs = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
     expected = theirs(tokens).logits[..., :96]
@@ -174,7 +208,16 @@ def test_a_tokenizer_that_does_not_fit_the_weights_is_named(vocab_size, padding,
     write_model(tmp_path)
     with pytest.raises(UserError, match=rf"^data.tokenizer does not fit .*{message}.*--data.tok"):
         load_encoder(str(tmp_path), 2, vocab_size, padding_id=padding)
-    load_encoder(str(tmp_path), 2, vocab_size, padding_id=padding, pretrained=False)
+    untrained = load_encoder(str(tmp_path), 2, vocab_size, padding_id=padding, pretrained=False)
+    settings = untrained.model.config
+    assert (settings.vocab_size, settings.pad_token_id) == (vocab_size, padding)
+
+
+def test_rows_that_only_round_the_embedding_up_are_kept(tmp_path):
+    write_model(tmp_path)  # of 100 tokens
+    for pretrained in (True, False):  # false: from a run's checkpoint, which has them too
+        made = load_encoder(str(tmp_path), 2, 95, pretrained=pretrained)
+        assert made.model.config.vocab_size == 100
 
 
 class Tiny(nn.Module):
@@ -234,6 +277,17 @@ def test_lora_is_loaded_with_the_same_pretrained_weights(tmp_path):
         torch.equal(value, merged(other).state_dict()[key])
         for key, value in plain.state_dict().items()
     )
+
+
+def test_an_encoder_with_lora_is_one_graph_too():
+    made = add_lora(encoder("bert"), 4, 8.0)
+    inputs = texts(made)
+    torch._dynamo.reset()
+    compiled = torch.compile(made, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*inputs), made(*inputs))
+    compiled(*inputs).sum().backward()
+    learning = [weight for weight in made.parameters() if weight.requires_grad]
+    assert all(weight.grad is not None for weight in learning)
 
 
 def test_lora_without_blocks_or_rank_is_refused():

@@ -132,6 +132,11 @@ def test_without_a_network_the_files_and_their_folder_are_named(models, tmp_path
     )
 
 
+def test_model_types_that_are_spelled_like_an_unknown_name_are_named(hub):
+    with pytest.raises(UserError, match=r"no such model.* Model types spelled like it: deberta-v2"):
+        load_encoder("deberta_v2", 2, 100)
+
+
 @pytest.mark.parametrize("name", ["a b", "-tiny", "owner/na:me"])
 def test_what_can_be_no_name_of_a_model_is_refused(name, hub):
     with pytest.raises(UserError, match="which is no name of a model on a hub, and no folder"):

@@ -22,9 +22,15 @@ from {{ cookiecutter.__package_name }}.engine.cli.project import (
     Project,
     data_with_flags,
 )
-from {{ cookiecutter.__package_name }}.engine.run.record import facts_of, read_record
+from {{ cookiecutter.__package_name }}.engine.run.record import (
+    facts_of,
+    read_record,
+)
 from {{ cookiecutter.__package_name }}.engine.text.read import read
-from {{ cookiecutter.__package_name }}.engine.tools.serve import BadRequest, ServedRun
+from {{ cookiecutter.__package_name }}.engine.tools.serve import (
+    BadRequest,
+    ServedRun,
+)
 
 WORDS = [
     "the",

@@ -16,13 +16,18 @@ from {{ cookiecutter.__package_name }}.engine.artifacts import artifacts_of
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.text.module import TextModule
 from {{ cookiecutter.__package_name }}.engine.text.splits import Texts, TextSplits
-from {{ cookiecutter.__package_name }}.engine.text.token_cache import key_of, tokens_of
+from {{ cookiecutter.__package_name }}.engine.text.token_cache import (
+    key_of,
+    tokens_of,
+)
 from {{ cookiecutter.__package_name }}.engine.text.tokenizer import (
     TextTokenizer,
     loaded,
     read,
     trained,
 )
+
+PACKAGE = "{{ cookiecutter.__package_name }}"
 
 WORDS = [
     "the",
@@ -114,7 +119,7 @@ def test_a_run_that_resumes_uses_the_tokenizer_that_it_kept(tokenizer, tmp_path,
     data = module(splits())
     for name, content in data.artifacts().items():
         (tmp_path / "artifacts" / name).write_bytes(content)
-    monkeypatch.delattr("my_project.engine.text.module.trained")
+    monkeypatch.delattr(f"{PACKAGE}.engine.text.module.trained")
     with artifacts_of(tmp_path):
         again = module(splits(), name="of-a-hub/that-nobody-reaches")
     assert again.facts().fingerprint == data.facts().fingerprint
@@ -130,7 +135,7 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
 
 def test_training_a_tokenizer_again_in_another_process_gives_the_same(tokenizer):
     code = (
-        "from my_project.engine.text.tokenizer import trained\n"
+        f"from {PACKAGE}.engine.text.tokenizer import trained\n"
         f"print(trained({sentences(200)!r}, 60).digest)"
     )
     one_thread = os.environ | {"TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "7"}
@@ -143,7 +148,7 @@ def test_training_a_tokenizer_again_in_another_process_gives_the_same(tokenizer)
 def test_a_process_forked_after_tokenizing_tokenizes_without_a_word(tokenizer):
     code = (
         "import os\n"
-        "from my_project.engine.text.tokenizer import trained\n"
+        f"from {PACKAGE}.engine.text.tokenizer import trained\n"
         "texts = ['one two three'] * 5000\n"
         "tokenizer = trained(texts, 60)\n"
         "before = tokenizer.encode(texts, None, 16).tokens.sum()\n"

@@ -60,8 +60,9 @@ def choose(wanted: Wanted, columns: Sequence[str], path: Path, remarks: list[str
     text = found.pop("text")
     assert text is not None
     if unused:
-        remark = f"{path.name}: texts are the column {columns[text]!r}; not used: "
-        remarks.append(remark + join_names(unused))
+        texts = [columns[i] for i in (text, found["second"]) if i is not None]
+        named = " and ".join(map(repr, texts))
+        remarks.append(f"{path.name}: texts are read from {named}; not used: {join_names(unused)}")
     return Columns(text, **found)
 
 

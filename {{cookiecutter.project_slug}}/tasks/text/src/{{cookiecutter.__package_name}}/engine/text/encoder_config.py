@@ -3,6 +3,7 @@
 A run keeps it among its artifacts: one that resumes, is evaluated or served needs no hub.
 """
 
+import difflib
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -17,16 +18,26 @@ LEAST_SHARE = 0.9  # of the embedding's rows that the tokenizer uses: some are l
 SUCH_AS = "bert, roberta, distilbert, electra, deberta-v2 or modernbert"
 
 
+def kept(name: str) -> Any:
+    """Return the configuration that the run has kept of the network of this name, or None.
+
+    It is adapted to the data already. Only a run that resumes, is evaluated or served has one.
+    """
+    file = artifact(KEPT)
+    config = _parsed(file, name) if file else None
+    return config if config is not None and config.name_or_path == name else None
+
+
 def config_of(name: str) -> Any:
     """Return the configuration of an encoder by name, as transformers' PreTrainedConfig.
 
-    It is the one that the run has kept, if there is one. Otherwise the name is a model type of
-    transformers such as bert, which gets the defaults of transformers, a folder, or a name on the
-    hub. Raises UserError if there is none, or it is no encoder.
+    The name is a model type of transformers such as bert, which gets the defaults of transformers,
+    a folder, or a name on the hub. Raises UserError if there is none, or it is no encoder.
     """
+    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-    config = _kept(name) or (_defaults(name) if is_model_type(name) else _read(name))
+    config = AutoConfig.for_model(name) if is_model_type(name) else _read(name)
     kind = config.model_type
     if config.is_encoder_decoder or kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         raise UserError(
@@ -62,13 +73,15 @@ def adapt(
     for key, value in config.to_dict().items():
         if dropout is not None and "dropout" in key and isinstance(value, float | int):
             setattr(config, key, dropout)
-    if pretrained and not is_model_type(config.name_or_path):
-        _check_tokenizer(config, vocab_size, padding_id)
-        return
-    config.vocab_size, config.pad_token_id = vocab_size, padding_id
-    for key in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id"):
-        if (getattr(config, key, None) or 0) >= vocab_size:
-            setattr(config, key, None)
+    is_type = is_model_type(config.name_or_path)
+    misfit = _misfit(config, vocab_size, padding_id)
+    if misfit and pretrained and not is_type:
+        raise UserError(
+            f"data.tokenizer does not fit model.network: it {misfit}. Set --data.tokenizer"
+            f" {config.name_or_path}"
+        )
+    if misfit or is_type:
+        _set_vocabulary(config, vocab_size, padding_id)
 
 
 def as_file(config: Any) -> bytes:
@@ -76,22 +89,12 @@ def as_file(config: Any) -> bytes:
     return (config.to_json_string(use_diff=False).strip() + "\n").encode()
 
 
-def _kept(name: str) -> Any:
-    """Return the configuration that the run has kept of the network of this name, or None."""
-    file = artifact(KEPT)
-    config = _parsed(file, name) if file else None
-    return config if config is not None and config.name_or_path == name else None
-
-
-def _defaults(name: str) -> Any:
-    from transformers import AutoConfig
-
-    return AutoConfig.for_model(name)
-
-
 def _read(name: str) -> Any:
     """Return the configuration in a folder or on the hub."""
-    folder = files_of(name, CONFIG)
+    try:
+        folder = files_of(name, CONFIG)
+    except UserError as error:
+        raise UserError(f"{error}{_close_types(name)}") from error
     file = folder / CONFIG[0]
     if not file.is_file():
         where = folder if is_path(name) else name
@@ -100,6 +103,14 @@ def _read(name: str) -> Any:
             " transformers. Choose another."
         )
     return _parsed(file, name)
+
+
+def _close_types(name: str) -> str:
+    """Return a sentence on the model types that are spelled like a name, if there are any."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    close = difflib.get_close_matches(name, MODEL_FOR_MASKED_LM_MAPPING_NAMES)
+    return f" Model types spelled like it: {', '.join(close)}." if close else ""
 
 
 def _parsed(file: Path, name: str) -> Any:
@@ -122,15 +133,18 @@ def _parsed(file: Path, name: str) -> Any:
         ) from None
 
 
-def _check_tokenizer(config: Any, vocab_size: int, padding_id: int) -> None:
-    """Raise UserError if the tokenizer of the data is not the one that the weights know."""
+def _misfit(config: Any, vocab_size: int, padding_id: int) -> str | None:
+    """Return why a configuration is not made for the tokenizer of the data, or None if it is."""
     name, rows, pad = config.name_or_path, config.vocab_size, config.pad_token_id
     if not LEAST_SHARE * rows <= vocab_size <= rows:
-        found = f"has {vocab_size:,} tokens, and the weights of {name} have {rows:,}"
-    elif pad is not None and pad != padding_id:
-        found = f"has the id {padding_id} for padding, and the weights of {name} have {pad}"
-    else:
-        return
-    raise UserError(
-        f"data.tokenizer does not fit model.network: it {found}. Set --data.tokenizer {name}"
-    )
+        return f"has {vocab_size:,} tokens, and the weights of {name} have {rows:,}"
+    if pad is not None and pad != padding_id:
+        return f"has the id {padding_id} for padding, and the weights of {name} have {pad}"
+    return None
+
+
+def _set_vocabulary(config: Any, vocab_size: int, padding_id: int) -> None:
+    config.vocab_size, config.pad_token_id = vocab_size, padding_id
+    for key in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id"):
+        if (getattr(config, key, None) or 0) >= vocab_size:
+            setattr(config, key, None)

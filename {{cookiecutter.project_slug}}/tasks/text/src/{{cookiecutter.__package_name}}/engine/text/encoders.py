@@ -5,8 +5,8 @@ starts. Nothing in its forward pass waits for the GPU or depends on values: tran
 mask if it finds no padding, and for that waits. Here it gets a mask of four dimensions, which it
 takes as it is (transformers 5.24, masking_utils.py).
 
-Importing the code of one encoder takes 3 s, two of which torch.compile needs anyway. So this file
-imports transformers only if an encoder is built.
+Importing the code of one encoder takes a second or two, so this file imports transformers only if
+one is built.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,8 @@ class Encoder(nn.Module):
     """An encoder of transformers, with its head for classes, numbers or masked tokens.
 
     Its attention is scaled_dot_product_attention where transformers offers it for this type, which
-    it does not for deberta-v2.
+    it does not for deberta-v2. That type also copies a constant to the GPU, unless it is compiled:
+    in a CUDA graph, it has to be.
 
     Args:
         config: transformers' configuration.
@@ -37,7 +38,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: Any, outputs: int, objective: Objective) -> None:
         super().__init__()
-        self.outputs = outputs
+        self.outputs, self.objective = outputs, objective
         self.model = _build(config, objective)
         self.positions = _positions(self.model)
         self.has_segments = (getattr(config, "type_vocab_size", 0) or 0) > 1
@@ -108,9 +109,11 @@ def load_encoder(
 
     Raises UserError if there is no such encoder, or it does not fit the data.
     """
-    config = encoder_config.config_of(name)
-    options = num_outputs, vocab_size, padding_id, objective, dropout, pretrained
-    encoder_config.adapt(config, *options)
+    config = encoder_config.kept(name)
+    if config is None:
+        config = encoder_config.config_of(name)
+        options = num_outputs, vocab_size, padding_id, objective, dropout, pretrained
+        encoder_config.adapt(config, *options)
     return Encoder(config, num_outputs, objective)
 
 
@@ -120,15 +123,16 @@ def load_weights(network: nn.Module, name: str, classes: Sequence[str] = ()) -> 
     Args:
         network: an Encoder, or a module that has one.
         name: that of load_encoder(). A model type has no weights: the network keeps its own.
-        classes: the names of the data's classes. A pretrained head for the same names is put in
-            their order; one for other names is replaced.
+        classes: the names of the data's classes, if the head is for them. A pretrained head for
+            the same names is put in their order; one for other names is replaced.
 
     Returns a line for the record: which weights, which are new, which are not used. Raises
     UserError if they can't be read or do not fit.
     """
     if encoder_config.is_model_type(name):
         return f"none: {name} is a model type of transformers, so its weights are random"
-    return load_into(encoder_in(network).model, name, classes)
+    encoder = encoder_in(network)
+    return load_into(encoder.model, name, classes if encoder.objective == "classes" else ())
 
 
 def check_max_length(network: nn.Module, max_length: int) -> None:
