@@ -488,8 +488,8 @@ def compile_mode(
         )
     enough = MIN_STEPS_TO_COMPILE * lengths
     if steps < enough:
-        why = f"{steps:.0f} steps; compiling pays off after about {enough}"
-        return Decision(uncompiled, f"{why}. --model.compile true compiles anyway")
+        why = f"{steps:,.0f} steps; compiling pays off after {enough:,}"
+        return Decision(uncompiled, why)
     if not graphs:
         return Decision(best, "no CUDA graphs: a step has several batches")
     launches = "one launch a step" if whole_step else "they remove launch overhead"

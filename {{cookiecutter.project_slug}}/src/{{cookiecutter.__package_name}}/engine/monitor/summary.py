@@ -121,8 +121,8 @@ def _reason(decision: Decision) -> str:
 
 
 def _next(facts: Facts) -> str:
-    test = f"make evaluate (the test {facts.unit}, once) · " if facts.rows.get("test") else ""
-    return f"{test}change networks.py · make train again"
+    test = "make evaluate, once; then " if facts.rows.get("test") else ""
+    return f"{test}change networks.py, and make train"
 
 
 def format_score(score: float | None, best: Best) -> str:

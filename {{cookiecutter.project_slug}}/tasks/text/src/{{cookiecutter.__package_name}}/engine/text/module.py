@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from ..contract import Facts, Splits, Uniforms
-from ..data.module import Data, at_least
+from ..data.module import Data, Loader, at_least
 from ..data.rows import TensorRows, digest
 from ..data.shared import once_per_host
 from ..errors import UserError
+from ..ranks import is_rank_zero
 from .batch import TextBatch
+from .encoders import check_max_length
 from .masks import Masks
 from .splits import Texts, TextSplits
 from .token_cache import tokens_of
@@ -108,6 +110,21 @@ class TextModule(Data):
 
     def facts(self) -> Facts:
         return self._facts
+
+    def setup(self, stage: str) -> None:
+        """Raise UserError if the network has fewer positions than a text may have tokens."""
+        if self.trainer is not None:
+            check_max_length(self.trainer.lightning_module, self.max_length)
+
+    def train_dataloader(self) -> Loader:
+        """Return the loader of the training texts. Prints how much of their batches is padding."""
+        loader = super().train_dataloader()
+        *few, most = map(str, loader.plan.fixed)
+        lengths = f"{', '.join(few)} or {most}" if few else most
+        share = loader.plan.padding()
+        if is_rank_zero():
+            print(f"batches of {lengths} tokens; {share:.1%} of them are padding\n", flush=True)
+        return loader
 
     def artifacts(self) -> dict[str, Path | bytes]:
         """Return the tokenizer's files: `--data.tokenizer RUN/artifacts/tokenizer` loads them."""
