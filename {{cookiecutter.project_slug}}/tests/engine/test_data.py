@@ -1,7 +1,10 @@
 """Order, draws, loaders and augmentation: what a network sees depends on (seed, epoch, index)."""
 
+from itertools import combinations
+
 import pytest
 import torch
+from torch import Tensor
 
 from {{ cookiecutter.__package_name }}.augment import Augmentation
 from {{ cookiecutter.__package_name }}.data import SOURCES, ImageData, synthetic
@@ -216,6 +219,21 @@ def test_batches_of_rows_of_several_lengths_have_the_shortest_of_a_few():
     assert plan.lengths_of(torch.tensor([[0, 4], [1, -1], [2, 0]])) == [8, 16, 64]
     same = order.EpochPlan(8, order.BatchShard(2))
     assert same.lengths_of(torch.tensor([[0, 4], [1, -1]])) == [None, None] and not same.padding()
+
+
+def test_the_lengths_of_batches_are_those_that_need_the_least_padding():
+    def size(lengths: Tensor, fixed: tuple[int, ...]) -> int:
+        return sum(next(length for length in fixed if length >= row) for row in lengths.tolist())
+
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        lengths = torch.randint(1, 60, (seed + 1,), generator=generator).int()
+        longest = -(-int(lengths.max()) // 8) * 8
+        shorter = range(8, longest, 8)
+        ways = [(*some, longest) for n in range(4) for some in combinations(shorter, n)]
+        found = order.fixed_lengths(lengths)
+        assert found in ways
+        assert size(lengths, found) == min(size(lengths, way) for way in ways)
 
 
 def test_rows_of_similar_lengths_meet_in_a_step_and_steps_stay_shuffled():

@@ -186,14 +186,27 @@ def sorted_in_windows(order: Tensor, lengths: Tensor, step: int, seed: int, epoc
 
 
 def fixed_lengths(lengths: Tensor, most: int = 4, multiple: int = 8) -> tuple[int, ...]:
-    """Return the lengths that batches are padded or cut to: quantiles of the rows' lengths.
+    """Return the lengths that batches are padded or cut to: those that need the least padding.
 
-    At most `most` lengths keep the number of shapes to compile small. They are rounded up to a
+    At most `most` lengths keep the number of shapes to compile small. They are multiples of
     `multiple`; the longest row always fits. `lengths` is int32 (n,).
     """
-    quantiles = torch.arange(1, most + 1, dtype=torch.float64) / most
-    ends = torch.quantile(lengths.double(), quantiles, interpolation="higher").long().tolist()
-    return tuple(sorted({-(-end // multiple) * multiple for end in ends}))
+    rounded = (lengths.long() + multiple - 1) // multiple * multiple
+    candidates, counts = rounded.unique(return_counts=True)
+    rows = counts.cumsum(0).double()
+    shorter = torch.cat([rows.new_zeros(1), rows[:-1]])
+    # sizes[i, j]: the tokens of the rows from candidate j to i, all padded to candidate i.
+    sizes = (rows[:, None] - shorter) * candidates[:, None]
+    sizes = sizes.masked_fill(torch.ones_like(sizes).triu(1).bool(), torch.inf)
+    least, starts = sizes[:, 0], [torch.zeros_like(candidates)]
+    for _ in range(most - 1):  # one length more, for the rows from candidate `start` on
+        least, start = (sizes + torch.cat([least.new_zeros(1), least[:-1]])).min(1)
+        starts.append(start)
+    found, last = [], len(candidates) - 1
+    while last >= 0:
+        found.append(int(candidates[last]))
+        last = int(starts.pop()[last]) - 1
+    return tuple(reversed(found))
 
 
 def _key(seed: int, epoch: int) -> int:
