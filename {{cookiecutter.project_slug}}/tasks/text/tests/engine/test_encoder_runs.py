@@ -131,7 +131,7 @@ def test_what_is_wrong_with_a_name_is_one_line_and_status_2(
     assert call(*flags, folder=tmp_path / "a") == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line]
     assert len(errors) == 1
-    assert "A row has 16 tokens" in errors[0] and "has 8 positions" in errors[0]
+    assert "data.max_length is 32" in errors[0] and "has 8 positions" in errors[0]
     (folder / "model.safetensors").write_bytes(b"cut")
     assert call(*flags_of(table, str(folder)), folder=tmp_path / "b") == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line]
