@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     A process that has the engine's one test is given another file with it, the third: a short one.
     """
-    first = [f"test_{name}.py" for name in ("engine", "generation", "containers", "demo", "resume")]
+    first = [f"test_{name}.py" for name in ("engine", "generation", "containers", "text", "demo", "resume")]
     items.sort(key=lambda item: first.index(n) if (n := item.path.name) in first else len(first))
 
 
