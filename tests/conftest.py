@@ -29,7 +29,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     A process that has the engine's one test is given another file with it, the third: a short one.
     """
-    first = [f"test_{name}.py" for name in ("engine", "generation", "containers", "text", "demo", "resume")]
+    longest = ("engine", "generation", "containers", "text", "demo", "resume")
+    first = [f"test_{name}.py" for name in longest]
     items.sort(key=lambda item: first.index(n) if (n := item.path.name) in first else len(first))
 
 

@@ -142,7 +142,7 @@ def test_what_the_engine_has_for_texts_passes_its_tests(text, make):
 
 @pytest.fixture(scope="module")
 def trained(text, make, tmp_path_factory):
-    """The folder of a run, which is evaluated: of one epoch, or the weekly canary's whole recipe."""
+    """The folder of a run, which is evaluated. The weekly canary trains the whole recipe."""
     run, before = tmp_path_factory.mktemp("languages"), cpu_seconds()
     few = "" if os.environ.get("ALL_CASES") else "--trainer.max_epochs=1"
     assert make("train", f"ARGS={few}", RUN_FOLDER=str(run)).returncode == 0
