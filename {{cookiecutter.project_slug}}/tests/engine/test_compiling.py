@@ -19,7 +19,7 @@ from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.engine import decisions, hardware, task
 from {{ cookiecutter.__package_name }}.engine.data import resident
 from {{ cookiecutter.__package_name }}.engine.decisions import Decision
-from {{ cookiecutter.__package_name }}.engine.fast import patches
+from {{ cookiecutter.__package_name }}.engine.fast import patches, step_graph
 from {{ cookiecutter.__package_name }}.engine.fast.compile_messages import (
     keep_cache,
 )
@@ -366,9 +366,35 @@ ON_GPU = (*ON_GPU, "--trainer.max_epochs=2", "--trainer.max_steps=-1")
 ON_GPU = (*ON_GPU, "--trainer.log_every_n_steps=5", "--checkpoints.seconds=600")
 
 
+class Copies(Mine):
+    def between(self, features: Tensor) -> Tensor:
+        return features * torch.tensor([1.0], device=features.device)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("mode", ["false", "default", "reduce-overhead", "step-graph"])
+@pytest.mark.parametrize("kind", [Plain, Copies])
+def test_steps_that_are_recorded_uncompiled_are_those_without_a_graph(
+    kind, mine, call, monkeypatch, tmp_path, capsys
+):
+    """A step that copies to the GPU can't be recorded, and is not."""
+    mine(kind)
+    found = []
+    flags = ("--model.network=mine", "--model.small_images=false", "--model.compile=eager-graph")
+    for seconds in (1e9, 0):
+        monkeypatch.setattr(step_graph, "SECONDS_THAT_PAY", seconds)
+        folder = tmp_path / str(seconds)
+        assert call(*ON_GPU, *flags, folder=folder) == 0
+        found.append(json.loads((folder / "digests.json").read_text()))
+    assert found[0]["losses"] == found[1]["losses"] and found[0]["weights"] == found[1]["weights"]
+    assert ("no CUDA graphs any more" in capsys.readouterr().out) is (kind is Copies)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    "mode", ["false", "default", "reduce-overhead", "step-graph", "eager-graph"]
+)
 @pytest.mark.parametrize("mixed", ["", "--data.mixup=0.2 --data.cutmix=1 --data.cutout=8"])
 @pytest.mark.parametrize(
     "parts", ["", "--data.global_batch_size=512", "--trainer.strategy=data-parallel"]

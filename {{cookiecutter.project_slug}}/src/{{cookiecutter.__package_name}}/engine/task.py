@@ -377,9 +377,8 @@ class Preparation(L.Callback):
         elif isinstance(trainer.strategy, DDPStrategy):  # DDP reduces gradients of the same weights
             trainer.strategy.model = task
             trainer.strategy.configure_ddp()
-        for callback in trainer.callbacks:
-            if isinstance(callback, StepGraph):
-                callback.reset()
+        if task.step_graph is not None:
+            task.step_graph.reset()
 
     def _initialize(self, trainer: Any, task: Any) -> None:
         """Load a new run's weights: first in one process per host, which may download them."""

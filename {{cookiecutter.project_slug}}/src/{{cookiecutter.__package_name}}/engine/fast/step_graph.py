@@ -9,9 +9,8 @@ options and each shape of a batch gets its own: step_versions.py tells versions 
 """
 
 import copy
-import time
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -31,6 +30,22 @@ EAGER_STEPS = 3  # training steps before the capture: they compile and allocate 
 # steps must be left.
 SECONDS_THAT_PAY = 10.0
 MOST_VERSIONS = 8  # of the code and the optimizer's options; torch.compile has the same limit
+
+
+class Recorded(NamedTuple):
+    """A graph of a step or micro-batch, the batch that it reads, and what it computes."""
+
+    graph: torch.cuda.CUDAGraph
+    batch: Any
+    results: Any
+
+    def replay(self, batch: Any) -> Any:
+        """Train on a batch, and return loss, terms and outputs."""
+        for static, part in zip(self.batch, batch, strict=True):
+            if static is not None and part is not None:
+                static.copy_(part)
+        self.graph.replay()
+        return self.results
 
 
 class StepGraph(L.Callback):
@@ -85,13 +100,16 @@ class StepGraph(L.Callback):
     def reset(self) -> None:
         """Drop the graphs, so that the next steps capture new ones."""
         self.steps, self.versions = 0, StepVersions(self.loss_and_outputs)
-        self.pays = self.compiled
+        # None: not known yet. Several ranks must do the same, and each measures other times.
+        self.pays = True if self.compiled or self.model.trainer.world_size > 1 else None
+        self.prepared = False  # for all lengths
+        self.events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
         self.pool: Any = None
         self.example: Any = None  # the batch by which the code is asked: shapes are told apart here
         self.places = self._addresses()
         self.numbers: dict[Hashable, int] = {}  # of versions of the code and the options
         self.batches: dict[Any, Any] = {}  # which the graphs read, by their shapes
-        self.graphs: dict[Any, tuple[torch.cuda.CUDAGraph, Any]] = {}
+        self.graphs: dict[Any, Recorded] = {}
 
     def step(self, batch: Any) -> Tensor:
         """Train on a batch and return its loss."""
@@ -104,15 +122,16 @@ class StepGraph(L.Callback):
             self._time_eager_steps()
         is_early = self.steps < EAGER_STEPS or not self.pays
         version = None if is_early else self._number_of_version(batch)
-        if self.steps == EAGER_STEPS and version is not None and (parts is None or parts.begins):
+        if not self.prepared and version is not None and (parts is None or parts.begins):
             self._prepare_lengths(version)
-        if version is None:
+        recorded = None if version is None else self._graph(batch, version)
+        if recorded is None:
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
                 loss, terms, outputs = self._train_step(batch)
             torch.cuda.current_stream().wait_stream(self.stream)
         else:
-            loss, terms, outputs = self._replay(batch, version)
+            loss, terms, outputs = recorded.replay(batch)
         if ends:
             self.steps += 1
             for count in self.counts:
@@ -131,17 +150,15 @@ class StepGraph(L.Callback):
 
     def _time_eager_steps(self) -> None:
         """Without compiling, record only if that takes less time than it will save."""
-        if self.steps not in (1, EAGER_STEPS):
+        for step, event in zip((1, EAGER_STEPS), self.events, strict=True):
+            if self.steps == step:
+                event.record()
+        if self.steps < EAGER_STEPS or self.pays is not None or not self.events[1].query():
             return
-        torch.cuda.synchronize(self.device)
-        if self.steps == 1:
-            self.began = time.monotonic()
-            return
-        seconds = (time.monotonic() - self.began) / (EAGER_STEPS - 1)
+        seconds = self.events[0].elapsed_time(self.events[1]) / 1000 / (EAGER_STEPS - 1)
         trainer = self.model.trainer
         left = trainer.estimated_stepping_batches - trainer.global_step
-        # Several ranks must do the same, and each measures other times.
-        self.pays = trainer.world_size > 1 or left * seconds >= SECONDS_THAT_PAY
+        self.pays = left * seconds >= SECONDS_THAT_PAY
 
     def _number_of_version(self, batch: Any) -> int | None:
         """Return the number of what a step computes, or None if a graph might miss a change."""
@@ -152,16 +169,17 @@ class StepGraph(L.Callback):
             self.example = copy.deepcopy(batch)
         version = self.versions.of(self.model, self.example)
         number = self.numbers.setdefault((version, options), len(self.numbers))
-        if number >= MOST_VERSIONS:
-            self.versions.problem = f"the optimizer's options have changed {number} times"
-        if self.versions.problem and is_rank_zero():
-            print(
-                "note: the steps are no CUDA graph any more, because a graph might miss a change"
-                f" of what they compute: {self.versions.problem}. --model.compile reduce-overhead"
-                " may be faster.",
-                flush=True,
-            )
+        if self.versions.problem:
+            self._give_up(f"a change of what they compute might be missed: {self.versions.problem}")
+        elif number >= MOST_VERSIONS:
+            self._give_up(f"the optimizer's options have changed {number} times")
         return None if self.versions.problem else number
+
+    def _give_up(self, reason: str) -> None:
+        """Record no more graphs, and say why."""
+        self.versions.problem = reason
+        if is_rank_zero():
+            print(f"note: the steps are no CUDA graphs any more: {reason}.", flush=True)
 
     def _options(self) -> Hashable:
         """Return the optimizer's options. Learning rates are put back into the graph's tensors."""
@@ -179,8 +197,11 @@ class StepGraph(L.Callback):
 
         What this computes is dropped, so that the result does not depend on it.
         """
+        self.prepared = True
         loader = self.model.trainer.train_dataloader
         batches = loader.of_each_length() if hasattr(loader, "of_each_length") else []
+        if not batches:
+            return
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         before = [buffer.clone() for buffer in self.model.buffers()]
         self.stream.wait_stream(torch.cuda.current_stream())
@@ -194,11 +215,13 @@ class StepGraph(L.Callback):
         for batch in batches:
             self._graph(batch, version)
 
-    def _graph(self, batch: Any, version: int) -> tuple[torch.cuda.CUDAGraph, Any, Any]:
-        """Return the graph of steps, or of micro-batches, of this kind, its batch and its results.
+    def _graph(self, batch: Any, version: int) -> "Recorded | None":
+        """Return the graph of steps, or of micro-batches, of this kind. Record it if there is none.
 
-        It is recorded if there is none.
+        Return None if a step can't be recorded: it waits for the GPU, or copies to it.
         """
+        if self.versions.problem:
+            return None
         parts = self.model.parts
         shapes = tuple(None if part is None else part.shape for part in batch)
         role = parts and (parts.begins, parts.ends and parts.micro_batches, parts.logs)
@@ -211,19 +234,17 @@ class StepGraph(L.Callback):
                 self.optimizer.optimizer.zero_grad(set_to_none=True)
             # thread_local: the loader's thread keeps copying during the capture
             how: Any = {"stream": self.stream, "capture_error_mode": "thread_local"}
-            with torch.cuda.graph(graph, pool=self.pool, **how):
-                self.graphs[kind] = graph, self._train_step(self.batches[shapes])
-        graph, results = self.graphs[kind]
-        return graph, self.batches[shapes], results
-
-    def _replay(self, batch: Any, version: int) -> Any:
-        """Train on a batch by its graph."""
-        graph, static_batch, results = self._graph(batch, version)
-        for static, part in zip(static_batch, batch, strict=True):
-            if static is not None and part is not None:
-                static.copy_(part)
-        graph.replay()
-        return results
+            before = torch.cuda.current_stream()
+            try:
+                with torch.cuda.graph(graph, pool=self.pool, **how):
+                    results = self._train_step(self.batches[shapes])
+            except RuntimeError as error:
+                torch.cuda.set_stream(before)
+                torch.cuda.synchronize(self.device)
+                self._give_up(str(error.__context__ or error).partition("\n")[0])
+                return None
+            self.graphs[kind] = Recorded(graph, self.batches[shapes], results)
+        return self.graphs[kind]
 
     def _train_step(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], Any]:
         torch.clear_autocast_cache()  # it holds casts of the weights before the last step

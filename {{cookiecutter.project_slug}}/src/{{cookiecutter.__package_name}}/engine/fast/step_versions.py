@@ -20,13 +20,17 @@ class StepVersions:
 
     def __init__(self, step: Callable[[Any, Any], Any]) -> None:
         self.count, self.version, self.problem = 0, -1, ""
-        self.traced = torch.compile(step, backend=self._backend, fullgraph=True, dynamic=False)
+        self.step = step
+        self.traced: Callable[[Any, Any], Any] | None = None  # None: not asked yet
 
     def of(self, task: Any, batch: Any) -> int | None:
         """Return the number of the version that a batch needs now, or None if it can't be told."""
         if self.problem:
             return None
+        how: Any = {"backend": self._backend, "fullgraph": True, "dynamic": False}
         try:
+            if self.traced is None:
+                self.traced = torch.compile(self.step, **how)
             self.traced(task, batch)
         except Exception as error:  # torch.compile's own: the step has run on a batch before
             self.problem = str(error.__cause__ or error).strip().partition("\n")[0]
