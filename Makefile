@@ -31,7 +31,7 @@ bench: $(if $(findstring --rounds 0,$(ARGS)),,gpu) $(READY) ## measure training 
 	$(or $(UV_PROJECT_ENVIRONMENT),$(DEMO)/.venv)/bin/python benchmarks/$(if $(filter accuracy patches,$(WORKLOAD)),$(WORKLOAD).py,compare.py $(WORKLOAD)) $(ARGS)
 
 test: $(READY) ## bake every option, run what was baked
-	python -m pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
+	python -m pytest $(or $(ARGS),-n 3 --dist loadfile --no-loadscope-reorder)
 
 golden: demo ## write tests/golden/ again, if results are meant to change
 	python tests/golden.py $(DEMO)

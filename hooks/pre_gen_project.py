@@ -106,7 +106,7 @@ def problems(answers: dict, taken: set[str]) -> Iterator[tuple[str, list[str]]]:
     slug, image = str(answers["project_slug"]), str(answers["universal_image"])
     found = {name: problems_of_text(str(answers[name]), most) for name, most in LONGEST.items()}
     found["project_slug"] = problems_of_slug(slug, str(answers["__package_name"]), taken)
-    found["task"] = problems_of_task(str(answers["task"]))
+    found["task"] = problems_of_task(str(answers.get("task", "images")))  # older projects
     found["universal_image"] = problems_of_image(str(answers["__image"]) if image else "")
     for name, reasons in found.items():
         if reasons := list(reasons):

@@ -25,11 +25,11 @@ ENVIRONMENT = TEMPLATE / "build" / "test-venv"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the longest files first, so that two processes end together.
+    """Run the longest files first, so that three processes end together.
 
-    A process that has the engine's one test is given another file with it, the third: a short one.
+    A process that has the engine's one test is given another file with it, the fourth: a short one.
     """
-    longest = ("engine", "generation", "containers", "text", "demo", "resume")
+    longest = ("engine", "generation", "text", "locks", "demo", "resume", "containers")
     first = [f"test_{name}.py" for name in longest]
     items.sort(key=lambda item: first.index(n) if (n := item.path.name) in first else len(first))
 

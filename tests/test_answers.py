@@ -218,7 +218,7 @@ def test_command_line_prints_the_report_alone(cookiecutter, tmp_path):
 
 @pytest.mark.parametrize("text", ["{{ 7*7 }}", "{{", "{% raw %}", "{# x #}"])
 def test_template_code_typed_at_the_prompt_is_refused(cookiecutter, tmp_path, text):
-    done = cookiecutter(input=f"\n\n{text}\n" + "\n" * 4)
+    done = cookiecutter(input=f"\n\n\n{text}\n" + "\n" * 4)
     assert done.returncode == 1, done.stdout
     assert "run it as a template" in done.stdout and "Traceback" not in done.stdout
     assert not list(tmp_path.iterdir())

@@ -23,7 +23,9 @@ from {{ cookiecutter.__package_name }}.engine.fast import patches, step_graph
 from {{ cookiecutter.__package_name }}.engine.fast.compile_messages import (
     keep_cache,
 )
-from {{ cookiecutter.__package_name }}.engine.fast.step_versions import StepVersions
+from {{ cookiecutter.__package_name }}.engine.fast.step_versions import (
+    StepVersions,
+)
 from {{ cookiecutter.__package_name }}.engine.model.freeze import unfreeze
 from {{ cookiecutter.__package_name }}.engine.monitor.bar import Lines
 from {{ cookiecutter.__package_name }}.engine.run import checkpoint

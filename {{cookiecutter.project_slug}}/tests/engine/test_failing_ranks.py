@@ -144,7 +144,7 @@ def test_a_rank_that_stands_still_is_named_and_all_end(tmp_path):
     processes = in_training(tmp_path / "run", "--stall-timeout", "4")
     os.kill(processes[1].pid, signal.SIGSTOP)
     assert ends(processes, within=20) == [1, -signal.SIGKILL]
-    assert "error: rank 1 stalled in batch" in log_of(tmp_path / "run")
+    assert "error: rank 1 stalled" in log_of(tmp_path / "run")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["state"] == "failed" and record["reason"].startswith("rank 1 stalled")
 

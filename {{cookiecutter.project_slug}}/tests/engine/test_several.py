@@ -175,9 +175,11 @@ from {package}.engine.run.consensus import NO_WISH, RankConsensus
 rank, consensus, wish = int(os.environ["RANK"]), RankConsensus(), (15, True)
 torch.distributed.init_process_group("gloo")
 acted = []
-for point in range(2000):
+for point in range(20_000):
     if (agreed := consensus.agree(wish if point == 300 and rank == 1 else NO_WISH)) != NO_WISH:
         acted.append((point, agreed))
+    if acted and point > acted[0][0] + 100:
+        break
     threading.Event().wait(0.001)
 torch.distributed.barrier()
 consensus.close()

@@ -5,7 +5,11 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from {{ cookiecutter.__package_name }}.pictures import draw_confusion, draw_numbers, draw_predictions
+from {{ cookiecutter.__package_name }}.pictures import (
+    draw_confusion,
+    draw_numbers,
+    draw_predictions,
+)
 
 CLASSES = ("de", "日本語", "$x_1$")
 

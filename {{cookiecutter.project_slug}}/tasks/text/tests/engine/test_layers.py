@@ -6,7 +6,10 @@ from torch import nn
 
 from {{ cookiecutter.__package_name }}.engine import build_optimizer, freeze
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
-from {{ cookiecutter.__package_name }}.engine.text.layers import decay_layers, depths
+from {{ cookiecutter.__package_name }}.engine.text.layers import (
+    decay_layers,
+    depths,
+)
 from {{ cookiecutter.__package_name }}.networks import Encoder
 
 BLOCK = [
