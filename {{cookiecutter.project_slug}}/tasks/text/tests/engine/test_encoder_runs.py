@@ -12,6 +12,7 @@ import torch
 from fake_hub import fake_hub, write_model
 from huggingface_hub import constants
 from killed import outcome
+from some_words import WORDS
 
 import {{ cookiecutter.__package_name }} as package
 from {{ cookiecutter.__package_name }}.classifier import TextClassifier
@@ -21,23 +22,6 @@ from {{ cookiecutter.__package_name }}.engine.text.read import read
 from {{ cookiecutter.__package_name }}.engine.text.tokenizer import trained
 from {{ cookiecutter.__package_name }}.engine.tools.serve import ServedRun
 
-WORDS = [
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "a",
-    "lazy",
-    "dog",
-    "while",
-    "rain",
-    "falls",
-    "on",
-    "grey",
-    "hills",
-]
 PROJECT = Project(package.__name__, TextClassifier, TextData, read)
 NAME, NAMES = "somebody/tiny-bert", ("blue", "red")
 

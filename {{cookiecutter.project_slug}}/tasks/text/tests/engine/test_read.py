@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from some_words import WORDS
 
 import {{ cookiecutter.__package_name }} as package
 from {{ cookiecutter.__package_name }}.classifier import TextClassifier
@@ -32,23 +33,6 @@ from {{ cookiecutter.__package_name }}.engine.tools.serve import (
     ServedRun,
 )
 
-WORDS = [
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "a",
-    "lazy",
-    "dog",
-    "while",
-    "rain",
-    "falls",
-    "on",
-    "grey",
-    "hills",
-]
 PROJECT = Project(package.__name__, TextClassifier, TextData, read)
 LONGEST = 24
 SIZES = ("--data.max_length", str(LONGEST), "--data.vocabulary", "200", "--data.batch_size", "16")

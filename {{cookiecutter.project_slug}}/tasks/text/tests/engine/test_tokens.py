@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from some_words import WORDS
 
 from {{ cookiecutter.__package_name }}.engine.artifacts import artifacts_of
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
@@ -28,24 +29,6 @@ from {{ cookiecutter.__package_name }}.engine.text.tokenizer import (
 )
 
 PACKAGE = "{{ cookiecutter.__package_name }}"
-
-WORDS = [
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "a",
-    "lazy",
-    "dog",
-    "while",
-    "rain",
-    "falls",
-    "on",
-    "grey",
-    "hills",
-]
 
 
 def sentences(n: int, seed: int = 0, most: int = 30) -> list[str]:
