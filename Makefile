@@ -4,6 +4,10 @@ VENV := .venv
 READY := $(VENV)/.ready
 DEMO := build/my-project
 TEXT := build/text/my-project
+BENCHED := $(if $(filter bert-% accuracy-text,$(WORKLOAD)),$(TEXT),$(DEMO))
+BENCH_accuracy := accuracy.py
+BENCH_accuracy-text := accuracy.py --tasks languages
+BENCH_patches := patches.py
 LOCK := $(CURDIR)/{{cookiecutter.project_slug}}/src/{{cookiecutter.__package_name}}/engine/tools/lock.py
 TEMPLATE_LOCKS := {{cookiecutter.project_slug}}/requirements.lock {{cookiecutter.project_slug}}/torch-cu130.lock
 CUDA ?= cu130
@@ -25,10 +29,10 @@ demo: $(READY) ## generate the default project in build/, train and score it
 	cookiecutter . --no-input --default-config --overwrite-if-exists --output-dir build
 	$(MAKE) -C $(DEMO) train evaluate CONFIG=configs/digits.yaml
 
-bench: $(if $(findstring --rounds 0,$(ARGS)),,gpu) $(READY) ## measure training on this GPU [WORKLOAD=…] [ARGS=…]
-	cookiecutter . --no-input --default-config --overwrite-if-exists --output-dir build
-	$(MAKE) -C $(DEMO) setup
-	$(or $(UV_PROJECT_ENVIRONMENT),$(DEMO)/.venv)/bin/python benchmarks/$(if $(filter accuracy patches,$(WORKLOAD)),$(WORKLOAD).py,compare.py $(WORKLOAD)) $(ARGS)
+bench: $(if $(findstring --rounds 0,$(ARGS))$(filter accuracy-text,$(WORKLOAD)),,gpu) $(READY) ## measure training on this GPU [WORKLOAD=…] [ARGS=…]
+	cookiecutter . --no-input --default-config --overwrite-if-exists --output-dir $(dir $(BENCHED)) $(if $(filter $(TEXT),$(BENCHED)),task=text)
+	$(MAKE) -C $(BENCHED) setup
+	$(or $(UV_PROJECT_ENVIRONMENT),$(BENCHED)/.venv)/bin/python benchmarks/$(or $(BENCH_$(WORKLOAD)),compare.py $(WORKLOAD)) --project $(BENCHED) $(ARGS)
 
 test: $(READY) ## bake every option, run what was baked
 	python -m pytest $(or $(ARGS),-n 3 --dist loadfile --no-loadscope-reorder)

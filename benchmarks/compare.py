@@ -10,13 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-import jpegs
 import report
 from measure import HERE, run, this_machine
-from workloads import WORKLOADS, label_of, workload
+from workloads import WORKLOADS, workload
 
 BUILD = HERE.parent / "build"
-USUAL_SECONDS = 75.0  # estimate for a row that has not run yet
 
 
 def main() -> int:
@@ -35,16 +33,16 @@ def main() -> int:
     asked.out.mkdir(parents=True, exist_ok=True)
     gpus = f"-{asked.devices}gpus" if asked.devices else ""
     file = asked.out / f"{asked.workload}{gpus}.jsonl"
-    if work.folder and asked.rounds:
-        jpegs.make(asked.jpegs, work.train, work.val)
+    if asked.rounds:
+        work.prepare(asked)
     for round_ in range(asked.rounds):
         for row in rows:
             before = report.read(file)
             if any(r["row"] == row and (r["round"] == round_ or "left_out" in r) for r in before):
                 continue
             took = [result["seconds"] for result in before if result["row"] == row]
-            if time.monotonic() + (max(took) if took else USUAL_SECONDS) > end:
-                label = label_of(row, work.devices)
+            if time.monotonic() + max(took, default=work.expected) > end:
+                label = work.label(row)
                 print(f"No time left for {label}, round {round_ + 1}: run the command again.")
                 return finish(asked, file, failed)
             result = run(asked, work, row, round_)

@@ -1,9 +1,10 @@
 """The training loop of rows without Lightning: the bench's clock, and when to stop."""
 
+import json
 import time
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Any
+from pathlib import Path
 
 import torch
 from my_project.engine.monitor.clock import Clock
@@ -14,7 +15,7 @@ EPOCHS, SECONDS = 3, 15.0  # timed: this many epochs, but not longer than SECOND
 
 
 class Loop:
-    """Trains with any step on any batches. The second part of a batch is its labels.
+    """Trains with any step on any batches. The last part of a batch is its labels.
 
     At least `steps` steps are timed, unless that takes longer than SECONDS. Several `devices` train
     the same number of whole epochs.
@@ -57,7 +58,7 @@ class Loop:
         steps = 0
         for batch in batches:
             loss, steps = step(*batch), steps + 1
-            self.clock.step(len(batch[1]) * self.devices)
+            self.clock.step(len(batch[-1]) * self.devices)
             if not self.losses:
                 self.begin(loss)
             if time.perf_counter() > end:
@@ -66,6 +67,6 @@ class Loop:
         self.losses.append(float(loss))
         return steps
 
-    def found(self) -> dict[str, Any]:
-        """Return what ClockCallback writes for a Lightning run."""
-        return self.clock.found(self.losses)
+    def write(self, out: Path) -> None:
+        """Write what ClockCallback writes for a Lightning run."""
+        out.write_text(json.dumps(self.clock.found(self.losses), indent=2) + "\n")

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from my_project.engine import nvml
-from workloads import LEFT_OUT, Workload, label_of
+from workload import LEFT_OUT, Workload
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("torch", "torchvision", "lightning", "triton", "timm", "pillow", "numpy")
-LONGEST_SECONDS = 180  # limit for one row
+PACKAGES += ("transformers", "accelerate")
 
 
 def this_machine(work: Workload) -> dict[str, Any]:
@@ -65,11 +65,11 @@ def run(asked: argparse.Namespace, work: Workload, row: str, round_: int) -> dic
         with log.open("w") as output, clocks() as seen:
             process = subprocess.Popen(command, env=settings, stdout=output, stderr=output)
             try:
-                status = process.wait(LONGEST_SECONDS)
+                status = process.wait(work.longest)
             except subprocess.TimeoutExpired:
                 process.kill()
                 status = 124
-        seconds = time.time() - begun
+            seconds = time.time() - begun
         last = log.read_text(errors="replace").splitlines()[-1:] or [""]
         named = {"workload": asked.workload, "row": row, "round": round_, "seconds": seconds}
         named |= {"devices": work.devices} if work.devices else {}
@@ -77,9 +77,7 @@ def run(asked: argparse.Namespace, work: Workload, row: str, round_: int) -> dic
             print(last[0], flush=True)
             return named | {"left_out": last[0]}
         if status or not out.is_file():
-            print(
-                f"{label_of(row, work.devices)} failed ({status}): {last[0]}, see {log}", flush=True
-            )
+            print(f"{work.label(row)} failed ({status}): {last[0]}, see {log}", flush=True)
             return None
         found = json.loads(out.read_text())
         found["first_step"] -= begun
@@ -89,45 +87,28 @@ def run(asked: argparse.Namespace, work: Workload, row: str, round_: int) -> dic
             found["first_step_in_fit"] = seconds_in_fit
         shown = shlex.join(command).replace(sys.executable, "python").replace(folder, "…")
         shown = shown.replace(f"{HERE.parent}/", "")
-        label = label_of(row, work.devices)
-        print(f"round {round_ + 1}  {label:44} {found['inside']:9,.0f} img/s", flush=True)
+        if work.whole_process:
+            found["inside"] = work.train * work.epochs / seconds
+        speed = f"{found['inside']:9,.0f} {work.UNIT}"
+        print(f"round {round_ + 1}  {work.label(row):44} {speed}", flush=True)
         return {**named, **found, **seen, "command": shown}
 
 
 def command_of(asked: argparse.Namespace, work: Workload, row: str, out: Path) -> list[str]:
     """Return Python's arguments for a row. Ours is what a user types, plus a callback."""
-    files = ["--jpegs", str(asked.jpegs)] if work.folder else []
-    if not row.startswith(("ours", "several")) or row == "several-limit":
-        files += ["--tiny"] if asked.tiny else []
-        files += [f"--devices={work.devices}"] if work.devices else []
-        return [str(HERE / "rows.py"), asked.workload, row, str(out), *files]
-    streams = work.folder and row != "ours-resident"
-    options = {"image_size": work.image_size, "train": work.train, "val": work.val}
-    if work.folder:  # in GPU memory: half as many images give the same figure
-        options |= {"train": work.train // 2, "val": work.val // 2}
-    flags = {
-        "config": asked.project / "configs" / ("imagefolder.yaml" if streams else "synthetic.yaml"),
-        "data.options": json.dumps({"path": str(asked.jpegs.resolve())} if streams else options),
-        "data.batch_size": work.batch,
-        "model.network": work.network,
-        "model.small_images": json.dumps(work.small_images),
-        # A run of 30 epochs compiles automatically; one of a few hundred steps does not.
-        "model.compile": "step-graph" if row.endswith("step-graph") else json.dumps(work.compiles),
-        "trainer.max_epochs": work.epochs,
+    own = work.ROWS[row].flags
+    if own is None:
+        more = ["--tiny"] if asked.tiny else []
+        more += [f"--devices={work.devices}"] if work.devices else []
+        more += work.arguments(asked)
+        return [str(HERE / "rows.py"), asked.workload, row, str(out), *more]
+    flags = work.flags(row, asked) | {
         "trainer.callbacks+": "my_project.engine.tools.timing.ClockCallback",
         "trainer.callbacks.path": out,
     }
-    if row.startswith("several"):
-        strategy = "ddp" if row == "several-ddp" else "data-parallel"
-        flags |= {"trainer.devices": work.devices, "trainer.strategy": strategy}
-    if streams:
-        flags |= {"data.image_size": work.image_size}
-    elif work.folder:
-        flags |= {"data.crop_padding": 0}
-    if not work.small_images:
-        flags |= {"model.learning_rate": 0.05}
     if asked.tiny:
         flags |= {"trainer.accelerator": "cpu", "data.workers": work.workers}
+    flags |= own
     return ["-m", "my_project", "fit", *(f"--{name}={value}" for name, value in flags.items())]
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workloads import Workload, label_of, workload
+from workload import Workload
+from workloads import workload
 
 Result = dict[str, Any]
 
@@ -17,25 +18,21 @@ Result = dict[str, Any]
 class Row:
     """The figures of a row over all rounds; `problem` is the reason if the row is invalid.
 
-    `batch` is the row's batch size if it differs from the workload's, `devices` the number of GPUs
-    of rows that train on several.
+    `limit` is the name of the row that it is compared with. `seconds` are those of each round's
+    process, the first one cold.
     """
 
     name: str
-    devices: int | None
-    batch: int | None
+    label: str
+    limit: str
     inside: float | None
     least: float | None
     most: float | None
     whole: float | None
     first_steps: list[float]
+    seconds: list[float]
     peak_gib: float | None
     problem: str | None
-
-    @property
-    def label(self) -> str:
-        label = label_of(self.name, self.devices)
-        return label + (f", batch {self.batch}" if self.batch else "")
 
 
 def read(file: Path) -> list[Result]:
@@ -59,40 +56,44 @@ def summarize(results: list[Result]) -> list[Row]:
     """Return the workload's rows in order, with medians over the rounds."""
     work = workload_of(results)
     rows = [(name, [r for r in results if r["row"] == name]) for name in work.rows]
-    own = work.usual_batch if work.usual_batch != work.batch else None
-    batches = {name: own for name in work.rows if name.startswith("usual")}
-    return [_row(name, batches.get(name), rounds) for name, rounds in rows if rounds]
+    return [_row(work, name, rounds) for name, rounds in rows if rounds]
 
 
-def _row(name: str, batch: int | None, rounds: list[Result]) -> Row:
-    devices = rounds[-1].get("devices")
+def _row(work: Workload, name: str, rounds: list[Result]) -> Row:
+    label, batch = work.label(name), work.batch_of(name)
+    named = name, label + (f", batch {batch}" if batch else ""), work.ROWS[name].limit
+    rounds = sorted(rounds, key=lambda r: r["round"])
     if "left_out" in rounds[-1]:
-        return Row(name, devices, batch, None, None, None, None, [], None, rounds[-1]["left_out"])
+        return Row(*named, None, None, None, None, [], [], None, rounds[-1]["left_out"])
     bad = next((r for r in rounds if not falls(r)), None)
     problem = None
     if bad:
         losses = f"{bad['first_loss']} to {bad['last_loss']}"
-        problem = f"{label_of(name, devices)} is invalid: its loss did not fall ({losses})"
+        how = "rose" if work.MOST_RISE else "did not fall"
+        problem = f"{label} is invalid: its loss {how} ({losses})"
     inside = [r["inside"] for r in rounds]
     wholes, peaks = ([r[key] for r in rounds if r[key]] for key in ("whole", "peak_gib"))
     return Row(
-        name,
-        devices,
-        batch,
+        *named,
         statistics.median(inside),
         min(inside),
         max(inside),
         statistics.median(wholes) if wholes else None,
-        [r["first_step"] for r in sorted(rounds, key=lambda r: r["round"])],
+        [r["first_step"] for r in rounds],
+        [r["seconds"] for r in rounds],
         statistics.median(peaks) if peaks else None,
         problem,
     )
 
 
 def falls(result: Result) -> bool:
-    """Return whether the loss fell. NaN or a missing loss gives False."""
+    """Return whether the loss fell, or rose no more than its workload allows.
+
+    NaN or a missing loss gives False.
+    """
     first, last = result["first_loss"], result["last_loss"]
-    return first is not None and last is not None and last < first
+    most_rise = workload_of([result]).MOST_RISE
+    return first is not None and last is not None and last < first + most_rise
 
 
 def apart(one: list[float], other: list[float]) -> tuple[float, float]:
@@ -101,41 +102,74 @@ def apart(one: list[float], other: list[float]) -> tuple[float, float]:
     return statistics.mean(other) - statistics.mean(one), 2 * sum(squares) ** 0.5
 
 
-def limit_of(rows: list[Row], name: str = "") -> float | None:
-    """Return the limit of a row: of as many devices."""
-    limit = "several-limit" if name.startswith("several") else "limit"
-    return next((row.inside for row in rows if row.name == limit and not row.problem), None)
+def limit_of(rows: list[Row], name: str = "limit") -> float | None:
+    """Return the speed of the limit of that name."""
+    return next((row.inside for row in rows if row.name == name and not row.problem), None)
 
 
 def table(results: list[Result]) -> str:
     """Return the workload's table in Markdown, with the machine below."""
-    rows, newest = summarize(results), results[-1]
-    lines = [
-        f"**{workload_of(results).title}**",
-        "",
-        "| | img/s inside an epoch | least to most | of the limit | img/s of a whole run "
-        "| of the limit | s to the first step, cold / warm | GiB |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for row in rows:
-        if not row.problem:
-            limit = limit_of(rows, row.name)
-            cold, *warm = row.first_steps
-            begins = f"{cold:.0f} / {statistics.median(warm):.0f}" if warm else f"{cold:.0f}"
-            cells = [
-                number(row.inside),
-                f"{number(row.least)} to {number(row.most)}",
-                share(row.inside, limit),
-                number(row.whole),
-                share(row.whole, limit),
-                begins,
-                f"{row.peak_gib:.1f}" if row.peak_gib else "",
-            ]
-            lines.append(" | ".join([f"| {row.label}", *cells]) + " |")
+    work, rows, newest = workload_of(results), summarize(results), results[-1]
+    lines = [f"**{work.title}**", ""]
+    valid = [row for row in rows if not row.problem]
+    lines += processes(valid, work.UNIT) if work.whole_process else speeds(valid, work.UNIT)
     devices = f' ARGS="--devices {newest["devices"]}"' if "devices" in newest else ""
     lines += ["", f"{measured(results)}: `make bench WORKLOAD={newest['workload']}{devices}`."]
     lines += [f"{row.problem}." for row in rows if row.problem]
     return "\n".join(lines) + "\n"
+
+
+def speeds(rows: list[Row], unit: str) -> list[str]:
+    """Return a table's lines: speeds, and their shares of the limit."""
+    lines = [
+        f"| | {unit} inside an epoch | least to most | of the limit | {unit} of a whole run "
+        "| of the limit | s to the first step, cold / warm | GiB |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        limit = limit_of(rows, row.limit)
+        cells = [
+            number(row.inside),
+            f"{number(row.least)} to {number(row.most)}",
+            share(row.inside, limit),
+            number(row.whole),
+            share(row.whole, limit),
+            joined(cold_and_warm(row.first_steps), ".0f"),
+            f"{row.peak_gib:.1f}" if row.peak_gib else "",
+        ]
+        lines.append(" | ".join([f"| {row.label}", *cells]) + " |")
+    return lines
+
+
+def processes(rows: list[Row], unit: str) -> list[str]:
+    """Return a table's lines: the seconds of whole processes, compared with the first row's."""
+    lines = [
+        f"| | s, cold / warm | {unit} | times as fast, cold / warm "
+        "| s to the first step, cold / warm | GiB |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        first, own = cold_and_warm(rows[0].seconds), cold_and_warm(row.seconds)
+        times = [theirs / ours for theirs, ours in zip(first, own, strict=False)]
+        cells = [
+            joined(own, ".1f"),
+            number(row.inside),
+            joined(times, ".2f"),
+            joined(cold_and_warm(row.first_steps), ".0f"),
+            f"{row.peak_gib:.1f}" if row.peak_gib else "",
+        ]
+        lines.append(" | ".join([f"| {row.label}", *cells]) + " |")
+    return lines
+
+
+def cold_and_warm(seconds: list[float]) -> list[float]:
+    """Return the seconds of a row's first process, and the median of any others."""
+    cold, *warm = seconds
+    return [cold, statistics.median(warm)] if warm else [cold]
+
+
+def joined(values: list[float], form: str) -> str:
+    return " / ".join(f"{value:{form}}" for value in values)
 
 
 def measured(results: list[Result]) -> str:
@@ -159,20 +193,19 @@ def plot(results: list[Result], path: Path) -> None:
     """Draw one bar per row, the whole run's inside the epoch's, and the limit as a line."""
     from matplotlib.figure import Figure
 
+    work = workload_of(results)
     rows = [row for row in summarize(results) if not row.problem][::-1]
     limit = limit_of(rows)
     figure = Figure(figsize=(8, 0.6 + 0.45 * max(len(rows), 1)), layout="constrained")
     axes = figure.subplots()
-    others = ("several-ddp", "several-limit")
-    ours = [row.name.startswith(("ours", "several")) and row.name not in others for row in rows]
-    colours = ["#2a6fb0" if own else "#b9c2cc" for own in ours]
+    colours = ["#2a6fb0" if row.label.startswith("ours") else "#b9c2cc" for row in rows]
     labels = [row.label for row in rows]
     axes.barh(labels, [row.inside for row in rows], color=colours, height=0.7)
     axes.barh(labels, [row.whole or 0 for row in rows], color="#00000030", height=0.25)
     if limit:
         axes.axvline(limit, color="#555555", linewidth=0.8, linestyle=":")
     for place, row in enumerate(rows):
-        own = limit_of(rows, row.name)
+        own = limit_of(rows, row.limit)
         of_limit = f"  {share(row.inside, own)}" if own else ""
         text = f"{number(row.inside)}{of_limit}"
         white = {"facecolor": "white", "edgecolor": "none", "pad": 1}
@@ -180,9 +213,11 @@ def plot(results: list[Result], path: Path) -> None:
         axes.annotate(text, (row.inside, place), **beside)
     axes.set_xlim(0, max(row.inside for row in rows) * 1.25 if rows else 1)
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    figure.suptitle(workload_of(results).title, fontsize=10, x=0.01, ha="left")
+    figure.suptitle(work.title, fontsize=10, x=0.01, ha="left")
     axes.set_title(measured(results), fontsize=8, loc="left", color="#555555")
-    axes.set_xlabel("images per second inside an epoch (thin bar: of a whole run)")
+    inside = "inside an epoch (thin bar: of a whole run)"
+    when = "from start to exit" if work.whole_process else inside
+    axes.set_xlabel(f"{work.THINGS} per second {when}")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
 

@@ -178,6 +178,26 @@ def test_a_new_key_of_the_configuration_is_a_decision(trained):
     assert KEYS.read_text() == "".join(f"{key}\n" for key in sorted(found)), f"see {KEYS.name}"
 
 
+def test_the_rows_of_the_benchmarks_train_on_texts(text, make, tmp_path):
+    """All of them in one process: its start takes longer than they do."""
+    program = TEMPLATE / "tests" / "benchmarks_of_text.py"
+    paths = [str(text.path / "src"), str(TEMPLATE / "benchmarks")]
+    settings = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    settings |= {"RUN_FOLDER": str(tmp_path / "run")}
+    done = text.run(ENVIRONMENT / "bin" / "python", program, text.path, tmp_path, env=settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "results.json").read_text())
+    rows = {"usual", "eager", "trainer", "ours", "limit", "limit-uncompiled-deterministic"}
+    assert found["rows"].keys() == rows | {"bert-finetuning"}
+    for row, result in found["rows"].items():
+        assert result["inside"] > 0 and result["first_step"] > 0, row
+        assert result["last_loss"] < result["first_loss"] + 0.1, row
+    assert found["lengths of an epoch of the limit"] == found["lengths of an epoch of ours"]
+    assert found["usual step"] == pytest.approx(found["eager step"], rel=1e-3)
+    assert found["plain accuracy"] == 1.0  # good or bad: one word decides
+    assert 0.9 < found["naive Bayes"] < 0.93
+
+
 @pytest.mark.parametrize("command", README)
 def test_a_command_of_the_readme_runs(text, make, command):
     rows = [f"a text number {i},{'good' if i % 2 else 'bad'}" for i in range(60)]

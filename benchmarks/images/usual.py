@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision import datasets, transforms
-from workloads import CLASSES, Workload
+
+from .workloads import CLASSES, ImageWorkload
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -36,7 +37,7 @@ class Pictures(Dataset):
         return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
 
 
-def script(work: Workload, jpegs: Path | None, loop: Loop, compiled: bool) -> None:
+def script(work: ImageWorkload, jpegs: Path | None, loop: Loop, compiled: bool) -> None:
     """Adam, float32, Pillow and float32 tensors in 8 workers, pinned memory, some losses printed.
 
     Two choices favour this script: it keeps its workers, and it drops the smaller last batch, so
@@ -65,12 +66,12 @@ def script(work: Workload, jpegs: Path | None, loop: Loop, compiled: bool) -> No
     loop.train(loader(train_set(work, jpegs), work, train=True), step)
 
 
-def plain_network(work: Workload) -> nn.Module:
+def plain_network(work: ImageWorkload) -> nn.Module:
     """Return the same network without its first layer: it takes float32 images."""
     return build_network(work.network, CLASSES, work.small_images).body
 
 
-def train_set(work: Workload, jpegs: Path | None) -> Dataset:
+def train_set(work: ImageWorkload, jpegs: Path | None) -> Dataset:
     if jpegs is not None:
         crop: nn.Module = transforms.RandomResizedCrop(work.image_size)
     else:
@@ -85,12 +86,12 @@ def to_tensor() -> list:
     return [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
 
 
-def made(work: Workload):
+def made(work: ImageWorkload):
     """Return the project's synthetic images."""
     return synthetic(work.image_size, work.train, work.val, CLASSES)
 
 
-def loader(images: Dataset, work: Workload, train: bool) -> DataLoader:
+def loader(images: Dataset, work: ImageWorkload, train: bool) -> DataLoader:
     return DataLoader(
         images,
         batch_size=work.usual_batch,
@@ -133,7 +134,7 @@ class Classifier(L.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
-def lightning_project(work: Workload, out: Path) -> None:
+def lightning_project(work: ImageWorkload, out: Path) -> None:
     """bf16, compiled, 8 workers, each step logged, progress bar, ModelCheckpoint, CSVLogger."""
     model = Classifier(plain_network(work), compiled=work.compiles)
     val = Pictures(made(work).val, transforms.Compose(to_tensor()))

@@ -6,22 +6,22 @@ averages all gradients where they are.
 """
 
 import functools
-import json
 import socket
 from pathlib import Path
 
 import torch
-from loaders import fast_step
 from loop import Loop
 from my_project.data import synthetic
 from my_project.networks import build_network
-from workloads import CLASSES, Workload
+
+from .loaders import fast_step
+from .workloads import CLASSES, ImageWorkload
 
 BEFORE_CAPTURE = 4  # steps that compile and allocate before the capture
 LEAST_SECONDS = 6.0  # timed at least this long, because a GPU warms up
 
 
-def limit_of_several(work: Workload, out: Path) -> None:
+def limit_of_several(work: ImageWorkload, out: Path) -> None:
     """Train on several devices, in a process each, and write what the first found."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -29,7 +29,7 @@ def limit_of_several(work: Workload, out: Path) -> None:
     torch.multiprocessing.spawn(of_rank, nprocs=work.devices)
 
 
-def _rank(rank: int, devices: int, work: Workload, out: Path, port: int) -> None:
+def _rank(rank: int, devices: int, work: ImageWorkload, out: Path, port: int) -> None:
     on_gpu = work.device == "cuda"
     device = torch.device("cuda", rank) if on_gpu else torch.device("cpu")
     if on_gpu:
@@ -41,7 +41,7 @@ def _rank(rank: int, devices: int, work: Workload, out: Path, port: int) -> None
     loop = Loop(device, work.steps, devices)
     limit(work, loop)
     if rank == 0:
-        out.write_text(json.dumps(loop.found(), indent=2) + "\n")
+        loop.write(out)
     torch.distributed.destroy_process_group()
 
 
@@ -56,7 +56,7 @@ def _average(gradients: list[torch.Tensor]) -> None:
             torch.distributed.all_reduce(gradient, operation.AVG)
 
 
-def limit(work: Workload, loop: Loop) -> None:
+def limit(work: ImageWorkload, loop: Loop) -> None:
     """Train on one batch. Without CUDA there is no graph; the figure is then only for tests."""
     device = loop.device
     images = synthetic(work.image_size, work.batch, CLASSES).train

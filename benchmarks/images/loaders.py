@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader
 from torchvision import datasets
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
-from usual import MEAN, STD
-from workloads import CLASSES, Workload
+
+from .usual import MEAN, STD
+from .workloads import CLASSES, ImageWorkload
 
 TF32 = "high"  # for the operations that remain in float32
 
@@ -47,7 +48,7 @@ def fast_step(
     return step
 
 
-def torchvision_loading(work: Workload, jpegs: Path, loop: Loop) -> None:
+def torchvision_loading(work: ImageWorkload, jpegs: Path, loop: Loop) -> None:
     """Use decode_image and v2 on uint8, one worker per core; scale and normalize on the GPU."""
     crop = v2.RandomResizedCrop(work.image_size, antialias=True)
     pictures = datasets.ImageFolder(
@@ -69,7 +70,7 @@ def torchvision_loading(work: Workload, jpegs: Path, loop: Loop) -> None:
     loop.train(batches, fast_step(network, loop.device))
 
 
-def timm_loading(work: Workload, jpegs: Path, loop: Loop) -> None:
+def timm_loading(work: ImageWorkload, jpegs: Path, loop: Loop) -> None:
     """Use timm's create_loader: Pillow, prefetching, one worker per core; normalize on the GPU."""
     from timm.data import ImageDataset, create_loader
 
@@ -93,6 +94,6 @@ def timm_loading(work: Workload, jpegs: Path, loop: Loop) -> None:
     loop.train(batches, fast_step(network, loop.device))
 
 
-def _compile(network: nn.Module, work: Workload) -> None:
+def _compile(network: nn.Module, work: ImageWorkload) -> None:
     if work.compiles:
         network.compile(mode="reduce-overhead", dynamic=False)

@@ -1,0 +1,148 @@
+"""The workloads of images, and the rows of each."""
+
+import json
+from argparse import Namespace
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from workload import Row, Workload
+
+CLASSES = 10
+OF_SEVERAL = ("ours", "limit", "several", "several-step-graph", "several-ddp", "several-limit")
+STEP_GRAPH = {"model.compile": "step-graph"}
+DATA_PARALLEL = {"trainer.strategy": "data-parallel"}
+
+
+@dataclass(frozen=True)
+class ImageWorkload(Workload):
+    """A network for images of `image_size` pixels, made or from a `folder` of JPEG files.
+
+    The usual script and Lightning project use `usual_batch`, all other rows use `batch`.
+    """
+
+    usual_batch: int = 128
+    image_size: int = 32
+    small_images: bool = True
+    folder: bool = False
+
+    PACKAGE: ClassVar[str] = "images"
+    UNIT: ClassVar[str] = "img/s"
+    THINGS: ClassVar[str] = "images"
+    ROWS: ClassVar[dict[str, Row]] = {
+        "usual-eager": Row("the usual script"),
+        "usual-compiled": Row("the usual script, torch.compile"),
+        "usual-lightning": Row("the usual Lightning project"),
+        "torchvision": Row("torchvision's loading, fast loop"),
+        "timm": Row("timm's loading, fast loop"),
+        "ours": Row("ours", {}),
+        "ours-step-graph": Row("ours, step graph", STEP_GRAPH),
+        "ours-resident": Row("ours, images on the GPU", {}),
+        "limit": Row("the limit"),
+        "several": Row("ours, data-parallel on {devices}", DATA_PARALLEL, "several-limit"),
+        "several-step-graph": Row(
+            "ours, data-parallel on {devices}, step graph",
+            DATA_PARALLEL | STEP_GRAPH,
+            "several-limit",
+        ),
+        "several-ddp": Row(
+            "Lightning's ddp on {devices}", {"trainer.strategy": "ddp"}, "several-limit"
+        ),
+        "several-limit": Row("the limit of {devices}", None, "several-limit"),
+    }
+
+    def flags(self, row: str, asked: Namespace) -> dict[str, Any]:
+        streams = self.folder and row != "ours-resident"
+        options = {"image_size": self.image_size, "train": self.train, "val": self.val}
+        if self.folder:  # in GPU memory: half as many images give the same figure
+            options |= {"train": self.train // 2, "val": self.val // 2}
+        if streams:
+            options = {"path": str(asked.jpegs.resolve())}
+        recipe = "imagefolder.yaml" if streams else "synthetic.yaml"
+        flags = {
+            "config": asked.project / "configs" / recipe,
+            "data.options": json.dumps(options),
+            "data.batch_size": self.batch,
+            "model.network": self.network,
+            "model.small_images": json.dumps(self.small_images),
+            # A run of 30 epochs compiles automatically; one of a few hundred steps does not.
+            "model.compile": json.dumps(self.compiles),
+            "trainer.max_epochs": self.epochs,
+        }
+        if row.startswith("several"):
+            flags |= {"trainer.devices": self.devices}
+        if streams:
+            flags |= {"data.image_size": self.image_size}
+        elif self.folder:
+            flags |= {"data.crop_padding": 0}
+        if not self.small_images:
+            flags |= {"model.learning_rate": 0.05}
+        return flags
+
+    def tiny(self) -> "ImageWorkload":
+        small = replace(self, network="small_cnn", batch=16, usual_batch=16, train=320, val=40)
+        return replace(small, image_size=32, small_images=True, epochs=2, steps=20)
+
+    def of_several(self, devices: int) -> "ImageWorkload":
+        return replace(self, title=f"{self.title} a GPU", rows=OF_SEVERAL, devices=devices)
+
+    def prepare(self, asked: Namespace) -> None:
+        if self.folder:
+            from images import jpegs
+
+            jpegs.make(asked.jpegs, self.train, self.val)
+
+    def arguments(self, asked: Namespace) -> list[str]:
+        return ["--jpegs", str(asked.jpegs)] if self.folder else []
+
+    def batch_of(self, row: str) -> int | None:
+        own = row.startswith("usual") and self.usual_batch != self.batch
+        return self.usual_batch if own else None
+
+
+_RESNET18 = ImageWorkload(
+    "ResNet-18, small stem, 50,000 images of 32 by 32 pixels, batch 128",
+    (
+        "usual-eager",
+        "usual-compiled",
+        "usual-lightning",
+        "ours",
+        "ours-step-graph",
+        "limit",
+    ),
+    network="resnet18",
+    batch=128,
+    epochs=11,
+    train=50_000,
+    val=10_000,
+)
+_RESNET50 = ImageWorkload(
+    "ResNet-50, 20,000 JPEG files of 500 by 375 pixels cropped to 224, batch 256",
+    ("usual-compiled", "torchvision", "timm", "ours", "ours-resident", "limit"),
+    network="resnet50",
+    batch=256,
+    epochs=4,
+    train=20_000,
+    val=2_000,
+    image_size=224,
+    small_images=False,
+    folder=True,
+)
+IMAGE_WORKLOADS = {
+    "resnet18-128": _RESNET18,
+    "resnet18-512": replace(
+        _RESNET18,
+        title=_RESNET18.title.replace("128", "512"),
+        rows=_RESNET18.rows[1:],
+        batch=512,
+        usual_batch=512,
+    ),
+    "resnet50-jpeg": _RESNET50,
+    "resnet50-jpeg-4cores": replace(
+        _RESNET50,
+        title=f"{_RESNET50.title}, on 4 cores",
+        rows=tuple(
+            row for row in _RESNET50.rows if row != "ours-resident"
+        ),  # does not depend on cores
+        cores=4,
+    ),
+}

@@ -1,0 +1,89 @@
+"""What every workload has: a title, rows, and how each is run."""
+
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+LEFT_OUT = 3  # exit status of a row whose package is not installed
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to train.
+
+    `flags` are those that it adds to our command line; None if it runs another program. `limit` is
+    the row that its speed is compared with.
+    """
+
+    label: str
+    flags: Mapping[str, Any] | None = None
+    limit: str = "limit"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A network, its data, and the number of epochs that our command line trains.
+
+    The first of the `epochs` compiles and is not part of the figures. If `whole_process`, the
+    figure is the time from the start of the process to its end instead. Every row but the limit is
+    pinned to `cores` cores, if set. A loop without Lightning times at least `steps` steps.
+    `devices` is the number of GPUs of the rows that train on several. A row is stopped after
+    `longest` seconds; `expected` is an estimate of its seconds before it has run.
+    """
+
+    title: str
+    rows: tuple[str, ...]
+    network: str
+    batch: int
+    epochs: int
+    train: int
+    val: int
+    cores: int | None = None
+    devices: int | None = None
+    workers: int = 8
+    steps: int = 300
+    compiles: bool = True
+    device: str = "cuda"
+    whole_process: bool = False
+    longest: float = 180.0
+    expected: float = 75.0
+
+    ROWS: ClassVar[dict[str, Row]]
+    PACKAGE: ClassVar[str]  # the folder here with the rows that are not our command line
+    UNIT: ClassVar[str]
+    THINGS: ClassVar[str]
+    MOST_RISE: ClassVar[float] = 0.0  # of the loss of a valid row, from the first to the last
+
+    def flags(self, row: str, asked: Namespace) -> dict[str, Any]:
+        """Return the flags of our command line, with its recipe as `config`."""
+        raise NotImplementedError
+
+    def tiny(self) -> "Workload":
+        """Return a version that a CPU trains in seconds."""
+        raise NotImplementedError
+
+    def of_several(self, devices: int) -> "Workload":
+        """Return a version that compares one GPU with so many."""
+        raise SystemExit(f"error: --devices {devices}: this workload has no rows on several GPUs.")
+
+    def prepare(self, asked: Namespace) -> None:
+        """Make the files that the rows read."""
+
+    def arguments(self, asked: Namespace) -> list[str]:
+        """Return more arguments of rows.py."""
+        return []
+
+    def batch_of(self, row: str) -> int | None:
+        """Return a row's batch size if it differs from the workload's."""
+        return None
+
+    def label(self, row: str) -> str:
+        devices = "1 GPU" if self.devices == 1 else f"{self.devices} GPUs"
+        return self.ROWS[row].label.format(devices=devices)
+
+    @property
+    def all_workers(self) -> int:
+        """One worker for each core that this process may use."""
+        return len(os.sched_getaffinity(0)) if self.device == "cuda" else self.workers
