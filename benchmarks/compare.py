@@ -9,9 +9,11 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import report
 from measure import HERE, run, this_machine
+from workload import Workload
 from workloads import WORKLOADS, workload
 
 BUILD = HERE.parent / "build"
@@ -20,21 +22,34 @@ BUILD = HERE.parent / "build"
 def main() -> int:
     asked = arguments()
     work = workload(asked.workload, asked.tiny, asked.devices)
+    if not work.rows:
+        return refuse(f"--devices {asked.devices}: {asked.workload} has no row on several GPUs.")
     rows = asked.rows.split(",") if asked.rows else list(work.rows)
     if unknown := set(rows) - set(work.rows):
         known = ", ".join(work.rows)
         return refuse(f"{asked.workload} has no row {', '.join(unknown)}. Its rows: {known}.")
-    if not (asked.project / "configs").is_dir():
-        return refuse(f"{asked.project} is not a generated project. make bench generates one.")
+    if not any(asked.project.glob(f"src/*/engine/{work.PACKAGE}")):
+        return refuse(
+            f"--project {asked.project} is not a generated project for {work.PACKAGE}. make bench"
+            " WORKLOAD=… generates one."
+        )
     machine = this_machine(work)
     if work.device == "cuda" and "gpu" not in machine and asked.rounds:
         return refuse("There is no NVIDIA GPU here. This benchmark needs one.")
-    end, failed = time.monotonic() + asked.seconds, False
     asked.out.mkdir(parents=True, exist_ok=True)
     gpus = f"-{asked.devices}gpus" if asked.devices else ""
     file = asked.out / f"{asked.workload}{gpus}.jsonl"
     if asked.rounds:
         work.prepare(asked)
+    all_ran = measure(asked, work, rows, file, machine)
+    return finish(asked, file, not all_ran)
+
+
+def measure(
+    asked: argparse.Namespace, work: Workload, rows: list[str], file: Path, machine: dict[str, Any]
+) -> bool:
+    """Run the rows that `file` lacks, and add them to it. Return whether none of them failed."""
+    end, all_ran = time.monotonic() + asked.seconds, True
     for round_ in range(asked.rounds):
         for row in rows:
             before = report.read(file)
@@ -44,13 +59,13 @@ def main() -> int:
             if time.monotonic() + max(took, default=work.expected) > end:
                 label = work.label(row)
                 print(f"No time left for {label}, round {round_ + 1}: run the command again.")
-                return finish(asked, file, failed)
+                return all_ran
             result = run(asked, work, row, round_)
-            failed |= result is None
+            all_ran &= result is not None
             if result is not None:
                 with file.open("a") as results:
                     results.write(json.dumps({**result, **machine}) + "\n")
-    return finish(asked, file, failed)
+    return all_ran
 
 
 def arguments() -> argparse.Namespace:

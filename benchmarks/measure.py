@@ -88,7 +88,7 @@ def run(asked: argparse.Namespace, work: Workload, row: str, round_: int) -> dic
         shown = shlex.join(command).replace(sys.executable, "python").replace(folder, "…")
         shown = shown.replace(f"{HERE.parent}/", "")
         if work.whole_process:
-            found["inside"] = work.train * work.epochs / seconds
+            found |= {"inside": work.train * work.epochs / seconds, "whole": None}
         speed = f"{found['inside']:9,.0f} {work.UNIT}"
         print(f"round {round_ + 1}  {work.label(row):44} {speed}", flush=True)
         return {**named, **found, **seen, "command": shown}

@@ -142,15 +142,16 @@ def speeds(rows: list[Row], unit: str) -> list[str]:
 
 
 def processes(rows: list[Row], unit: str) -> list[str]:
-    """Return a table's lines: the seconds of whole processes, compared with the first row's."""
+    """Return a table's lines: the seconds of whole processes, compared with the usual loop's."""
     lines = [
         f"| | s, cold / warm | {unit} | times as fast, cold / warm "
         "| s to the first step, cold / warm | GiB |",
         "|---|--:|--:|--:|--:|--:|",
     ]
+    usual = next((cold_and_warm(row.seconds) for row in rows if row.name == "usual"), [])
     for row in rows:
-        first, own = cold_and_warm(rows[0].seconds), cold_and_warm(row.seconds)
-        times = [theirs / ours for theirs, ours in zip(first, own, strict=False)]
+        own = cold_and_warm(row.seconds)
+        times = [theirs / ours for theirs, ours in zip(usual, own, strict=False)]
         cells = [
             joined(own, ".1f"),
             number(row.inside),

@@ -54,6 +54,7 @@ class Workload:
     PACKAGE: ClassVar[str]  # the folder here with the rows that are not our command line
     UNIT: ClassVar[str]
     THINGS: ClassVar[str]
+    OF_SEVERAL: ClassVar[tuple[str, ...]] = ()  # the rows that compare one GPU with several
     MOST_RISE: ClassVar[float] = 0.0  # of the loss of a valid row, from the first to the last
 
     def flags(self, row: str, asked: Namespace) -> dict[str, Any]:
@@ -63,10 +64,6 @@ class Workload:
     def tiny(self) -> "Workload":
         """Return a version that a CPU trains in seconds."""
         raise NotImplementedError
-
-    def of_several(self, devices: int) -> "Workload":
-        """Return a version that compares one GPU with so many."""
-        raise SystemExit(f"error: --devices {devices}: this workload has no rows on several GPUs.")
 
     def prepare(self, asked: Namespace) -> None:
         """Make the files that the rows read."""

@@ -16,7 +16,7 @@ def workload(name: str, tiny: bool = False, devices: int | None = None) -> Workl
     """
     full = WORKLOADS[name]
     if devices is not None:
-        full = full.of_several(devices)
+        full = replace(full, title=f"{full.title} a GPU", rows=full.OF_SEVERAL, devices=devices)
     if not tiny:
         return full
     return replace(full.tiny(), device="cpu", compiles=False, cores=None, workers=1)

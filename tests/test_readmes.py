@@ -116,6 +116,7 @@ EXCEPTIONS = {
             for name in (
                 *("accuracy", "resnet18-128", "resnet18-512"),
                 *("resnet50-jpeg", "resnet50-jpeg-4cores"),
+                *("bert-32", "bert-128", "bert-512", "bert-finetuning"),
             )
         ),
         'make bench CONFIG=configs/synthetic.yaml ARGS="--all-modes --model.network resnet18"',
@@ -123,6 +124,7 @@ EXCEPTIONS = {
         ' resnet50 --data.batch_size 256 --data.options.path FOLDER"',
         "python -m pytest -m gpu -s tests/engine/test_decoding.py",
     ],
+    "takes a quarter of an hour": ["make bench WORKLOAD=accuracy-text"],
     "needs the network": [
         "git clone https://github.com/org/torch-gpu-template",
         'pip install "cookiecutter>=2.7.1"',

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 from workload import Row, Workload
 
 CLASSES = 10
-OF_SEVERAL = ("ours", "limit", "several", "several-step-graph", "several-ddp", "several-limit")
 STEP_GRAPH = {"model.compile": "step-graph"}
 DATA_PARALLEL = {"trainer.strategy": "data-parallel"}
 
@@ -49,6 +48,14 @@ class ImageWorkload(Workload):
         ),
         "several-limit": Row("the limit of {devices}", None, "several-limit"),
     }
+    OF_SEVERAL: ClassVar[tuple[str, ...]] = (
+        "ours",
+        "limit",
+        "several",
+        "several-step-graph",
+        "several-ddp",
+        "several-limit",
+    )
 
     def flags(self, row: str, asked: Namespace) -> dict[str, Any]:
         streams = self.folder and row != "ours-resident"
@@ -81,9 +88,6 @@ class ImageWorkload(Workload):
     def tiny(self) -> "ImageWorkload":
         small = replace(self, network="small_cnn", batch=16, usual_batch=16, train=320, val=40)
         return replace(small, image_size=32, small_images=True, epochs=2, steps=20)
-
-    def of_several(self, devices: int) -> "ImageWorkload":
-        return replace(self, title=f"{self.title} a GPU", rows=OF_SEVERAL, devices=devices)
 
     def prepare(self, asked: Namespace) -> None:
         if self.folder:
