@@ -41,8 +41,13 @@ def this_machine(work: Workload) -> dict[str, Any]:
 def this_gpu() -> nvml.GpuState | None:
     """Return the state of the first GPU in CUDA_VISIBLE_DEVICES, or of the first GPU."""
     states = nvml.gpu_states()
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    named = first_gpu()
     return next((gpu for gpu in states if named in (str(gpu.index), gpu.uuid)), None)
+
+
+def first_gpu() -> str:
+    """Return the first number or name in CUDA_VISIBLE_DEVICES, or the number of the first GPU."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 
 def run(asked: argparse.Namespace, work: Workload, row: str, round_: int) -> dict[str, Any] | None:
@@ -61,6 +66,8 @@ def run(asked: argparse.Namespace, work: Workload, row: str, round_: int) -> dic
         cache = asked.out.resolve() / "inductor" / asked.workload
         settings.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
         settings.pop("WANDB_API_KEY", None)
+        if not work.devices:  # transformers' Trainer trains on all GPUs that it finds
+            settings["CUDA_VISIBLE_DEVICES"] = first_gpu()
         begun = time.time()
         with log.open("w") as output, clocks() as seen:
             process = subprocess.Popen(command, env=settings, stdout=output, stderr=output)
