@@ -91,7 +91,7 @@ def main() -> int:
             "data.options": json.dumps(options),
             "data.batch_size": batch,
             "model.network": "small_cnn" if cpu else "resnet18",
-            "model.compile": json.dumps(not cpu),
+            "model.compile": "false" if cpu else asked.compile,
             "trainer.max_epochs": 10**6,
             "trainer.limit_val_batches": 0,
             "trainer.devices": asked.devices,
@@ -143,6 +143,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--project", type=Path, default=HERE.parent / "build" / "my-project")
     parser.add_argument("--patches", nargs="+", help="only these; one+another: both at once")
     parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--compile", default="step-graph", help="how; also reduce-overhead")
     parser.add_argument("--tiny", action="store_true", help="a CPU's version, for tests")
     asked = parser.parse_args()
     if unknown := {name for each in asked.patches or () for name in each.split("+")} - set(PATCHES):

@@ -168,14 +168,14 @@ def test_a_row_with_a_batch_size_of_its_own_says_so(results):
 
 
 def test_each_patch_is_measured_beside_turns_with_all(compare, python, default_project):
-    told = ["--tiny", "--seconds=0", "--patches", "profile_nothing", "note_hooks_quickly"]
+    told = ["--tiny", "--seconds=0", "--patches", "log_without_waiting", "note_hooks_quickly"]
     source = {"PYTHONPATH": str(default_project.path / "src"), "OMP_NUM_THREADS": "1"}
     told += ["--project", default_project.path]
     status, said = python(BENCHMARKS / "patches.py", *told, cwd=compare.out, **source)
     assert status == 0, said
     rows = [line for line in said.splitlines() if line.endswith(", 1 turns")]
     names = [line.split()[0] for line in rows]
-    assert names == ["profile_nothing", "note_hooks_quickly", "off"]
+    assert names == ["log_without_waiting", "note_hooks_quickly", "off"]
     assert all(float(line.split()[1]) > 0 and float(line.split()[3]) > 0 for line in rows)
 
 

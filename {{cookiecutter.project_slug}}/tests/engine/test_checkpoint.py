@@ -9,6 +9,7 @@ import threading
 import time
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -223,11 +224,11 @@ def test_training_continues_while_a_checkpoint_is_written(whole, call, tmp_path,
         nonlocal step
         step = model.global_step
 
-    def slowly(content: dict, path: Path) -> None:
+    def slowly(content: dict, file: BinaryIO) -> None:
         begun = step
         time.sleep(0.05)
         seen.append((begun, step))
-        save(content, path)
+        save(content, file)
 
     with monkeypatch.context() as patch:
         patch.setattr(ImageClassifier, "on_train_batch_start", note)
@@ -248,7 +249,7 @@ def test_a_failed_write_is_raised_but_does_not_hide_the_error_that_ends_the_run(
     with pytest.raises(UserError, match="No checkpoint could be written"):
         writer.wait()
     writer.save_checkpoint({}, tmp_path / "file" / "last.ckpt")
-    writer.teardown()
+    writer.settle()
 
 
 def test_a_folder_that_can_not_be_written_to_is_reported(tmp_path):

@@ -48,6 +48,7 @@ from ..paths import project_root
 from ..ranks import is_launched, is_rank_zero, of_every_rank, of_rank_zero
 from ..run import resume_checks
 from ..run.checkpoint import RunCheckpoint
+from ..run.checkpoint_files import BEST
 from ..run.digests import write_digests
 from ..run.ending import ending
 from ..run.environment import warn_of_other_versions
@@ -301,10 +302,13 @@ class Training(LightningCLI):
                 self._record_compiling(model, record)
             finally:
                 self._record_data(record)
+            checkpoints: Any = self.trainer.strategy.checkpoint_io  # the last may not be written yet
             results = write_digests(self.run_folder, model, self.trainer.optimizers)
             record.update(results=summary.results_of(self.trainer) | results)
             draw = self.project.load(self.project.pictures)
+            checkpoints.wait(BEST)
             drawn = draw_pictures(self.run_folder, model, self.datamodule, self.facts, draw)
+            checkpoints.wait()
         state, reason = ending(self.trainer)
         with self.interruption.undisturbed():
             record.end(state, reason)

@@ -5,7 +5,7 @@ undone after an exception too. No patch changes a bit of a result. To train with
 without some:
 
     ENGINE_PATCHES=off python -m PACKAGE fit ...
-    ENGINE_PATCHES=-profile_nothing,-skip_unwritten_hooks python -m PACKAGE fit ...
+    ENGINE_PATCHES=-note_hooks_quickly,-log_without_waiting python -m PACKAGE fit ...
 
 How much longer a step takes without each (`make bench WORKLOAD=patches` in the template: ResNet-18,
 batch 128, one H200 beside a slow CPU; medians of 22 to 67 trials):
@@ -35,32 +35,13 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.plugins.precision import Precision
-from lightning.pytorch.profilers import PassThroughProfiler, Profiler
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 
 from ..errors import UserError
 from .pending import send
 
 SWITCH = "ENGINE_PATCHES"
-HOOKS: tuple[str, ...] = ("on_train_batch_start", "on_before_zero_grad", "on_before_backward")
-HOOKS += ("on_after_backward", "on_before_optimizer_step", "on_train_batch_end")
 NOTHING = nullcontext()
-
-
-@contextmanager
-def skip_unwritten_hooks(trainer: Any) -> Iterator[None]:
-    """Call only those hooks of a step that are overridden.
-
-    Lightning also calls the empty hooks of the module and of each callback, but not those that are
-    None. This patch can go when Lightning checks whether a hook is overridden.
-    """
-    with ExitStack() as stack:
-        for listener in (trainer.lightning_module, *trainer.callbacks):
-            base = L.Callback if isinstance(listener, L.Callback) else L.LightningModule
-            empty = [h for h in HOOKS if getattr(type(listener), h) is getattr(base, h)]
-            own = vars(listener)  # hooks that were set on the object itself stay
-            stack.enter_context(_set(listener, **{h: None for h in empty if h not in own}))
-        yield
 
 
 @contextmanager
@@ -100,23 +81,6 @@ def backward_in_this_thread(trainer: Any) -> Iterator[None]:
         yield
 
 
-class NoProfiler(Profiler):
-    """PassThroughProfiler without its generators, one for each of 20 contexts per step."""
-
-    def start(self, action_name: str) -> None: ...
-    def stop(self, action_name: str) -> None: ...
-    def profile(self, action_name: str) -> Any:
-        return NOTHING
-
-
-@contextmanager
-def profile_nothing(trainer: Any) -> Iterator[None]:
-    """Enter no profiler contexts if no profiler is configured. It uses no private name."""
-    quiet = type(trainer.profiler) is PassThroughProfiler
-    with _set(trainer, profiler=NoProfiler()) if quiet else NOTHING:
-        yield
-
-
 @contextmanager
 def agree_on_signals_once(trainer: Any) -> Iterator[None]:
     """Don't exchange signals between processes in every step, which waits for the GPU.
@@ -147,10 +111,8 @@ def log_without_waiting(trainer: Any) -> Iterator[None]:
 PATCHES: dict[str, Callable[[Any], AbstractContextManager[None]]] = {
     patch.__name__: patch
     for patch in (
-        skip_unwritten_hooks,
         note_hooks_quickly,
         backward_in_this_thread,
-        profile_nothing,
         agree_on_signals_once,
         log_without_waiting,
     )

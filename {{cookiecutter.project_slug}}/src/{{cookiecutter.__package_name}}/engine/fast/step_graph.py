@@ -258,7 +258,7 @@ class StepGraph(L.Callback):
             loss.backward()
         else:
             parts.buffer.expect()
-            (parts.weigh(batch, outputs, loss, terms) / parts.total).backward()
+            parts.backward(parts.weigh(batch, outputs, loss, terms))
             parts.finish()
         if parts is None or parts.ends:
             trainer = self.model.trainer

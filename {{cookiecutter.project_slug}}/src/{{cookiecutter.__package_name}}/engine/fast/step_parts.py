@@ -55,6 +55,7 @@ class StepParts(L.Callback):
         self.is_parallel = isinstance(trainer.strategy, DataParallel)
         parts = trainer.accumulate_grad_batches
         self.total = self.devices * parts  # micro-batches of a step
+        self.seed: Tensor | None = None  # of the backward pass
         network = nn.Module() if self.total == 1 else pl_module.network
         self.statistics = RunningStatistics(network, several=parts > 1)
 
@@ -119,6 +120,12 @@ class StepParts(L.Callback):
                     self.sums[name][0].add_(total)
                     self.sums[name][1].add_(count)
         return loss if weight is None else loss * share * self.trainer.accumulate_grad_batches
+
+    def backward(self, loss: Tensor) -> None:
+        """Compute the gradients of a micro-batch's share in the mean loss of the step."""
+        if self.seed is None or self.seed.dtype != loss.dtype:
+            self.seed = torch.ones_like(loss.detach()) / self.total
+        loss.backward(self.seed)
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         if self.buffer is not None and not self.by_hand:

@@ -171,13 +171,13 @@ class RunCheckpoint(Checkpoint):
     def on_train_end(self, trainer, pl_module) -> None:
         if self.saved_step != trainer.global_step or foreign.may_end_with_other_weights(trainer):
             self._save(trainer)
-        self.io.wait()
         self.interruption.waits = False
         trainer.strategy.barrier()  # behind it, no rank passes a point
         self.consensus.close()
 
     def on_exception(self, *_: Any) -> None:
         self.interruption.waits = False
+        self.io.settle()
         self.consensus.close()
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
@@ -240,7 +240,6 @@ class RunCheckpoint(Checkpoint):
         """Write a checkpoint from a copy, after everything that has to be on disk first."""
         begun = time.monotonic()
         self.io.wait()
-        self.io.took = 0.0
         for log in metrics_of(trainer):
             log.fsync()  # a run resumed from here does not log these rows again
         self._check_weights(trainer, _loss_that_is_not_finite(trainer))
@@ -260,7 +259,7 @@ class RunCheckpoint(Checkpoint):
 
     def _agree(self, trainer: L.Trainer) -> None:
         """Find out, on all ranks alike, whether to save or to end the run."""
-        self.io.wait(for_all=False)
+        self.io.collect()
         if loss := _loss_that_is_not_finite(trainer):
             self._check_weights(trainer, loss)  # of a step that weighs nothing, they are finite
         due = time.monotonic() >= self.saved_at + self._seconds_between()

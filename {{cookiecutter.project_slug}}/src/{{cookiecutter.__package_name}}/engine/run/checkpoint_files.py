@@ -4,8 +4,9 @@ import copy
 import errno
 import os
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from ..errors import UserError
-from ..hashing import sha256
+from ..hashing import HashedFile, sha256
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 # One line per digest, written before its file is renamed into place. So whenever a process is
@@ -25,16 +26,17 @@ DIGESTS_KEPT = 3  # per name: of the next file, the current one and the one befo
 
 
 class VerifiedIO(TorchCheckpointIO):
-    """Write checkpoints from a copy, in a thread, while training continues.
+    """Write checkpoints from a copy, in threads, while training continues.
 
     Lightning's AsyncCheckpointIO (2.6.6) does the same, but loses the layers' versions.
     """
 
     def __init__(self) -> None:
-        self.thread, self.on_gpu = ThreadPoolExecutor(1), False
-        self.writing: list[Future] = []
+        self.drafting, self.finishing = ThreadPoolExecutor(2), ThreadPoolExecutor(1)
+        self.on_gpu = False
+        self.writing: dict[str, Future] = {}  # by the file's name
         self.stream: torch.cuda.Stream | None = None  # one for all writes: torch reuses 32
-        self.took = 0.0  # seconds, for all files of the newest save
+        self.begun = self.took = 0.0  # seconds, for all files of the newest save
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
         full = self.on_gpu and torch.cuda.mem_get_info()[0] < torch.cuda.memory_allocated()
@@ -43,27 +45,46 @@ class VerifiedIO(TorchCheckpointIO):
             self.wait()
 
     def write(self, content: dict[str, Any], path: Path) -> None:
-        """Queue content that no one changes any more; files are written in order."""
+        """Queue content that no one changes any more.
+
+        Files are written side by side, and get their names in the order in which they were queued.
+        """
+        self.wait(path.name)
+        if not self.writing:
+            self.begun = time.monotonic()
         if self.on_gpu:
             self.stream = self.stream or torch.cuda.Stream()
             self.stream.wait_stream(torch.cuda.current_stream())
-        self.writing.append(self.thread.submit(self._write, content, path))
+        draft = self.drafting.submit(self._draft, content, path)
+        self.writing[path.name] = self.finishing.submit(self._finish, draft, path)
 
-    def _write(self, content: dict[str, Any], path: Path) -> None:
-        begun, weights = time.monotonic(), content.get("state_dict", {})
+    def _draft(self, content: dict[str, Any], path: Path) -> str:
+        weights = content.get("state_dict", {})
         with torch.cuda.stream(self.stream):
             weights.update((name, tensor.cpu()) for name, tensor in weights.items())
-            write_checkpoint(content, path)
-        self.took += time.monotonic() - begun
+            return _write_draft(content, path)
 
-    def wait(self, for_all: bool = True) -> None:
-        """Wait for all writes, or only collect finished ones; raise the error of a failed write."""
-        while self.writing and (for_all or self.writing[0].done()):
-            self.writing.pop(0).result()
+    def _finish(self, draft: Future, path: Path) -> None:
+        _keep_draft(path, draft.result())
+        self.took = time.monotonic() - self.begun
+
+    def wait(self, *names: str) -> None:
+        """Wait until these files, or all, are written; raise the error of a failed write."""
+        for name in names or tuple(self.writing):
+            if name in self.writing:
+                self.writing.pop(name).result()
+
+    def collect(self) -> None:
+        """Raise the error of a write that has failed by now."""
+        for name in [name for name, write in self.writing.items() if write.done()]:
+            self.wait(name)
+
+    def settle(self) -> None:
+        """Wait for all writes; another error, which ended the run, is reported instead of theirs."""
+        wait(self.writing.values())
 
     def teardown(self) -> None:
-        with suppress(UserError):  # the error that ended the run is reported instead
-            self.wait()
+        """Do nothing: the last files may be written while the run ends."""
 
 
 def write_checkpoint(content: dict[str, Any], path: Path) -> None:
@@ -71,22 +92,46 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
 
     Raises UserError if the folder can't be written to, or the disk is full.
     """
-    folder, draft = path.parent, path.with_name(f".{path.name}.new")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.save(content, draft)
-        fsync(draft)
-        _add_digest(folder, path.name, sha256(draft))
+    _keep_draft(path, _write_draft(content, path))
+
+
+def _write_draft(content: dict[str, Any], path: Path) -> str:
+    """Write a checkpoint to its draft, and return its SHA-256."""
+    with _reporting(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _draft_of(path).open("wb") as file:
+            hashed = HashedFile(file)
+            torch.save(content, hashed)
+        fsync(_draft_of(path))
+        return hashed.sha256.hexdigest()
+
+
+def _keep_draft(path: Path, digest: str) -> None:
+    """Give a draft its name."""
+    folder = path.parent
+    with _reporting(path):
+        _add_digest(folder, path.name, digest)
         if path.name == LAST and path.exists():
             path.replace(path.with_name(PREVIOUS))
-        draft.replace(path)
+        _draft_of(path).replace(path)
         fsync(folder)
+
+
+def _draft_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
+
+
+@contextmanager
+def _reporting(path: Path) -> Iterator[None]:
+    """Drop the draft of a checkpoint that can't be written, and say why."""
+    try:
+        yield
     except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
         with suppress(OSError):
-            draft.unlink(missing_ok=True)
+            _draft_of(path).unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or "the file is incomplete"
         raise UserError(
-            f"No checkpoint could be written to {folder}: {reason}. Earlier checkpoints"
+            f"No checkpoint could be written to {path.parent}: {reason}. Earlier checkpoints"
             " are kept. Free space or make the folder writable, then: make resume"
         ) from error
 
