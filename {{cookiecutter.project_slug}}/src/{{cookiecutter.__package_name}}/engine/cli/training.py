@@ -302,7 +302,8 @@ class Training(LightningCLI):
             finally:
                 self._record_data(record)
             results = write_digests(self.run_folder, model, self.trainer.optimizers)
-            record.update(results=summary.results_of(self.trainer) | results)
+            results = summary.results_of(self.trainer) | results
+            record.update(results=results, best=model.best._asdict())
             draw = self.project.load(self.project.pictures)
             drawn = draw_pictures(self.run_folder, model, self.datamodule, self.facts, draw)
         state, reason = ending(self.trainer)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from .engine.errors import UserError
 from .engine.text.encoders import load_encoder
 from .objectives import ObjectiveName
 
@@ -71,15 +70,9 @@ class Embedding(nn.Module):
             nn.init.normal_(weight, std=0.02)
 
     def forward(self, tokens: Tensor, segments: Tensor | None) -> Tensor:
-        length = tokens.shape[1]
-        if length > POSITIONS:
-            raise UserError(
-                f"A row has {length} tokens, and the network has {POSITIONS} positions: set"
-                f" --data.max_length {POSITIONS}, or raise POSITIONS in networks.py."
-            )
         segments = torch.zeros_like(tokens) if segments is None else segments.int()
-        embedded = self.tokens(tokens) + self.positions[:length] + self.segments(segments)
-        return self.dropout(embedded)
+        positions = self.positions[: tokens.shape[1]]
+        return self.dropout(self.tokens(tokens) + positions + self.segments(segments))
 
 
 class Neighbours(nn.Module):
@@ -117,6 +110,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.per_token, self.hidden = per_token, hidden
+        self.positions = POSITIONS  # the engine compares data.max_length with it
         self.embedding = Embedding(vocab_size, width, dropout)
         self.neighbours = Neighbours(width)
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))

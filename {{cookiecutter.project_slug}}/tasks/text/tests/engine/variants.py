@@ -14,6 +14,7 @@ EPOCHS, STEPS = 4, 8
 LENGTH = ("--trainer.max_epochs", str(EPOCHS), "--trainer.log_every_n_steps", "1")
 TABLE = ("--config=configs/table.yaml", "--data.vocabulary=200", "--data.batch_size=8")
 TWICE = ("--trainer.devices", "2", "--trainer.accelerator", "cpu")
+HALF_AN_EPOCH = "--trainer.val_check_interval=0.5"
 MASKS = "--data.masking=0.15"
 ENCODER = ("--model.pretrained=false", "--model.lora_rank=2", "--model.layer_decay=0.9")
 VARIANTS = {
@@ -22,8 +23,7 @@ VARIANTS = {
     "masked tokens": (1, (*TABLE, MASKS)),
     "accumulating, validating twice an epoch": (
         1,
-        (*TABLE, MASKS, "--data.batch_size=4", "--data.global_batch_size=8")
-        + ("--trainer.val_check_interval=0.5",),
+        (*TABLE, MASKS, "--data.batch_size=4", "--data.global_batch_size=8", HALF_AN_EPOCH),
     ),
     "two processes": (2, (*TABLE, MASKS, "--data.batch_size=4", *TWICE)),
     "an encoder of transformers, LoRA": (1, (*TABLE, *ENCODER)),
