@@ -99,3 +99,5 @@ def test_a_network_says_how_many_positions_it_has():
     assert network(*inputs(2, POSITIONS)).isfinite().all()
     with pytest.raises(UserError, match=f"is {POSITIONS + 8}, and .* has {POSITIONS} positions"):
         check_max_length(network, POSITIONS + 8)
+    with pytest.raises(UserError, match=f"a row of 600 tokens, and .* has {POSITIONS} positions"):
+        check_max_length(network, POSITIONS, longest=600)

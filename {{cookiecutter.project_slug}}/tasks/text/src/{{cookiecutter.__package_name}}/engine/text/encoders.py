@@ -129,16 +129,23 @@ def load_weights(network: nn.Module, name: str, classes: Sequence[str] = ()) -> 
     return load_into(encoder.model, name, classes if encoder.objective == "classes" else ())
 
 
-def check_max_length(network: nn.Module, max_length: int) -> None:
+def check_max_length(network: nn.Module, max_length: int, longest: int = 0) -> None:
     """Raise UserError if a network has fewer positions than a text may have tokens.
 
-    A module of the network has their number as `positions`; one without has no such limit.
+    A module of the network has their number as `positions`; one without has no such limit. A source
+    of tokens may have a row that is longer than `max_length`: the `longest`.
     """
     for module in network.modules():
         positions = getattr(module, "positions", None)
-        if isinstance(positions, int) and positions < max_length:
-            name = module.model.name_or_path if isinstance(module, Encoder) else "the network"
+        if not isinstance(positions, int) or positions >= max(max_length, longest):
+            continue
+        name = module.model.name_or_path if isinstance(module, Encoder) else "the network"
+        if positions < max_length:
             raise _too_long(f"data.max_length is {max_length}", name, positions)
+        raise UserError(
+            f"The source returned a row of {longest} tokens, and {name} has {positions} positions."
+            " Make its rows shorter."
+        )
 
 
 def encoder_in(network: nn.Module) -> Encoder:

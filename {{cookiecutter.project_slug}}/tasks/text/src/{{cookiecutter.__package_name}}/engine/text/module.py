@@ -113,7 +113,8 @@ class TextModule(Data):
     def setup(self, stage: str) -> None:
         """Raise UserError if the network has fewer positions than a text may have tokens."""
         if self.trainer is not None:
-            check_max_length(self.trainer.lightning_module, self.max_length)
+            (longest,) = self._facts.shapes["tokens"]
+            check_max_length(self.trainer.lightning_module, self.max_length, longest)
 
     def train_dataloader(self) -> Loader:
         """Return the loader of the training texts. Prints how much of their batches is padding."""
@@ -188,7 +189,7 @@ def _read(source: TextSplits, max_length: int, name: str | None, vocabulary: int
         part = getattr(source, split)
         if part is None:
             continue
-        tokens = _tokens(part, source.classes, tokenizer, max_length)
+        tokens = _tokens(part, source, tokenizer, max_length)
         parts[split] = tokens.batch(padding)
         cut = int((tokens.whole > tokens.lengths).sum())
         if cut:
@@ -217,10 +218,12 @@ def _tokenizer(source: TextSplits, name: str | None, vocabulary: int) -> TextTok
 
 
 def _tokens(
-    part: Texts | Tokens, classes: tuple[str, ...], tokenizer: TextTokenizer | None, max_length: int
+    part: Texts | Tokens, source: TextSplits, tokenizer: TextTokenizer | None, max_length: int
 ) -> Tokens:
     """Return a split as tokens with labels."""
+    classes = source.classes
     if isinstance(part, Tokens):
+        part.check(len(classes), source.vocabulary)
         return part
     assert tokenizer is not None
     part.check(classes)
