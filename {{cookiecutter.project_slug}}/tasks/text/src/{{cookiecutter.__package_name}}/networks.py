@@ -3,7 +3,8 @@
 Every network takes three tensors (n, length): the tokens' ids, int32; each token's segment, uint8,
 0 in a row's first text and 1 in its second, or None if rows have one text; and a mask, bool, which
 is false for the padding after a row's end. It returns logits (n, outputs), or (n, length, outputs)
-if `per_token`: what each token is, for masked-language modelling.
+if `per_token`: what each token is, for masked-language modelling. A network that can't read rows of
+any length has the most tokens as `positions`.
 """
 
 from collections.abc import Callable
@@ -110,7 +111,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.per_token, self.hidden = per_token, hidden
-        self.positions = POSITIONS  # the engine compares data.max_length with it
+        self.positions = POSITIONS  # data.max_length may not be higher
         self.embedding = Embedding(vocab_size, width, dropout)
         self.neighbours = Neighbours(width)
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
