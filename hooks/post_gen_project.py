@@ -40,6 +40,7 @@ OF_EVERY_TASK = {
     "test_hardware.py",
     "test_makefile.py",
     "test_package_indexes.py",
+    "test_resume.py",
 }
 NEXT = {
     "make setup": "install the locked packages into .venv",

@@ -43,6 +43,7 @@ SHORT = (*DIGITS, "--trainer.max_epochs", "1")
         (("--data.batch_size", "many"), "data.batch_size is 'many'; expected a whole number."),
         (("--model.optimizer", "adam"), "is 'adam'; expected one of 'sgd', 'adamw'."),
         (("--trainer.precision", "bf17"), "trainer.precision is 'bf17'; expected"),
+        (("--model.num_classes", "7"), "model.num_classes comes from the data, as data.num_cl"),
         (("--model.compile", "maybe"), "expected true or false or one of 'default', 'reduce-"),
         (("--config", "configs/none.yaml"), "configs/none.yaml"),
         (("--model.network", "resnet81"), "Known: small_cnn"),

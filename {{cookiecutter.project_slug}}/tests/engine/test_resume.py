@@ -10,39 +10,27 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from killed import Job, Moment, outcome, start, steps_done, wait
-from PIL import Image
+from variants import (
+    EACH,
+    EPOCHS,
+    KILLS,
+    SIMPLE,
+    STEPS,
+    TWO_PROCESSES,
+    arguments,
+    on_gpus,
+    write_data,
+)
 
 from {{ cookiecutter.__package_name }}.engine.run.metrics import read_metrics
 
 pytestmark = pytest.mark.resume
 
 SEED = int(os.environ.get("KILL_SEED", random.randrange(10**6)))
-EPOCHS, STEPS = 4, 8
 SAVING = ("half a file", "a file without its digest", "between two names")
-DIGITS = ("--config", "configs/digits.yaml", "--data.batch_size", "128", "--data.crop_padding", "1")
-TWICE = ("--trainer.devices", "2", "--trainer.accelerator", "cpu")
-HALF_AN_EPOCH = "--trainer.val_check_interval=0.5"
-VARIANTS = {
-    "resident": (1, DIGITS),
-    "streaming, no worker": (1, ("--data.workers", "0")),
-    "streaming, 2 workers": (1, ("--data.workers", "2")),
-    "accumulating, validating twice an epoch": (
-        1,
-        (*DIGITS, "--data.batch_size=64", "--data.global_batch_size=128", HALF_AN_EPOCH),
-    ),
-    "two processes": (2, (*DIGITS, "--data.batch_size", "64", *TWICE)),
-    "two processes, streaming": (2, ("--data.workers", "1", "--data.batch_size", "4", *TWICE)),
-}
-EACH = ("step", "save", "validation", "last batch")
-KILLS = [(name, what) for name in list(VARIANTS)[:5] for what in EACH]
-KILLS += [("resident", "from outside"), ("streaming, 2 workers", "from outside")]
-KILLS += [("accumulating, validating twice an epoch", "save")]
-KILLS += [("two processes", what) for what in ("from outside", "SIGTERM", "save")]
-KILLS += [("two processes, streaming", what) for what in ("step", "last batch", "save")]
 if "KILLS" in os.environ:
     KILLS = random.Random(SEED).sample(KILLS, int(os.environ["KILLS"]))
 
@@ -51,30 +39,15 @@ print(f"KILL_SEED={SEED}")
 
 
 @pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Image files of two classes: 64 for training, so an epoch has 8 steps of 8."""
-    folder, draw = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    for part, count in (("train", 32), ("val", 10)):
-        for shade, name in ((80, "dark"), (170, "light")):
-            (folder / part / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = draw.normal(shade, 60, (20, 24, 3)).clip(0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / part / name / f"{i}.png")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the files that the variants train on."""
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
     return folder
 
 
-def arguments(name: str, images: Path) -> tuple[int, list[str]]:
-    processes, flags = VARIANTS[name]
-    if "streaming" in name:
-        flags = ("--data.source=folder", f"--data.options.path={images}", *flags)
-        flags = ("--data.image_size", "16", "--data.batch_size", "8", "--data.flip", "true", *flags)
-        flags = ("--model.network", "small_cnn", "--model.small_images", "true", *flags)
-    shared = ("--trainer.max_epochs", str(EPOCHS), "--trainer.log_every_n_steps", "1")
-    return processes, ["fit", *flags, *shared]
-
-
 @pytest.fixture(scope="session")
-def left_alone(images, tmp_path_factory):
+def left_alone(data, tmp_path_factory):
     """Return a function that gives the outcome of a variant's undisturbed run."""
     known: dict[str, dict] = {}
 
@@ -82,7 +55,7 @@ def left_alone(images, tmp_path_factory):
         if name not in known:
             folder = tmp_path_factory.mktemp("alone") / "run"
             folder.mkdir()
-            processes, flags = arguments(name, images)
+            processes, flags = arguments(name, data)
             assert wait(start(Job(flags, folder, processes))) == 0, said(folder)
             known[name] = outcome(folder)
             assert known[name]["steps"] == EPOCHS * STEPS
@@ -121,11 +94,11 @@ def kill(job: Job, draw: random.Random) -> None:
     assert wait(started) == expected, said(job.folder)
 
 
-def kill_and_resume(number: int, images: Path, folder: Path) -> tuple[str, dict]:
+def kill_and_resume(number: int, data: Path, folder: Path) -> tuple[str, dict]:
     """Kill a run, resume it, and return a line to print and its outcome."""
     name, what = KILLS[number]
     draw = random.Random(f"{SEED} {number}")
-    processes, flags = arguments(name, images)
+    processes, flags = arguments(name, data)
     moment, seconds = choose(what, draw), draw.choice((0.0, 0.03))
     job = Job([*flags, f"--checkpoints.seconds={seconds}"], folder, processes, moment)
     job.folder.mkdir()
@@ -140,7 +113,7 @@ def kill_and_resume(number: int, images: Path, folder: Path) -> tuple[str, dict]
 
 
 @pytest.fixture(scope="session")
-def resumed(request, images, left_alone, tmp_path_factory):
+def resumed(request, data, left_alone, tmp_path_factory):
     """The result of each kill that a test needs; a few run at a time."""
     tests = (getattr(item, "callspec", None) for item in request.session.items)
     numbers = [test.params["number"] for test in tests if test and "number" in test.params]
@@ -148,7 +121,7 @@ def resumed(request, images, left_alone, tmp_path_factory):
         for run in [pool.submit(left_alone, name) for name in {KILLS[i][0] for i in numbers}]:
             run.exception()  # an error is raised in each test that needs it
         folder = tmp_path_factory.mktemp("killed")
-        yield {i: pool.submit(kill_and_resume, i, images, folder / str(i)) for i in numbers}
+        yield {i: pool.submit(kill_and_resume, i, data, folder / str(i)) for i in numbers}
         pool.shutdown(cancel_futures=True)  # after a Ctrl-C, or the first failure with -x
 
 
@@ -174,21 +147,21 @@ def test_a_killed_run_resumes_to_the_same_bits(number, name, resumed, left_alone
     ],
     ids=["no step seeding", "no resume of the order", "another seed", "other data seed", "nothing"],
 )
-def test_the_comparison_detects_a_removed_safeguard(without, flags, images, tmp_path, left_alone):
-    _, start_flags = arguments("resident", images)
+def test_the_comparison_detects_a_removed_safeguard(without, flags, data, tmp_path, left_alone):
+    _, start_flags = arguments(SIMPLE, data)
     moment = Moment("step", 2 * STEPS + 3)
     job = Job([*start_flags, "--checkpoints.seconds=0"], tmp_path / "run", 1, moment, without)
     job.folder.mkdir()
     kill(job, random.Random(0))
     go_on = ["fit", "--run", str(job.folder), *flags]
     assert wait(start(Job(go_on, job.folder, without=without))) == 0, said(job.folder)
-    expected, found = left_alone("resident"), outcome(job.folder)
+    expected, found = left_alone(SIMPLE), outcome(job.folder)
     for part in ("weights", "optimizer"):
         assert (found[part] == expected[part]) == (without == ""), part
 
 
-def test_sigterm_to_one_of_two_processes_saves_and_ends_both(images, tmp_path):
-    processes, flags = arguments("two processes", images)
+def test_sigterm_to_one_of_two_processes_saves_and_ends_both(data, tmp_path):
+    processes, flags = arguments(TWO_PROCESSES, data)
     flags = [*flags, "--checkpoints.seconds=0"]
     job = Job(flags, tmp_path / "run", processes, without="a fast disk")
     job.folder.mkdir()
@@ -202,13 +175,6 @@ def test_sigterm_to_one_of_two_processes_saves_and_ends_both(images, tmp_path):
     assert [process.returncode for process in started] == [143, 143]
     rows = read_metrics(job.folder / "metrics.csv")
     assert saved == len(rows) == rows[-1]["step"] + 1 < EPOCHS * STEPS
-
-
-def on_gpus(devices: int, mode: str) -> list[str]:
-    """Compiled, in bfloat16, with CUDA graphs on one GPU."""
-    flags = ["fit", *DIGITS, "--data.batch_size", str(128 // devices), "--model.compile", mode]
-    flags += ["--trainer.max_epochs", str(EPOCHS), "--trainer.log_every_n_steps", "1"]
-    return [*flags, "--trainer.devices", str(devices), "--trainer.accelerator", "cuda"]
 
 
 @pytest.fixture(

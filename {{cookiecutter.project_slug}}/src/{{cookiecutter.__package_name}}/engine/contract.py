@@ -1,11 +1,12 @@
 """The interface between the engine and a project. Read it before you write another task.
 
-A project has up to four parts, which its `__main__.py` names:
+A project has up to five parts, which its `__main__.py` names:
 
     main(task=".classifier:ImageClassifier",   # a Task: the network, its loss and its metrics
          data=".data:ImageData",               # a Data: the rows to train and evaluate on
          read=".engine.images.read:read",      # optional: how the service reads a request
          read_flags={"strict": "help"},        # optional: flags of `serve` that read takes
+         several=".engine.text.read:several",  # optional: the requests in a body that has several
          pictures=".pictures:draw",            # optional: the pictures drawn at the end of a run
          links={"data.num_classes": "model.num_classes"})  # settings that the data determine
 
@@ -196,11 +197,15 @@ class Data(Protocol):
         ...
 
 
-# Turns requests to the service into a batch, as evaluation would show them to the network. Requests
-# that can't be read are left out: the first dict maps their indices to the reasons. A second dict
-# may map the indices of others to what their answers say besides the prediction. The flags that
-# `read_flags` adds to the verb `serve` are keyword arguments of type bool.
+# Turns requests to the service into a batch, or Rows if they differ in length, as evaluation would
+# show them to the network. Requests that can't be read are left out: the first dict maps their
+# indices to the reasons. A second dict may map the indices of others to what their answers say
+# besides the prediction. The flags that `read_flags` adds to the verb `serve` are keyword arguments
+# of type bool.
 Read = Callable[..., tuple[Any, dict[int, str]] | tuple[Any, dict[int, str], dict[int, dict]]]
+
+# Returns the requests in the body of a request to the service, or None if it is a single one.
+Several = Callable[[Any, Facts], list | None]
 
 
 def count(split: Any) -> int:

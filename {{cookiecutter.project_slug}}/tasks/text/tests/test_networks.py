@@ -5,6 +5,9 @@ import torch
 from torch import Tensor
 
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
+from {{ cookiecutter.__package_name }}.engine.text.encoders import (
+    check_max_length,
+)
 from {{ cookiecutter.__package_name }}.networks import (
     NETWORKS,
     POSITIONS,
@@ -90,7 +93,11 @@ def test_training_hides_tokens_and_without_dropout_it_does_not():
     assert chosen[:, 0].all() and 0.38 < chosen[:, 1:].float().mean() < 0.42
 
 
-def test_a_row_with_more_tokens_than_positions_is_refused():
+def test_a_network_says_how_many_positions_it_has():
     network = build_network("tiny_encoder", num_outputs=7, vocab_size=VOCABULARY)
-    with pytest.raises(UserError, match=f"has {POSITIONS + 8} tokens.*has {POSITIONS} positions"):
-        network(*inputs(2, POSITIONS + 8))
+    check_max_length(network, POSITIONS)
+    assert network(*inputs(2, POSITIONS)).isfinite().all()
+    with pytest.raises(UserError, match=f"is {POSITIONS + 8}, and .* has {POSITIONS} positions"):
+        check_max_length(network, POSITIONS + 8)
+    with pytest.raises(UserError, match=f"a row of 600 tokens, and .* has {POSITIONS} positions"):
+        check_max_length(network, POSITIONS, longest=600)

@@ -26,9 +26,31 @@ def test_errors_come_first_then_the_least_confident(tmp_path):
     probabilities = torch.tensor([[0.9, 0.1, 0], [0.8, 0.2, 0], [0, 0.4, 0.6], [0.2, 0.7, 0.1]])
     figure = draw_predictions(["right", "$wrong$", "字", "x" * 500], labels, probabilities, CLASSES)
     words = words_in(figure, tmp_path / "predictions.png")
-    assert words[0].startswith("de, 80% sure, not ") and words[1] == "$wrong$"
-    assert words[2].endswith("70% sure, not de") and len(words[3]) <= 110 and "…" in words[3]
-    assert words[4].endswith("60% sure") and words[6:] == ["de, 90% sure", "right"]
+    assert words[0].startswith("de, 80% sure, not ") and words[1].endswith("70% sure, not de")
+    assert words[2].endswith("60% sure") and words[3] == "de, 90% sure"
+    assert words[4] == "$wrong$" and "…" in words[5] and words[7] == "right"
+
+
+def test_texts_begin_after_the_longest_prediction_and_fit(tmp_path):
+    labels, probabilities = torch.tensor([0, 1, 1]), torch.tensor([[0.1, 0.9]] * 3)
+    starts = []
+    for classes in (("a", "b"), ("a very long name of a class", "a class with a longer name")):
+        figure = draw_predictions(["The quick fox. " * 50] * 3, labels, probabilities, classes)
+        words_in(figure, tmp_path / f"{len(starts)}.png")
+        drawn, width = figure.axes[0].texts, figure.bbox.width
+        ends = [text.get_window_extent().x1 / width for text in drawn]
+        starts.append(drawn[3].get_position()[0])
+        assert max(ends[:3]) < starts[-1] < max(ends[:3]) + 0.03
+        assert 0.8 < ends[3] < 1
+    assert starts[0] < 0.2 < starts[1]
+
+
+def test_the_table_has_room_for_long_names(tmp_path):
+    classes = "a very long name of a class", "W" * 30
+    figure = draw_confusion(torch.tensor([0, 1]), torch.tensor([0, 0]), classes)
+    words_in(figure, tmp_path / "confusion.png")
+    (axes,) = figure.axes
+    assert axes.get_tightbbox().x0 >= 0 and axes.get_position().width > 0.2
 
 
 def test_the_table_counts_each_label_and_prediction(tmp_path):

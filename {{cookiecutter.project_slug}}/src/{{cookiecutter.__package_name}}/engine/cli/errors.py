@@ -38,6 +38,7 @@ KNOWN_ERRORS = {  # a pattern in the message of a RuntimeError, and what to prin
 }
 
 UNKNOWN = re.compile(r"(?:unrecognized arguments:|does not accept option) '?-*([\w.]+)")
+LINKED = re.compile(r"argument (data\.\w+) --> (\S+):")  # a setting that the data determine
 WRONG = re.compile(r'Parser key "([^"]+)":?\s*(.*)', re.DOTALL)
 FOUND = re.compile(r"(?:Got value|Given value): (.+?)\s*$", re.MULTILINE)
 IN_WORDS = {"int": "a whole number", "float": "a number", "str": "a string", "list": "a list"}
@@ -94,6 +95,8 @@ def in_one_line(message: str, known: list[str]) -> str:
         close = difflib.get_close_matches(unknown[1], known, n=1)
         meant = f" Did you mean {close[0]}?" if close else ""
         return f"unknown setting {unknown[1]}.{meant} All settings: fit --help-all"
+    if linked := LINKED.search(message):
+        return f"{linked[2]} comes from the data, as {linked[1]}: remove it"
     wrong, found = WRONG.search(message), FOUND.search(message)
     if not wrong or not found:
         return " ".join((f"{wrong[1]}: {wrong[2]}" if wrong else message).split())

@@ -20,7 +20,7 @@ from .project import Project, collecting_later
 from .verbs import VERBS, parse
 
 if TYPE_CHECKING:
-    from ..contract import Read
+    from ..contract import Read, Several
     from ..data.module import Data
     from ..task import Task
 
@@ -37,6 +37,7 @@ def main(
     pictures: str | Callable | None = None,
     links: Mapping[str, str] | None = None,
     read_flags: Mapping[str, str] | None = None,
+    several: "str | Several | None" = None,
     arguments: list[str] | None = None,
 ) -> int:
     """Run the command line of a project and return its exit status.
@@ -46,7 +47,8 @@ def main(
     after SIGTERM.
     """
     package = str(sys._getframe(1).f_globals["__package__"])
-    project = Project(package, task, data, read, pictures, links or {}, read_flags or {})
+    links, read_flags = links or {}, read_flags or {}
+    project = Project(package, task, data, read, pictures, links, read_flags, several)
     show_all_characters()
     try:
         return _main(project, sys.argv[1:] if arguments is None else arguments)

@@ -13,7 +13,7 @@ from ..errors import UserError
 from .settings import Unreadable, settings_of
 
 if TYPE_CHECKING:  # only a class that is loaded imports torch: help stays fast
-    from ..contract import Read
+    from ..contract import Read, Several
     from ..data.module import Data
     from ..task import Task
 
@@ -29,6 +29,7 @@ class Project:
     pictures: str | Callable | None = None
     links: Mapping[str, str] = field(default_factory=dict)
     read_flags: Mapping[str, str] = field(default_factory=dict)
+    several: "str | Several | None" = None
 
     def load(self, what: Any) -> Any:
         """Import and return what a string such as ".data:ImageData" names; return others as is.

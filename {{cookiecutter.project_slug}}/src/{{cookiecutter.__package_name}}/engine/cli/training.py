@@ -304,7 +304,8 @@ class Training(LightningCLI):
                 self._record_data(record)
             checkpoints: Any = self.trainer.strategy.checkpoint_io  # the last may not be written yet
             results = write_digests(self.run_folder, model, self.trainer.optimizers)
-            record.update(results=summary.results_of(self.trainer) | results)
+            results = summary.results_of(self.trainer) | results
+            record.update(results=results, best=model.best._asdict())
             draw = self.project.load(self.project.pictures)
             checkpoints.wait(BEST)
             drawn = draw_pictures(self.run_folder, model, self.datamodule, self.facts, draw)

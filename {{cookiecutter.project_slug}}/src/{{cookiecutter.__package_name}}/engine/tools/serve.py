@@ -1,8 +1,9 @@
 """Serve a run's best network over HTTP: a request in, a prediction out.
 
 A request is what the project's `read` takes; for images, the bytes of a file. If the content type
-is JSON, it is parsed first. The network's input is the same as in evaluation. Anyone who can reach
-the port can use it, so by default it listens only on this machine.
+is JSON, it is parsed first, and may hold several requests if the project has `several`. The
+network's input is the same as in evaluation. Anyone who can reach the port can use it, so by
+default it listens only on this machine.
 """
 
 import argparse
@@ -25,6 +26,8 @@ from starlette.requests import ClientDisconnect
 from .. import decisions
 from ..artifacts import artifacts_of
 from ..cli.project import Project
+from ..data.order import fixed_lengths
+from ..data.rows import as_rows
 from ..errors import UserError
 from ..hardware import this_machine
 from ..model.checks import read_saved
@@ -38,6 +41,8 @@ from ..task import Task
 MAX_BYTES = 20 * 2**20  # per request
 MAX_BODIES = 32  # in memory at a time; further requests wait
 MAX_READING = 4  # requests decoded at a time
+MAX_SEVERAL = 1024  # requests in one body
+ROWS = 32  # of them computed at a time
 TIMEOUT = 30  # seconds to receive a request, or to finish requests after SIGTERM
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -59,6 +64,7 @@ class ServedRun:
                 "This project can't read requests. Pass read= to main() in __main__.py."
             )
         self.read = functools.partial(project.load(project.read), **of_read)
+        self.several = project.load(project.several)
         saved = read_saved(find_checkpoint(folder, "best", "last"), "--run")
         self.facts = facts_of(read_record(folder / "run.json")["data"])
         self.folder, self.name = folder, shown(folder)
@@ -83,36 +89,72 @@ class ServedRun:
         self.reading = threading.Semaphore(MAX_READING)
         self.computing = ThreadPoolExecutor(1)  # one prediction at a time, on all threads
 
-    def answer(self, request: Any) -> dict[str, Any]:
-        """Return the prediction for a request. Raises BadRequest."""
+    def answer(self, body: Any) -> dict[str, Any]:
+        """Return the prediction for a request, or those for several. Raises BadRequest."""
+        requests = self.several(body, self.facts) if self.several else None
+        if requests is None:
+            return self._answers([body])[0] | self.identity()
+        unit = self.facts.unit
+        if not 1 <= len(requests) <= MAX_SEVERAL:
+            raise BadRequest(f"has {len(requests):,} {unit}; expected 1 to {MAX_SEVERAL:,}")
+        return {"predictions": self._answers(requests), **self.identity()}
+
+    def _answers(self, requests: list[Any]) -> list[dict[str, Any]]:
+        """Return the prediction for each request, as JSON values."""
         with self.reading, artifacts_of(self.folder):
-            batch, problems, *notes = self.read([request], self.facts)
+            batch, problems, *notes = self.read(requests, self.facts)
         if problems:
-            raise BadRequest(problems[0])
-        said = {**(notes[0].get(0, {}) if notes else {}), **self.identity()}
-        prediction = self.computing.submit(self._predict, batch).result()
+            raise BadRequest(_reason(problems, len(requests), self.facts.unit))
+        predictions = self._predictions(as_rows(batch))
+        said = notes[0] if notes else {}
+        return [self._described(each) | said.get(i, {}) for i, each in enumerate(predictions)]
+
+    def _described(self, prediction: Any) -> dict[str, Any]:
         if not isinstance(prediction, list) or len(prediction) != len(self.classes or ()):
-            return {"prediction": prediction, **said}
+            return {"prediction": prediction}
         best = max(range(len(prediction)), key=prediction.__getitem__)
         return {
             "class": self.classes[best],
             "probability": prediction[best],
             "probabilities": dict(zip(self.classes, prediction, strict=True)),
-            **said,
         }
 
     def identity(self) -> dict[str, str]:
         return {"run": self.name, "weights_sha256": self.weights_sha256}
 
+    def _predictions(self, rows: Any) -> list[Any]:
+        """Return the task's prediction for each row; rows of similar length are computed together.
+
+        Other requests have their turn between the parts.
+        """
+        lengths, found = rows.lengths, [None] * rows.n
+        order = torch.arange(rows.n) if lengths is None else lengths.argsort(stable=True)
+        for part in order.split(ROWS):
+            length = None if lengths is None else fixed_lengths(lengths[part])[-1]
+            batch = rows.take(part, length, None)
+            predicted = self.computing.submit(self._predict, batch).result()
+            for row, prediction in zip(part.tolist(), predicted, strict=True):
+                found[row] = prediction
+        return found
+
     @torch.inference_mode()
-    def _predict(self, batch: Any) -> Any:
-        """Return the task's prediction for a batch of one row, as JSON values."""
+    def _predict(self, batch: Any) -> list[Any]:
+        """Return the task's prediction for each row of a batch, as JSON values."""
         batch = batch._make(None if part is None else part.to(self.device) for part in batch)
         with self.precision():
             predictions = self.task.predict(self.task(batch))
         if not torch.isfinite(predictions).all():
             raise BadRequest("has no finite prediction")
-        return predictions[0].tolist()
+        return predictions.tolist()
+
+
+def _reason(problems: dict[int, str], n: int, unit: str) -> str:
+    """Return why a body of n requests can't be answered."""
+    first = min(problems)
+    if n == 1:
+        return problems[first]
+    which = f"number {first} (counted from 0) {problems[first]}"
+    return f"has {n:,} {unit}, {len(problems):,} of which can't be read: {which}"
 
 
 def _task_of(project: Project, saved: dict[str, Any], run: str) -> Task:

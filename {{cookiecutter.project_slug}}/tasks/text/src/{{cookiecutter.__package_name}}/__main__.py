@@ -11,6 +11,7 @@ if __name__ == "__main__":
             data=".data:TextData",
             read=".engine.text.read:read",
             read_flags={"truncate": "cut texts that are too long, and say so in the answer"},
+            several=".engine.text.read:several",
             pictures=".pictures:draw",
             links={
                 "data.num_classes": "model.num_classes",

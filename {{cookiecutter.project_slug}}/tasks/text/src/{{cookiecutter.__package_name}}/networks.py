@@ -3,7 +3,8 @@
 Every network takes three tensors (n, length): the tokens' ids, int32; each token's segment, uint8,
 0 in a row's first text and 1 in its second, or None if rows have one text; and a mask, bool, which
 is false for the padding after a row's end. It returns logits (n, outputs), or (n, length, outputs)
-if `per_token`: what each token is, for masked-language modelling.
+if `per_token`: what each token is, for masked-language modelling. A network that can't read rows of
+any length has the most tokens as `positions`.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from .engine.errors import UserError
 from .engine.text.encoders import load_encoder
 from .objectives import ObjectiveName
 
@@ -71,15 +71,9 @@ class Embedding(nn.Module):
             nn.init.normal_(weight, std=0.02)
 
     def forward(self, tokens: Tensor, segments: Tensor | None) -> Tensor:
-        length = tokens.shape[1]
-        if length > POSITIONS:
-            raise UserError(
-                f"A row has {length} tokens, and the network has {POSITIONS} positions: set"
-                f" --data.max_length {POSITIONS}, or raise POSITIONS in networks.py."
-            )
         segments = torch.zeros_like(tokens) if segments is None else segments.int()
-        embedded = self.tokens(tokens) + self.positions[:length] + self.segments(segments)
-        return self.dropout(embedded)
+        positions = self.positions[: tokens.shape[1]]
+        return self.dropout(self.tokens(tokens) + positions + self.segments(segments))
 
 
 class Neighbours(nn.Module):
@@ -117,6 +111,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.per_token, self.hidden = per_token, hidden
+        self.positions = POSITIONS  # data.max_length may not be higher
         self.embedding = Embedding(vocab_size, width, dropout)
         self.neighbours = Neighbours(width)
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))

@@ -1,16 +1,19 @@
 """The pictures drawn into a run's folder at its end, in addition to the engine's curves."""
 
+from typing import Any
+
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .engine.monitor.names import drawable
+from .engine.monitor.names import drawable, width
 from .engine.monitor.predictions import FinishedRun
 from .engine.text.shown import texts_of
 
 RIGHT, WRONG = "#2e7d32", "#c62828"
 ROWS = 24  # texts that are shown
-TEXT_WIDTH, NAME_WIDTH = 110, 22  # letters of a text, of a class's name
+NAME_WIDTH = 22  # letters of a class's name
+LETTER = 0.0052  # width of a text's letter, as a share of the picture's
 MOST_CLASSES = 40  # that a table has room for
 
 
@@ -41,24 +44,26 @@ def draw_predictions(
     wrong = predicted != labels
     order = torch.where(wrong, -1 - sure, sure).argsort(stable=True)[:ROWS].tolist()
     names = drawable(classes, NAME_WIDTH)
-    shown = drawable([texts[i] for i in order], TEXT_WIDTH)
-    if names.note or shown.note:
-        print("note: picture of the predictions: no installed font has all letters", flush=True)
     figure = Figure(figsize=(12, 0.5 + 0.25 * len(order)))
     figure.suptitle(f"{int(wrong.sum())} errors in {len(labels)} texts, the most confident first")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set(xlim=(0, 1), ylim=(len(order), -2))
-    for line, (i, text) in enumerate(zip(order, shown.names, strict=True)):
+    small: Any = {"fontsize": 8, "va": "center", "parse_math": False}
+    right = 0.0  # where the longest prediction ends
+    for line, i in enumerate(order):
         said = f"{names.names[predicted[i]]}, {sure[i]:.0%} sure"
         if wrong[i]:
             said = f"{said}, not {names.names[labels[i]]}"
-        for left, words, colour in (
-            (0.01, said, WRONG if wrong[i] else RIGHT),
-            (0.28, text, "black"),
-        ):
-            drawn = axes.text(left, line, words, fontsize=8, color=colour, va="center")
-            drawn.set(fontfamily=names.families + shown.families, parse_math=False)
+        colour = WRONG if wrong[i] else RIGHT
+        drawn = axes.text(0.01, line, said, color=colour, fontfamily=names.families, **small)
+        right = max(right, drawn.get_window_extent().x1 / figure.bbox.width)
+    left = right + 0.02
+    shown = drawable([texts[i] for i in order], int((1 - left) / LETTER))
+    for line, text in enumerate(shown.names):
+        axes.text(left, line, text, fontfamily=shown.families, **small)
+    if names.note or shown.note:
+        print("note: picture of the predictions: no installed font has all letters", flush=True)
     return figure
 
 
@@ -71,7 +76,7 @@ def draw_confusion(predicted: Tensor, labels: Tensor, classes: tuple[str, ...]) 
     pairs = labels * number + predicted
     counts = pairs.bincount(minlength=number * number).view(number, number)
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    side = 2.5 + 0.3 * number
+    side = 2.3 + 0.3 * number + 0.1 * max(map(width, shown.names))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)

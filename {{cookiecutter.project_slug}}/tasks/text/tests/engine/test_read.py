@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,20 @@ from {{ cookiecutter.__package_name }}.engine.cli.project import (
     Project,
     data_with_flags,
 )
+from {{ cookiecutter.__package_name }}.engine.contract import Facts
 from {{ cookiecutter.__package_name }}.engine.run.record import (
     facts_of,
     read_record,
 )
-from {{ cookiecutter.__package_name }}.engine.text.read import read
+from {{ cookiecutter.__package_name }}.engine.text.read import read, several
 from {{ cookiecutter.__package_name }}.engine.tools.serve import (
     BadRequest,
     ServedRun,
 )
 
-PROJECT = Project(package.__name__, TextClassifier, TextData, read)
+PROJECT = Project(package.__name__, TextClassifier, TextData, read, several=several)
 LONGEST = 24
+CLOSE = 0.02 if torch.cuda.is_available() else 1e-5
 SIZES = ("--data.max_length", str(LONGEST), "--data.vocabulary", "200", "--data.batch_size", "16")
 
 
@@ -47,7 +50,7 @@ def write_table(file: Path, pairs: bool) -> None:
     draw = random.Random(0)
     with file.open("w", newline="") as opened:
         table = csv.writer(opened)
-        table.writerow(["first", "second", "label"] if pairs else ["text", "label"])
+        table.writerow(["Title", "Body", "label"] if pairs else ["text", "label"])
         for i in range(100):
             texts = [sentence(draw) for _ in range(2)] if pairs else [sentence(draw)]
             table.writerow([*texts, ("red", "blue")[i % 2]])
@@ -66,6 +69,8 @@ def trained(call: Callable[..., int], tmp_path_factory) -> Callable[[str], Path]
             write_table(folder / "texts.csv", kind == "pairs")
             flags = "--config", "configs/table.yaml", "--data.options.path"
             flags = *flags, str(folder / "texts.csv"), *SIZES, "--trainer.max_steps", "2"
+            if kind == "pairs":
+                flags = *flags, "--data.options.text=title", "--data.options.second=body"
             assert call("fit", *flags, folder=folder / "run") == 0
             assert call("predict", "--run", str(folder / "run")) == 0
             made[kind] = folder / "run"
@@ -77,11 +82,18 @@ def trained(call: Callable[..., int], tmp_path_factory) -> Callable[[str], Path]
 def reading(run: Path, *requests: Any, **flags: bool) -> Any:
     """Return what read() makes of requests to the service of a run."""
     with artifacts_of(run):
-        return read(list(requests), facts_of(read_record(run / "run.json")["data"]), **flags)
+        rows, *rest = read(list(requests), facts_in(run), **flags)
+    return rows.batch, *rest
+
+
+def facts_in(run: Path) -> Facts:
+    return facts_of(read_record(run / "run.json")["data"])
 
 
 def data_of(run: Path) -> Any:
     options = {"path": str(run.parent / "texts.csv")}
+    if run.parent.name.startswith("pairs"):
+        options |= {"text": "title", "second": "body"}
     sizes = {"max_length": LONGEST, "vocabulary": 200}
     return data_with_flags(TextData)(source="table", options=options, **sizes)
 
@@ -127,8 +139,9 @@ def test_a_pair_may_be_sent_in_several_ways(trained):
     run, first, second = trained("pairs"), "the fox", "a lazy dog"
     ways: list[Any] = [{"first": first, "second": second}, [first, second]]
     ways += [{"sentence1": first, "sentence2": second}, {"question1": first, "question2": second}]
+    ways += [{"Title": first, "Body": second, "label": "red"}, {"title": first, "body": second}]
     batch, problems, _ = reading(run, *ways)
-    assert not problems and len(batch.row) == 4
+    assert not problems and len(batch.row) == 6
     assert (batch.tokens == batch.tokens[0]).all()
     assert batch.segments[0].tolist() == [0] * 4 + [1] * 4
 
@@ -167,11 +180,64 @@ def test_what_can_not_be_shown_is_left_out_with_the_reason(what, trained):
 
 
 def test_what_is_no_pair_is_refused_by_a_network_of_pairs(trained):
-    requests = "one text", ["a", " "], {"first": "a", "second": None}
+    requests = "one text", ["a", " "], {"first": "a", "second": None}, {"headline": "a"}
     batch, problems, _ = reading(trained("pairs"), *requests)
     assert problems[0].startswith("is one text; this network was trained on pairs: send {")
     assert problems[1] == "has a problem in the second text: it is empty"
     assert problems[2].startswith("is one text") and batch.tokens.shape == (0, 8)
+    assert problems[3].endswith('expected "Title" and "Body", or "text", or "first" and "second"')
+
+
+SEVERAL = {  # a body, and how many requests a network of texts and one of pairs find in it
+    "texts": ({"texts": ["a", "b", "c"]}, 3, 3),
+    "pairs": ({"pairs": [["a", "b"], {"first": "c", "second": "d"}]}, 2, 2),
+    "list": ([["a", "b"], ["c", "d"]], 2, 2),
+    "list of two texts": (["a", "b"], 2, None),
+    "list of one": (["a"], 1, 1),
+    "nothing": ([], 0, 0),
+    "one text": ("a", None, None),
+    "one by its key": ({"text": "a"}, None, None),
+    "a text in a column named texts": ({"texts": "a"}, None, None),
+    "bytes": (b"[]", None, None),
+}
+
+
+@pytest.mark.parametrize("what", list(SEVERAL))
+def test_a_body_may_hold_several_requests(what, trained):
+    body, *expected = SEVERAL[what]
+    for kind, number in zip(("texts", "pairs"), expected, strict=True):
+        found = several(body, facts_in(trained(kind)))
+        assert (None if found is None else len(found)) == number
+
+
+def test_several_texts_are_answered_in_their_order_as_each_alone(trained, monkeypatch):
+    served, shapes = ServedRun(PROJECT, trained("texts")), list[tuple[int, ...]]()
+    whole = served.task.forward
+    monkeypatch.setattr(
+        served.task, "forward", lambda batch: shapes.append(batch.tokens.shape) or whole(batch)
+    )
+    texts = [" ".join(WORDS[: 1 + i % 12]) for i in range(70)]
+    said = served.answer({"texts": texts})
+    assert shapes == [(32, 8), (32, 16), (6, 16)]  # by length, padded only to their own longest
+    assert said.keys() == {"predictions", "run", "weights_sha256"}
+    for i in (0, 11, 40, 69):
+        alone = served.answer(texts[i])
+        found = said["predictions"][i]
+        assert found["class"] == alone["class"] and found.keys() == alone.keys() - said.keys()
+        assert found["probability"] == pytest.approx(alone["probability"], abs=CLOSE)
+    assert any(a["probability"] != b["probability"] for a, b in pairwise(said["predictions"]))
+
+
+def test_several_texts_of_which_one_can_not_be_read_are_refused_with_its_number(trained):
+    served = ServedRun(PROJECT, trained("texts"))
+    message = r"^has 3 texts, 2 of which can't be read: number 1 \(counted from 0\) is empty$"
+    with pytest.raises(BadRequest, match=message):
+        served.answer(["a dog", "", 3])
+    with pytest.raises(BadRequest, match=r"^is empty$"):
+        served.answer([""])
+    for n in (0, 1025):
+        with pytest.raises(BadRequest, match=f"^has {n:,} texts; expected 1 to 1,024$"):
+            served.answer({"texts": ["a"] * n})
 
 
 def test_a_text_that_is_too_long_is_cut_only_if_asked(trained):
@@ -184,11 +250,12 @@ def test_a_text_that_is_too_long_is_cut_only_if_asked(trained):
     assert said["class"] in ("red", "blue") and "truncated" not in served.answer("a dog")
     batch, _, notes = reading(run, "a dog", text, truncate=True)
     assert list(notes) == [1] and batch.tokens.shape == (2, 24)
+    short, long = served.answer(["a dog", text])["predictions"]
+    assert "truncated" not in short and long["of_tokens"] == 62
 
 
 def test_a_run_on_bare_tokens_reads_no_texts(trained, tmp_path):
-    facts = facts_of(read_record(trained("texts") / "run.json")["data"])
-    _, problems, _ = read(["a dog"], facts)  # no run, so no tokenizer
+    _, problems, _ = read(["a dog"], facts_in(trained("texts")))  # no run, so no tokenizer
     assert problems[0].startswith("can't be tokenized: this run was trained on tokens")
 
 
@@ -209,6 +276,8 @@ def test_the_service_takes_json_and_plain_text_and_cuts_with_truncate(trained):
             status, said = ask(json.dumps(pair).encode())
             assert status == 200 and said["truncated"] and said["tokens"] == LONGEST
             assert set(said["probabilities"]) == {"red", "blue"}
+            status, said = ask(json.dumps([pair, {"Title": "a fox", "Body": "a dog"}]).encode())
+            assert status == 200 and [len(each) for each in said["predictions"]] == [6, 3]
             status, said = ask(b"one text", "text/plain")
             assert status == 422 and "trained on pairs" in said["detail"]
             assert ask(b"\xff", "text/plain")[0] == ask(b"{", "application/json")[0] == 422

@@ -27,6 +27,7 @@ from {{ cookiecutter.__package_name }}.engine.text.tokenizer import (
     read,
     trained,
 )
+from {{ cookiecutter.__package_name }}.engine.text.tokens import Tokens
 
 PACKAGE = "{{ cookiecutter.__package_name }}"
 
@@ -284,6 +285,23 @@ def test_what_a_source_returns_is_checked(wrong, message):
     source = replace(splits(), val=replace(texts(2), **wrong))
     with pytest.raises(UserError, match=message):
         module(source)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (dict(labels=torch.tensor([0, 2])), r"the class 2; expected 0 to 1\."),
+        (dict(labels=torch.tensor([0, -1])), r"the class -1; expected"),
+        (dict(tokens=np.array([5, 50], np.int32)), r"the token 50; expected 0 to 49\."),
+    ],
+)
+def test_tokens_and_classes_that_the_network_lacks_are_named(wrong, message):
+    ones = np.ones(2, np.int32)
+    good = Tokens(ones, ones, None, ones, torch.tensor([0, 1]))
+    assert module(TextSplits(good, good, classes=("a", "b"), vocabulary=50)).num_classes == 2
+    bad = replace(good, **wrong)
+    with pytest.raises(UserError, match=message):
+        module(TextSplits(good, bad, classes=("a", "b"), vocabulary=50))
 
 
 def test_texts_without_labels_need_masks():

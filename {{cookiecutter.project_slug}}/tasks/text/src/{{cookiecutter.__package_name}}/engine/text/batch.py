@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 IGNORED = -100  # the target of a token that is not to be predicted
+SEQUENCES = ("tokens", "segments", "targets")  # the fields that are cut to a batch's length
 
 
 class TextBatch(NamedTuple):

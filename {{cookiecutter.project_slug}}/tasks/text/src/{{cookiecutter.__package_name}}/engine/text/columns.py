@@ -36,6 +36,10 @@ class Columns:
     label: int | None
     split: int | None
 
+    def of_texts(self, columns: Sequence[str]) -> tuple[str, ...]:
+        """Return the names of the columns with the texts, one or two."""
+        return tuple(columns[i] for i in (self.text, self.second) if i is not None)
+
 
 def choose(wanted: Wanted, columns: Sequence[str], path: Path, remarks: list[str]) -> Columns:
     """Return where the columns are; those not used are added to `remarks`.
@@ -59,11 +63,11 @@ def choose(wanted: Wanted, columns: Sequence[str], path: Path, remarks: list[str
     unused = [name for i, name in enumerate(columns) if i not in found.values()]
     text = found.pop("text")
     assert text is not None
+    chosen = Columns(text, **found)
     if unused:
-        texts = [columns[i] for i in (text, found["second"]) if i is not None]
-        named = " and ".join(map(repr, texts))
+        named = " and ".join(map(repr, chosen.of_texts(columns)))
         remarks.append(f"{path.name}: texts are read from {named}; not used: {join_names(unused)}")
-    return Columns(text, **found)
+    return chosen
 
 
 def _index(name: str | None, usual: Sequence[str], columns: Sequence[str]) -> int | None:

@@ -52,18 +52,12 @@ class Encoder(nn.Module):
         for real tokens. Raises UserError if there are more tokens than positions.
         """
         if tokens.shape[1] > self.positions:
-            raise self.too_long(f"A row has {tokens.shape[1]} tokens")
+            found, name = f"A row has {tokens.shape[1]} tokens", self.model.name_or_path
+            raise _too_long(found, name, self.positions)
         inputs: dict[str, Any] = {"input_ids": tokens.long(), "attention_mask": self._mask(mask)}
         if segments is not None and self.has_segments:
             inputs["token_type_ids"] = segments.long()
         return self.model(**inputs).logits[..., : self.outputs]
-
-    def too_long(self, found: str) -> UserError:
-        fits = self.positions // MULTIPLE * MULTIPLE
-        return UserError(
-            f"{found}, and {self.model.name_or_path} has {self.positions} positions"
-            f" (max_position_embeddings). Set --data.max_length {fits}"
-        )
 
     def artifacts(self) -> dict[str, bytes]:
         """Return the file that this network can be built from without a hub."""
@@ -135,15 +129,32 @@ def load_weights(network: nn.Module, name: str, classes: Sequence[str] = ()) -> 
     return load_into(encoder.model, name, classes if encoder.objective == "classes" else ())
 
 
-def check_max_length(network: nn.Module, max_length: int) -> None:
-    """Raise UserError if an encoder has fewer positions than a text may have tokens."""
+def check_max_length(network: nn.Module, max_length: int, longest: int = 0) -> None:
+    """Raise UserError if a network has fewer positions than a text may have tokens.
+
+    A module of the network has their number as `positions`; one without has no such limit. A source
+    of tokens may have a row that is longer than `max_length`: the `longest`.
+    """
     for module in network.modules():
-        if isinstance(module, Encoder) and module.positions < max_length:
-            raise module.too_long(f"data.max_length is {max_length}")
+        positions = getattr(module, "positions", None)
+        if not isinstance(positions, int) or positions >= max(max_length, longest):
+            continue
+        name = module.model.name_or_path if isinstance(module, Encoder) else "the network"
+        if positions < max_length:
+            raise _too_long(f"data.max_length is {max_length}", name, positions)
+        raise UserError(
+            f"The source returned a row of {longest} tokens, and {name} has {positions} positions."
+            " Make its rows shorter."
+        )
 
 
 def encoder_in(network: nn.Module) -> Encoder:
     return next(module for module in network.modules() if isinstance(module, Encoder))
+
+
+def _too_long(found: str, name: str, positions: int) -> UserError:
+    fits = positions // MULTIPLE * MULTIPLE
+    return UserError(f"{found}, and {name} has {positions} positions. Set --data.max_length {fits}")
 
 
 def _build(config: Any, objective: Objective) -> Any:

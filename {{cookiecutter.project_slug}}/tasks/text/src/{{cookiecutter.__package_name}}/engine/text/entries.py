@@ -15,7 +15,8 @@ class Entries:
     """Texts with their labels as words, in the order in which they were read.
 
     `splits` are train, val or test; "" for rows that have none. `second` is empty if rows are
-    single texts. A label is "" if there is none.
+    single texts. A label is "" if there is none. `columns` are the names of the columns with the
+    training texts.
     """
 
     first: list[str] = field(default_factory=list)
@@ -23,6 +24,7 @@ class Entries:
     labels: list[str] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
+    columns: tuple[str, ...] = ()
 
     @property
     def n(self) -> int:

@@ -13,7 +13,7 @@ from ..data.rows import TensorRows, digest
 from ..data.shared import once_per_host
 from ..errors import UserError
 from ..ranks import is_rank_zero
-from .batch import TextBatch
+from .batch import SEQUENCES, TextBatch
 from .encoders import check_max_length
 from .masks import Masks
 from .splits import Texts, TextSplits
@@ -23,7 +23,6 @@ from .tokens import Tokens
 
 MULTIPLE = 8  # batches are padded to multiples of it
 UNNAMED_IDS = {"pad": 0, "mask": 1}  # of Tokens, which have no tokenizer
-SEQUENCES = ("tokens", "segments", "targets")
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -83,7 +82,7 @@ class TextModule(Data):
         self.masks = self._masks() if masking else None
         parts = {split: self._masked_rows(split, batch) for split, batch in read.parts.items()}
         self.splits = Splits(parts["train"], parts["val"], parts.get("test"))
-        self._facts = self._described(name, read)
+        self._facts = self._described(name, read, source.columns)
 
     @property
     def objective(self) -> Literal["classes", "numbers", "masked"]:
@@ -114,7 +113,8 @@ class TextModule(Data):
     def setup(self, stage: str) -> None:
         """Raise UserError if the network has fewer positions than a text may have tokens."""
         if self.trainer is not None:
-            check_max_length(self.trainer.lightning_module, self.max_length)
+            (longest,) = self._facts.shapes["tokens"]
+            check_max_length(self.trainer.lightning_module, self.max_length, longest)
 
     def train_dataloader(self) -> Loader:
         """Return the loader of the training texts. Prints how much of their batches is padding."""
@@ -152,13 +152,15 @@ class TextModule(Data):
             batch = batch if split == "train" else self.masks.fixed(batch)
         return TensorRows(batch, batch.lengths, SEQUENCES)
 
-    def _described(self, name: str, read: _Read) -> Facts:
+    def _described(self, name: str, read: _Read, columns: tuple[str, ...]) -> Facts:
         """Return the facts. The service reads `extra` to tokenize as training did."""
         extra: dict[str, Any] = {
             "objective": self.objective,
             "max_length": self.max_length,
             "pair": self.splits.train.batch.segments is not None,
         }
+        if columns:
+            extra["columns"] = columns
         if self.tokenizer is not None:
             extra["tokenizer"] = {
                 "name": self.tokenizer.name,
@@ -187,7 +189,7 @@ def _read(source: TextSplits, max_length: int, name: str | None, vocabulary: int
         part = getattr(source, split)
         if part is None:
             continue
-        tokens = _tokens(part, source.classes, tokenizer, max_length)
+        tokens = _tokens(part, source, tokenizer, max_length)
         parts[split] = tokens.batch(padding)
         cut = int((tokens.whole > tokens.lengths).sum())
         if cut:
@@ -216,10 +218,12 @@ def _tokenizer(source: TextSplits, name: str | None, vocabulary: int) -> TextTok
 
 
 def _tokens(
-    part: Texts | Tokens, classes: tuple[str, ...], tokenizer: TextTokenizer | None, max_length: int
+    part: Texts | Tokens, source: TextSplits, tokenizer: TextTokenizer | None, max_length: int
 ) -> Tokens:
     """Return a split as tokens with labels."""
+    classes = source.classes
     if isinstance(part, Tokens):
+        part.check(len(classes), source.vocabulary)
         return part
     assert tokenizer is not None
     part.check(classes)

@@ -2,6 +2,7 @@
 
 import functools
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,13 +10,16 @@ import torch
 
 from ..artifacts import artifact
 from ..contract import Facts
-from .batch import TextBatch
+from ..data.rows import TensorRows
+from .batch import SEQUENCES, TextBatch
 from .columns import FIRST, SECOND
+from .names import find
 from .tokenizer import FILE, KEPT, TextTokenizer
 from .tokenizer import read as read_tokenizer
 
 MAX_CHARACTERS = 1_000_000  # of one text: more take seconds to tokenize
 MULTIPLE = 8  # the length of a batch without texts
+SEVERAL = ("texts", "pairs")  # the keys of a list of requests
 TOKENIZING = threading.Lock()  # a tokenizer has one length to which it cuts, for all threads
 
 
@@ -30,23 +34,38 @@ class Unreadable(Exception):
     """The request can't be shown to the network; the message is the reason."""
 
 
+def several(body: Any, facts: Facts) -> list | None:
+    """Return the requests in a body: a list, or {"texts": […]} or {"pairs": […]}; else None.
+
+    If rows are pairs, a list of two texts is one of them.
+    """
+    if isinstance(body, dict) and len(body) == 1:
+        (key,) = body
+        return body[key] if key in SEVERAL and isinstance(body[key], list) else None
+    if not isinstance(body, list):
+        return None
+    is_one = facts.extra["pair"] and [type(part) for part in body] == [str, str]
+    return None if is_one else body
+
+
 def read(
     requests: list, facts: Facts, truncate: bool = False
-) -> tuple[TextBatch, dict[int, str], dict[int, dict]]:
+) -> tuple[TensorRows, dict[int, str], dict[int, dict]]:
     """Return texts as tokens, why the others can't be used, and which were cut.
 
     Args:
         requests: each a text as str or UTF-8 bytes; {"text": …}; a pair as {"first": …,
-            "second": …} or as a list. Instead of these keys, those of columns.py may be used.
+            "second": …} or as a list. Instead of these keys, the names of the columns that the run
+            was trained on may be used, or those of columns.py.
         facts: the facts of the run's data.
         truncate: cut texts that are too long, as training did, instead of refusing them.
     """
     tokenizer, is_pair = _tokenizer(), facts.extra["pair"]
-    longest = facts.extra["max_length"]
+    longest, columns = facts.extra["max_length"], facts.extra.get("columns", [])
     texts, problems, notes = [], dict[int, str](), dict[int, dict]()
     for i, request in enumerate(requests):
         try:
-            text = _checked(_text_of(request), is_pair)
+            text = _checked(_text_of(request, columns), is_pair)
             length = _length(tokenizer, text, longest)
             if length > longest and not truncate:
                 raise Unreadable(
@@ -59,19 +78,26 @@ def read(
         texts.append(text)
         if length > longest:
             notes[i] = {"truncated": True, "tokens": longest, "of_tokens": length}
-    return _batch(tokenizer, texts, longest, is_pair), problems, notes
+    batch = _batch(tokenizer, texts, longest, is_pair)
+    return TensorRows(batch, batch.lengths, SEQUENCES), problems, notes
 
 
-def _text_of(request: Any) -> Text:
-    """Return the text or pair in a request. Raises Unreadable if there is none."""
+def _text_of(request: Any, columns: Sequence[str]) -> Text:
+    """Return the text or pair in a request. Raises Unreadable if there is none.
+
+    `columns` are the names of the training table's columns of texts, one or two, if it had any.
+    """
     if isinstance(request, bytes):
         return Text(_decoded(request), None)
     parts = request if isinstance(request, list) else [request]
     if isinstance(request, dict):
-        first, second = (_value(request, keys) for keys in (FIRST, SECOND))
+        usual = (*columns[:1], *FIRST), (*columns[1:], *SECOND)
+        first, second = (_value(request, keys) for keys in usual)
         if first is None:
             keys = ", ".join(map(repr, list(request)[:6])) or "none"
-            raise Unreadable(f'has the keys {keys}; expected "text", or "first" and "second"')
+            also = " and ".join(f'"{name}"' for name in columns if name not in (*FIRST, *SECOND))
+            expected = f'{also and also + ", or "}"text", or "first" and "second"'
+            raise Unreadable(f"has the keys {keys}; expected {expected}")
         parts = [first] if second is None else [first, second]
     if not 1 <= len(parts) <= 2 or not all(isinstance(part, str) for part in parts):
         kinds = ", ".join(type(part).__name__ for part in parts[:3])
@@ -81,7 +107,9 @@ def _text_of(request: Any) -> Text:
 
 def _value(request: dict, keys: tuple[str, ...]) -> Any:
     """Return the value of the first of the keys that a request has, or None."""
-    return next((request[key] for key in keys if key in request), None)
+    given = list(request)
+    places = (find(key, given) for key in keys)
+    return next((request[given[place]] for place in places if place is not None), None)
 
 
 def _decoded(content: bytes) -> str:

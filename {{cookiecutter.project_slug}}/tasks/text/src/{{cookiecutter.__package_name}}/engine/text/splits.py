@@ -54,11 +54,13 @@ class TextSplits(Splits):
     """A data set of texts; each split is Texts, or Tokens if no tokenizer is needed.
 
     `classes` are empty if the labels are numbers. `metrics` are the names of the metrics that the
-    data set is published with. `remarks` are notes for the user. `vocabulary` is the number of
-    tokens that Tokens are drawn from.
+    data set is published with. `remarks` are notes for the user. `columns` are the names of the
+    table's columns with the texts: one, or two of pairs. `vocabulary` is the number of tokens that
+    Tokens are drawn from.
     """
 
     classes: tuple[str, ...] = field(kw_only=True)
     metrics: tuple[str, ...] = field(default=(), kw_only=True)
     remarks: tuple[str, ...] = field(default=(), kw_only=True)
+    columns: tuple[str, ...] = field(default=(), kw_only=True)
     vocabulary: int | None = field(default=None, kw_only=True)

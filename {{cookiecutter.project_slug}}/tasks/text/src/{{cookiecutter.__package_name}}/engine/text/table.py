@@ -93,6 +93,8 @@ def add_rows(
             f"{path} has {found} a row, and the files before it {before}: expected the same columns"
             " in each file of a data set."
         )
+    if part in ("train", ""):
+        entries.columns = columns.of_texts(file.columns)
     for line, cells in file.rows():
         place = f"{path}:{line}"
         if isinstance(cells, str):
@@ -162,7 +164,13 @@ def from_entries(
         raise UserError(f"{place} leaves no validation texts: add some, or set val_share.")
     parts = (_part(entries, labels, split) for split in SPLITS)
     remarks = list(dict.fromkeys(remarks))
-    return TextSplits(*parts, classes=classes, metrics=tuple(metrics), remarks=tuple(remarks))
+    return TextSplits(
+        *parts,
+        classes=classes,
+        metrics=tuple(metrics),
+        remarks=tuple(remarks),
+        columns=entries.columns,
+    )
 
 
 def _part(entries: Entries, labels: list[Label] | None, split: str) -> Texts | None:
@@ -193,7 +201,8 @@ def _check_labels(entries: Entries, remarks: list[str]) -> None:
 
 
 def _remove(entries: Entries, rows: set[int]) -> None:
-    for column in vars(entries).values():
+    lists = (column for column in vars(entries).values() if isinstance(column, list))
+    for column in lists:
         column[:] = [value for i, value in enumerate(column) if i not in rows]
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..data.order import fixed_lengths
+from ..errors import UserError
 from .batch import TextBatch
 
 
@@ -31,6 +32,21 @@ class Tokens:
     @property
     def n(self) -> int:
         return len(self.lengths)
+
+    def check(self, classes: int, vocabulary: int | None) -> None:
+        """Raise UserError if a token or a class is one that the network would not have.
+
+        On a GPU, both would end as a device-side assert.
+        """
+        numbers = {"the token": (self.tokens, vocabulary)}
+        if classes and self.labels is not None:
+            numbers["the class"] = (self.labels.numpy(), classes)
+        for what, (found, count) in numbers.items():
+            for number in (found.min(), found.max()):
+                if count is not None and not 0 <= number < count:
+                    raise UserError(
+                        f"The source returned {what} {number}; expected 0 to {count - 1}."
+                    )
 
     def batch(self, padding: int) -> TextBatch:
         """Return all rows as one batch, padded with the id `padding` to the longest fixed length.

@@ -1,0 +1,104 @@
+"""Runs on texts: exact in several parts, repeated to the bit, measured by their own metric."""
+
+import re
+import shutil
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from killed import by_two_ranks
+from torch import Tensor
+from variants import TABLE, arguments, write_data
+
+from {{ cookiecutter.__package_name }}.classifier import TextClassifier
+from {{ cookiecutter.__package_name }}.data import TextData
+from {{ cookiecutter.__package_name }}.engine.fast.data_parallel import DataParallel
+
+MASKED = {"labels": 0.0, "masked tokens": 0.15}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    return folder
+
+
+def learned(table: str, masking: float, devices: int, micro_batches: int) -> dict[str, Tensor]:
+    """Return the weights after an epoch in float64 without dropout, 16 rows a step."""
+    L.seed_everything(0, verbose=False)
+    size = 16 // devices // micro_batches
+    data = TextData("table", {"path": table}, batch_size=size, vocabulary=200, masking=masking)
+    sizes = {"num_classes": data.num_classes, "vocab_size": data.vocab_size}
+    task = TextClassifier(**sizes, objective=data.objective, dropout=0.0)
+    quiet = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "logger"), False)
+    trainer = L.Trainer(
+        **quiet,
+        accelerator="cpu",
+        devices=devices,
+        strategy=DataParallel() if devices > 1 else "auto",
+        precision="64-true",
+        accumulate_grad_batches=micro_batches,
+        max_epochs=1,
+        limit_val_batches=0,
+        gradient_clip_val=0.5,
+        enable_model_summary=False,
+    )
+    trainer.fit(task, datamodule=data)
+    assert trainer.global_step == 4
+    return task.state_dict()
+
+
+BY_TWO = """
+import os, sys, torch
+sys.path.append(sys.argv[1])
+from test_text_runs import MASKED, learned
+
+for what, masking in MASKED.items():
+    found = learned(sys.argv[2], masking, devices=2, micro_batches=2)
+    if os.environ["RANK"] == "0":
+        torch.save(found, os.path.join(sys.argv[3], what + ".pt"))
+"""
+
+
+def test_two_processes_that_accumulate_learn_as_one(data, tmp_path):
+    """For the labels' loss, a mean over rows, and for that of masked tokens, one over tokens."""
+    table = str(data / "texts.csv")
+    by_two_ranks(tmp_path, BY_TWO, str(Path(__file__).parent), table, str(tmp_path))
+    for what, masking in MASKED.items():
+        one = learned(table, masking, devices=1, micro_batches=1)
+        two = torch.load(tmp_path / f"{what}.pt", weights_only=True)
+        for name, weight in one.items():
+            assert weight.dtype == torch.float64
+            torch.testing.assert_close(two[name], weight, rtol=1e-9, atol=1e-9)
+
+
+def test_a_run_is_retrained_to_the_same_bits(data, call, tmp_path, capfd):
+    _, flags = arguments("masked tokens", data)
+    assert call(*flags, folder=tmp_path / "run") == 0
+    assert call("reproduce", "--run", str(tmp_path / "run")) == 0
+    assert re.search(r"identical: \d+ losses and \d+ tensors", capfd.readouterr().out)
+
+
+def test_several_seeds_print_the_metric_as_it_is(data, call, tmp_path, capsys):
+    """The number's error is no percentage, although a class's accuracy is one."""
+    recipe = shutil.copy("configs/table.yaml", tmp_path / f"{tmp_path.name}.yaml")
+    flags = f"--config={recipe}", f"--data.options.path={data / 'pairs.csv'}", *TABLE[1:]
+    assert call("seeds", "3,4", *flags, "--trainer.max_epochs=1") == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^  seed 3 +\d\.\d{4}  ", said, re.MULTILINE)
+    assert re.search(r"^best val/loss \d\.\d{4} ± \d\.\d{4} \(mean", said, re.MULTILINE)
+    shutil.rmtree(Path(said.split("table: ")[1].strip()).parent)
+
+
+def test_a_length_for_which_the_network_has_no_positions_is_refused_at_the_start(
+    data, call, tmp_path, capsys
+):
+    flags = *TABLE, f"--data.options.path={data / 'texts.csv'}"
+    assert call("fit", *flags, "--data.max_length=1024", folder=tmp_path) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert errors == [
+        "error: data.max_length is 1024, and the network has 512 positions. Set"
+        " --data.max_length 512"
+    ]

@@ -1,0 +1,60 @@
+"""The runs that test_resume.py kills: their data, their flags, and what each does when it dies.
+
+An epoch has STEPS steps. Another task has a file of this name of its own.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+EPOCHS, STEPS = 4, 8
+LENGTH = ("--trainer.max_epochs", str(EPOCHS), "--trainer.log_every_n_steps", "1")
+DIGITS = ("--config", "configs/digits.yaml", "--data.batch_size", "128", "--data.crop_padding", "1")
+TWICE = ("--trainer.devices", "2", "--trainer.accelerator", "cpu")
+HALF_AN_EPOCH = "--trainer.val_check_interval=0.5"
+VARIANTS = {
+    "resident": (1, DIGITS),
+    "streaming, no worker": (1, ("--data.workers", "0")),
+    "streaming, 2 workers": (1, ("--data.workers", "2")),
+    "accumulating, validating twice an epoch": (
+        1,
+        (*DIGITS, "--data.batch_size=64", "--data.global_batch_size=128", HALF_AN_EPOCH),
+    ),
+    "two processes": (2, (*DIGITS, "--data.batch_size", "64", *TWICE)),
+    "two processes, streaming": (2, ("--data.workers", "1", "--data.batch_size", "4", *TWICE)),
+}
+SIMPLE, TWO_PROCESSES = "resident", "two processes"
+EACH = ("step", "save", "validation", "last batch")
+KILLS = [(name, what) for name in list(VARIANTS)[:5] for what in EACH]
+KILLS += [("resident", "from outside"), ("streaming, 2 workers", "from outside")]
+KILLS += [("accumulating, validating twice an epoch", "save")]
+KILLS += [("two processes", what) for what in ("from outside", "SIGTERM", "save")]
+KILLS += [("two processes, streaming", what) for what in ("step", "last batch", "save")]
+
+
+def write_data(folder: Path) -> None:
+    """Write image files of two classes: 64 for training, so an epoch has 8 steps of 8."""
+    draw = np.random.default_rng(0)
+    for part, count in (("train", 32), ("val", 10)):
+        for shade, name in ((80, "dark"), (170, "light")):
+            (folder / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = draw.normal(shade, 60, (20, 24, 3)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{i}.png")
+
+
+def arguments(name: str, data: Path) -> tuple[int, list[str]]:
+    """Return the number of processes of a variant, and its command."""
+    processes, flags = VARIANTS[name]
+    if "streaming" in name:
+        flags = ("--data.source=folder", f"--data.options.path={data}", *flags)
+        flags = ("--data.image_size", "16", "--data.batch_size", "8", "--data.flip", "true", *flags)
+        flags = ("--model.network", "small_cnn", "--model.small_images", "true", *flags)
+    return processes, ["fit", *flags, *LENGTH]
+
+
+def on_gpus(devices: int, mode: str) -> list[str]:
+    """Return a command for GPUs: compiled, in bfloat16, with CUDA graphs on one GPU."""
+    flags = ["fit", *DIGITS, "--data.batch_size", str(128 // devices), "--model.compile", mode]
+    return [*flags, *LENGTH, "--trainer.devices", str(devices), "--trainer.accelerator", "cuda"]
