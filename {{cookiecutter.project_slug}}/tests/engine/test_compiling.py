@@ -418,13 +418,13 @@ def test_no_step_waits_for_the_gpu_even_if_it_logs_or_shows_its_loss(
         ("auto", "step-graph", 0),
         ("auto", "reduce-overhead", 0),
         ("data-parallel", "step-graph", 0),  # the call is in the graph
-        ("data-parallel", "reduce-overhead", 20),
+        ("data-parallel", "reduce-overhead", 5),  # one for four micro-batches
     ],
 )
 def test_steps_between_two_log_steps_copy_nothing_from_the_gpu_and_sum_once(
     strategy, mode, calls, call, monkeypatch
 ):
-    """Of 20 steps, without a line of progress."""
+    """Of 20 micro-batches, without a line of progress."""
     profile = torch.profiler.profile()
 
     def start(model, batch, batch_idx) -> None:
@@ -436,7 +436,8 @@ def test_steps_between_two_log_steps_copy_nothing_from_the_gpu_and_sum_once(
 
     monkeypatch.setattr(ImageClassifier, "on_train_batch_start", start, raising=False)
     monkeypatch.setattr(Lines, "seconds", 1e9)
-    flags = ("--trainer.log_every_n_steps=50", f"--trainer.strategy={strategy}")
+    flags = ["--trainer.log_every_n_steps=50", f"--trainer.strategy={strategy}"]
+    flags += ["--data.global_batch_size=512"] if strategy == "data-parallel" else []
     assert call(*ON_GPU, "--model.network=resnet18", f"--model.compile={mode}", *flags) == 0
     names = Counter(event.name for event in profile.events())
     assert not [name for name in names if name.startswith("Memcpy DtoH")]

@@ -354,7 +354,6 @@ def test_step_hooks_are_called_if_a_callback_defines_them(monkeypatch):
     step = ImageClassifier.training_step
     monkeypatch.setattr(ImageClassifier, "training_step", lambda *of: see_thread(step(*of)))
     note("before step", Throughput, "on_before_optimizer_step")
-    note("for nobody", L.Callback, "on_before_zero_grad")
     model, data = ImageClassifier(num_classes=10, small_images=True), ImageData("digits")
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
     for expected in (["False", "before step"], ["False", "after backward", "before step"]):

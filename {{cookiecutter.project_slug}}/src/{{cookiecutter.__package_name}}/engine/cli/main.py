@@ -17,6 +17,7 @@ from ..errors import UserError
 from ..home import settle
 from .help import help_of
 from .project import Project, collecting_later
+from .quick_exit import QuickExit
 from .verbs import VERBS, parse
 
 if TYPE_CHECKING:
@@ -42,16 +43,23 @@ def main(
 ) -> int:
     """Run the command line of a project and return its exit status.
 
-    The project's `__main__.py` calls it; contract.py describes the arguments. The status is 0, 1
-    for a crash, 2 for wrong settings or data, 4 if the loss is not finite, 130 after Ctrl-C, 143
-    after SIGTERM.
+    The project's `__main__.py` calls it; contract.py describes the arguments. There, it does not
+    return: it ends the program. The status is 0, 1 for a crash, 2 for wrong settings or data, 4 if
+    the loss is not finite, 130 after Ctrl-C, 143 after SIGTERM.
     """
-    package = str(sys._getframe(1).f_globals["__package__"])
+    caller = sys._getframe(1).f_globals
+    is_program = arguments is None and vars(sys.modules["__main__"]) is caller
+    end = QuickExit() if is_program else int
+    package = str(caller["__package__"])
     links, read_flags = links or {}, read_flags or {}
     project = Project(package, task, data, read, pictures, links, read_flags, several)
+    return end(_status(project, sys.argv[1:] if arguments is None else arguments))
+
+
+def _status(project: Project, words: list[str]) -> int:
     show_all_characters()
     try:
-        return _main(project, sys.argv[1:] if arguments is None else arguments)
+        return _main(project, words)
     except KeyboardInterrupt:
         print("\nInterrupted (SIGINT).", file=sys.stderr)
         return 130

@@ -302,7 +302,7 @@ class Training(LightningCLI):
                 self._record_compiling(model, record)
             finally:
                 self._record_data(record)
-            checkpoints: Any = self.trainer.strategy.checkpoint_io  # the last may not be written yet
+            checkpoints: Any = self.trainer.strategy.checkpoint_io  # is still writing
             results = write_digests(self.run_folder, model, self.trainer.optimizers)
             results = summary.results_of(self.trainer) | results
             record.update(results=results, best=model.best._asdict())

@@ -244,10 +244,8 @@ def has_several_parts(trainer: Any) -> bool:
 
     Lightning's own strategies for several devices add them up themselves.
     """
-    if isinstance(trainer.strategy, DataParallel):
-        return True
-    alone = isinstance(trainer.strategy, SingleDeviceStrategy)
-    return alone and trainer.accumulate_grad_batches > 1
+    ours = isinstance(trainer.strategy, DataParallel | SingleDeviceStrategy)
+    return ours and trainer.world_size * trainer.accumulate_grad_batches > 1
 
 
 def _learning(task: L.LightningModule) -> dict[str, nn.Parameter]:

@@ -80,7 +80,7 @@ class VerifiedIO(TorchCheckpointIO):
             self.wait(name)
 
     def settle(self) -> None:
-        """Wait for all writes; another error, which ended the run, is reported instead of theirs."""
+        """Wait for all writes. Their errors are not reported: another one has ended the run."""
         wait(self.writing.values())
 
     def teardown(self) -> None:
@@ -100,7 +100,7 @@ def _write_draft(content: dict[str, Any], path: Path) -> str:
     with _reporting(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _draft_of(path).open("wb") as file:
-            hashed = HashedFile(file)
+            hashed: Any = HashedFile(file)
             torch.save(content, hashed)
         fsync(_draft_of(path))
         return hashed.sha256.hexdigest()
