@@ -1,4 +1,4 @@
-"""The engine's own flags: --run, --until, --elastic, --decisions, --stall-timeout, --allow-nan."""
+"""The engine's own flags of training, such as --run, --until, --elastic, --name and --note."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -41,12 +41,13 @@ def expand_run(arguments: list[str], root: Path) -> tuple[list[str], Path | None
             " another run with them. Remove one of the two."
         )
     longer = any(flag.startswith("--trainer.max_") for flag in rest)
-    if fitting and not longer and record.content["state"] == "finished":
+    names = ["last", "previous"] if fitting else ["best", "last", "previous"]
+    whole = any((run / "checkpoints" / f"{name}.ckpt").exists() for name in names)
+    if fitting and whole and not longer and record.content["state"] == "finished":
         raise UserError(
             f"{shown(run)} has finished. To train longer, set --trainer.max_epochs N"
             " (make resume ARGS=...), or start a new run."
         )
-    names = ["last", "previous"] if fitting else ["best", "last", "previous"]
     inserted = [f"--config={record.newest_config()}"]
     if take(rest, "--ckpt_path")[1] is None:
         inserted.append(f"--ckpt_path={find_checkpoint(run, *names)}")
@@ -67,6 +68,8 @@ class FitFlags:
     decisions: Path | None = None  # a run.json whose decisions are repeated
     stall_timeout: int = 600  # seconds; see run/heartbeat.py
     allow_nan: bool = False  # train on although the loss is not finite
+    name: str | None = None  # of the run, for lists and --run
+    note: str | None = None  # what the run is for, for lists
 
 
 def take_fit_flags(arguments: list[str]) -> tuple[list[str], FitFlags]:
@@ -85,15 +88,23 @@ def take_fit_flags(arguments: list[str]) -> tuple[list[str], FitFlags]:
         raise UserError(
             f"--decisions is '{file}', which does not exist; expected a run's run.json."
         )
+    rest, name = take(rest, "--name")
+    rest, note = take(rest, "--note")
     switches = {name: name in rest for name in ("--elastic", "--allow-nan")}
     rest = [word for word in rest if word not in switches]
-    given = [*filter(switches.get, switches), *filter(None, (until, stall, file))]
+    given = [*filter(switches.get, switches), *filter(None, (until, stall, file, name, note))]
     if given and rest[:1] != ["fit"]:
-        names = "--until, --elastic, --decisions, --stall-timeout and --allow-nan"
+        names = "--until, --elastic, --decisions, --stall-timeout, --allow-nan, --name and --note"
         raise UserError(f"{names} work only with fit.")
     elastic, allow_nan = switches.values()
     record = None if file is None else Path(file)
-    flags = FitFlags(elastic=elastic, decisions=record, allow_nan=allow_nan)
+    flags = FitFlags(
+        elastic=elastic,
+        decisions=record,
+        allow_nan=allow_nan,
+        name=name or None,
+        note=note or None,
+    )
     if until is not None:
         flags = replace(flags, until=int(until))
     if stall is not None:

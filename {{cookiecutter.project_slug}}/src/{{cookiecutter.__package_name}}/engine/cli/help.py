@@ -19,7 +19,7 @@ from .verbs import VERBS, WIDTH, parser_of, program
 PROJECT = Path(__file__).with_name("project.py")  # where the engine's flags are
 LINES = 40  # of a screen
 COLUMN = 32  # where the descriptions begin
-NEWEST = "a run's folder, or latest"
+NEWEST = "a run's folder or name, or latest"
 RUNS = {
     "fit": (
         ("--config FILE", "a recipe in configs/; overrides base.yaml"),
@@ -33,6 +33,7 @@ RUNS = {
         ("--ckpt_path FILE", "a checkpoint; default: the run's best"),
     ),
 }
+ALSO = {"fit": "Also --name and --note. ", "evaluation": ""}
 PRECISION = Setting("precision", "null", "32-true, 16-mixed, bf16-mixed; null: automatic")
 TRAINER = {
     "fit": (
@@ -89,7 +90,7 @@ def training_help(name: str, project: Project) -> str:
             runs,
             *(part.lines() for part in parts),
             trainer,
-            [f"All flags, including Lightning's: {called} --help-all"],
+            [f"{ALSO[kind]}All flags: {called} --help-all"],
         ]
         text = "\n\n".join("\n".join(block) for block in blocks)
         longest = max(parts, key=lambda part: part.described)

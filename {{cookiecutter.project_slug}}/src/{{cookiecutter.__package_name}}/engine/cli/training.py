@@ -170,6 +170,9 @@ class Training(LightningCLI):
                 from_step=self.from_step,
             )
             self.at_end.push(self._record_end(record))
+            said = {"name": self.flags.name, "note": self.flags.note}
+            if given := {key: value for key, value in said.items() if value}:
+                record.update(**given)
         return record
 
     def _record_end(self, record: RunRecord) -> Callable[..., None]:
@@ -246,7 +249,15 @@ class Training(LightningCLI):
     def _callbacks(self) -> list[L.Callback]:
         """Return the callbacks of every run. In a file, a recipe's list would replace them."""
         config = self.config[self.subcommand]
-        seconds, classes = config.checkpoints.seconds, self.facts.classes
+        self.checkpoint = RunCheckpoint(
+            self.run_folder,
+            self.interruption,
+            config.checkpoints.seconds,
+            self.flags.until,
+            self.facts.classes,
+            self.flags.allow_nan,
+            config.checkpoints.keep,
+        )
         return [
             *([Progress()] if self._shows_our_bar() else []),
             Throughput(),
@@ -256,14 +267,7 @@ class Training(LightningCLI):
             Compiling(),
             *([StepGraph(loss_and_outputs)] if self.decisions.compile.value in STEP_GRAPHS else []),
             *self._heartbeat(),
-            RunCheckpoint(
-                self.run_folder,
-                self.interruption,
-                seconds,
-                self.flags.until,
-                classes,
-                self.flags.allow_nan,
-            ),
+            self.checkpoint,
         ]
 
     def _has_their_bar(self) -> bool:
@@ -286,7 +290,7 @@ class Training(LightningCLI):
             return self.trainer.fit(model, **kwargs)
         with (record := self.record or self._start_record()).watch():
             record.update_start(decisions=self.decisions.as_json())
-            record.update(data=asdict(self.facts), numerics=numerics())
+            record.update(data=asdict(self.facts), numerics=numerics(), best=model.best._asdict())
             record.update(artifacts=self._keep_artifacts())
             self.metrics.trackers = build_trackers(self.config.fit.tracking, record)
             resume_checks.warn_of_changed_source(record)
@@ -308,6 +312,8 @@ class Training(LightningCLI):
         state, reason = ending(self.trainer)
         with self.interruption.undisturbed():
             record.end(state, reason)
+            if state == "finished":
+                self.checkpoint.drop_unneeded()
         summary.print_fit(
             self.run_folder, record.content, self.decisions, model.best, self.facts, drawn
         )

@@ -14,6 +14,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from ..errors import UserError
 from ..hashing import sha256
+from ..paths import shown
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 # One line per digest, written before its file is renamed into place. So whenever a process is
@@ -100,6 +101,13 @@ def is_intact(path: Path) -> bool:
         return False
 
 
+def keep_only_best(folder: Path) -> None:
+    """Delete last.ckpt and previous.ckpt, which hold the optimizer's state; not without a best."""
+    if (folder / BEST).is_file() and is_intact(folder / BEST):
+        for name in (LAST, PREVIOUS):
+            (folder / name).unlink(missing_ok=True)
+
+
 def find_checkpoint(folder: Path, *names: str) -> Path:
     """Return the first intact checkpoint of a run; names are `best`, `last` and `previous`.
 
@@ -107,6 +115,11 @@ def find_checkpoint(folder: Path, *names: str) -> Path:
     """
     paths = [folder / "checkpoints" / f"{name}.ckpt" for name in names]
     found = [path for path in paths if path.is_file()]
+    if not found and (best := folder / "checkpoints" / BEST).is_file():
+        raise UserError(
+            f"{shown(folder)} has only its best weights (checkpoints.keep): it can be evaluated"
+            f" and served, not resumed. A new run from them: --model.pretrained {shown(best)}"
+        )
     if not found:
         raise UserError(
             f"{folder} has no checkpoint: the run ended before its first. Start a new run."
