@@ -10,7 +10,7 @@ from ..decisions import DEVICE_DECISIONS, KEYS, Before, Layout
 from ..errors import UserError
 from ..paths import shown
 from ..ranks import is_rank_zero
-from ..run.checkpoint_files import find_checkpoint
+from ..run.checkpoint_files import find_checkpoint, has_only_best
 from ..run.folder import find_run, new_run_folder, recipe_name
 from ..run.record import RunRecord, read_record
 
@@ -41,13 +41,13 @@ def expand_run(arguments: list[str], root: Path) -> tuple[list[str], Path | None
             " another run with them. Remove one of the two."
         )
     longer = any(flag.startswith("--trainer.max_") for flag in rest)
-    names = ["last", "previous"] if fitting else ["best", "last", "previous"]
-    whole = any((run / "checkpoints" / f"{name}.ckpt").exists() for name in names)
-    if fitting and whole and not longer and record.content["state"] == "finished":
+    finished = record.content["state"] == "finished" and not has_only_best(run)
+    if fitting and finished and not longer:
         raise UserError(
             f"{shown(run)} has finished. To train longer, set --trainer.max_epochs N"
             " (make resume ARGS=...), or start a new run."
         )
+    names = ["last", "previous"] if fitting else ["best", "last", "previous"]
     inserted = [f"--config={record.newest_config()}"]
     if take(rest, "--ckpt_path")[1] is None:
         inserted.append(f"--ckpt_path={find_checkpoint(run, *names)}")

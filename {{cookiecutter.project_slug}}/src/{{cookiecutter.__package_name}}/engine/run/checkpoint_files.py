@@ -108,6 +108,11 @@ def keep_only_best(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
+def has_only_best(folder: Path) -> bool:
+    """Return whether a run has its best weights and nothing to resume from."""
+    return [path.name for path in folder.glob("checkpoints/*.ckpt")] == [BEST]
+
+
 def find_checkpoint(folder: Path, *names: str) -> Path:
     """Return the first intact checkpoint of a run; names are `best`, `last` and `previous`.
 
@@ -115,7 +120,8 @@ def find_checkpoint(folder: Path, *names: str) -> Path:
     """
     paths = [folder / "checkpoints" / f"{name}.ckpt" for name in names]
     found = [path for path in paths if path.is_file()]
-    if not found and (best := folder / "checkpoints" / BEST).is_file():
+    if not found and has_only_best(folder):
+        best = folder / "checkpoints" / BEST
         raise UserError(
             f"{shown(folder)} has only its best weights (checkpoints.keep): it can be evaluated"
             f" and served, not resumed. A new run from them: --model.pretrained {shown(best)}"
