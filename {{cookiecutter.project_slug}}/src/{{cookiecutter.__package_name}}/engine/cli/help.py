@@ -116,7 +116,9 @@ class Part:
             self.own = [s for s in own if f"{section}.{s.name}" not in linked]
         except (Unreadable, RecursionError) as reason:
             self.remark = f"  --{section}.…: only --help-all can list these: {reason}"
-        self.flags = [setting.name for setting in read_settings(PROJECT, flags)]
+        own_names = {setting.name for setting in self.own}
+        every = [setting.name for setting in read_settings(PROJECT, flags)]
+        self.flags = [name for name in every if name not in own_names]
         self.described = len(self.own)
 
     def lines(self) -> list[str]:

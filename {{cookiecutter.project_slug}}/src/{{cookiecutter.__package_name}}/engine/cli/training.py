@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
 from functools import partialmethod
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from .. import nvml
 from ..artifacts import artifacts_of
 from ..data.rows import with_size
 from ..decisions import (
+    AS_BEFORE,
     STEP_GRAPHS,
+    Decision,
     Decisions,
     Layout,
     applied,
@@ -29,6 +32,7 @@ from ..decisions import (
     decide_layout,
     device_name,
     filled_in,
+    get,
     in_common,
 )
 from ..fast.compile_messages import Compiling
@@ -61,8 +65,10 @@ from . import arguments as resolve
 from .errors import Parser
 from .launch import check_tasks, launch, launched, with_environment
 from .plain_values import make_plain
-from .project import Project
+from .project import Project, default_batch_size
 from .refused import check_trainer_settings
+
+BATCH_SIZE, AUTO = "data.batch_size", "auto"
 
 
 class Training(LightningCLI):
@@ -122,6 +128,8 @@ class Training(LightningCLI):
         self.text = self.called_parser.dump(config, skip_unset=False)
         self.asked = read_yaml(self.text)
         check_sections(self.asked)
+        if config.data.batch_size == AUTO:  # until it is measured
+            config.data.batch_size = default_batch_size(self.project.data_class)
         self.before = resolve.decided_before(self.resumed, stage, self.flags)
         resolve.check_same_settings(of_every_rank("settings", self.asked))
         self.machine = in_common(of_every_rank("machine", this_machine()))
@@ -205,6 +213,8 @@ class Training(LightningCLI):
         self.in_use = nvml.in_use() if is_rank_zero() else ""  # before the other ranks use any
         self.decisions = decided = of_rank_zero("decisions", self._decide)
         self.model.decisions = self.datamodule.decisions = decided
+        if get(self.asked, BATCH_SIZE) == AUTO:
+            self.datamodule.batch_size = decided.batch_size.value
         loaded = {"loader": decided.loader.value, "decoder": decided.decoder.value}
         self.facts = replace(self.facts, extra=self.facts.extra | loaded)
         self.metrics = MetricsCSV(self.run_folder)
@@ -229,8 +239,16 @@ class Training(LightningCLI):
 
     def _decide(self) -> Decisions:
         """Make the decisions for the run, and record them."""
+        auto, before = get(self.asked, BATCH_SIZE) == AUTO, self.before
+        known = before and BATCH_SIZE in before.decisions and get(before.config, BATCH_SIZE) == AUTO
+        decided = self._decided(self._measured_batch_size() if auto and not known else None)
+        if self.record:
+            self.record.update_start(decisions=decided.as_json())
+        return decided
+
+    def _decided(self, measured: Decision | None) -> Decisions:
         fits = self.subcommand == "fit"
-        decided = decide(
+        return decide(
             self.asked,
             self.machine,
             self.facts,
@@ -240,11 +258,30 @@ class Training(LightningCLI):
             manual_optimization=not self.model.automatic_optimization,
             plain_step=has_plain_step(self.model),
             lengths=self.datamodule.batch_lengths,
+            measured=measured,
             **({"wandb": decide_wandb(self.asked["tracking"]["wandb"])} if fits else {}),
         )
-        if self.record:
-            self.record.update_start(decisions=decided.as_json())
-        return decided
+
+    def _measured_batch_size(self) -> Decision:
+        """Return the batch size for `auto`: the largest that fits into the memory of each GPU.
+
+        Without a GPU it is the data's default, or less if the data or a step have fewer rows.
+        """
+        if self.subcommand != "fit":  # an evaluation trains no batch
+            recorded = RunRecord(self.run_folder).newest_start().get("decisions", {})
+            return Decision(recorded.get(BATCH_SIZE, {"value": 1})["value"], AS_BEFORE)
+        fitting = import_module("..tools.fitting", __package__)
+        default = default_batch_size(self.project.data_class)
+        first = self._decided(Decision(1, ""))
+        step = get(self.asked, "data.global_batch_size")
+        rows = self.facts.rows["train"] // first.processes
+        sizes = fitting.candidates(rows, step and step // first.processes) or [1]
+        usual = Decision(max(size for size in sizes if size <= default), "the default: no GPU")
+        if first.accelerator.value != "cuda":
+            return usual
+        compiled = self._decided(usual).compile.value not in (False, "eager-graph")
+        memory = min(gpu.memory_gib for gpu in self.machine.gpus)
+        return fitting.measure(self.project.package, self.text, sizes, compiled, memory)
 
     def _callbacks(self) -> list[L.Callback]:
         """Return the callbacks of every run. In a file, a recipe's list would replace them."""
