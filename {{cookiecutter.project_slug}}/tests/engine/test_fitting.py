@@ -117,4 +117,4 @@ def test_without_a_gpu_the_size_is_the_default_and_fits_the_step(call, tmp_path)
     flags = ("--data.batch_size", "auto", "--data.global_batch_size", "6", "--until", "1")
     assert call("fit", "--config", str(RECIPE), *flags, folder=tmp_path / "run") == 0
     decided = json.loads((tmp_path / "run" / "run.json").read_text())["decisions"]
-    assert decided["data.batch_size"] == {"value": 6, "why": "the default: no GPU"}
+    assert decided["data.batch_size"] == {"value": 6, "why": "no GPU to fill: the default or less"}

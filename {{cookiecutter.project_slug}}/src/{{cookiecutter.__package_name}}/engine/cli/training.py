@@ -276,7 +276,9 @@ class Training(LightningCLI):
         step = get(self.asked, "data.global_batch_size")
         rows = self.facts.rows["train"] // first.processes
         sizes = fitting.candidates(rows, step and step // first.processes) or [1]
-        usual = Decision(max(size for size in sizes if size <= default), "the default: no GPU")
+        usual = Decision(
+            max(size for size in sizes if size <= default), "no GPU to fill: the default or less"
+        )
         if first.accelerator.value != "cuda":
             return usual
         compiled = self._decided(usual).compile.value not in (False, "eager-graph")
