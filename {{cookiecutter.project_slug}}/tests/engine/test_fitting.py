@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import {{ cookiecutter.__package_name }} as package
 from {{ cookiecutter.__package_name }}.engine.cli.training import Training
@@ -12,10 +13,9 @@ from {{ cookiecutter.__package_name }}.engine.decisions import Decision
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.ranks import alone
 from {{ cookiecutter.__package_name }}.engine.tools.fitting import (
-    ALONE,
     candidates,
     largest,
-    probe_of,
+    measure,
 )
 from {{ cookiecutter.__package_name }}.engine.tools.trials import _with_length
 
@@ -73,9 +73,13 @@ def test_a_process_trains_with_a_size_or_runs_out_of_memory(tmp_path, monkeypatc
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     monkeypatch.setenv("RANK", "0")  # it is none of this launch's ranks
     monkeypatch.setenv("WORLD_SIZE", "2")
-    flags = ["--trainer.callbacks+=limited.Limited", *ALONE]
-    probe = probe_of(package.__name__, RECIPE, flags)
-    assert largest([32, 64, 128], probe, 1.0) == (64, 0.0)
+    config = yaml.safe_load(RECIPE.read_text())
+    config["trainer"] = {
+        "max_time": "00:00:00:01",
+        "callbacks": [{"class_path": "limited.Limited"}],
+    }
+    found = measure(package.__name__, yaml.safe_dump(config), [32, 64, 128], False, 10.0)
+    assert found == Decision(64, "the largest that fits, with 0.0 of 10 GiB")
     assert capfd.readouterr().err.count("trying a batch of") == 3
 
 

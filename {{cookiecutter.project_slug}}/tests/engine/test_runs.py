@@ -278,6 +278,7 @@ def test_scores_are_compared_by_the_spread_of_seeds(a, b, said, write, capsys):
     write(21, 0.1, seed=21, code="x = 2\n")
     write(22, 0.1, seed=22, data={"fingerprint": "g"})
     write(23, 0.1, seed=0)  # the same seed again is no other sample
+    (write(24, 0.1, seed=24) / "source.zip").unlink()
     assert said in compared(capsys, first, second)
 
 

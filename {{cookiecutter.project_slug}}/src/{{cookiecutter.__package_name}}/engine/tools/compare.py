@@ -10,6 +10,7 @@ import math
 import statistics
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from ..cli.project import Project
@@ -154,24 +155,24 @@ def changed_data(a: Run, b: Run) -> Iterator[str]:
 
 def repetitions(run: Run, runs: list[Run]) -> dict[Any, float]:
     """Return the score of each seed of a run's configuration: of it and the finished others."""
-    wanted = _without_seeds(run)
     scores: dict[Any, float] = {}
-    for other in [run, *(other for other in runs if other.state == "finished")]:
+    for other in [run, *(other for other in runs if _repeats(run, other))]:
         seed = settings_of(other).get("seed_everything")
-        same = other is run or (
-            seed not in scores
-            and not is_trial(other.record.get("config"))
-            and _without_seeds(other) == wanted
-            and not list(changed_data(run, other))
-            and same_code(run, other)
-        )
-        if same and other.score is not None and other.score.value is not None:
+        if seed not in scores and other.score is not None and other.score.value is not None:
             scores[seed] = other.score.value
     return scores
 
 
-def _without_seeds(run: Run) -> dict[str, Any]:
-    return {key: value for key, value in settings_of(run).items() if key not in SEEDS}
+def _repeats(run: Run, other: Run) -> bool:
+    """Return whether another run has finished that differs from a run at most in the seed."""
+    if other.state != "finished" or is_trial(other.record.get("config")):
+        return False
+    settings = changed(settings_of(run), settings_of(other))
+    if any(key not in SEEDS for key, _, _ in settings) or list(changed_data(run, other)):
+        return False
+    with suppress(UserError):  # its source is missing
+        return same_code(run, other)
+    return False
 
 
 def compare_scores(a: Run, b: Run, runs: list[Run]) -> Iterator[str]:
