@@ -15,7 +15,9 @@ import pytest
 
 from {{ cookiecutter.__package_name }}.engine.cli.verbs import parse
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
-from {{ cookiecutter.__package_name }}.engine.run.checkpoint_files import find_checkpoint
+from {{ cookiecutter.__package_name }}.engine.run.checkpoint_files import (
+    find_checkpoint,
+)
 from {{ cookiecutter.__package_name }}.engine.run.folder import find_run
 from {{ cookiecutter.__package_name }}.engine.run.runs import runs_in
 from {{ cookiecutter.__package_name }}.engine.tools import compare, prune, runs

@@ -4,7 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from {{ cookiecutter.__package_name }}.engine.model.size import Size, size_of, with_flops
+from {{ cookiecutter.__package_name }}.engine.model.size import (
+    Size,
+    size_of,
+    with_flops,
+)
 
 TOKENS, WIDTH = 10, 16
 ATTENTION = nn.TransformerEncoderLayer(WIDTH, 2, 4 * WIDTH, dropout=0.5, batch_first=True)

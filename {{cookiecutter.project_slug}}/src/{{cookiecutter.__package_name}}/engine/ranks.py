@@ -11,8 +11,8 @@ from datetime import timedelta
 from typing import Any, ParamSpec
 
 Given = ParamSpec("Given")
-# What torchrun sets for each process, beside variables of its own.
-OF_A_RANK = {f"{of}{name}" for of in ("", "LOCAL_", "GROUP_", "ROLE_") for name in ("RANK",)}
+# What torchrun sets for each process, beside variables with TORCHELASTIC in their names.
+OF_A_RANK = {f"{of}RANK" for of in ("", "LOCAL_", "GROUP_", "ROLE_")}
 OF_A_RANK |= {f"{of}WORLD_SIZE" for of in ("", "LOCAL_", "GROUP_", "ROLE_")}
 OF_A_RANK |= {"ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"}
 
