@@ -68,6 +68,11 @@ ELSEWHERE = {
     "engine/test_faults.py::test_several_seeds_print_mean_and_standard_deviation": [
         'make train SEEDS="1 2 3"'
     ],
+    "engine/test_makefile.py::test_make_passes_the_runs_name_note_and_choice_on_whole": [
+        *('make train NAME=wide NOTE="twice the channels"', "make runs", "make prune"),
+        *("make prune KEEP=5", "make prune KEEP=5 YES=1", "make runs SORT=score"),
+        *("make compare", 'make compare RUNS="wide deep"', 'make compare RUNS="runs/… runs/…"'),
+    ],
     "engine/test_run.py::test_two_processes_train_one_network_and_score_it_as_one_would": [
         *("make train-multi", "make train-multi GPUS=4")
     ],

@@ -158,6 +158,23 @@ def test_sigterm_finishes_the_step_saves_and_exits_143(processes, call, tmp_path
     assert content(tmp_path)["global_step"] == rows[-1]["step"] + 1 == len(rows)
 
 
+def test_a_run_that_keeps_only_the_best_is_scored_by_its_name_and_never_resumed(
+    call, tmp_path, capsys, monkeypatch
+):
+    run = tmp_path / "runs" / "digits" / "first"
+    said = ("--checkpoints.keep", "best", "--name", "wide", "--note", "a note")
+    assert call("fit", *THREE[:3], "1", *said, folder=run) == 0
+    found = read(run)
+    assert (found["name"], found["note"], found["best"]["mode"]) == ("wide", "a note", "max")
+    assert [path.name for path in run.glob("checkpoints/*.ckpt")] == ["best.ckpt"]
+    shutil.copytree("configs", tmp_path / "configs")
+    monkeypatch.setattr(training, "project_root", lambda: tmp_path)
+    assert call("test", "--run", "wide") == 0
+    for longer in ((), ("--trainer.max_epochs", "9")):
+        assert call("fit", "--run", "wide", *longer) == 2
+        assert "has only its best weights (checkpoints.keep)" in capsys.readouterr().err
+
+
 def test_a_second_ctrl_c_ends_a_run_at_once():
     interruption = Interruption()
     before = signal.getsignal(signal.SIGINT)
@@ -378,7 +395,7 @@ def test_a_checkpoint_with_weights_only_is_not_resumed(trained, call, capsys, tm
     ("arguments", "message"),
     [
         (("fit", "--until", "soon"), "--until is 'soon'"),
-        (("test", "--elastic"), "--stall-timeout and --allow-nan work only with fit"),
+        (("test", "--elastic"), "--allow-nan, --name and --note work only with fit"),
     ],
 )
 def test_wrong_uses_of_until_and_elastic_are_refused(arguments, message, call, capsys):

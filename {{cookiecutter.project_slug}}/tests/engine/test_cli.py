@@ -92,6 +92,13 @@ def test_help_whose_reader_has_ended_is_no_error():
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize("verb", ["runs", "prune", "compare"])
+def test_runs_are_listed_and_compared_without_torch(verb):
+    words = ("no-run", "none") if verb == "compare" else ()
+    said = say(verb, *words, status=2 if words else 0)
+    assert ("'no-run' is not a run" in said) == bool(words)
+
+
 def test_the_help_of_fit_begins_with_the_most_used_settings():
     flags = [line.split()[0] for line in say("fit", "--help").splitlines() if line[:4] == "  --"]
     assert flags[:4] == ["--config", "--run", "--elastic", "--until"]

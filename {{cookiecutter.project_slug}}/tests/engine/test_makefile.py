@@ -66,6 +66,17 @@ def test_the_service_in_a_container_gets_the_name_whole(name, make):
     assert words[-5:] == [f"RUN=runs/{name}", "compose", "up", "--build", "serve"]
 
 
+def test_make_passes_the_runs_name_note_and_choice_on_whole(make):
+    words = make("train", "NAME=it's 50$ off", "NOTE=a & b")
+    assert words[-4:] == ["--name", "it's 50$ off", "--note", "a & b"]
+    assert "--name" not in make("train", NAME="the-host")  # WSL sets this variable
+    chosen = ["--sort", "score", "--recipe", "my own"]
+    assert make("runs", "SORT=score", "RECIPE=my own")[-4:] == chosen
+    assert make("compare", "RUNS=a$b c")[-2:] == ["a$b", "c"]
+    assert make("prune")[-1] == "prune"
+    assert make("prune", "KEEP=3", "YES=1")[-3:] == ["--keep", "3", "--yes"]
+
+
 def test_a_name_of_plain_letters_is_shown_as_typed(make):
     assert "--config configs/plain.yaml" in " ".join(
         make("-n", "train", "CONFIG=configs/plain.yaml")

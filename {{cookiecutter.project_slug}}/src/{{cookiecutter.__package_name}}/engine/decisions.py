@@ -247,6 +247,7 @@ def decide(
     plain_step: bool = True,
     lengths: int = 1,
     wandb: Decision = WANDB_OFF,
+    measured: Decision | None = None,
 ) -> Decisions:
     """Return all decisions for a run, with reasons.
 
@@ -262,12 +263,13 @@ def decide(
         plain_step: the task leaves training_step() to the engine.
         lengths: the number of different lengths of a training batch.
         wandb: whether wandb logs the run, and why.
+        measured: the batch size, if it is to be that which fits.
 
     Raises UserError if what is requested does not fit the machine or the data.
     """
     layout = decide_layout(config, machine, before, launched)
     asked, kind = _Asked(config, before), layout.accelerator.value
-    parts = _parts_of_a_step(asked, layout.processes, is_new=before is None)
+    parts = _parts_of_a_step(asked, layout.processes, before is None, measured)
     batch_size, global_batch_size, accumulate = parts
     seed_everything = asked("seed_everything", 0) or Decision(0, AS_CONFIGURED)
     loading = decide_loading(facts, machine, asked, layout.devices.value)
@@ -355,10 +357,10 @@ def optimizer_steps(trainer: Config, batches: int, accumulate: int) -> float:
 
 
 def _parts_of_a_step(
-    asked: _Asked, processes: int, is_new: bool
+    asked: _Asked, processes: int, is_new: bool, measured: Decision | None = None
 ) -> tuple[Decision, Decision, Decision]:
     """Return the batch size, the global batch size, and how many micro-batches are accumulated."""
-    batch_size = asked("batch_size") or Decision(128, AS_CONFIGURED)
+    batch_size = asked("batch_size") or measured or Decision(128, AS_CONFIGURED)
     global_batch = asked("global_batch_size")
     accumulate = asked("accumulate_grad_batches", 1) or Decision(1, AS_CONFIGURED)
     pass_rows = batch_size.value * processes

@@ -6,11 +6,15 @@ torchrun sets the rank in the environment, and its key-value store holds the val
 import functools
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, ParamSpec
 
 Given = ParamSpec("Given")
+# What torchrun sets for each process, beside variables with TORCHELASTIC in their names.
+OF_A_RANK = {f"{of}RANK" for of in ("", "LOCAL_", "GROUP_", "ROLE_")}
+OF_A_RANK |= {f"{of}WORLD_SIZE" for of in ("", "LOCAL_", "GROUP_", "ROLE_")}
+OF_A_RANK |= {"ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"}
 
 
 def is_rank_zero() -> bool:
@@ -32,6 +36,11 @@ def rank_zero_only(function: Callable[Given, None]) -> Callable[Given, None]:
 def is_launched() -> bool:
     """Return whether torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def alone(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a process that is none of this launch's ranks."""
+    return {k: v for k, v in environment.items() if k not in OF_A_RANK and "TORCHELASTIC" not in k}
 
 
 def of_every_rank(name: str, value: Any) -> list[Any]:

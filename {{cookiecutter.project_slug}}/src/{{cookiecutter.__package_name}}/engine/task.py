@@ -265,7 +265,8 @@ class Preparation(L.Callback):
             data = trainer.datamodule
             if data.batch_size == 1 and normalize_single_values(task.network):
                 print_once(SINGLE_VALUES)
-            check_task(task, as_rows(data.splits.train), data.facts())
+            size = check_task(task, as_rows(data.splits.train), data.facts())
+            print_once(f"network: {size}\n")
 
     def on_fit_start(self, trainer: Any, pl_module: L.LightningModule) -> None:
         """Initialize and compile the network, in place, so that checkpoint keys don't change."""

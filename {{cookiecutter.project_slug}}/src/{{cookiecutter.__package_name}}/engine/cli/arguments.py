@@ -1,4 +1,4 @@
-"""The engine's own flags: --run, --until, --elastic, --decisions, --stall-timeout, --allow-nan."""
+"""The engine's own flags of training, such as --run, --until, --elastic, --name and --note."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from ..decisions import DEVICE_DECISIONS, KEYS, Before, Layout
 from ..errors import UserError
 from ..paths import shown
 from ..ranks import is_rank_zero
-from ..run.checkpoint_files import find_checkpoint
+from ..run.checkpoint_files import find_checkpoint, has_only_best
 from ..run.folder import find_run, new_run_folder, recipe_name
 from ..run.record import RunRecord, read_record
 
@@ -41,7 +41,8 @@ def expand_run(arguments: list[str], root: Path) -> tuple[list[str], Path | None
             " another run with them. Remove one of the two."
         )
     longer = any(flag.startswith("--trainer.max_") for flag in rest)
-    if fitting and not longer and record.content["state"] == "finished":
+    finished = record.content["state"] == "finished" and not has_only_best(run)
+    if fitting and finished and not longer:
         raise UserError(
             f"{shown(run)} has finished. To train longer, set --trainer.max_epochs N"
             " (make resume ARGS=...), or start a new run."
@@ -67,6 +68,8 @@ class FitFlags:
     decisions: Path | None = None  # a run.json whose decisions are repeated
     stall_timeout: int = 600  # seconds; see run/heartbeat.py
     allow_nan: bool = False  # train on although the loss is not finite
+    name: str | None = None  # of the run, for lists and --run
+    note: str | None = None  # what the run is for, for lists
 
 
 def take_fit_flags(arguments: list[str]) -> tuple[list[str], FitFlags]:
@@ -85,15 +88,23 @@ def take_fit_flags(arguments: list[str]) -> tuple[list[str], FitFlags]:
         raise UserError(
             f"--decisions is '{file}', which does not exist; expected a run's run.json."
         )
+    rest, name = take(rest, "--name")
+    rest, note = take(rest, "--note")
     switches = {name: name in rest for name in ("--elastic", "--allow-nan")}
     rest = [word for word in rest if word not in switches]
-    given = [*filter(switches.get, switches), *filter(None, (until, stall, file))]
+    given = [*filter(switches.get, switches), *filter(None, (until, stall, file, name, note))]
     if given and rest[:1] != ["fit"]:
-        names = "--until, --elastic, --decisions, --stall-timeout and --allow-nan"
+        names = "--until, --elastic, --decisions, --stall-timeout, --allow-nan, --name and --note"
         raise UserError(f"{names} work only with fit.")
     elastic, allow_nan = switches.values()
     record = None if file is None else Path(file)
-    flags = FitFlags(elastic=elastic, decisions=record, allow_nan=allow_nan)
+    flags = FitFlags(
+        elastic=elastic,
+        decisions=record,
+        allow_nan=allow_nan,
+        name=name or None,
+        note=note or None,
+    )
     if until is not None:
         flags = replace(flags, until=int(until))
     if stall is not None:

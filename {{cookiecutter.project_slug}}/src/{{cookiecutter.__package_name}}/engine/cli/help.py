@@ -19,7 +19,7 @@ from .verbs import VERBS, WIDTH, parser_of, program
 PROJECT = Path(__file__).with_name("project.py")  # where the engine's flags are
 LINES = 40  # of a screen
 COLUMN = 32  # where the descriptions begin
-NEWEST = "a run's folder, or latest"
+NEWEST = "a run's folder or name, or latest"
 RUNS = {
     "fit": (
         ("--config FILE", "a recipe in configs/; overrides base.yaml"),
@@ -33,6 +33,7 @@ RUNS = {
         ("--ckpt_path FILE", "a checkpoint; default: the run's best"),
     ),
 }
+ALSO = {"fit": "Also --name and --note. ", "evaluation": ""}
 PRECISION = Setting("precision", "null", "32-true, 16-mixed, bf16-mixed; null: automatic")
 TRAINER = {
     "fit": (
@@ -89,7 +90,7 @@ def training_help(name: str, project: Project) -> str:
             runs,
             *(part.lines() for part in parts),
             trainer,
-            [f"All flags, including Lightning's: {called} --help-all"],
+            [f"{ALSO[kind]}All flags: {called} --help-all"],
         ]
         text = "\n\n".join("\n".join(block) for block in blocks)
         longest = max(parts, key=lambda part: part.described)
@@ -115,7 +116,9 @@ class Part:
             self.own = [s for s in own if f"{section}.{s.name}" not in linked]
         except (Unreadable, RecursionError) as reason:
             self.remark = f"  --{section}.…: only --help-all can list these: {reason}"
-        self.flags = [setting.name for setting in read_settings(PROJECT, flags)]
+        own_names = {setting.name for setting in self.own}
+        every = [setting.name for setting in read_settings(PROJECT, flags)]
+        self.flags = [name for name in every if name not in own_names]
         self.described = len(self.own)
 
     def lines(self) -> list[str]:

@@ -9,12 +9,15 @@ import gc
 import os
 import signal
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..home import settle
+from ..run.environment import check_own_code
 from .help import help_of
 from .project import Project, collecting_later
 from .quick_exit import QuickExit
@@ -79,6 +82,8 @@ def _main(project: Project, words: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}" if verb else help_of("", project), file=sys.stderr)
         return 2
+    if VERBS[verb].quick:
+        return _run_quick(project, verb, options, flags)
     settle()
     fresh = "torch" not in sys.modules
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait leave the cores free
@@ -88,6 +93,17 @@ def _main(project: Project, words: list[str]) -> int:
         if fresh:
             gc.freeze()  # garbage collection skips the libraries from now on, also in workers
     return run(project, verb, options, flags)
+
+
+def _run_quick(project: Project, verb: str, options: Namespace, flags: list[str]) -> int:
+    """Run a verb that needs neither torch nor the project's code."""
+    try:
+        check_own_code(project.package)
+        tool = import_module(f"..tools.{VERBS[verb].tool}", __package__)
+        return tool.main(project, options, flags)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.status
 
 
 def show_all_characters() -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UserError
 from .settings import Unreadable, settings_of
@@ -125,6 +125,7 @@ def data_with_flags(data: "type[Data]") -> "type[Data]":
     class DataWithFlags(data):  # type: ignore[misc,valid-type]
         def __init__(
             self,
+            batch_size: int | Literal["auto"] = default_batch_size(data),
             global_batch_size: int | None = None,
             loader: LoaderName | None = None,
             workers: int | None = None,
@@ -135,6 +136,8 @@ def data_with_flags(data: "type[Data]") -> "type[Data]":
             """Read the data.
 
             Args:
+                batch_size: training rows that one device computes at once: the micro-batch. auto:
+                    the most that fit into GPU memory, which is measured before training.
                 global_batch_size: training rows per optimizer step, over all devices; gradients
                     are accumulated over as many batches as needed. Unset: one batch per device.
                 loader: resident keeps rows in device memory, mapped in host memory, streaming
@@ -144,12 +147,18 @@ def data_with_flags(data: "type[Data]") -> "type[Data]":
                 prefetch: batches that each worker reads ahead.
                 seed: of row order and augmentation; unset: the run's seed.
             """
-            super().__init__(**settings)
+            super().__init__(batch_size=batch_size, **settings)
             at_least(0, workers=workers)
             at_least(1, prefetch=prefetch)
             self.flags = DataFlags(global_batch_size, loader, workers, prefetch, seed)
 
     return _named_like(DataWithFlags, data)
+
+
+def default_batch_size(data: type) -> int:
+    """Return the default of a data class's setting, which a base class may have."""
+    found = (inspect.signature(each).parameters.get("batch_size") for each in data.__mro__)
+    return next(each.default for each in found if each and isinstance(each.default, int))
 
 
 def _check_settings(own: type, flags: type) -> None:

@@ -17,8 +17,8 @@ from ..errors import UserError
 
 CALLBACKS = {
     BatchSizeFinder: (
-        "its trial steps would change the weights and the record. Measure with make tune, then set"
-        " --data.batch_size"
+        "its trial steps would change the weights and the record. Set --data.batch_size auto, or"
+        " measure with make tune"
     ),
     LearningRateFinder: (
         "its trial steps would change the weights and the record. Compare short runs with"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
 from functools import partialmethod
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from .. import nvml
 from ..artifacts import artifacts_of
 from ..data.rows import with_size
 from ..decisions import (
+    AS_BEFORE,
     STEP_GRAPHS,
+    Decision,
     Decisions,
     Layout,
     applied,
@@ -29,6 +32,7 @@ from ..decisions import (
     decide_layout,
     device_name,
     filled_in,
+    get,
     in_common,
 )
 from ..fast.compile_messages import Compiling
@@ -62,8 +66,10 @@ from . import arguments as resolve
 from .errors import Parser
 from .launch import check_tasks, launch, launched, with_environment
 from .plain_values import make_plain
-from .project import Project
+from .project import Project, default_batch_size
 from .refused import check_trainer_settings
+
+BATCH_SIZE, AUTO = "data.batch_size", "auto"
 
 
 class Training(LightningCLI):
@@ -123,6 +129,8 @@ class Training(LightningCLI):
         self.text = self.called_parser.dump(config, skip_unset=False)
         self.asked = read_yaml(self.text)
         check_sections(self.asked)
+        if config.data.batch_size == AUTO:  # until it is measured
+            config.data.batch_size = default_batch_size(self.project.data_class)
         self.before = resolve.decided_before(self.resumed, stage, self.flags)
         resolve.check_same_settings(of_every_rank("settings", self.asked))
         self.machine = in_common(of_every_rank("machine", this_machine()))
@@ -171,6 +179,9 @@ class Training(LightningCLI):
                 from_step=self.from_step,
             )
             self.at_end.push(self._record_end(record))
+            said = {"name": self.flags.name, "note": self.flags.note}
+            if given := {key: value for key, value in said.items() if value}:
+                record.update(**given)
         return record
 
     def _record_end(self, record: RunRecord) -> Callable[..., None]:
@@ -203,6 +214,8 @@ class Training(LightningCLI):
         self.in_use = nvml.in_use() if is_rank_zero() else ""  # before the other ranks use any
         self.decisions = decided = of_rank_zero("decisions", self._decide)
         self.model.decisions = self.datamodule.decisions = decided
+        if get(self.asked, BATCH_SIZE) == AUTO:
+            self.datamodule.batch_size = decided.batch_size.value
         loaded = {"loader": decided.loader.value, "decoder": decided.decoder.value}
         self.facts = replace(self.facts, extra=self.facts.extra | loaded)
         self.metrics = MetricsCSV(self.run_folder)
@@ -227,8 +240,16 @@ class Training(LightningCLI):
 
     def _decide(self) -> Decisions:
         """Make the decisions for the run, and record them."""
+        auto, before = get(self.asked, BATCH_SIZE) == AUTO, self.before
+        known = before and BATCH_SIZE in before.decisions and get(before.config, BATCH_SIZE) == AUTO
+        decided = self._decided(self._measured_batch_size() if auto and not known else None)
+        if self.record:
+            self.record.update_start(decisions=decided.as_json())
+        return decided
+
+    def _decided(self, measured: Decision | None) -> Decisions:
         fits = self.subcommand == "fit"
-        decided = decide(
+        return decide(
             self.asked,
             self.machine,
             self.facts,
@@ -238,16 +259,45 @@ class Training(LightningCLI):
             manual_optimization=not self.model.automatic_optimization,
             plain_step=has_plain_step(self.model),
             lengths=self.datamodule.batch_lengths,
+            measured=measured,
             **({"wandb": decide_wandb(self.asked["tracking"]["wandb"])} if fits else {}),
         )
-        if self.record:
-            self.record.update_start(decisions=decided.as_json())
-        return decided
+
+    def _measured_batch_size(self) -> Decision:
+        """Return the batch size for `auto`: the largest that fits into the memory of each GPU.
+
+        Without a GPU it is the data's default, or less if the data or a step have fewer rows.
+        """
+        if self.subcommand != "fit":  # an evaluation trains no batch
+            recorded = RunRecord(self.run_folder).newest_start().get("decisions", {})
+            return Decision(recorded.get(BATCH_SIZE, {"value": 1})["value"], AS_BEFORE)
+        fitting = import_module("..tools.fitting", __package__)
+        default = default_batch_size(self.project.data_class)
+        first = self._decided(Decision(1, ""))
+        step = get(self.asked, "data.global_batch_size")
+        rows = self.facts.rows["train"] // first.processes
+        sizes = fitting.candidates(rows, step and step // first.processes) or [1]
+        usual = Decision(
+            max(size for size in sizes if size <= default), "no GPU to fill: the default or less"
+        )
+        if first.accelerator.value != "cuda":
+            return usual
+        compiled = self._decided(usual).compile.value not in (False, "eager-graph")
+        memory = min(gpu.memory_gib for gpu in self.machine.gpus)
+        return fitting.measure(self.project.package, self.text, sizes, compiled, memory)
 
     def _callbacks(self) -> list[L.Callback]:
         """Return the callbacks of every run. In a file, a recipe's list would replace them."""
         config = self.config[self.subcommand]
-        seconds, classes = config.checkpoints.seconds, self.facts.classes
+        self.checkpoint = RunCheckpoint(
+            self.run_folder,
+            self.interruption,
+            config.checkpoints.seconds,
+            self.flags.until,
+            self.facts.classes,
+            self.flags.allow_nan,
+            config.checkpoints.keep,
+        )
         return [
             *([Progress()] if self._shows_our_bar() else []),
             Throughput(),
@@ -257,14 +307,7 @@ class Training(LightningCLI):
             Compiling(),
             *([StepGraph(loss_and_outputs)] if self.decisions.compile.value in STEP_GRAPHS else []),
             *self._heartbeat(),
-            RunCheckpoint(
-                self.run_folder,
-                self.interruption,
-                seconds,
-                self.flags.until,
-                classes,
-                self.flags.allow_nan,
-            ),
+            self.checkpoint,
         ]
 
     def _has_their_bar(self) -> bool:
@@ -287,7 +330,7 @@ class Training(LightningCLI):
             return self.trainer.fit(model, **kwargs)
         with (record := self.record or self._start_record()).watch():
             record.update_start(decisions=self.decisions.as_json())
-            record.update(data=asdict(self.facts), numerics=numerics())
+            record.update(data=asdict(self.facts), numerics=numerics(), best=model.best._asdict())
             record.update(artifacts=self._keep_artifacts())
             self.metrics.trackers = build_trackers(self.config.fit.tracking, record)
             resume_checks.warn_of_changed_source(record)
@@ -302,17 +345,17 @@ class Training(LightningCLI):
                 self._record_compiling(model, record)
             finally:
                 self._record_data(record)
-            checkpoints: Any = self.trainer.strategy.checkpoint_io  # is still writing
             results = write_digests(self.run_folder, model, self.trainer.optimizers)
-            results = summary.results_of(self.trainer) | results
-            record.update(results=results, best=model.best._asdict())
+            record.update(results=summary.results_of(self.trainer) | results)
             draw = self.project.load(self.project.pictures)
-            checkpoints.wait(BEST)
+            self.checkpoint.io.wait(BEST)
             drawn = draw_pictures(self.run_folder, model, self.datamodule, self.facts, draw)
-            checkpoints.wait()
+            self.checkpoint.io.wait()
         state, reason = ending(self.trainer)
         with self.interruption.undisturbed():
             record.end(state, reason)
+            if state == "finished":
+                self.checkpoint.drop_unneeded()
         summary.print_fit(
             self.run_folder, record.content, self.decisions, model.best, self.facts, drawn
         )

@@ -30,18 +30,23 @@ def option(name: str, help: str, **arguments: Any) -> Option:
 
 
 class Verb(NamedTuple):
-    """`tool` is a module in tools/, None for training; `others` are flags that it passes on."""
+    """`tool` is a module in tools/, None for training; `others` are flags that it passes on.
+
+    A verb that is `quick` answers without importing torch.
+    """
 
     group: str
     help: str
     tool: str | None = None
     options: tuple[Option, ...] = ()
     others: str = ""
+    quick: bool = False
 
 
-RUN = option("--run", "a run's folder, or latest", default="latest", metavar="FOLDER")
+RUN = option("--run", "a run's folder or name, or latest", default="latest", metavar="FOLDER")
 CONFIG = option("--config", "the recipe, a file in configs/", type=Path, metavar="FILE")
 FITS = "those of fit"
+RECIPE = option("--recipe", "only the runs of this recipe", metavar="NAME")
 INTO = partial(option, "--into", type=Path, metavar="FOLDER")
 
 VERBS = {
@@ -87,6 +92,44 @@ VERBS = {
             ),
             option("--port", "0: any free port", type=int, default=8000, metavar="N"),
         ),
+    ),
+    "runs": Verb(
+        "Runs",
+        "list runs: name, note, state, best score, date and size",
+        "runs",
+        (
+            RECIPE,
+            option(
+                "--sort",
+                "within a recipe",
+                choices=("date", "score", "size"),
+                default="date",
+            ),
+            option("--csv", "print all columns as CSV", action="store_true"),
+        ),
+        quick=True,
+    ),
+    "compare": Verb(
+        "Runs",
+        "say what differs between two runs, and if scores really do",
+        "compare",
+        (
+            option("a", "a run's folder or name"),
+            option("b", "another's"),
+            option("--diff", "print the lines of code that differ", action="store_true"),
+        ),
+        quick=True,
+    ),
+    "prune": Verb(
+        "Runs",
+        "list old runs and their size; with --yes delete them",
+        "prune",
+        (
+            option("--keep", "newest runs of each recipe", type=int, default=5, metavar="N"),
+            RECIPE,
+            option("--yes", "delete them", action="store_true"),
+        ),
+        quick=True,
     ),
     "bench": Verb(
         "Measure",

@@ -11,15 +11,16 @@ from torch import Tensor
 from ..contract import Facts, Rows
 from ..errors import UserError
 from ..own_code import own_calls
+from .size import Size, size_of, with_flops
 
 NETWORK_PREFIX = "network."  # of the keys of a network's weights in a task's state dict
 
 
-def check_task(task: Any, rows: Rows, facts: Facts) -> None:
+def check_task(task: Any, rows: Rows, facts: Facts) -> Size:
     """Pass one row through the task, without changing its modes or the random number generator.
 
-    Raises UserError if torch can't compute the network on it, or check() finds the outputs wrong.
-    Other errors of the network's code are raised as they are.
+    Returns the size of the network. Raises UserError if torch can't compute the network on the row,
+    or check() finds the outputs wrong. Other errors of the network's code are raised as they are.
     """
     modes = [(module, module.training) for module in task.modules()]
     device = next((p.device for p in task.parameters()), torch.device("cpu"))
@@ -29,7 +30,7 @@ def check_task(task: Any, rows: Rows, facts: Facts) -> None:
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             task.eval()
-            outputs = task.forward(batch)
+            outputs, flops = with_flops(lambda: task.forward(batch))
             problem = task.check(outputs, batch)
     except (RuntimeError, AssertionError, ValueError) as error:  # torch's errors for wrong shapes
         calls = own_calls(error)
@@ -48,6 +49,7 @@ def check_task(task: Any, rows: Rows, facts: Facts) -> None:
             module.training = training
     if problem:
         raise UserError(f"The network '{name}' {problem}")
+    return size_of(task.network, flops, None if rows.lengths is None else int(rows.lengths[0]))
 
 
 def _raised_by_torch(error: Exception, line: str) -> bool:

@@ -8,7 +8,7 @@ import lightning as L
 from torch import Tensor
 
 from ..contract import Best, Facts
-from ..decisions import Decision, Decisions, get
+from ..decisions import AS_BEFORE, AS_CONFIGURED, Decision, Decisions, get
 from ..json_text import to_json
 from ..paths import shown
 from ..run.checkpoint import RunCheckpoint
@@ -45,6 +45,7 @@ def print_start(
     rows = {
         "data": f"{counts} {facts.unit}",
         "batch": f"{decisions.global_batch_size.value} {facts.unit} a step{_parts(decisions)}",
+        **_measured(decisions.batch_size),
         **_learning_rate((record["resumes"] or [record])[-1]["config"], decisions),
         "device": f"{processes} x {device}" if processes > 1 else device,
         **({"GPUs in use": in_use} if in_use else {}),
@@ -58,6 +59,13 @@ def print_start(
     _print_block(f"{record['recipe']}, seed {record['seed']}", rows)
     for remark in facts.remarks:
         print(f"note: {remark}\n", flush=True)
+
+
+def _measured(batch_size: Decision) -> dict[str, str]:
+    """Return the row of a batch size that nobody has set."""
+    if batch_size.why in (AS_CONFIGURED, AS_BEFORE):
+        return {}
+    return {"batch size": _reason(batch_size)}
 
 
 def _parts(decisions: Decisions) -> str:

@@ -135,7 +135,8 @@ def build_trackers(tracking: Any, record: RunRecord) -> list[Tracker]:
     if mode != "off":
         identity = {"id": uuid.uuid4().hex[:12], **record.content.get("wandb", {})}
         record.update(wandb={"id": identity["id"]})
-        name = os.environ.get("WANDB_NAME") or f"{record.content['recipe']}/{folder.name}"
+        called = record.content.get("name", folder.name)
+        name = os.environ.get("WANDB_NAME") or f"{record.content['recipe']}/{called}"
         project = tracking.project or os.environ.get("WANDB_PROJECT") or project_root().name
         identity |= {"project": project, "name": name, "config": applied(start)}
         found.append(Wandb(folder, mode, **identity))

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -21,7 +21,7 @@ from ..errors import Diverged, UserError
 from ..fast import patches
 from ..ranks import is_rank_zero
 from . import foreign
-from .checkpoint_files import BEST, LAST, VerifiedIO
+from .checkpoint_files import BEST, LAST, VerifiedIO, keep_only_best
 from .consensus import RankConsensus
 from .ending import forget_elapsed_time
 from .interruption import Interrupted, Interruption
@@ -42,6 +42,8 @@ class RunCheckpoint(Checkpoint):
         seconds: between two checkpoints. Unset, 20 to 600, so that writing takes at most 2% of the
             time. Ctrl-C, SIGTERM and the end of the run always save.
         allow_nan: train on, and save, although the loss or the weights are not finite.
+        keep: all, or best: once the run has finished, only its best weights. They can be evaluated
+            and served; the run can't be resumed.
     """
 
     agrees_on_signals = True  # see fast/patches.py
@@ -54,8 +56,9 @@ class RunCheckpoint(Checkpoint):
         until: int | None = None,
         classes: Sequence[str] = (),
         allow_nan: bool = False,
+        keep: Literal["all", "best"] = "all",
     ) -> None:
-        self.classes, self.allow_nan = list(classes), allow_nan
+        self.classes, self.allow_nan, self.keep = list(classes), allow_nan, keep
         self.folder, self.interruption = folder / "checkpoints", interruption
         self.seconds, self.until, self.consensus = seconds, until, RankConsensus()
         self.best_score: float | None = None
@@ -187,6 +190,11 @@ class RunCheckpoint(Checkpoint):
         begun = nothing | {"ready": 1, "started": 1}
         progress |= {"total": begun if self.validation_due else nothing, "current": nothing}
         checkpoint |= self._identity(trainer)
+
+    def drop_unneeded(self) -> None:
+        """Delete the checkpoints that only a resume reads, if `keep` says so."""
+        if self.keep == "best":
+            keep_only_best(self.folder)
 
     def _identity(self, trainer: L.Trainer) -> dict[str, Any]:
         """Return classes and architecture, which a checkpoint stores to detect a misfit."""

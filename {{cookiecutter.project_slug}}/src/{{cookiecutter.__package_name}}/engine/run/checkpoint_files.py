@@ -15,6 +15,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from ..errors import UserError
 from ..hashing import HashedFile, sha256
+from ..paths import shown
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 # One line per digest, written before its file is renamed into place. So whenever a process is
@@ -145,6 +146,18 @@ def is_intact(path: Path) -> bool:
         return False
 
 
+def keep_only_best(folder: Path) -> None:
+    """Delete last.ckpt and previous.ckpt, which hold the optimizer's state; not without a best."""
+    if (folder / BEST).is_file() and is_intact(folder / BEST):
+        for name in (LAST, PREVIOUS):
+            (folder / name).unlink(missing_ok=True)
+
+
+def has_only_best(folder: Path) -> bool:
+    """Return whether a run has its best weights and nothing to resume from."""
+    return [path.name for path in folder.glob("checkpoints/*.ckpt")] == [BEST]
+
+
 def find_checkpoint(folder: Path, *names: str) -> Path:
     """Return the first intact checkpoint of a run; names are `best`, `last` and `previous`.
 
@@ -152,6 +165,12 @@ def find_checkpoint(folder: Path, *names: str) -> Path:
     """
     paths = [folder / "checkpoints" / f"{name}.ckpt" for name in names]
     found = [path for path in paths if path.is_file()]
+    if not found and has_only_best(folder):
+        best = folder / "checkpoints" / BEST
+        raise UserError(
+            f"{shown(folder)} has only its best weights (checkpoints.keep): it can be evaluated"
+            f" and served, not resumed. A new run from them: --model.pretrained {shown(best)}"
+        )
     if not found:
         raise UserError(
             f"{folder} has no checkpoint: the run ended before its first. Start a new run."

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import UserError
 from ..paths import shown
 from ..ranks import is_rank_zero
-from .record import read_record
+from .runs import is_trial, read_record, runs_in
 
 RUN_FOLDER_VARIABLE = "RUN_FOLDER"  # the launcher sets it for its processes
 UNLISTED_VARIABLE = "RUN_UNLISTED"  # set for runs of a measurement: `latest` never means them
@@ -81,7 +81,8 @@ def find_run(root: Path, name: str, recipe: str | None = None) -> Path:
     """Return the folder of a run.
 
     'latest' is the run in $RUN_FOLDER, or else the newest run that has a checkpoint; it is neither
-    a trial (fast_dev_run) nor a run whose record is damaged.
+    a trial (fast_dev_run) nor a run whose record is damaged. Other names are folders, or what was
+    given as --name: then the newest run of this name.
 
     Raises UserError if there is none.
     """
@@ -89,8 +90,12 @@ def find_run(root: Path, name: str, recipe: str | None = None) -> Path:
         for folder in (Path(name), root / name, root / "runs" / name):
             if (folder / "run.json").is_file():
                 return folder.resolve()
+        named = (run for run in runs_in(root) if run.record.get("name") == name)
+        if (run := next(named, None)) is not None:
+            return run.folder.resolve()
         raise UserError(
-            f"'{name}' is not a run: it has no run.json. Runs are the folders runs/*/*."
+            f"'{name}' is not a run: no folder with a run.json, and no run has this name. List all"
+            " runs with: make runs"
         )
     given = os.environ.get(RUN_FOLDER_VARIABLE)
     if given and any(_usable([Path(given)], recipe)):
@@ -118,15 +123,9 @@ def _usable(folders: Any, recipe: str | None) -> Iterator[tuple[Path, dict[str, 
         except (UserError, OSError) as error:
             print(f"note: {shown(folder)} is passed over: {error}", file=sys.stderr)
             continue
-        if not _is_trial(record.get("config")) and recipe in (
+        if not is_trial(record.get("config")) and recipe in (
             None,
             record.get("recipe"),
             folder.parent.name,
         ):
             yield folder, record
-
-
-def _is_trial(config: Any) -> bool:
-    """Return whether a run's configuration asks for a few batches only, to try the code."""
-    trainer = config.get("trainer") if isinstance(config, dict) else None
-    return isinstance(trainer, dict) and bool(trainer.get("fast_dev_run"))

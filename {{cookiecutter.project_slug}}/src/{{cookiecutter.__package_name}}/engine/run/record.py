@@ -2,7 +2,6 @@
 
 import fcntl
 import importlib.metadata
-import json
 import os
 import platform
 import sys
@@ -23,6 +22,7 @@ from ..json_text import to_json
 from ..paths import template_version
 from .checkpoint_files import write_atomically
 from .interruption import Interrupted
+from .runs import read_record
 from .source import commit, pack_source
 
 RESERVE = 1 << 16  # bytes that are freed to record how a run ended if its disk is full
@@ -153,20 +153,6 @@ def _write_on_full_disk(path: Path, text: str) -> None:
         with path.open("r+", encoding="utf-8", newline="") as file:
             file.write(text)
             file.truncate()
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Return the content of a run.json. Raises UserError if the file does not hold a record."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"{path} is not JSON: {error}; expected a run's run.json. Restore it from a copy, or"
-            " choose another run."
-        ) from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}; expected a run's run.json.")
-    return content
 
 
 def _only_writer(folder: Path) -> IO[str]:

@@ -1,13 +1,12 @@
 """Check that a resumed run has the same settings, data and source as when it started."""
 
-import zipfile
 from collections.abc import Mapping, Set
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from ..contract import Facts
 from ..errors import UserError
+from .source import changed_source
 
 # An elastic resume may change these: how the global batch is divided and computed.
 LAYOUT = {"data.batch_size", "the number of devices", "trainer.accumulate_grad_batches"}
@@ -94,11 +93,3 @@ def warn_of_changed_source(record: Any) -> None:
     if first.is_file() and (files := changed_source(first, newest)):
         names = ", ".join(files)
         print(f"warning: changed since the run started: {names}. Training uses the changed files.")
-
-
-def changed_source(before: Path, now: Path) -> list[str]:
-    """Return the files below src/ that differ between two archives of the project's source."""
-    with zipfile.ZipFile(before) as old, zipfile.ZipFile(now) as new:
-        was, is_ = ({i.filename: i.CRC for i in pack.infolist()} for pack in (old, new))
-    names = sorted(was.keys() | is_.keys())
-    return [name for name in names if name.startswith("src/") and was.get(name) != is_.get(name)]

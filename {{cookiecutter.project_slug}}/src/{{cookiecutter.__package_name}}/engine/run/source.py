@@ -51,3 +51,11 @@ def commit(root: Path) -> str | None:
         done = subprocess.run(command, cwd=root, capture_output=True, text=True)
         return done.stdout.strip() or None
     return None
+
+
+def changed_source(before: Path, now: Path) -> list[str]:
+    """Return the files below src/ that differ between two archives of the project's source."""
+    with zipfile.ZipFile(before) as old, zipfile.ZipFile(now) as new:
+        was, is_ = ({i.filename: i.CRC for i in pack.infolist()} for pack in (old, new))
+    names = sorted(was.keys() | is_.keys())
+    return [name for name in names if name.startswith("src/") and was.get(name) != is_.get(name)]

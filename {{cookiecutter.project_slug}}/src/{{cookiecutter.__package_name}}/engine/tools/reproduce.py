@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +24,14 @@ from ..decisions import applied, get
 from ..errors import UserError
 from ..hashing import sha256
 from ..paths import project_root, shown
+from ..run.differences import IGNORED, differences, flat
 from ..run.digests import Digests
 from ..run.environment import not_as_locked
 from ..run.folder import RUN_FOLDER_VARIABLE, UNLISTED_VARIABLE, find_run
 from ..run.interruption import passing_on_sigterm
-from ..run.record import read_record
-from ..run.resume_checks import changed_source
+from ..run.runs import read_record
+from ..run.source import changed_source
 from .reproduced_part import DRAFT, configuration, part_of, repeated, without_time_limits
-
-# Settings that affect no bit of the result; the first ones depend on the machine.
-MACHINE_SETTINGS = ("data.workers", "data.prefetch", "trainer.default_root_dir", "config")
-IGNORED = (*MACHINE_SETTINGS, "tracking.", "checkpoints.", "ckpt_path", "trainer.enable_progress")
 
 
 def main(project: Project, options: argparse.Namespace, flags: list[str]) -> int:
@@ -81,7 +77,7 @@ def check_one_run(run: Path, record: dict[str, Any], until: int | None) -> None:
         raise UserError("The run was trained on several machines. That can't be reproduced on one.")
     before = record | {"resumes": []}
     for resume in record["resumes"]:
-        was, now = (dict(_flat(without_time_limits(applied(start)))) for start in (before, resume))
+        was, now = (dict(flat(without_time_limits(applied(start)))) for start in (before, resume))
         changed = [
             f"{key} {was.get(key)} -> {now.get(key)}"
             for key in sorted(was.keys() | now.keys())
@@ -147,23 +143,6 @@ def train(
             raise SystemExit(process.wait()) from None
 
 
-def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """Yield the differences between two records: data, versions, hardware, torch's switches."""
-    if "data" not in now:
-        if now:
-            yield f"data: changed and unreadable: {now['reason']}"
-        return
-    if then.get("data", {}).get("fingerprint") != now["data"]["fingerprint"]:
-        yield "data: changed since the run was trained"
-    for part in ("versions", "hardware", "numerics"):
-        was, is_ = dict(_flat(then.get(part, {}))), dict(_flat(now.get(part, {})))
-        for key in sorted(was.keys() | is_.keys()):
-            if was.get(key) != is_.get(key) and not (
-                part == "hardware" and key in ("cores", "threads")
-            ):
-                yield f"{part}: {key} was {was.get(key)}, is {is_.get(key)}"
-
-
 def compare(then: Digests, now: Digests, until: int | None, differs: list[str]) -> int:
     """Print whether two runs are identical up to a step, or where they differ first.
 
@@ -207,13 +186,3 @@ def _print_environment(differs: list[str]) -> None:
 def _record(folder: Path) -> dict[str, Any]:
     file = folder / "run.json"
     return json.loads(file.read_text()) if file.exists() else {}
-
-
-def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) of nested mappings and lists."""
-    items = content.items() if isinstance(content, dict) else enumerate(content)
-    for key, value in items:
-        if isinstance(value, (dict, list)):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

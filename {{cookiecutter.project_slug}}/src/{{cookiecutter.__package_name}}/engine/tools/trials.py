@@ -24,6 +24,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from .. import ranks
+from ..data.rows import as_rows
 from ..decisions import applied
 from ..errors import UserError
 from ..monitor.clock import now
@@ -55,11 +56,15 @@ class BenchWorker(ClockCallback):
         address: of the socket on which the measuring process listens.
         one_batch: always train on the loader's first batch, kept on the device.
         slower: sleep for this share of the time, to test that it is detected.
+        longest: with one_batch, train on a batch of the longest rows instead.
     """
 
-    def __init__(self, address: str, one_batch: bool = False, slower: float = 0.0) -> None:
+    def __init__(
+        self, address: str, one_batch: bool = False, slower: float = 0.0, longest: bool = False
+    ) -> None:
         super().__init__(os.devnull)
         self.address, self.one_batch, self.slower = address, one_batch, slower
+        self.longest = longest
         self.orders, self.most_steps, self.rate, self.devices = 0, 0, 0.0, 1
         self.until = self.begun = self.woken = self.first_seconds = 0.0  # seconds
         self.steps = 0  # of this trial
@@ -68,6 +73,8 @@ class BenchWorker(ClockCallback):
             setattr(self, hook, lambda *_, part=part: self._stamp(part))  # a step graph has none
 
     def setup(self, trainer, pl_module, stage) -> None:
+        lengths = as_rows(trainer.datamodule.splits.train).lengths
+        self.length = int(lengths.max()) if self.longest and lengths is not None else 0
         load = trainer.datamodule.train_dataloader
         trainer.datamodule.train_dataloader = lambda: _UntilTime(load(), self)
 
@@ -250,7 +257,7 @@ class _UntilTime:
 
     def __iter__(self) -> Iterator[Any]:
         if self.worker.one_batch and self.batch is None:
-            first = next(iter(self.loader))
+            first = _with_length(self.loader, self.worker.length)
             device = self.worker.clock.device
             self.batch = first._make(
                 None if part is None else part.to(device).clone() for part in first
@@ -264,6 +271,21 @@ class _UntilTime:
             yield batch
             if count >= WARMUP_STEPS + 1 and self.worker.is_over(before + count):
                 return
+
+
+def _with_length(loader: Any, length: int) -> Any:
+    """Return the first batch whose rows have this length, or the last if none has; 0: any."""
+    if not length:
+        return next(iter(loader))
+    for batch in loader:
+        if any(part is not None and part.ndim > 1 and part.shape[1] >= length for part in batch):
+            break
+    return batch
+
+
+def of_batch(size: int) -> list[str]:
+    """Return the flags for steps of a single batch of `size` rows."""
+    return [f"--data.batch_size={size}", "--data.global_batch_size=null"]
 
 
 class Process:
@@ -282,6 +304,7 @@ class Process:
         slower: float = 0.0,
         cold: bool = False,
         devices: int = 1,
+        longest: bool = False,
     ) -> None:
         self.folder, self.devices = Path(tempfile.mkdtemp(prefix="trials-")), devices
         self.listener = socket.socket(socket.AF_UNIX)
@@ -290,6 +313,7 @@ class Process:
         self.listener.listen(1)
         self.listener.settimeout(0.1)
         callback = {"address": address, "one_batch": one_batch, "slower": slower}
+        callback["longest"] = longest
         last = [f"--trainer.callbacks+={BenchWorker.__module__}.BenchWorker"]
         last += [f"--trainer.callbacks.{name}={value}" for name, value in callback.items()]
         endless = ENDLESS | {"trainer.devices": devices}
@@ -297,7 +321,7 @@ class Process:
         last += ["--allow-nan"]  # a trial says so itself
         last += ["--stall-timeout=1000000"] if devices > 1 else []  # it waits between trials
         command = ["fit", "--config", str(config), *flags, *last]
-        environment = os.environ | {RUN_FOLDER_VARIABLE: str(self.folder / "run")}
+        environment = ranks.alone(os.environ) | {RUN_FOLDER_VARIABLE: str(self.folder / "run")}
         environment |= {UNLISTED_VARIABLE: "1"}
         if cold:
             environment |= dict.fromkeys(CACHES, str(self.folder / "compiled"))

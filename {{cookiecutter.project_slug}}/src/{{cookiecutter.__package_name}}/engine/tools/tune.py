@@ -25,7 +25,7 @@ from ..errors import UserError
 from ..hardware import Machine, this_machine
 from ..paths import shown
 from .bench import find_config, save, versions
-from .trials import Process
+from .trials import Process, of_batch
 
 ENOUGH = 0.95  # of the best speed: more is not worth the memory of a larger batch
 MARGIN = 1.2  # times the training throughput, because loader throughput varies
@@ -133,10 +133,6 @@ def _median_and_spread(rates: Sequence[float]) -> tuple[float, float]:
     """Return the median, and half the distance from the least to the most as a share of it."""
     median = statistics.median(rates)
     return median, (max(rates) - min(rates)) / 2 / median
-
-
-def of_batch(size: int) -> list[str]:
-    return [f"--data.batch_size={size}", "--data.global_batch_size=null"]
 
 
 def _each(
