@@ -10,6 +10,7 @@ from .engine.images.batch import ImageBatch
 from .engine.images.check import check_logits
 from .engine.images.normalization import normalize_by
 from .engine.images.torchvision_networks import load_pretrained
+from .engine.model.class_totals import class_totals
 from .engine.model.optimizers import OptimizerName, ScheduleName
 from .networks import Network, build_network
 
@@ -81,11 +82,15 @@ class ImageClassifier(Task):
         return (batch.mix_weights * own + (1 - batch.mix_weights) * mixed).mean()
 
     def totals(self, logits: Tensor, batch: ImageBatch) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return loss and accuracy as sums and counts, without the rows that fill up a batch."""
+        """Return metrics as sums and counts, without the rows that fill up a batch.
+
+        Training logs loss and accuracy; class_totals adds precision, recall, F1 and top5.
+        """
         real = batch.row >= 0
         labels, n = batch.labels.where(real, IGNORED), real.sum()
         loss = cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
-        return {"loss": (loss, n), "accuracy": ((logits.argmax(1) == labels).sum(), n)}
+        sums = {"loss": (loss, n), "accuracy": ((logits.argmax(1) == labels).sum(), n)}
+        return sums if self.training else sums | class_totals(logits, labels)
 
     def predict(self, logits: Tensor) -> Tensor:
         """Return the probability of each class: float32 (n, classes)."""

@@ -30,6 +30,7 @@ from .fast.settings import device_settings
 from .fast.step_graph import StepGraph, reason_against, restore_plain_options
 from .fast.step_parts import StepParts, has_several_parts
 from .model.checks import check_task
+from .model.class_totals import are_measurable
 from .model.freeze import add_frozen_groups, freeze_parts, frozen_parts, keep_frozen
 from .model.means import RunningTotals, ratio
 from .model.recompute import recompute_blocks
@@ -85,6 +86,8 @@ class Task(L.LightningModule):
         self.compile_decision = Decision(False, "not trained")
         self.running = RunningTotals()
         self.collected: list[tuple[Any, ...]] = []  # row, prediction and target of each batch
+        self.measured_classes = 0  # validate and test keep the probabilities of so many classes
+        self.evaluated: tuple[Tensor, Tensor] | None = None  # these, and the rows' targets
         self.parts_per_step = 1  # micro-batches of all processes
         self.step_weight: Tensor | None = None  # sum over this step's micro-batches so far
         self.parts: StepParts | None = None  # set if a step has several micro-batches
@@ -215,18 +218,25 @@ class Task(L.LightningModule):
             self.running, self.collected = RunningTotals(), []
         outputs = self(batch)
         self.running.add(self.totals(outputs, batch))
-        if type(self).scores is not Task.scores:
-            self.collected.append((batch.row, self.predict(outputs), self.target(batch)))
+        has_scores = type(self).scores is not Task.scores
+        if has_scores or self.measured_classes:
+            found = self.predict(outputs), self.target(batch)
+            if has_scores or are_measurable(*found, self.measured_classes):
+                self.collected.append((batch.row, *found))
         if batch_idx + 1 < (batches[0] if isinstance(batches, list) else batches):
             return
         means = self.running.means()
         if self.collected:
-            means |= {name: torch.tensor(float(v)) for name, v in self._scores().items()}
+            rows = self._rows_in_order()
+            if has_scores:
+                means |= {name: torch.tensor(float(v)) for name, v in self.scores(*rows).items()}
+            if are_measurable(*rows, self.measured_classes):
+                self.evaluated = rows
         values = {f"{split}/{name}": value for name, value in means.items()}
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
 
-    def _scores(self) -> dict[str, float]:
-        """Return scores() over the rows of all ranks, in the split's order."""
+    def _rows_in_order(self) -> tuple[Tensor, Tensor]:
+        """Return predictions and targets of the rows of all ranks, in the split's order."""
         if any(part is None for part in self.collected[0]):
             raise UserError(
                 f"{type(self).__name__}.target() returned None, but scores() needs targets:"
@@ -239,7 +249,7 @@ class Task(L.LightningModule):
         order = row.argsort(stable=True)[int((row < 0).sum()) :]
         if predictions.dtype in (torch.bfloat16, torch.float16):
             predictions = predictions.float()  # metric libraries can't read 16-bit floats
-        return self.scores(predictions[order], targets[order])
+        return predictions[order], targets[order]
 
 
 class Preparation(L.Callback):

@@ -39,7 +39,7 @@ from ..fast.sync_batch_norm import SynchronizeBatchNorm
 from ..hardware import this_machine
 from ..hashing import sha256
 from ..model.checks import check_checkpoint, read_checkpoint
-from ..monitor import summary
+from ..monitor import class_report, summary
 from ..monitor.gpu import GpuUsage, OutOfMemory
 from ..monitor.predictions import draw_pictures
 from ..monitor.progress import Progress, Throughput
@@ -351,9 +351,17 @@ class Training(LightningCLI):
         summary.write_predictions(batches, self.facts, self.run_folder)
 
     def _score(self, stage: str, **kwargs: Any) -> None:
+        self.model.measured_classes = len(self.facts.classes)
         scores = getattr(self.trainer, stage)(**{**kwargs, "verbose": False})[0]
+        files: list[Path] = []
+        if self.model.evaluated is not None:
+            split = "val" if stage == "validate" else stage
+            found = class_report.measure(*self.model.evaluated)
+            more = {f"{split}/{name}": score for name, score in found.scores.items()}
+            scores |= {name: score for name, score in more.items() if name not in scores}
+            files = class_report.write(found, self.facts.classes, self.run_folder, split)
         RunRecord(self.run_folder).update(results=scores)
-        summary.print_scores(self.run_folder, scores, self.model.best)
+        summary.print_scores(self.run_folder, scores, self.model.best, files)
 
     validate, test = partialmethod(_score, "validate"), partialmethod(_score, "test")
 

@@ -1,0 +1,127 @@
+"""What `validate` and `test` measure of classes over all rows of a split, and its files."""
+
+import csv
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_auroc
+
+from ..model.class_totals import TOP
+from ..run.checkpoint_files import write_atomically
+from .names import drawable
+
+BINS = 15  # of the calibration error (Guo et al., "On Calibration of Modern Neural Networks", 2017)
+MOST_IN_TABLE, MOST_IN_PICTURE = 1000, 40  # classes of a confusion matrix
+NAME_WIDTH = 22  # letters of a class's name
+
+
+@dataclass(frozen=True)
+class ClassReport:
+    """The metrics of n rows in C classes.
+
+    `scores` are those of the whole split, by name. `of_classes` are float64 (C,) by name, NaN where
+    a class has none: precision if it is never predicted, recall if no row has it. A macro average
+    is the mean over the classes that have the metric, a weighted one counts each class as often as
+    rows have it. `confusion` int64 (C, C) counts rows by label and prediction.
+    """
+
+    scores: dict[str, float]
+    of_classes: dict[str, Tensor]
+    confusion: Tensor
+
+
+def measure(probabilities: Tensor, labels: Tensor) -> ClassReport:
+    """Measure probabilities (n, C) against labels int64 (n,), both on the CPU.
+
+    AUROC is that of each class against all others. The calibration error is the mean distance
+    between confidence and accuracy in BINS bins, weighted by their rows.
+    """
+    probabilities, (n, classes) = probabilities.double(), probabilities.shape
+    sure, predicted = probabilities.max(1)
+    pairs = (labels * classes + predicted).bincount(minlength=classes * classes)
+    confusion = pairs.view(classes, classes)
+    found, true, said = (
+        each.double() for each in (confusion.diagonal(), confusion.sum(1), confusion.sum(0))
+    )
+    of_classes = {
+        "precision": found / said,
+        "recall": found / true,
+        "f1": 2 * found / (said + true),
+        "auroc": _areas(probabilities, labels).where((true > 0) & (true < n), torch.nan),
+    }
+    bins = (sure * BINS).long().clamp(0, BINS - 1)
+    too_sure = bins.bincount(sure - (predicted == labels).double(), BINS)
+    scores = {"accuracy": found.sum() / n, "calibration_error": too_sure.abs().sum() / n}
+    if classes > TOP:
+        among = (probabilities.topk(TOP, 1).indices == labels[:, None]).any(1)
+        scores["top5"] = among.double().mean()
+    for name in ("precision", "recall", "f1"):
+        scores[f"{name}_macro"] = of_classes[name].nanmean()
+        scores[f"{name}_weighted"] = (of_classes[name] * true).nansum() / n
+    scores["auroc"] = of_classes["auroc"].nanmean()
+    found_scores = {name: float(score) for name, score in scores.items()}
+    return ClassReport(found_scores, of_classes, confusion)
+
+
+def _areas(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Return each class's area under the ROC curve, float64 (C,)."""
+    with warnings.catch_warnings(action="ignore"):  # of classes without rows
+        return multiclass_auroc(probabilities, labels, probabilities.shape[1], average=None)
+
+
+def write(found: ClassReport, classes: tuple[str, ...], folder: Path, split: str) -> list[Path]:
+    """Write the metrics of each class and the confusion matrix into a run's folder.
+
+    Returns the files: a table, and a matrix and its picture if there are few enough classes.
+    """
+    rows = found.confusion.sum(1).tolist(), found.confusion.sum(0).tolist()
+    values = (value.tolist() for value in found.of_classes.values())
+    table = [["class", "rows", "predicted", *found.of_classes]]
+    for name, true, said, *numbers in zip(classes, *rows, *values, strict=True):
+        table.append([name, true, said, *("" if x != x else f"{x:.6f}" for x in numbers)])
+    files = [_write_csv(folder / f"{split}-classes.csv", table)]
+    if len(classes) <= MOST_IN_TABLE:
+        matrix = [["label", *classes]]
+        matrix += [[c, *row] for c, row in zip(classes, found.confusion.tolist(), strict=True)]
+        files.append(_write_csv(folder / f"{split}-confusion.csv", matrix))
+    if len(classes) <= MOST_IN_PICTURE:
+        files.append(folder / f"{split}-confusion.png")
+        draw_confusion(found.confusion, classes).savefig(files[-1], dpi=110)
+    return files
+
+
+def _write_csv(path: Path, rows: list[list[Any]]) -> Path:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    write_atomically(path, text.getvalue())
+    return path
+
+
+def draw_confusion(confusion: Tensor, classes: tuple[str, ...]) -> Figure:
+    """Draw how many rows of each class, down, are predicted as which class, across.
+
+    `confusion` is int64 (C, C). The colour is the share of a class's rows.
+    """
+    shown, number = drawable(classes, NAME_WIDTH), len(classes)
+    shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
+    side = 2.5 + 0.3 * number
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for label, prediction in confusion.nonzero().tolist():
+        count, dark = int(confusion[label, prediction]), shares[label, prediction] > 0.5
+        colour = "white" if dark else "black"
+        axes.text(prediction, label, str(count), fontsize=8, color=colour, ha="center", va="center")
+    for axis, meaning in ((axes.xaxis, "prediction"), (axes.yaxis, "label")):
+        axis.set_ticks(range(number), shown.names, fontfamily=shown.families, parse_math=False)
+        axis.set_label_text(meaning)
+    axes.tick_params("x", rotation=90)
+    total = int(confusion.sum())
+    axes.set_title(f"{total - int(confusion.diagonal().sum())} errors in {total}")
+    return figure
