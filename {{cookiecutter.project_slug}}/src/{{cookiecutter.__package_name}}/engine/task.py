@@ -29,6 +29,7 @@ from .fast.patches import Patches, clip_gradients, equalize_step_counts
 from .fast.settings import device_settings
 from .fast.step_graph import StepGraph, reason_against, restore_plain_options
 from .fast.step_parts import StepParts, has_several_parts
+from .model.best import chosen_best, logged_metrics
 from .model.checks import check_task
 from .model.class_totals import are_measurable
 from .model.freeze import add_frozen_groups, freeze_parts, frozen_parts, keep_frozen
@@ -86,6 +87,7 @@ class Task(L.LightningModule):
         self.compile_decision = Decision(False, "not trained")
         self.running = RunningTotals()
         self.collected: list[tuple[Any, ...]] = []  # row, prediction and target of each batch
+        self.asked_best: str | None = None  # the metric that selects the best weights instead
         self.measured_classes = 0  # validate and test keep the probabilities of so many classes
         self.evaluated: tuple[Tensor, Tensor] | None = None  # these, and the rows' targets
         self.parts_per_step = 1  # micro-batches of all processes
@@ -271,11 +273,16 @@ class Preparation(L.Callback):
             for tensor in (*task.network.parameters(), *task.network.buffers()):
                 if tensor.ndim == 4:
                     tensor.data = tensor.data.to(memory_format=torch.channels_last)
+        logged: list[str] | None = None
         if stage == "fit" and isinstance(trainer.datamodule, Data):
             data = trainer.datamodule
             if data.batch_size == 1 and normalize_single_values(task.network):
                 print_once(SINGLE_VALUES)
             check_task(task, as_rows(data.splits.train), data.facts())
+            if task.asked_best and type(task).validation_step is Task.validation_step:
+                logged = logged_metrics(task, as_rows(data.splits.train))
+        if task.asked_best:
+            task.best = chosen_best(task.asked_best, task.best, logged)
 
     def on_fit_start(self, trainer: Any, pl_module: L.LightningModule) -> None:
         """Initialize and compile the network, in place, so that checkpoint keys don't change."""

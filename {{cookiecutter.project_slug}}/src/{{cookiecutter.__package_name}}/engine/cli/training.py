@@ -62,7 +62,7 @@ from .errors import Parser
 from .launch import check_tasks, launch, launched, with_environment
 from .plain_values import make_plain
 from .project import Project
-from .refused import check_trainer_settings
+from .refused import check_patience, check_trainer_settings
 
 
 class Training(LightningCLI):
@@ -105,7 +105,18 @@ class Training(LightningCLI):
         for source, target in self.project.links.items():
             parser.link_arguments(source, target, apply_on="instantiate")
         parser.add_class_arguments(Tracking, "tracking")
-        ours = {"folder", "interruption", "until", "classes", "allow_nan"}
+        parser.add_argument(
+            "--best",
+            type=str | None,
+            help="The logged metric that selects the best weights, such as val/loss, or 'val/x min'"
+            " if its name doesn't say whether high or low is best; unset: the task's own.",
+        )
+        parser.add_argument(
+            "--patience",
+            type=int | None,
+            help="End the run after so many validations without a better one.",
+        )
+        ours = {"folder", "interruption", "until", "classes", "allow_nan", "patience"}
         parser.add_class_arguments(RunCheckpoint, "checkpoints", skip=ours, instantiate=False)
 
     def _parse_ckpt_path(self) -> None:
@@ -116,6 +127,7 @@ class Training(LightningCLI):
         check_tasks()
         config, stage = self.config[self.subcommand], str(self.subcommand)
         check_trainer_settings(config.trainer)
+        check_patience(config.patience)
         make_plain(config)
         resuming, path = stage == "fit", config.ckpt_path
         self.from_step = read_checkpoint(path, resuming)["global_step"] if path else 0
@@ -202,6 +214,7 @@ class Training(LightningCLI):
         self.in_use = nvml.in_use() if is_rank_zero() else ""  # before the other ranks use any
         self.decisions = decided = of_rank_zero("decisions", self._decide)
         self.model.decisions = self.datamodule.decisions = decided
+        self.model.asked_best = self.config[self.subcommand].best
         loaded = {"loader": decided.loader.value, "decoder": decided.decoder.value}
         self.facts = replace(self.facts, extra=self.facts.extra | loaded)
         self.metrics = MetricsCSV(self.run_folder)
@@ -263,6 +276,7 @@ class Training(LightningCLI):
                 self.flags.until,
                 classes,
                 self.flags.allow_nan,
+                config.patience,
             ),
         ]
 
@@ -303,14 +317,22 @@ class Training(LightningCLI):
                 self._record_data(record)
             results = write_digests(self.run_folder, model, self.trainer.optimizers)
             record.update(results=summary.results_of(self.trainer) | results)
+            record.update(best=self.model.best._asdict())
             draw = self.project.load(self.project.pictures)
             drawn = draw_pictures(self.run_folder, model, self.datamodule, self.facts, draw)
-        state, reason = ending(self.trainer)
+        state, reason = ending(self.trainer, self._out_of_patience())
         with self.interruption.undisturbed():
             record.end(state, reason)
         summary.print_fit(
             self.run_folder, record.content, self.decisions, model.best, self.facts, drawn
         )
+
+    def _out_of_patience(self) -> str | None:
+        """Return why the run has ended, if it was out of patience."""
+        callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        (kept,) = (each for each in callbacks if isinstance(each, RunCheckpoint))
+        best = kept.best_so_far
+        return best.reason(self.model.best.metric) if best.out_of_patience else None
 
     def _keep_line(self, line: str, record: RunRecord) -> None:
         """Print and record the line of the task's initialize()."""

@@ -1,6 +1,7 @@
 """Checks, before training, that a task fits its data and a checkpoint fits both."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,10 @@ def check_task(task: Any, rows: Rows, facts: Facts) -> None:
     Raises UserError if torch can't compute the network on it, or check() finds the outputs wrong.
     Other errors of the network's code are raised as they are.
     """
-    modes = [(module, module.training) for module in task.modules()]
-    device = next((p.device for p in task.parameters()), torch.device("cpu"))
-    batch: Any = rows.take(torch.tensor([0]), None, None)
-    batch = batch._make(part if part is None else part.to(device) for part in batch)
     name = task.hparams.get("network") or type(task.network).__name__
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            task.eval()
+        with evaluating(task):
+            batch = first_row(task, rows)
             outputs = task.forward(batch)
             problem = task.check(outputs, batch)
     except (RuntimeError, AssertionError, ValueError) as error:  # torch's errors for wrong shapes
@@ -43,11 +40,28 @@ def check_task(task: Any, rows: Rows, facts: Facts) -> None:
             f"{where}{why}. The network '{name}' can't take the data's {shapes}. Change its code or"
             " the data, or choose another network (model.network)."
         ) from error
+    if problem:
+        raise UserError(f"The network '{name}' {problem}")
+
+
+@contextmanager
+def evaluating(task: Any) -> Iterator[None]:
+    """Set a task to eval mode; modes and the random number generator are restored at the end."""
+    modes = [(module, module.training) for module in task.modules()]
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            task.eval()
+            yield
     finally:
         for module, training in modes:
             module.training = training
-    if problem:
-        raise UserError(f"The network '{name}' {problem}")
+
+
+def first_row(task: Any, rows: Rows) -> Any:
+    """Return a batch of one row, on the task's device."""
+    device = next((p.device for p in task.parameters()), torch.device("cpu"))
+    batch: Any = rows.take(torch.tensor([0]), None, None)
+    return batch._make(part if part is None else part.to(device) for part in batch)
 
 
 def _raised_by_torch(error: Exception, line: str) -> bool:

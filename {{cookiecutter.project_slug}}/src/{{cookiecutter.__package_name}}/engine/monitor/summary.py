@@ -32,7 +32,7 @@ def results_of(trainer: L.Trainer) -> dict[str, Any]:
         "seconds_to_first_step": found[Throughput].seconds_to_first_step,
         "gpu": found[GpuUsage].summary(),
         "seconds_saving": round(found[RunCheckpoint].seconds_saving, 2),
-        f"best {task.best.metric}": found[RunCheckpoint].best_score,
+        f"best {task.best.metric}": found[RunCheckpoint].best_so_far.score,
         **{name: row[name] for row in rows for name in row if name.startswith("val/")},
     }
 

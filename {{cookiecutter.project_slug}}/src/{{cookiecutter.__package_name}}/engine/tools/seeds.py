@@ -56,7 +56,7 @@ def train_seeds(project: Project, arguments: list[str], seeds: list[int], root: 
         finished[seed] = folder
     if finished:
         table = together.with_name(f"{together.name}_seeds.csv")
-        _summarize(finished, table, project.task_class.best)
+        _summarize(finished, table)
     return status if status >= 0 else 128 - status
 
 
@@ -71,14 +71,12 @@ def _run(command: list[str], folder: Path) -> int:
                 continue  # the run has received it too, and ends
 
 
-def _summarize(runs: dict[int, Path], table: Path, best: Best) -> None:
+def _summarize(runs: dict[int, Path], table: Path) -> None:
     """Print and save the best score of each seed, their mean and standard deviation."""
-    column, results = f"best {best.metric}", dict[int, float | None]()
-    for seed, folder in runs.items():
-        found = read_record(folder / "run.json")["results"]
-        if column not in found:  # a task may set `best` in __init__
-            column = next((name for name in found if name.startswith("best ")), column)
-        results[seed] = number(found.get(column))
+    records = {seed: read_record(folder / "run.json") for seed, folder in runs.items()}
+    best = Best(**next(iter(records.values()))["best"])
+    column = f"best {best.metric}"
+    results = {seed: number(record["results"].get(column)) for seed, record in records.items()}
     with table.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["seed", column, "run"])
