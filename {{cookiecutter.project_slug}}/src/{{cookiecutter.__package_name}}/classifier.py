@@ -89,15 +89,15 @@ class ImageClassifier(Task):
         return self.label_loss.weight(batch.labels, batch.mixed_labels, batch.mix_weights)
 
     def totals(self, logits: Tensor, batch: ImageBatch) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return metrics as sums and counts, without the rows that fill up a batch.
-
-        Training logs loss and accuracy; class_totals adds precision, recall, F1 and top5.
-        """
+        """Return loss and accuracy as sums and counts, without the rows that fill up a batch."""
         real = batch.row >= 0
         labels, n = batch.labels.where(real, IGNORED), real.sum()
         loss = cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
-        sums = {"loss": (loss, n), "accuracy": ((logits.argmax(1) == labels).sum(), n)}
-        return sums if self.training else sums | class_totals(logits, labels)
+        return {"loss": (loss, n), "accuracy": ((logits.argmax(1) == labels).sum(), n)}
+
+    def eval_totals(self, logits: Tensor, batch: ImageBatch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return precision, recall and F1, the means over classes, and top5."""
+        return class_totals(logits, batch.labels.where(batch.row >= 0, IGNORED))
 
     def predict(self, logits: Tensor) -> Tensor:
         """Return the probability of each class: float32 (n, classes)."""

@@ -100,6 +100,9 @@ class Task(L.LightningModule):
     def initialize(self) -> str | None:
         return None
 
+    def eval_totals(self, outputs: Any, batch: Any) -> dict[str, tuple[Tensor, Tensor]]:
+        return {}
+
     def loss_weight(self, batch: Any) -> Tensor | None:
         return None
 
@@ -220,6 +223,7 @@ class Task(L.LightningModule):
             self.running, self.collected = RunningTotals(), []
         outputs = self(batch)
         self.running.add(self.totals(outputs, batch))
+        self.running.add(self.eval_totals(outputs, batch))
         has_scores = type(self).scores is not Task.scores
         if has_scores or self.measured_classes:
             found = self.predict(outputs), self.target(batch)

@@ -55,7 +55,7 @@ def logged_metrics(task: Any, rows: Rows) -> list[str] | None:
     with evaluating(task):
         batch = first_row(task, rows)
         outputs = task.forward(batch)
-        names = list(task.totals(outputs, batch))
+        names = [*task.totals(outputs, batch), *task.eval_totals(outputs, batch)]
         try:
             predictions, targets = (
                 part if part is None else part.cpu()

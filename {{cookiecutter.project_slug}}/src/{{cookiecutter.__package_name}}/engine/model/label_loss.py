@@ -97,8 +97,8 @@ def weights_of_classes(asked: ClassWeights, counts: Mapping[str, int] | None) ->
         weights = rows.sum() / (rows.count_nonzero() * rows.clamp(min=1))
         return weights.where(rows > 0, 0).float()
     assert not isinstance(asked, str)
-    weights = {str(name): weight for name, weight in asked.items()}  # YAML reads 3 as a number
-    for name, weight in weights.items():
+    chosen = {str(name): weight for name, weight in asked.items()}  # YAML reads 3 as a number
+    for name, weight in chosen.items():
         if name not in counts:
             raise UserError(
                 f"model.class_weights has '{name}', which is no class of the data."
@@ -109,4 +109,4 @@ def weights_of_classes(asked: ClassWeights, counts: Mapping[str, int] | None) ->
             raise UserError(
                 f"model.class_weights has {weight} for '{name}'; it must be at least 0."
             )
-    return torch.tensor([float(weights.get(name, 1)) for name in counts])
+    return torch.tensor([float(chosen.get(name, 1)) for name in counts])
