@@ -30,9 +30,6 @@ class ImageClassifier(Task):
         pretrained: true for torchvision's weights, or a file: a state dict or a run's checkpoint.
             Read when a run starts, never when it resumes.
         freeze_backbone: train only the head; the rest stays unchanged, in eval mode.
-        class_weights: balanced, or a mapping of names to numbers: how much the images of a class
-            count. Others count 1; balanced counts all classes alike.
-        focal_gamma: how much less an image counts that is classified well; 0 is off, 2 is usual.
         optimizer: sgd (with Nesterov momentum) or adamw.
         learning_rate: the highest learning rate of the run, for the global batch.
         weight_decay: for weights only, not for biases and normalization.
@@ -40,6 +37,9 @@ class ImageClassifier(Task):
         schedule: one_cycle, cosine or constant, each after the warm-up.
         warmup: share of the steps in which the learning rate rises from nothing to its highest.
         label_smoothing: share of the target that is spread over all classes.
+        focal_gamma: how much less an image counts that is classified well; 0 is off, 2 is usual.
+        class_weights: balanced counts all classes alike; a mapping of classes to numbers says how
+            much the images of each count, 1 for others.
     """
 
     network: Network
@@ -56,8 +56,6 @@ class ImageClassifier(Task):
         small_images: bool = False,
         pretrained: bool | str = False,
         freeze_backbone: bool = False,
-        class_weights: ClassWeights = None,
-        focal_gamma: float = 0.0,
         optimizer: OptimizerName = "sgd",
         learning_rate: float = 0.1,
         weight_decay: float = 5e-4,
@@ -65,6 +63,8 @@ class ImageClassifier(Task):
         schedule: ScheduleName = "one_cycle",
         warmup: float = 0.2,
         label_smoothing: float = 0.0,
+        focal_gamma: float = 0.0,
+        class_weights: ClassWeights = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -95,16 +95,16 @@ class ImageClassifier(Task):
         loss = cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
         return {"loss": (loss, n), "accuracy": ((logits.argmax(1) == labels).sum(), n)}
 
-    def eval_totals(self, logits: Tensor, batch: ImageBatch) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return precision, recall and F1, the means over classes, and top5."""
-        return class_totals(logits, batch.labels.where(batch.row >= 0, IGNORED))
-
     def predict(self, logits: Tensor) -> Tensor:
         """Return the probability of each class: float32 (n, classes)."""
         return logits.float().softmax(1)
 
     def target(self, batch: ImageBatch) -> Tensor | None:
         return batch.labels
+
+    def eval_totals(self, logits: Tensor, batch: ImageBatch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return precision, recall and F1, the means over classes, and top5."""
+        return class_totals(logits, batch.labels.where(batch.row >= 0, IGNORED))
 
     def check(self, logits: Any, batch: ImageBatch) -> str | None:
         return check_logits(logits, len(batch.row), self.hparams["num_classes"])
