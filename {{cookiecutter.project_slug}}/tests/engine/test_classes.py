@@ -38,7 +38,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of two classes of grey images that overlap, one with a fiftieth of the images."""
     folder, draw = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for part, count in (("train", 1), ("val", 0.2), ("test", 0.5)):
-        for name, n, mean in (("common", COMMON, 110), ("rare", RARE, 140)):
+        for name, n, mean in (("common", COMMON, 110), ("rare", RARE, 150)):
             (folder / part / name).mkdir(parents=True)
             for i in range(int(n * count) * (1 if part == "train" or name == "common" else 5)):
                 shade = draw.normal(mean, 20)
@@ -220,8 +220,9 @@ def test_a_wrong_choice_is_one_line_before_training(flags, message, call, capsys
 
 def imbalanced(images: Path) -> list[str]:
     source = ["--data.source=folder", f"--data.options.path={images}", "--data.loader=resident"]
-    sizes = ["--data.image_size=8", "--data.batch_size=51", "--model.small_images=true"]
-    return ["fit", *source, *sizes, "--trainer.max_epochs=3", "--model.learning_rate=0.05"]
+    sizes = ["--data.image_size=8", "--data.batch_size=51", "--data.crop_padding=1"]
+    sizes += ["--model.small_images=true", "--trainer.max_epochs=3"]
+    return ["fit", *source, *sizes, "--model.learning_rate=0.05"]
 
 
 @pytest.fixture(scope="module")
