@@ -269,7 +269,7 @@ def test_an_evaluation_writes_what_its_predictions_come_to(left_as_it_is, call, 
     assert (left_as_it_is / "test-confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_run_ends_when_its_patience_is_over_also_if_it_was_killed_as_it_ended(
+def test_a_run_ends_when_its_patience_is_over_also_if_killed_as_it_ended(
     call, monkeypatch, tmp_path
 ):
     flags = ("--best=val/f1_macro", "--patience=1", "--trainer.max_epochs=99")
@@ -293,3 +293,6 @@ def test_a_run_ends_when_its_patience_is_over_also_if_it_was_killed_as_it_ended(
     for file in ("digests.json", "metrics.csv"):
         assert (tmp_path / "cut" / file).read_text() == (tmp_path / "whole" / file).read_text()
     assert json.loads((tmp_path / "cut" / "run.json").read_text())["reason"] == record["reason"]
+    assert call("fit", "--run", str(tmp_path / "cut")) == 2  # it has finished
+    assert call("fit", "--run", str(tmp_path / "cut"), "--patience=2") == 0
+    assert len(read_metrics(tmp_path / "cut" / "metrics.csv")) > len(rows)
