@@ -381,7 +381,7 @@ class Training(LightningCLI):
             found = class_report.measure(*self.model.evaluated)
             more = {f"{split}/{name}": score for name, score in found.scores.items()}
             scores |= {name: score for name, score in more.items() if name not in scores}
-            files = class_report.write(found, self.facts.classes, self.run_folder, split)
+            files = class_report.write(found, self.facts, self.run_folder, split)
         RunRecord(self.run_folder).update(results=scores)
         summary.print_scores(self.run_folder, scores, self.model.best, files)
 

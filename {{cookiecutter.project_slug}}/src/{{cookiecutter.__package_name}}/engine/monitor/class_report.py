@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_auroc
 
+from ..contract import Facts
 from ..model.class_totals import TOP
 from ..run.checkpoint_files import write_atomically
-from .names import drawable
+from .confusion import confusion_of, draw_confusion
 
 BINS = 15  # of the calibration error (Guo et al., "On Calibration of Modern Neural Networks", 2017)
 MOST_IN_TABLE, MOST_IN_PICTURE = 1000, 40  # classes of a confusion matrix
-NAME_WIDTH = 22  # letters of a class's name
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,7 @@ def measure(probabilities: Tensor, labels: Tensor) -> ClassReport:
     """
     probabilities, (n, classes) = probabilities.double(), probabilities.shape
     sure, predicted = probabilities.max(1)
-    pairs = (labels * classes + predicted).bincount(minlength=classes * classes)
-    confusion = pairs.view(classes, classes)
+    confusion = confusion_of(predicted, labels, classes)
     found, true, said = (
         each.double() for each in (confusion.diagonal(), confusion.sum(1), confusion.sum(0))
     )
@@ -75,11 +73,12 @@ def _areas(probabilities: Tensor, labels: Tensor) -> Tensor:
         return multiclass_auroc(probabilities, labels, probabilities.shape[1], average=None)
 
 
-def write(found: ClassReport, classes: tuple[str, ...], folder: Path, split: str) -> list[Path]:
+def write(found: ClassReport, facts: Facts, folder: Path, split: str) -> list[Path]:
     """Write the metrics of each class and the confusion matrix into a run's folder.
 
     Returns the files: a table, and a matrix and its picture if there are few enough classes.
     """
+    classes = facts.classes
     rows = found.confusion.sum(1).tolist(), found.confusion.sum(0).tolist()
     values = (value.tolist() for value in found.of_classes.values())
     table = [["class", "rows", "predicted", *found.of_classes]]
@@ -92,7 +91,7 @@ def write(found: ClassReport, classes: tuple[str, ...], folder: Path, split: str
         files.append(_write_csv(folder / f"{split}-confusion.csv", matrix))
     if len(classes) <= MOST_IN_PICTURE:
         files.append(folder / f"{split}-confusion.png")
-        draw_confusion(found.confusion, classes).savefig(files[-1], dpi=110)
+        draw_confusion(found.confusion, classes, facts.unit).savefig(files[-1], dpi=110)
     return files
 
 
@@ -101,27 +100,3 @@ def _write_csv(path: Path, rows: list[list[Any]]) -> Path:
     csv.writer(text).writerows(rows)
     write_atomically(path, text.getvalue())
     return path
-
-
-def draw_confusion(confusion: Tensor, classes: tuple[str, ...]) -> Figure:
-    """Draw how many rows of each class, down, are predicted as which class, across.
-
-    `confusion` is int64 (C, C). The colour is the share of a class's rows.
-    """
-    shown, number = drawable(classes, NAME_WIDTH), len(classes)
-    shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-    side = 2.5 + 0.3 * number
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for label, prediction in confusion.nonzero().tolist():
-        count, dark = int(confusion[label, prediction]), shares[label, prediction] > 0.5
-        colour = "white" if dark else "black"
-        axes.text(prediction, label, str(count), fontsize=8, color=colour, ha="center", va="center")
-    for axis, meaning in ((axes.xaxis, "prediction"), (axes.yaxis, "label")):
-        axis.set_ticks(range(number), shown.names, fontfamily=shown.families, parse_math=False)
-        axis.set_label_text(meaning)
-    axes.tick_params("x", rotation=90)
-    total = int(confusion.sum())
-    axes.set_title(f"{total - int(confusion.diagonal().sum())} errors in {total}")
-    return figure
