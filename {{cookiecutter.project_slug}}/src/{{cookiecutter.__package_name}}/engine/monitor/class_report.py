@@ -27,12 +27,15 @@ class ClassReport:
     `scores` are those of the whole split, by name. `of_classes` are float64 (C,) by name, NaN where
     a class has none: precision if it is never predicted, recall if no row has it. A macro average
     is the mean over the classes that have the metric, a weighted one counts each class as often as
-    rows have it. `confusion` int64 (C, C) counts rows by label and prediction.
+    rows have it. `rows` and `predicted`, int64 (C,), are how often each class is a label and a
+    prediction. `confusion`, int64 (C, C), counts both together; None if there are many classes.
     """
 
     scores: dict[str, float]
     of_classes: dict[str, Tensor]
-    confusion: Tensor
+    rows: Tensor
+    predicted: Tensor
+    confusion: Tensor | None
 
 
 def measure(probabilities: Tensor, labels: Tensor) -> ClassReport:
@@ -43,19 +46,19 @@ def measure(probabilities: Tensor, labels: Tensor) -> ClassReport:
     """
     probabilities, (n, classes) = probabilities.double(), probabilities.shape
     sure, predicted = probabilities.max(1)
-    confusion = confusion_of(predicted, labels, classes)
+    right = predicted == labels
     found, true, said = (
-        each.double() for each in (confusion.diagonal(), confusion.sum(1), confusion.sum(0))
+        each.bincount(minlength=classes) for each in (labels[right], labels, predicted)
     )
     of_classes = {
-        "precision": found / said,
-        "recall": found / true,
-        "f1": 2 * found / (said + true),
+        "precision": found.double() / said,
+        "recall": found.double() / true,
+        "f1": 2 * found.double() / (said + true),
         "auroc": _areas(probabilities, labels).where((true > 0) & (true < n), torch.nan),
     }
     bins = (sure * BINS).long().clamp(0, BINS - 1)
-    too_sure = bins.bincount(sure - (predicted == labels).double(), BINS)
-    scores = {"accuracy": found.sum() / n, "calibration_error": too_sure.abs().sum() / n}
+    too_sure = bins.bincount(sure - right.double(), BINS)
+    scores = {"accuracy": right.double().mean(), "calibration_error": too_sure.abs().sum() / n}
     if classes > TOP:
         among = (probabilities.topk(TOP, 1).indices == labels[:, None]).any(1)
         scores["top5"] = among.double().mean()
@@ -63,8 +66,10 @@ def measure(probabilities: Tensor, labels: Tensor) -> ClassReport:
         scores[f"{name}_macro"] = of_classes[name].nanmean()
         scores[f"{name}_weighted"] = (of_classes[name] * true).nansum() / n
     scores["auroc"] = of_classes["auroc"].nanmean()
-    found_scores = {name: float(score) for name, score in scores.items()}
-    return ClassReport(found_scores, of_classes, confusion)
+    few = classes <= MOST_IN_TABLE
+    confusion = confusion_of(predicted, labels, classes) if few else None
+    numbers = {name: float(score) for name, score in scores.items()}
+    return ClassReport(numbers, of_classes, true, said, confusion)
 
 
 def _areas(probabilities: Tensor, labels: Tensor) -> Tensor:
@@ -79,17 +84,16 @@ def write(found: ClassReport, facts: Facts, folder: Path, split: str) -> list[Pa
     Returns the files: a table, and a matrix and its picture if there are few enough classes.
     """
     classes = facts.classes
-    rows = found.confusion.sum(1).tolist(), found.confusion.sum(0).tolist()
-    values = (value.tolist() for value in found.of_classes.values())
+    values = (each.tolist() for each in (found.rows, found.predicted, *found.of_classes.values()))
     table = [["class", "rows", "predicted", *found.of_classes]]
-    for name, true, said, *numbers in zip(classes, *rows, *values, strict=True):
+    for name, true, said, *numbers in zip(classes, *values, strict=True):
         table.append([name, true, said, *("" if x != x else f"{x:.6f}" for x in numbers)])
     files = [_write_csv(folder / f"{split}-classes.csv", table)]
-    if len(classes) <= MOST_IN_TABLE:
+    if found.confusion is not None:
         matrix = [["label", *classes]]
         matrix += [[c, *row] for c, row in zip(classes, found.confusion.tolist(), strict=True)]
         files.append(_write_csv(folder / f"{split}-confusion.csv", matrix))
-    if len(classes) <= MOST_IN_PICTURE:
+    if found.confusion is not None and len(classes) <= MOST_IN_PICTURE:
         files.append(folder / f"{split}-confusion.png")
         draw_confusion(found.confusion, classes, facts.unit).savefig(files[-1], dpi=110)
     return files
