@@ -34,10 +34,10 @@ def chosen_best(asked: str, own: Best, logged: list[str] | None) -> Best:
             f"--best is '{asked}': whether high or low is best is {found}; expected min or max,"
             f" such as --best '{metric} max'."
         )
-    number_format = own.format if metric == own.metric else Best._field_defaults["format"]
-    if metric.endswith("/accuracy"):
-        number_format = ".2%"
-    return Best(metric, mode or known, number_format)  # type: ignore[arg-type]
+    best = Best(metric, mode or known)  # type: ignore[arg-type]
+    if metric == own.metric:
+        return best._replace(format=own.format)
+    return best._replace(format=".2%") if metric.endswith("/accuracy") else best
 
 
 def _mode(metric: str) -> Literal["min", "max"] | None:
