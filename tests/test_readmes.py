@@ -69,7 +69,7 @@ ELSEWHERE = {
     "engine/test_classes.py::test_balanced_finds_the_rare_class_that_the_default_misses": [
         'make test-engine ARGS="-n 0 -s -k balanced_finds"'
     ],
-    "engine/test_classes.py::test_a_run_ends_when_its_patience_is_over_also_if_killed_as_it_ended": [
+    "engine/test_classes.py::test_a_run_out_of_patience_ends_also_if_it_was_killed_as_it_ended": [
         'make resume ARGS="--patience 20"'
     ],
     "engine/test_faults.py::test_several_seeds_print_mean_and_standard_deviation": [

@@ -269,9 +269,7 @@ def test_an_evaluation_writes_what_its_predictions_come_to(left_as_it_is, call, 
     assert (left_as_it_is / "test-confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_run_ends_when_its_patience_is_over_also_if_killed_as_it_ended(
-    call, monkeypatch, tmp_path
-):
+def test_a_run_out_of_patience_ends_also_if_it_was_killed_as_it_ended(call, monkeypatch, tmp_path):
     flags = ("--best=val/f1_macro", "--patience=1", "--trainer.max_epochs=99")
     flags = ("fit", *DIGITS, *flags, "--checkpoints.seconds=0", "--data.batch_size=256")
     assert call(*flags, folder=tmp_path / "whole") == 0
