@@ -270,7 +270,12 @@ def outcome(run: Path) -> dict[str, Any]:
 
 
 def differences(base: dict[str, Any], head: dict[str, Any]) -> Iterator[str]:
+    """Yield what differs. A metric that BASE does not measure is no difference."""
+    measured = {name.split(" ", 2)[-1] for name in base}
     for name in base.keys() | head.keys():
+        is_metric = name.startswith(("row ", "result "))
+        if is_metric and name not in base and name.split(" ", 2)[-1] not in measured:
+            continue
         if base.get(name) != head.get(name):
             yield f"{name}: {base.get(name)} and {head.get(name)}"
 

@@ -22,6 +22,7 @@ SMALL = "--data.image_size=32 --data.batch_size=8 --model.network=small_cnn --da
 HERE = {
     'make train ARGS="--model.network resnet18 --model.optimizer adamw'
     ' --model.learning_rate 0.002"': ONE_STEP,
+    'make train ARGS="--best val/f1_macro --patience 10"': ONE_STEP,
     "make train CONFIG=configs/synthetic.yaml": f"{ONE_STEP} {FEW} --data.eval_batch_size=32",
     "make train CONFIG=configs/imagefolder.yaml": f"{ONE_STEP} {SMALL}",
     'make train CONFIG=configs/imagefolder.yaml ARGS="--data.options.path /data/birds.csv"': (
@@ -65,6 +66,12 @@ ELSEWHERE = {
         "make resume RUN=runs/digits/…"
     ],
     "engine/test_run.py::test_the_record_gets_the_test_scores": ["make evaluate RUN=runs/digits/…"],
+    "engine/test_classes.py::test_balanced_finds_the_rare_class_that_the_default_misses": [
+        'make test-engine ARGS="-n 0 -s -k balanced_finds"'
+    ],
+    "engine/test_classes.py::test_a_run_out_of_patience_ends_also_if_it_was_killed_as_it_ended": [
+        'make resume ARGS="--patience 20"'
+    ],
     "engine/test_faults.py::test_several_seeds_print_mean_and_standard_deviation": [
         'make train SEEDS="1 2 3"'
     ],

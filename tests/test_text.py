@@ -23,6 +23,7 @@ README = {
     'make train ARGS="--model.optimizer sgd --model.learning_rate 0.1 --model.dropout 0.05"': (
         ONE_STEP
     ),
+    'make train ARGS="--best val/f1_macro --patience 10"': ONE_STEP,
     "make train CONFIG=configs/mlm.yaml": ONE_STEP,
     "make train CONFIG=configs/table.yaml": f"{ONE_STEP} --data.batch_size=8",
     'make train CONFIG=configs/table.yaml ARGS="--data.options.path data/mine"': (

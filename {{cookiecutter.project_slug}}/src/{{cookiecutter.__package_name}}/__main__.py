@@ -14,6 +14,7 @@ if __name__ == "__main__":
             links={
                 "data.num_classes": "model.num_classes",
                 "data.num_channels": "model.num_channels",
+                "data.class_counts": "model.class_counts",
             },
         )
     )

@@ -10,6 +10,8 @@ from .engine.images.batch import ImageBatch
 from .engine.images.check import check_logits
 from .engine.images.normalization import normalize_by
 from .engine.images.torchvision_networks import load_pretrained
+from .engine.model.class_totals import class_totals
+from .engine.model.label_loss import ClassWeights, LabelLoss, weights_of_classes
 from .engine.model.optimizers import OptimizerName, ScheduleName
 from .networks import Network, build_network
 
@@ -23,6 +25,7 @@ class ImageClassifier(Task):
         network: a name in networks.py, or the name of a torchvision classification network.
         num_classes: number of classes; the command line takes it from the data.
         num_channels: number of channels of the images, taken from the data too.
+        class_counts: number of training images of each class by its name, taken from the data too.
         small_images: use the network's stem for images of at most about 32 by 32 pixels.
         pretrained: true for torchvision's weights, or a file: a state dict or a run's checkpoint.
             Read when a run starts, never when it resumes.
@@ -34,6 +37,9 @@ class ImageClassifier(Task):
         schedule: one_cycle, cosine or constant, each after the warm-up.
         warmup: share of the steps in which the learning rate rises from nothing to its highest.
         label_smoothing: share of the target that is spread over all classes.
+        focal_gamma: how much less an image counts that is classified well; 0 is off, 2 is usual.
+        class_weights: balanced counts all classes alike; a mapping of classes to numbers says how
+            much the images of each count, 1 for others.
     """
 
     network: Network
@@ -46,6 +52,7 @@ class ImageClassifier(Task):
         network: str = "small_cnn",
         num_classes: int | None = None,
         num_channels: int = 3,
+        class_counts: dict[str, int] | None = None,
         small_images: bool = False,
         pretrained: bool | str = False,
         freeze_backbone: bool = False,
@@ -56,12 +63,16 @@ class ImageClassifier(Task):
         schedule: ScheduleName = "one_cycle",
         warmup: float = 0.2,
         label_smoothing: float = 0.0,
+        focal_gamma: float = 0.0,
+        class_weights: ClassWeights = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         if num_classes is None:
             raise UserError("model.num_classes is not set, and there are no data to take it from.")
         self.network = build_network(network, num_classes, small_images, num_channels)
+        weights = weights_of_classes(class_weights, class_counts)
+        self.label_loss = LabelLoss(label_smoothing, focal_gamma, weights)
         if freeze_backbone:
             freeze(self.network, outputs=num_classes)
 
@@ -70,15 +81,12 @@ class ImageClassifier(Task):
         return self.network(batch.images)
 
     def loss(self, logits: Tensor, batch: ImageBatch) -> Tensor:
-        """Return the mean cross entropy; of mixed images that of both labels, by their weights."""
-        smoothing = self.hparams["label_smoothing"]
-        if batch.mixed_labels is None or batch.mix_weights is None:
-            return cross_entropy(logits, batch.labels, label_smoothing=smoothing)
-        own, mixed = (
-            cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
-            for labels in (batch.labels, batch.mixed_labels)
-        )
-        return (batch.mix_weights * own + (1 - batch.mix_weights) * mixed).mean()
+        """Return the mean loss of the labels; a mixed image has two, each with its share."""
+        return self.label_loss(logits, batch.labels, batch.mixed_labels, batch.mix_weights)
+
+    def loss_weight(self, batch: ImageBatch) -> Tensor | None:
+        """Return the sum of the images' weights, if classes have weights."""
+        return self.label_loss.weight(batch.labels, batch.mixed_labels, batch.mix_weights)
 
     def totals(self, logits: Tensor, batch: ImageBatch) -> dict[str, tuple[Tensor, Tensor]]:
         """Return loss and accuracy as sums and counts, without the rows that fill up a batch."""
@@ -93,6 +101,10 @@ class ImageClassifier(Task):
 
     def target(self, batch: ImageBatch) -> Tensor | None:
         return batch.labels
+
+    def eval_totals(self, logits: Tensor, batch: ImageBatch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return precision, recall and F1, the means over classes, and top5."""
+        return class_totals(logits, batch.labels.where(batch.row >= 0, IGNORED))
 
     def check(self, logits: Any, batch: ImageBatch) -> str | None:
         return check_logits(logits, len(batch.row), self.hparams["num_classes"])

@@ -209,7 +209,8 @@ def test_rows_are_drawn_with_replacement_by_their_weights():
     assert shares[0] == shares[3] == 0 and shares[2] == pytest.approx(0.75, abs=0.01)
     assert drawn[0].unique().numel() > 5000
     plan = order.EpochPlan(8, order.BatchShard(4), 0, lambda: (0, 0), weights[:8])
-    assert set(plan.indices(3).flatten().tolist()) <= {1, 2, 5, 6}
+    assert set(plan.rows_of(plan.indices(3)).flatten().tolist()) <= {1, 2, 5, 6}
+    assert order.numbered(torch.tensor([2, 0, 2, 2, 0])).tolist() == [2, 0, 7, 12, 5]
 
 
 def test_batches_of_rows_of_several_lengths_have_the_shortest_of_a_few():

@@ -15,7 +15,7 @@ TWICE = ("--trainer.devices", "2", "--trainer.accelerator", "cpu")
 HALF_AN_EPOCH = "--trainer.val_check_interval=0.5"
 VARIANTS = {
     "resident": (1, DIGITS),
-    "streaming, no worker": (1, ("--data.workers", "0")),
+    "streaming, no worker": (1, ("--data.workers", "0", "--data.sampler", "balanced")),
     "streaming, 2 workers": (1, ("--data.workers", "2")),
     "accumulating, validating twice an epoch": (
         1,

@@ -27,7 +27,8 @@ and `load()`, which returns a batch of all rows for `--data.loader resident`.
 **Task**: a LightningModule with the members below. Only the first seven have no default.
 
 - `network`: an nn.Module. The engine compiles it in place. Its weights have the keys "network.*".
-- `best`: the column of metrics.csv that selects the best weights, and whether high or low is best.
+- `best`: the column of metrics.csv that selects the best weights, and whether high or low is best;
+  the flag --best names another.
 - `inputs`: the fields of a batch that `forward` reads. In a request to the service, the other
   fields are None.
 - `forward(batch)` returns the outputs: tensors in any nesting.
@@ -37,6 +38,7 @@ and `load()`, which returns a batch of all rows for `--data.loader resident`.
   and divides once, so a metric is never a mean of means. Padding (`row` -1) must add nothing. A
   metric per class is the mean over the classes whose count is not 0. Macro-F1, for example: the
   sum is 2 TP of each class, the count 2 TP + FP + FN.
+- `eval_totals(outputs, batch)` returns more totals, that only evaluation measures and logs.
 - `configure_optimizers()` is Lightning's own.
 - `initialize()` loads the weights that a new run starts from, and returns a line or None. The line
   is printed, and kept in run.json. The engine does not call it when a run resumes or is evaluated.
@@ -44,7 +46,8 @@ and `load()`, which returns a batch of all rows for `--data.loader resident`.
   tokens, or the sum of weights. If a step has several micro-batches, the engine weights their
   losses by it. The loss must be finite if the weight is 0.
 - `predict(outputs)` returns a tensor (n, …) for predictions.csv, `scores` and the service. If it is
-  (n, classes) and `facts()` names that many classes, the most probable class is written by name.
+  (n, classes) and `facts()` names that many classes, the most probable class is written by name,
+  and `validate` and `test` measure the classes (engine/monitor/class_report.py).
 - `target(batch)` returns a tensor (n, …) to compare predictions with.
 - `scores(predictions, targets)` returns metrics that are not a ratio of sums (AUROC, mAP). It gets
   all rows of a split, in order, on the CPU. Rows of different lengths are padded with zeros.
@@ -54,11 +57,11 @@ and `load()`, which returns a batch of all rows for `--data.loader resident`.
 - `for_export()` returns a copy of the task that is ready for export.
 - `may_change`: the settings that may change when a run resumes, as they don't affect the result.
 
-`forward`, `loss`, `totals` and `loss_weight` must not call `.item()`, print or log: the host would
-wait for the GPU in every step. The engine logs the result of `loss` as train/loss, and `totals` as
-train/NAME, val/NAME and test/NAME. A task may override `training_step` and optimize by hand
-(`automatic_optimization = False`). Such a task keeps records, checkpoints and exact resume; its
-step is not compiled.
+`forward`, `loss`, `totals`, `eval_totals` and `loss_weight` must not call `.item()`, print or log:
+the host would wait for the GPU in every step. The engine logs the result of `loss` as train/loss,
+and `totals` as train/NAME, val/NAME and test/NAME. A task may override `training_step` and optimize
+by hand (`automatic_optimization = False`). Such a task keeps records, checkpoints and exact resume;
+its step is not compiled.
 
 `__init__` must call `self.save_hyperparameters()`. Its arguments are the settings under `model:`;
 the arguments of the data are the settings under `data:`. `configure_callbacks` and
@@ -70,7 +73,8 @@ called during a run; the optimizer must have all weights from the start.
 its `extra` and `remarks` may then say more. `augment(batch, uniforms)` changes training batches on
 the device; it gets one or several whole batches of `batch_size` rows at once. `uniforms(k)` returns
 k random numbers for each row, float32 (n, k) in [0, 1). They depend only on the seed, the epoch and
-the row, not on the batch or on where a run was resumed.
+the row, not on the batch or on where a run was resumed. A row that `sample_weights` draw again in
+an epoch gets others each time.
 """
 
 from collections.abc import Callable, Mapping
@@ -165,6 +169,7 @@ class Task(Protocol):
     def forward(self, batch: Any) -> Any: ...
     def loss(self, outputs: Any, batch: Any) -> Tensor | dict[str, Tensor]: ...
     def totals(self, outputs: Any, batch: Any) -> dict[str, tuple[Tensor, Tensor]]: ...
+    def eval_totals(self, outputs: Any, batch: Any) -> dict[str, tuple[Tensor, Tensor]]: ...
     def configure_optimizers(self) -> Any: ...
     def initialize(self) -> str | None: ...
     def loss_weight(self, batch: Any) -> Tensor | None: ...

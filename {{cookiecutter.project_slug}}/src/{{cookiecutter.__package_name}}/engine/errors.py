@@ -1,6 +1,8 @@
 """The exceptions whose message is for the user."""
 
+import difflib
 import errno
+from collections.abc import Iterable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, a quota or the limit of a file's size
 
@@ -18,3 +20,9 @@ class Diverged(UserError):
     """The loss or the weights are no longer finite."""
 
     status = 4
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean …?" with the closest of the known names; "" if none is close."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean '{close[0]}'?" if close else ""

@@ -29,7 +29,9 @@ from .fast.patches import Patches, clip_gradients, equalize_step_counts
 from .fast.settings import device_settings
 from .fast.step_graph import StepGraph, reason_against, restore_plain_options
 from .fast.step_parts import StepParts, has_several_parts
+from .model.best import chosen_best, logged_metrics
 from .model.checks import check_task
+from .model.class_totals import are_measurable
 from .model.freeze import add_frozen_groups, freeze_parts, frozen_parts, keep_frozen
 from .model.means import RunningTotals, ratio
 from .model.recompute import recompute_blocks
@@ -85,6 +87,9 @@ class Task(L.LightningModule):
         self.compile_decision = Decision(False, "not trained")
         self.running = RunningTotals()
         self.collected: list[tuple[Any, ...]] = []  # row, prediction and target of each batch
+        self.asked_best: str | None = None  # the metric that selects the best weights instead
+        self.measured_classes = 0  # validate and test keep the probabilities of so many classes
+        self.evaluated: tuple[Tensor, Tensor] | None = None  # these, and the rows' targets
         self.parts_per_step = 1  # micro-batches of all processes
         self.step_weight: Tensor | None = None  # sum over this step's micro-batches so far
         self.parts: StepParts | None = None  # set if a step has several micro-batches
@@ -94,6 +99,9 @@ class Task(L.LightningModule):
 
     def initialize(self) -> str | None:
         return None
+
+    def eval_totals(self, outputs: Any, batch: Any) -> dict[str, tuple[Tensor, Tensor]]:
+        return {}
 
     def loss_weight(self, batch: Any) -> Tensor | None:
         return None
@@ -215,18 +223,26 @@ class Task(L.LightningModule):
             self.running, self.collected = RunningTotals(), []
         outputs = self(batch)
         self.running.add(self.totals(outputs, batch))
-        if type(self).scores is not Task.scores:
-            self.collected.append((batch.row, self.predict(outputs), self.target(batch)))
+        self.running.add(self.eval_totals(outputs, batch))
+        has_scores = type(self).scores is not Task.scores
+        if has_scores or self.measured_classes:
+            found = self.predict(outputs), self.target(batch)
+            if has_scores or are_measurable(*found, self.measured_classes):
+                self.collected.append((batch.row, *found))
         if batch_idx + 1 < (batches[0] if isinstance(batches, list) else batches):
             return
         means = self.running.means()
         if self.collected:
-            means |= {name: torch.tensor(float(v)) for name, v in self._scores().items()}
+            rows = self._rows_in_order()
+            if has_scores:
+                means |= {name: torch.tensor(float(v)) for name, v in self.scores(*rows).items()}
+            if are_measurable(*rows, self.measured_classes):
+                self.evaluated = rows
         values = {f"{split}/{name}": value for name, value in means.items()}
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
 
-    def _scores(self) -> dict[str, float]:
-        """Return scores() over the rows of all ranks, in the split's order."""
+    def _rows_in_order(self) -> tuple[Tensor, Tensor]:
+        """Return predictions and targets of the rows of all ranks, in the split's order."""
         if any(part is None for part in self.collected[0]):
             raise UserError(
                 f"{type(self).__name__}.target() returned None, but scores() needs targets:"
@@ -239,7 +255,7 @@ class Task(L.LightningModule):
         order = row.argsort(stable=True)[int((row < 0).sum()) :]
         if predictions.dtype in (torch.bfloat16, torch.float16):
             predictions = predictions.float()  # metric libraries can't read 16-bit floats
-        return self.scores(predictions[order], targets[order])
+        return predictions[order], targets[order]
 
 
 class Preparation(L.Callback):
@@ -261,12 +277,17 @@ class Preparation(L.Callback):
             for tensor in (*task.network.parameters(), *task.network.buffers()):
                 if tensor.ndim == 4:
                     tensor.data = tensor.data.to(memory_format=torch.channels_last)
+        logged: list[str] | None = None
         if stage == "fit" and isinstance(trainer.datamodule, Data):
             data = trainer.datamodule
             if data.batch_size == 1 and normalize_single_values(task.network):
                 print_once(SINGLE_VALUES)
             size = check_task(task, as_rows(data.splits.train), data.facts())
             print_once(f"network: {size}\n")
+            if task.asked_best and type(task).validation_step is Task.validation_step:
+                logged = logged_metrics(task, as_rows(data.splits.train))
+        if task.asked_best:
+            task.best = chosen_best(task.asked_best, task.best, logged)
 
     def on_fit_start(self, trainer: Any, pl_module: L.LightningModule) -> None:
         """Initialize and compile the network, in place, so that checkpoint keys don't change."""

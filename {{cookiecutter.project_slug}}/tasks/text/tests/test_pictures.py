@@ -5,8 +5,11 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from {{ cookiecutter.__package_name }}.pictures import (
+from {{ cookiecutter.__package_name }}.engine.monitor.confusion import (
+    confusion_of,
     draw_confusion,
+)
+from {{ cookiecutter.__package_name }}.pictures import (
     draw_numbers,
     draw_predictions,
 )
@@ -54,7 +57,8 @@ def test_the_table_has_room_for_long_names(tmp_path):
 
 
 def test_the_table_counts_each_label_and_prediction(tmp_path):
-    figure = draw_confusion(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 0, 0]), CLASSES)
+    counts = confusion_of(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 0, 0]), len(CLASSES))
+    figure = draw_confusion(counts, CLASSES, "texts")
     assert sorted(words_in(figure, tmp_path / "confusion.png")) == ["1", "1", "2"]
     assert figure.axes[0].get_title() == "1 errors in 4 texts"
 

@@ -40,12 +40,14 @@ def expand_run(arguments: list[str], root: Path) -> tuple[list[str], Path | None
             "--trainer.fast_dev_run tries a few batches as a run of its own, and --run would resume"
             " another run with them. Remove one of the two."
         )
-    longer = any(flag.startswith("--trainer.max_") for flag in rest)
+    longer = any(flag.startswith(("--trainer.max_", "--patience")) for flag in rest)
     finished = record.content["state"] == "finished" and not has_only_best(run)
     if fitting and finished and not longer:
+        ended = record.content.get("reason") or ""
+        flag = "--patience" if ended.startswith("--patience") else "--trainer.max_epochs"
         raise UserError(
-            f"{shown(run)} has finished. To train longer, set --trainer.max_epochs N"
-            " (make resume ARGS=...), or start a new run."
+            f"{shown(run)} has finished. To train longer, set {flag} N (make resume ARGS=...), or"
+            " start a new run."
         )
     names = ["last", "previous"] if fitting else ["best", "last", "previous"]
     inserted = [f"--config={record.newest_config()}"]

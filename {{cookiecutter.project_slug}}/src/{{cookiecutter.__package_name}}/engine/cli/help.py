@@ -26,6 +26,8 @@ RUNS = {
         ("--run FOLDER", f"resume a run: {NEWEST}"),
         ("--elastic", "with --run: allow other devices or batch size"),
         ("--until STEP", "save and exit after this step"),
+        ("--best METRIC", "what selects the best weights, such as val/loss"),
+        ("--patience N", "end after N validations without a better one"),
     ),
     "evaluation": (
         ("--config FILE", "evaluate the newest run of this recipe"),

@@ -45,6 +45,11 @@ def check_trainer_settings(trainer: Any) -> None:
                 raise UserError(f"trainer.callbacks has {kind.__name__}: {reason}.")
 
 
+def check_patience(patience: int | None) -> None:
+    if patience is not None and patience < 1:
+        raise UserError(f"--patience is {patience}; expected 1 or more validations.")
+
+
 def _class_paths(callbacks: Any) -> Iterator[str]:
     """Yield the classes that a configuration's callbacks name."""
     each = callbacks if isinstance(callbacks, list) else [callbacks]

@@ -43,7 +43,7 @@ from ..fast.sync_batch_norm import SynchronizeBatchNorm
 from ..hardware import this_machine
 from ..hashing import sha256
 from ..model.checks import check_checkpoint, read_checkpoint
-from ..monitor import summary
+from ..monitor import class_report, summary
 from ..monitor.gpu import GpuUsage, OutOfMemory
 from ..monitor.predictions import draw_pictures
 from ..monitor.progress import Progress, Throughput
@@ -67,7 +67,7 @@ from .errors import Parser
 from .launch import check_tasks, launch, launched, with_environment
 from .plain_values import make_plain
 from .project import Project, default_batch_size
-from .refused import check_trainer_settings
+from .refused import check_patience, check_trainer_settings
 
 BATCH_SIZE, AUTO = "data.batch_size", "auto"
 
@@ -112,7 +112,18 @@ class Training(LightningCLI):
         for source, target in self.project.links.items():
             parser.link_arguments(source, target, apply_on="instantiate")
         parser.add_class_arguments(Tracking, "tracking")
-        ours = {"folder", "interruption", "until", "classes", "allow_nan"}
+        parser.add_argument(
+            "--best",
+            type=str | None,
+            help="The logged metric that selects the best weights, such as val/loss, or 'val/x min'"
+            " if its name doesn't say whether high or low is best; unset: the task's own.",
+        )
+        parser.add_argument(
+            "--patience",
+            type=int | None,
+            help="End the run after so many validations without a better one.",
+        )
+        ours = {"folder", "interruption", "until", "classes", "allow_nan", "patience"}
         parser.add_class_arguments(RunCheckpoint, "checkpoints", skip=ours, instantiate=False)
 
     def _parse_ckpt_path(self) -> None:
@@ -123,6 +134,7 @@ class Training(LightningCLI):
         check_tasks()
         config, stage = self.config[self.subcommand], str(self.subcommand)
         check_trainer_settings(config.trainer)
+        check_patience(config.patience)
         make_plain(config)
         resuming, path = stage == "fit", config.ckpt_path
         self.from_step = read_checkpoint(path, resuming)["global_step"] if path else 0
@@ -216,6 +228,7 @@ class Training(LightningCLI):
         self.model.decisions = self.datamodule.decisions = decided
         if get(self.asked, BATCH_SIZE) == AUTO:
             self.datamodule.batch_size = decided.batch_size.value
+        self.model.asked_best = self.config[self.subcommand].best
         loaded = {"loader": decided.loader.value, "decoder": decided.decoder.value}
         self.facts = replace(self.facts, extra=self.facts.extra | loaded)
         self.metrics = MetricsCSV(self.run_folder)
@@ -297,6 +310,7 @@ class Training(LightningCLI):
             self.facts.classes,
             self.flags.allow_nan,
             config.checkpoints.keep,
+            config.patience,
         )
         return [
             *([Progress()] if self._shows_our_bar() else []),
@@ -347,11 +361,12 @@ class Training(LightningCLI):
                 self._record_data(record)
             results = write_digests(self.run_folder, model, self.trainer.optimizers)
             record.update(results=summary.results_of(self.trainer) | results)
+            record.update(best=self.model.best._asdict())
             draw = self.project.load(self.project.pictures)
             self.checkpoint.io.wait(BEST)
             drawn = draw_pictures(self.run_folder, model, self.datamodule, self.facts, draw)
             self.checkpoint.io.wait()
-        state, reason = ending(self.trainer)
+        state, reason = ending(self.trainer, self._out_of_patience())
         with self.interruption.undisturbed():
             record.end(state, reason)
             if state == "finished":
@@ -359,6 +374,11 @@ class Training(LightningCLI):
         summary.print_fit(
             self.run_folder, record.content, self.decisions, model.best, self.facts, drawn
         )
+
+    def _out_of_patience(self) -> str | None:
+        """Return why the run has ended, if it was out of patience."""
+        best = self.checkpoint.best_so_far
+        return best.reason(self.model.best.metric) if best.out_of_patience else None
 
     def _keep_line(self, line: str, record: RunRecord) -> None:
         """Print and record the line of the task's initialize()."""
@@ -399,9 +419,17 @@ class Training(LightningCLI):
         summary.write_predictions(batches, self.facts, self.run_folder)
 
     def _score(self, stage: str, **kwargs: Any) -> None:
+        self.model.measured_classes = len(self.facts.classes)
         scores = getattr(self.trainer, stage)(**{**kwargs, "verbose": False})[0]
+        files: list[Path] = []
+        if self.model.evaluated is not None:
+            split = "val" if stage == "validate" else stage
+            found = class_report.measure(*self.model.evaluated)
+            more = {f"{split}/{name}": score for name, score in found.scores.items()}
+            scores |= {name: score for name, score in more.items() if name not in scores}
+            files = class_report.write(found, self.facts, self.run_folder, split)
         RunRecord(self.run_folder).update(results=scores)
-        summary.print_scores(self.run_folder, scores, self.model.best)
+        summary.print_scores(self.run_folder, scores, self.model.best, files)
 
     validate, test = partialmethod(_score, "validate"), partialmethod(_score, "test")
 

@@ -7,6 +7,7 @@ resumes. The hash is integer arithmetic, so CPU and GPU give the same bits.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -128,7 +129,7 @@ class EpochPlan:
         """
         if self.lengths is None:
             return [None] * len(indices)
-        longest = self.lengths[indices.clamp(min=0)].amax(1)
+        longest = self.lengths[self.rows_of(indices.clamp(min=0))].amax(1)
         places = torch.searchsorted(torch.tensor(self.fixed, dtype=torch.int32), longest)
         return [self.fixed[place] for place in places.tolist()]
 
@@ -138,7 +139,7 @@ class EpochPlan:
             return 0.0
         indices = self.indices(epoch)
         filled = sum(length or 0 for length in self.lengths_of(indices)) * indices.shape[1]
-        return 1 - int(self.lengths[indices.clamp(min=0)].sum()) / max(filled, 1)
+        return 1 - int(self.lengths[self.rows_of(indices.clamp(min=0))].sum()) / max(filled, 1)
 
     def uniforms(self, epoch: int, index: Tensor, skip: int = 0) -> Uniforms:
         """Return the Uniforms of the rows at `index`, without the first `skip` numbers of each."""
@@ -147,20 +148,26 @@ class EpochPlan:
     def indices(self, epoch: int, device: torch.device | str = "cpu") -> Tensor:
         """Return the row indices of an epoch's batches, int64 (batches, batch_size).
 
-        -1 is padding.
+        -1 is padding. With `weights`, a row's index is n higher each time it is drawn again, so
+        that it gets other random numbers; see `rows_of`.
         """
         if self.position is None:
             return self.shard.padded(self.n, device)
         if self.same_order:
             epoch = 0
         if self.weights is not None:
-            order = weighted_order(self.seed, epoch, self.weights).to(device)
+            order = numbered(weighted_order(self.seed, epoch, self.weights)).to(device)
         else:
             order = epoch_order(self.seed, epoch, self.n, device)
         if self.lengths is not None:
             lengths = self.lengths.to(device)
+            lengths = lengths[self.rows_of(order)]
             order = sorted_in_windows(order, lengths, self.shard.step, self.seed, epoch)
         return self.shard.of(order)
+
+    def rows_of(self, indices: Any) -> Any:
+        """Return the rows, below n, of indices (a tensor or an array); padding stays -1."""
+        return indices if self.weights is None else indices % self.n
 
 
 def weighted_order(seed: int, epoch: int, weights: Tensor) -> Tensor:
@@ -170,17 +177,28 @@ def weighted_order(seed: int, epoch: int, weights: Tensor) -> Tensor:
     return torch.searchsorted(ends, (high + low * 2.0**-24) * ends[-1], right=True)
 
 
+def numbered(order: Tensor) -> Tensor:
+    """Return draws of n rows, int64 (n,), plus n for each earlier draw of the same row."""
+    n, places = len(order), order.argsort(stable=True)
+    counts = order.bincount(minlength=n)
+    firsts = counts.cumsum(0) - counts
+    times = torch.empty_like(order)
+    times[places] = torch.arange(n) - firsts[order[places]]
+    return order + n * times
+
+
 def sorted_in_windows(order: Tensor, lengths: Tensor, step: int, seed: int, epoch: int) -> Tensor:
     """Return an epoch's order with rows of similar lengths in the same step: few are then padded.
 
     The rows of each WINDOW steps are sorted by length and dealt to these steps, whose order is then
-    shuffled. `lengths` is int32 (n,); rows after the last whole step are left out.
+    shuffled. `lengths` is int32, that of each row in the order; rows after the last whole step are
+    left out.
     """
     count = len(order) // step
     order = order[: count * step]
     window = torch.arange(len(order), device=order.device) // (WINDOW * step)
     longest = int(lengths.max()) + 1
-    steps = order[(window * longest + lengths[order]).argsort(stable=True)].view(count, step)
+    steps = order[(window * longest + lengths[: len(order)]).argsort(stable=True)].view(count, step)
     shuffled = epoch_order(seed, epoch, count, order.device)
     return steps[shuffled[(shuffled // WINDOW).argsort(stable=True)]].flatten()
 

@@ -82,12 +82,15 @@ class ResidentLoader:
         row, length = part
         index, training = row.clamp(min=0), self.plan.position is not None
         uniforms = self.plan.uniforms(epoch, index) if training else None
-        batch: Any = self.rows.take(index, length, uniforms)._replace(row=row)
+        batch: Any = self.rows.take(self.plan.rows_of(index), length, uniforms)._replace(row=row)
         if self.copies:
             batch = batch._make(map(self._to_device, batch))
-        if not training or self.augment is None:
+        if not training:
             return batch
-        return self.augment(batch, self.plan.uniforms(epoch, batch.row, skip=self.rows.uniforms))
+        index, batch = batch.row, batch._replace(row=self.plan.rows_of(batch.row))
+        if self.augment is None:
+            return batch
+        return self.augment(batch, self.plan.uniforms(epoch, index, skip=self.rows.uniforms))
 
     def _to_device(self, part: Tensor | None) -> Tensor | None:
         if part is None or self.device.type == "cpu":

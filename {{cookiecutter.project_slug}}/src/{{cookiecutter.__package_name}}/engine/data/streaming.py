@@ -197,15 +197,17 @@ class StreamingLoader:
 
     def finish(self, answer: Any) -> Any:
         """Return a worker's answer as a batch on the device, or raise its UserError."""
-        (slot, epoch, _, rows), rest = answer
+        (slot, epoch, _, indices), rest = answer
         if isinstance(rest, UserError):
             raise rest
         device = self.config.device
-        row = torch.from_numpy(rows).to(device)
+        row = torch.from_numpy(indices).to(device)
         index = row.clamp(min=0)
         if device.type == "cuda" and self.reader.pinned and slot not in self.pinned:
             self._pin(slot)
-        batch = self.reader.finish(index, self.memory[slot], rest, device)._replace(row=row)
+        rows = self.plan.rows_of(index)
+        batch = self.reader.finish(rows, self.memory[slot], rest, device)
+        batch = batch._replace(row=self.plan.rows_of(row))
         if epoch is None or self.augment is None:
             return batch
         return self.augment(batch, self.plan.uniforms(epoch, index, skip=self.reader.uniforms))
@@ -246,8 +248,9 @@ class _Worker(Dataset):
         uniforms = None
         if epoch is not None:
             uniforms = self.plan.uniforms(epoch, torch.from_numpy(index))
+        rows, memory = self.plan.rows_of(index), self.memory[slot].numpy()
         try:
-            return request, self.reader.read(index, length, uniforms, self.memory[slot].numpy())
+            return request, self.reader.read(rows, length, uniforms, memory)
         except UserError as error:
             return request, error
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from ..contract import Facts
+from ..data.classes import balanced, class_counts, remarks_on
 from ..data.module import Data
 from ..errors import UserError
 from .batch import ImageBatch
@@ -29,6 +30,7 @@ class ImageModule(Data):
         flip: mirror half of the training images of a folder.
         decoder: cpu or gpu, where a folder's JPEG files are decoded.
         channels: the number of channels; None for those that the source returned.
+        sampler: balanced draws each class as often as another, with replacement.
     """
 
     may_change: ClassVar[frozenset[str]] = frozenset({"decoder"})
@@ -44,6 +46,7 @@ class ImageModule(Data):
         flip: bool,
         decoder: Literal["cpu", "gpu"] | None,
         channels: int | None = None,
+        sampler: Literal["balanced"] | None = None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size)
         _check_size(image_size)
@@ -66,7 +69,11 @@ class ImageModule(Data):
             self._later.left_out.mapped()
         parts = [_rows(part, config) for part in (source.train, source.val, source.test)]
         self.splits = ImageSplits(*parts, classes=source.classes, remarks=source.remarks)
-        self._facts = _facts(name, source, config)
+        labels = source.train.labels
+        self.class_counts = class_counts(labels, source.classes)
+        self.sample_weights = balanced(labels) if sampler == "balanced" else None
+        facts, few = _facts(name, source, config), remarks_on(self.class_counts, "images")
+        self._facts = replace(facts, remarks=facts.remarks + few)
 
     splits: ImageSplits
 

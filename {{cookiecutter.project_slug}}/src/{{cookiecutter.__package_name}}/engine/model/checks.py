@@ -1,6 +1,7 @@
 """Checks, before training, that a task fits its data and a checkpoint fits both."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,10 @@ def check_task(task: Any, rows: Rows, facts: Facts) -> Size:
     Returns the size of the network. Raises UserError if torch can't compute the network on the row,
     or check() finds the outputs wrong. Other errors of the network's code are raised as they are.
     """
-    modes = [(module, module.training) for module in task.modules()]
-    device = next((p.device for p in task.parameters()), torch.device("cpu"))
-    batch: Any = rows.take(torch.tensor([0]), None, None)
-    batch = batch._make(part if part is None else part.to(device) for part in batch)
     name = task.hparams.get("network") or type(task.network).__name__
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            task.eval()
+        with evaluating(task):
+            batch = first_row(task, rows)
             outputs, flops = with_flops(lambda: task.forward(batch))
             problem = task.check(outputs, batch)
     except (RuntimeError, AssertionError, ValueError) as error:  # torch's errors for wrong shapes
@@ -44,12 +41,29 @@ def check_task(task: Any, rows: Rows, facts: Facts) -> Size:
             f"{where}{why}. The network '{name}' can't take the data's {shapes}. Change its code or"
             " the data, or choose another network (model.network)."
         ) from error
-    finally:
-        for module, training in modes:
-            module.training = training
     if problem:
         raise UserError(f"The network '{name}' {problem}")
     return size_of(task.network, flops, None if rows.lengths is None else int(rows.lengths[0]))
+
+
+@contextmanager
+def evaluating(task: Any) -> Iterator[None]:
+    """Set a task to eval mode; modes and the random number generator are restored at the end."""
+    modes = [(module, module.training) for module in task.modules()]
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            task.eval()
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def first_row(task: Any, rows: Rows) -> Any:
+    """Return a batch of one row, on the task's device."""
+    device = next((p.device for p in task.parameters()), torch.device("cpu"))
+    batch: Any = rows.take(torch.tensor([0]), None, None)
+    return batch._make(part if part is None else part.to(device) for part in batch)
 
 
 def _raised_by_torch(error: Exception, line: str) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..contract import Best, Facts
 from ..decisions import AS_BEFORE, AS_CONFIGURED, Decision, Decisions, get
 from ..json_text import to_json
+from ..model.class_totals import are_probabilities
 from ..paths import shown
 from ..run.checkpoint import RunCheckpoint
 from ..run.metrics import read_metrics
@@ -31,7 +32,7 @@ def results_of(trainer: L.Trainer) -> dict[str, Any]:
         "seconds_to_first_step": found[Throughput].seconds_to_first_step,
         "gpu": found[GpuUsage].summary(),
         "seconds_saving": round(found[RunCheckpoint].seconds_saving, 2),
-        f"best {task.best.metric}": found[RunCheckpoint].best_score,
+        f"best {task.best.metric}": found[RunCheckpoint].best_so_far.score,
         **{name: row[name] for row in rows for name in row if name.startswith("val/")},
     }
 
@@ -138,13 +139,14 @@ def format_score(score: float | None, best: Best) -> str:
     return "not measured" if score is None else format(score, best.format)
 
 
-def print_scores(folder: Path, scores: dict[str, float], best: Best) -> None:
-    """Print the scores of an evaluation."""
+def print_scores(folder: Path, scores: dict[str, float], best: Best, files: list[Path]) -> None:
+    """Print the scores of an evaluation, and where its files are."""
     quantity = best.metric.partition("/")[2]
     rows = {
         name: format(value, best.format if name.partition("/")[2] == quantity else ".4f")
         for name, value in scores.items()
     }
+    rows |= {path.stem: shown(path) for path in files if path.suffix != ".png"}
     _print_block(f"evaluated {shown(folder)}", rows | {"record": shown(folder / "run.json")})
 
 
@@ -155,7 +157,9 @@ def write_predictions(batches: Any, facts: Facts, folder: Path) -> None:
     anything else, its numbers as JSON.
     """
     path, batches = folder / "predictions.csv", list(batches)
-    classes = facts.classes if _are_probabilities(batches[0], len(facts.classes)) else ()
+    _, targets, predictions = batches[0]
+    named = are_probabilities(predictions, targets, len(facts.classes))
+    classes = facts.classes if named else ()
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         if classes:
@@ -167,13 +171,6 @@ def write_predictions(batches: Any, facts: Facts, folder: Path) -> None:
                 target = None if targets is None else targets[i]
                 writer.writerow([index, *_cells(target, predictions[i], classes)])
     _print_block(f"predictions of the test {facts.unit} of {shown(folder)}", {"file": shown(path)})
-
-
-def _are_probabilities(batch: tuple[Tensor, Tensor | None, Tensor], classes: int) -> bool:
-    """Return whether predictions have one probability per class, and targets are one class."""
-    _, targets, predictions = batch
-    one_class = targets is None or targets.ndim == 1
-    return classes > 0 and predictions.shape[1:] == (classes,) and one_class
 
 
 def _cells(target: Tensor | None, prediction: Tensor, classes: tuple[str, ...]) -> list[Any]:

@@ -5,7 +5,6 @@ the validation. From other places, Lightning 2.6.6 loses a validation or skips a
 has to end in between is saved with a mark that makes it validate first.
 """
 
-import math
 import signal
 import sys
 import time
@@ -21,6 +20,7 @@ from ..errors import Diverged, UserError
 from ..fast import patches
 from ..ranks import is_rank_zero
 from . import foreign
+from .best import BestSoFar
 from .checkpoint_files import BEST, LAST, VerifiedIO, keep_only_best
 from .consensus import RankConsensus
 from .ending import forget_elapsed_time
@@ -34,9 +34,10 @@ MIN_SECONDS, MAX_SECONDS = 20.0, 600.0  # between two checkpoints
 class RunCheckpoint(Checkpoint):
     """Write best.ckpt (by the task's best metric), last.ckpt and previous.ckpt.
 
-    A run that is interrupted, or that has reached step `until`, is saved and then ended. The best
-    weights are copied on the device and written with the next checkpoint. `classes` are the names
-    of the data's classes; they are saved with the weights.
+    A run that is interrupted, or that has reached step `until`, is saved and then ended. After
+    `patience` validations without a better one, a run ends too. The best weights are copied on the
+    device and written with the next checkpoint. `classes` are the names of the data's classes; they
+    are saved with the weights.
 
     Args:
         seconds: between two checkpoints. Unset, 20 to 600, so that writing takes at most 2% of the
@@ -57,11 +58,12 @@ class RunCheckpoint(Checkpoint):
         classes: Sequence[str] = (),
         allow_nan: bool = False,
         keep: Literal["all", "best"] = "all",
+        patience: int | None = None,
     ) -> None:
         self.classes, self.allow_nan, self.keep = list(classes), allow_nan, keep
         self.folder, self.interruption = folder / "checkpoints", interruption
         self.seconds, self.until, self.consensus = seconds, until, RankConsensus()
-        self.best_score: float | None = None
+        self.best_so_far = BestSoFar(patience)
         self.best: dict[str, Any] | None = None  # weights that are not written yet
         self.measured: dict[str, Any] | None = None  # weights, if validation swaps them
         self.due = self.validation_due = False
@@ -70,10 +72,10 @@ class RunCheckpoint(Checkpoint):
         self.io, self.saved_step, self.saved_at, self.seconds_saving = VerifiedIO(), -1, 0.0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_score": self.best_score, "accumulate": self.accumulate}
+        return {**self.best_so_far.state_dict(), "accumulate": self.accumulate}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_score = state_dict["best_score"]
+        self.best_so_far.load_state_dict(state_dict)
 
     def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
         """Recount the batches of an elastic resume: its steps have more or fewer batches.
@@ -101,6 +103,7 @@ class RunCheckpoint(Checkpoint):
         self.interruption.waits = True
         self.saved_at = time.monotonic()
         foreign.resume_averaging(trainer)
+        trainer.should_stop |= self.best_so_far.out_of_patience  # it was killed as it ended
         for log in metrics_of(trainer):
             log.resume_from(trainer.global_step)
             log.epoch = trainer.current_epoch
@@ -162,11 +165,16 @@ class RunCheckpoint(Checkpoint):
                 f"{type(trainer.lightning_module).__name__}.best is '{best.metric}', but validation"
                 f" logs only {', '.join(known)}. Name one of these, or log '{best.metric}'."
             )
-        if score is not None and self._is_better(float(score), best.mode):
-            self.best_score, self.saved_step = float(score), -1
+        if score is not None and self.best_so_far.take(
+            float(score), best.mode, trainer.current_epoch
+        ):
+            self.saved_step = -1
             measured = self.measured or self._weights(trainer)
             self.best = measured if is_rank_zero() else None
         self.measured = None
+        if self.best_so_far.patience:  # rank 0 decides: a task may log another value on each
+            over = trainer.strategy.broadcast(self.best_so_far.out_of_patience)
+            trainer.should_stop |= over
         self._agree(trainer)
         if not within_step(trainer):
             self._save_if_due(trainer)
@@ -200,11 +208,6 @@ class RunCheckpoint(Checkpoint):
         """Return classes and architecture, which a checkpoint stores to detect a misfit."""
         network = trainer.lightning_module.network
         return {"classes": self.classes, "architecture": str(network)}
-
-    def _is_better(self, score: float, mode: str) -> bool:
-        if self.best_score is None:
-            return not math.isnan(score)
-        return score > self.best_score if mode == "max" else score < self.best_score
 
     def _weights(self, trainer: Any) -> dict[str, Any]:
         """Return a copy of the weights as a checkpoint that can be evaluated or fine-tuned."""

@@ -5,15 +5,17 @@ from typing import Any
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 
-def ending(trainer: Any) -> tuple[str, str | None]:
+def ending(trainer: Any, out_of_patience: str | None) -> tuple[str, str | None]:
     """Return the state of a run whose fit has ended, and the reason if it ended early.
 
     A run that is out of time (max_time) is `interrupted`: it can be resumed. A run that a callback
-    stopped is `finished`.
+    stopped, or that is out of patience for the reason given, is `finished`.
     """
     epoch, epochs, steps = trainer.current_epoch, trainer.max_epochs, trainer.max_steps
     if 0 <= steps <= trainer.global_step or (epochs not in (None, -1) and epoch >= epochs):
         return "finished", None
+    if out_of_patience:
+        return "finished", out_of_patience
     callbacks = trainer.callbacks
     if any(_is_over(each) for each in callbacks if isinstance(each, Timer)):
         return "interrupted", f"max_time: the time was over after step {trainer.global_step}"

@@ -64,6 +64,7 @@ def _fixed_settings(config: dict[str, Any], may_change: Mapping[str, Set[str]]) 
         **found,
         "the number of devices": int(trainer["devices"]) * trainer["num_nodes"],
         "seed_everything": config["seed_everything"],
+        "best": config.get("best"),
     }
 
 

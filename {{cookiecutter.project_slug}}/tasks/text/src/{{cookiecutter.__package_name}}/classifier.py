@@ -8,15 +8,16 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from .engine import Best, Task, UserError, build_optimizer, build_schedule, freeze
+from .engine.model.class_totals import class_totals
 from .engine.model.optimizers import OptimizerName
-from .engine.text.batch import TextBatch, attention_mask
+from .engine.text.batch import IGNORED, TextBatch, attention_mask
 from .engine.text.check import check_outputs
 from .engine.text.layers import decay_layers
 from .engine.text.lora import add_lora, merged
 from .engine.text.metrics import check_metrics, scores_of
 from .engine.text.pretrained import artifacts_of, load_pretrained
 from .networks import NETWORKS, build_network
-from .objectives import ObjectiveName, best_by, build_objective
+from .objectives import ObjectiveName, best_by, build_objective, labels_of
 
 # The engine's name for a learning rate that rises linearly, then falls linearly, is one_cycle.
 SCHEDULES: dict[str, Any] = {"linear": "one_cycle", "cosine": "cosine", "constant": "constant"}
@@ -105,6 +106,12 @@ class TextClassifier(Task):
 
     def totals(self, outputs: Tensor, batch: TextBatch) -> dict[str, tuple[Tensor, Tensor]]:
         return self.objective.totals(outputs, batch)
+
+    def eval_totals(self, outputs: Tensor, batch: TextBatch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return precision, recall and F1 of classes, the means over classes, and top5."""
+        if self.hparams["objective"] != "classes":
+            return {}
+        return class_totals(outputs, labels_of(batch).where(batch.row >= 0, IGNORED))
 
     def predict(self, outputs: Tensor) -> Tensor:
         return self.objective.predict(outputs)

@@ -6,7 +6,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .engine.monitor.names import drawable, width
+from .engine.monitor.confusion import confusion_of, draw_confusion
+from .engine.monitor.names import drawable
 from .engine.monitor.predictions import FinishedRun
 from .engine.text.shown import texts_of
 
@@ -29,7 +30,8 @@ def draw(run: FinishedRun) -> dict[str, Figure]:
         texts = texts_of(run.batch, run.data.tokenizer)
         pictures["predictions.png"] = draw_predictions(texts, labels, predictions, classes)
     if len(classes) <= MOST_CLASSES:
-        pictures["confusion.png"] = draw_confusion(predictions.argmax(1), labels, classes)
+        counts = confusion_of(predictions.argmax(1), labels, len(classes))
+        pictures["confusion.png"] = draw_confusion(counts, classes, run.facts.unit)
     return pictures
 
 
@@ -64,31 +66,6 @@ def draw_predictions(
         axes.text(left, line, text, fontfamily=shown.families, **small)
     if names.note or shown.note:
         print("note: picture of the predictions: no installed font has all letters", flush=True)
-    return figure
-
-
-def draw_confusion(predicted: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Figure:
-    """Draw how many texts of each class, a row, are predicted as which class, a column.
-
-    `predicted` and `labels` are int64 (n,).
-    """
-    shown, number = drawable(classes, NAME_WIDTH), len(classes)
-    pairs = labels * number + predicted
-    counts = pairs.bincount(minlength=number * number).view(number, number)
-    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    side = 2.3 + 0.3 * number + 0.1 * max(map(width, shown.names))
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for label, prediction in counts.nonzero().tolist():
-        count, dark = int(counts[label, prediction]), shares[label, prediction] > 0.5
-        colour = "white" if dark else "black"
-        axes.text(prediction, label, str(count), fontsize=8, color=colour, ha="center", va="center")
-    for axis, meaning in ((axes.xaxis, "prediction"), (axes.yaxis, "label")):
-        axis.set_ticks(range(number), shown.names, fontfamily=shown.families, parse_math=False)
-        axis.set_label_text(meaning)
-    axes.tick_params("x", rotation=90)
-    axes.set_title(f"{int((predicted != labels).sum())} errors in {len(labels)} texts")
     return figure
 
 
