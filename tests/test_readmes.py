@@ -35,6 +35,7 @@ HERE = {
     'make resume ARGS="--trainer.max_epochs 60"': "--until=8",
     "python -m my_project fit --run latest": "--until=10",
     "python -m my_project test --run latest": "",
+    "make predict INPUT=photos": "--input=data/images",
 }
 
 # Run by another test, of this folder or of the project's tests/engine/.
@@ -102,6 +103,7 @@ ELSEWHERE = {
         *("make bench-check", "make bench-check BASELINE=runs/bench/…")
     ],
     "engine/test_bench.py::test_the_lines_of_tune_work_in_a_recipe": ["make tune"],
+    "engine/test_run.py::test_predictions_are_written_for_every_test_image": ["make predict"],
 }
 
 # Run in a text project by test_text.py.
@@ -114,6 +116,9 @@ IN_A_TEXT_PROJECT = {
         "make resume RUN=runs/languages/…",
         "make evaluate RUN=runs/languages/…",
         "python -m my_project fit --config configs/languages.yaml",
+    ],
+    "test_text.py::test_what_the_engine_has_for_texts_passes_its_tests": [
+        "make predict INPUT=texts.csv"
     ],
     "test_text.py::test_a_text_project_trains_scores_and_answers": [
         'curl --data-binary "Deutsch; Schweiz; Arabische Schrift" http://127.0.0.1:8000/predict'
@@ -149,6 +154,7 @@ EXCEPTIONS = {
     "needs Docker": [
         *("make image", "make test-image", "make bundle"),
         *(f"make {target} DOCKER=1" for target in ("train", "serve", "notebook", "shell")),
+        *(f"make predict DOCKER=1 INPUT=data/{name}" for name in ("photos", "texts.csv")),
         "make setup WHEELS=dist/bundle/wheels",
         "docker load --input dist/bundle/image.tar",
         "docker compose",

@@ -9,6 +9,7 @@ if __name__ == "__main__":
         main(
             task=".classifier:ImageClassifier",
             data=".data:ImageData",
+            inputs=".engine.images.inputs:find",
             read=".engine.images.read:read",
             pictures=".pictures:draw",
             links={

@@ -25,3 +25,10 @@ def check_answers(served: ServedRun, data: Any, predictions: Path) -> int:
         assert said["class"] == row["prediction"]
         assert said["probability"] == pytest.approx(float(row["probability"]), abs=CLOSE)
     return len(rows)
+
+
+def list_of_test_files(data: Any, file: Path) -> Path:
+    """Write the paths of the test images into a file, in their order."""
+    files = data.splits.test.files
+    file.write_text("".join(f"{files[i]}\n" for i in range(files.n)))
+    return file

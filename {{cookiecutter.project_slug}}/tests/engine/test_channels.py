@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from served import check_answers
+from predicted import predict_as_in_the_evaluation
+from served import check_answers, list_of_test_files
 from tiff_written import tiff
 from torch import nn
 
@@ -79,7 +80,7 @@ def write(root: Path, form: str) -> int:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_run_is_evaluated_and_served_with_the_channels_it_was_trained_on(
+def test_a_run_is_evaluated_predicts_and_is_served_with_the_channels_it_was_trained_on(
     form, call, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -99,6 +100,7 @@ def test_a_run_is_evaluated_and_served_with_the_channels_it_was_trained_on(
     source = {"source": "folder", "options": {"path": str(tmp_path / "images")}}
     data = data_with_flags(ImageData)(**options, **source)
     assert check_answers(served, data, run / "predictions.csv") == 2
+    predict_as_in_the_evaluation(call, run, list_of_test_files(data, run / "files.txt"))
     if channels > 4:
         with pytest.raises(serve.BadRequest, match=f"has 3 channels; expected {channels}"):
             served.answer(png(np.zeros((9, 9, 3), np.uint8)))

@@ -244,14 +244,30 @@ def test_the_engine_reads_nothing_of_a_task_or_its_data_but_what_the_contract_na
     classes = it.own(L.LightningModule), it.own(L.LightningDataModule)
     for own in classes:
         monkeypatch.setattr(own, "__getattribute__", recorder(own.__getattribute__, inside, read))
-    main = import_module("rare.engine").main
+    engine = import_module("rare.engine")
     monkeypatch.setenv("RUN_FOLDER", str(tmp_path / "run"))
-    for arguments in (
-        ("fit", *it.recipe),
-        *((verb, "--run", str(tmp_path / "run")) for verb in ("validate", "test", "predict")),
+
+    def find(place: Path, facts: Any, settings: Any) -> Any:
+        assert place == tmp_path and settings["options"] == {"of": "mine"}
+        rows = classes[1]().splits.test._replace(kind=None)  # without what only an evaluation has
+        return engine.Inputs(rows, {"number": range(len(rows.row))}, {2: "is wrong"})
+
+    new = ("--input", str(tmp_path), "--out", str(tmp_path / "new.csv"))
+    for status, inputs, arguments in (
+        (0, None, ("fit", *it.recipe)),
+        *((0, None, (verb, "--run", "latest")) for verb in ("validate", "test", "predict")),
+        (2, None, ("predict", *new)),
+        (3, find, ("predict", *new, "--data.options.of", "mine")),
     ):
         monkeypatch.setattr(sys, "argv", ["rare", *arguments])
-        assert main(task=classes[0], data=classes[1], read=it.module.read) == 0
+        parts = {"task": classes[0], "data": classes[1], "read": it.module.read}
+        assert engine.main(**parts, inputs=inputs) == status
+    predicted = rows_of(tmp_path / "new.csv")
+    expected = rows_of(tmp_path / "run" / "predictions.csv")
+    for i, (row, known) in enumerate(zip(predicted, expected, strict=True)):
+        assert int(row["number"]) == i and (i == 2) == (row["error"] == "is wrong")
+        assert i == 2 or row["class"] == known["prediction"]
+        assert i == 2 or row["probability"] == known["probability"]
     assert {"loss", "totals", "scores", "splits", "facts", "sample_weights"} <= read
     allowed = {name for base in (Task, Data) for name in (*dir(base), *vars(base()))}
     allowed |= set(dir(contract.Task)) | set(contract.Task.__annotations__)

@@ -48,6 +48,8 @@ def make(tmp_path: Path) -> Make:
     [
         ("train", "CONFIG", "--config"),
         ("tune", "CONFIG", "--config"),
+        ("predict", "INPUT", "--input"),
+        ("predict", "OUT", "--out"),
         ("evaluate", "RUN", "--run"),
         ("reproduce", "RUN", "--run"),
         ("bench-check", "BASELINE", "bench-check"),
@@ -98,3 +100,10 @@ def test_all_that_setup_installs_is_asked_of_the_same_indexes(make, tmp_path):
         assert len(installs) == (2 if present else 3)
         assert all("engine/tools/indexes.py" in line for line in installs)
         (tmp_path / "bin" / "uv").unlink(missing_ok=True)
+
+
+def test_a_table_that_a_container_writes_is_kept(make):
+    words = make("predict", "DOCKER=1", "INPUT=data/photos")
+    assert words[-4:] == ["--input", "data/photos", "--out", "runs/predictions.csv"]
+    assert make("predict", "DOCKER=1")[-2:] == ["--run", "latest"]
+    assert make("predict", "INPUT=data/photos")[-2:] == ["--input", "data/photos"]

@@ -20,7 +20,8 @@ import pytest
 import torch
 import uvicorn
 from PIL import Image
-from served import CLOSE, check_answers
+from predicted import predict_as_in_the_evaluation
+from served import CLOSE, check_answers, list_of_test_files
 from sklearn.datasets import load_digits
 
 import {{ cookiecutter.__package_name }} as package
@@ -138,7 +139,7 @@ def images(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("loader", "size"), [("streaming", [16, 40]), ("mapped", [40, 16]), ("resident", 24)]
 )
-def test_the_service_shows_a_file_as_evaluation_does_whatever_the_loader(
+def test_service_and_predict_show_a_file_as_evaluation_does_whatever_the_loader(
     loader, size, images, call, tmp_path
 ):
     flags = ["--config", "configs/imagefolder.yaml", f"--data.options.path={images}"]
@@ -151,6 +152,7 @@ def test_the_service_shows_a_file_as_evaluation_does_whatever_the_loader(
     options |= {"source": "folder", "options": {"path": str(images)}}
     data = data_with_flags(ImageData)(**options)
     assert check_answers(served, data, tmp_path / "predictions.csv") == 4
+    predict_as_in_the_evaluation(call, tmp_path, list_of_test_files(data, tmp_path / "files.txt"))
 
 
 def wide() -> ImageSplits:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .contract import Batch as Batch
     from .contract import Best as Best
     from .contract import Facts as Facts
+    from .contract import Inputs as Inputs
     from .contract import Read as Read
     from .contract import Rows as Rows
     from .contract import Splits as Splits
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "artifacts": ("artifact",),
     "cli.main": ("main",),
-    "contract": ("Batch", "Best", "Facts", "Read", "Rows", "Splits", "Uniforms"),
+    "contract": ("Batch", "Best", "Facts", "Inputs", "Read", "Rows", "Splits", "Uniforms"),
     "data.module": ("Data",),
     "data.rows": ("TensorRows", "digest"),
     "errors": ("UserError",),

@@ -1,9 +1,10 @@
 """The interface between the engine and a project. Read it before you write another task.
 
-A project has up to five parts, which its `__main__.py` names:
+A project has up to six parts, which its `__main__.py` names:
 
     main(task=".classifier:ImageClassifier",   # a Task: the network, its loss and its metrics
          data=".data:ImageData",               # a Data: the rows to train and evaluate on
+         inputs=".engine.images.inputs:find",  # optional: what `predict --input` finds in a file
          read=".engine.images.read:read",      # optional: how the service reads a request
          read_flags={"strict": "help"},        # optional: flags of `serve` that read takes
          several=".engine.text.read:several",  # optional: the requests in a body that has several
@@ -77,7 +78,7 @@ the row, not on the batch or on where a run was resumed. A row that `sample_weig
 an epoch gets others each time.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
@@ -156,6 +157,27 @@ class Facts:
     nbytes: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """New rows, to be predicted in their order.
+
+    `rows` is a Rows, or a Batch of all rows, with the fields of the task's `inputs`. `columns`
+    begin each line of the table of predictions, with a path, for example. `problems` maps the
+    indices of rows that can't be predicted to the reasons. The `finish()` of a reader may add to it
+    those of its batch. `remarks` are printed.
+    """
+
+    rows: Any
+    columns: Mapping[str, Sequence[str | int]]
+    problems: dict[int, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+
+# Returns the rows in a file or folder, as evaluation would show them to the network. The arguments
+# are its path, the facts of the run's data, and the settings under `data:`, with flags of predict.
+Find = Callable[[Path, Facts, Mapping[str, Any]], Inputs]
 
 
 class Task(Protocol):

@@ -44,30 +44,34 @@ def with_environment(plugins: Any) -> list[Any]:
 
 
 def launch(
-    package: str, processes: int, threads: int, arguments: list[str], run_folder: Path
+    package: str, processes: int, threads: int, arguments: list[str], run_folder: Path | None
 ) -> int:
     """Run `python -m PACKAGE ARGUMENTS` in several processes and return the exit status.
 
-    It is that of the first process that failed, or 128 plus the signal that ended this one.
+    It is that of the first process that failed, or 128 plus the signal that ended this one. A
+    process that dies is recorded in `run_folder`, if they train a run.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import main as torchrun
+    from torch.distributed.run import parse_args, run
 
-    os.environ[RUN_FOLDER_VARIABLE] = str(run_folder)
+    if run_folder is not None:
+        os.environ[RUN_FOLDER_VARIABLE] = str(run_folder)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     heard = (*SIGNALS, signal.SIGQUIT)
     passed_on = [s.name for s in heard if signal.getsignal(s) is not signal.SIG_IGN]
     flags = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={processes}"]
     flags.append(f"--signals-to-handle={','.join(passed_on)}")
+    options = parse_args([*flags, "-m", package])
+    options.training_script_args = arguments  # torchrun would take some for its own, such as --run
     try:
-        torchrun([*flags, "-m", package, *arguments])
+        run(options)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         status = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
         signalled = status - 128 in SIGNALS
-        if not signalled and (run_folder / "run.json").exists():
+        if run_folder and not signalled and (run_folder / "run.json").exists():
             record = RunRecord(run_folder)
             known = str(record.content.get("reason") or "")
             if record.content["state"] == "running" or (rank and not known.startswith("rank ")):

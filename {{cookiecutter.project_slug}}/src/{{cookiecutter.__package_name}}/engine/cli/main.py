@@ -24,7 +24,7 @@ from .quick_exit import QuickExit
 from .verbs import VERBS, parse
 
 if TYPE_CHECKING:
-    from ..contract import Read, Several
+    from ..contract import Find, Read, Several
     from ..data.module import Data
     from ..task import Task
 
@@ -37,6 +37,7 @@ def main(
     *,
     task: "str | type[Task]",
     data: "str | type[Data]",
+    inputs: "str | Find | None" = None,
     read: "str | Read | None" = None,
     pictures: str | Callable | None = None,
     links: Mapping[str, str] | None = None,
@@ -47,15 +48,15 @@ def main(
     """Run the command line of a project and return its exit status.
 
     The project's `__main__.py` calls it; contract.py describes the arguments. There, it does not
-    return: it ends the program. The status is 0, 1 for a crash, 2 for wrong settings or data, 4 if
-    the loss is not finite, 130 after Ctrl-C, 143 after SIGTERM.
+    return: it ends the program. The status is 0, 1 for a crash, 2 for wrong settings or data, 3 if
+    some rows have no prediction, 4 if the loss is not finite, 130 after Ctrl-C, 143 after SIGTERM.
     """
     caller = sys._getframe(1).f_globals
     is_program = arguments is None and vars(sys.modules["__main__"]) is caller
     end = QuickExit() if is_program else int
     package = str(caller["__package__"])
-    links, read_flags = links or {}, read_flags or {}
-    project = Project(package, task, data, read, pictures, links, read_flags, several)
+    parts = task, data, read, pictures, links or {}, read_flags or {}, several
+    project = Project(package, *parts, inputs=inputs)
     return end(_status(project, sys.argv[1:] if arguments is None else arguments))
 
 

@@ -77,7 +77,23 @@ VERBS = {
     ),
     "validate": Verb("Evaluate", "score a run's best checkpoint on the validation split"),
     "test": Verb("Evaluate", "score a run's best checkpoint on the test split"),
-    "predict": Verb("Evaluate", "write predictions for the test split to predictions.csv"),
+    "predict": Verb(
+        "Evaluate",
+        "write a table of predictions for new files, or for the test split",
+        "predict",
+        (
+            option("--run", "a run's folder, or latest; default: latest", metavar="FOLDER"),
+            option("--input", "a file or folder; default: the test split", metavar="PATH"),
+            option(
+                "--out",
+                "a .csv or .parquet file, or - (predictions.csv)",
+                metavar="FILE",
+            ),
+            option("--all", "write the probabilities of all classes", action="store_true"),
+        ),
+        others="--trainer.devices, --trainer.accelerator, --data.workers, --data.prefetch,"
+        " --data.eval_batch_size and --data.options.…; without --input, those of test",
+    ),
     "serve": Verb(
         "Evaluate",
         "serve predictions of a run's best network over HTTP",

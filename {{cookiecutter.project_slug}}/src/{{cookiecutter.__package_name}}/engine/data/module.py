@@ -21,6 +21,7 @@ from .rows import as_rows, with_size
 from .streaming import RowsReader, StreamConfig, StreamingLoader, check_shared_memory
 
 Loader = ResidentLoader | StreamingLoader
+EVAL_BATCH_SIZE = 1024  # if the data set no other
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Data(L.LightningDataModule):
     sample_weights: Tensor | None = None
     flags = DataFlags()
 
-    def __init__(self, batch_size: int = 128, eval_batch_size: int = 1024) -> None:
+    def __init__(self, batch_size: int = 128, eval_batch_size: int = EVAL_BATCH_SIZE) -> None:
         super().__init__()
         at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size

@@ -182,6 +182,11 @@ def _cells(target: Tensor | None, prediction: Tensor, classes: tuple[str, ...]) 
     return [known, classes[int(predicted)], f"{float(probability):.6f}"]
 
 
+def print_predicted(place: str, folder: Path, rows: dict[str, str]) -> None:
+    """Print what was predicted by which run, and where the table is."""
+    _print_block(f"predictions of {place}", rows | {"run": shown(folder)})
+
+
 def _print_block(title: str, rows: dict[str, str]) -> None:
     width = max(map(len, rows))
     lines = [title, *(f"  {name:<{width}}  {value}" for name, value in rows.items())]

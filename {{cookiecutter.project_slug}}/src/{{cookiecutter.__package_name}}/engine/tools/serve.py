@@ -30,13 +30,10 @@ from ..data.order import fixed_lengths
 from ..data.rows import as_rows
 from ..errors import UserError
 from ..hardware import this_machine
-from ..model.checks import read_saved
 from ..paths import project_root, shown
-from ..run.checkpoint_files import find_checkpoint
 from ..run.digests import digest
 from ..run.folder import find_run
-from ..run.record import facts_of, read_record
-from ..task import Task
+from .trained import load_trained
 
 MAX_BYTES = 20 * 2**20  # per request
 MAX_BODIES = 32  # in memory at a time; further requests wait
@@ -65,8 +62,7 @@ class ServedRun:
             )
         self.read = functools.partial(project.load(project.read), **of_read)
         self.several = project.load(project.several)
-        saved = read_saved(find_checkpoint(folder, "best", "last"), "--run")
-        self.facts = facts_of(read_record(folder / "run.json")["data"])
+        task, self.facts, self.classes = load_trained(project, folder)
         self.folder, self.name = folder, shown(folder)
         machine = this_machine()
         kind = decisions.accelerator(machine).value
@@ -77,15 +73,8 @@ class ServedRun:
             torch.set_float32_matmul_precision("high")  # as training does
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(decisions.threads_per_process(machine, 1))
-        with artifacts_of(folder):
-            task = _task_of(project, saved, self.name)
-        if not all(t.isfinite().all() for t in task.state_dict().values() if t.is_floating_point()):
-            raise UserError(
-                f"{self.name} has NaN weights: its training diverged. Serve another run."
-            )
         self.weights_sha256 = digest(task.state_dict())
         self.task = task.for_export().to(self.device).eval()
-        self.classes = list(saved.get("classes") or self.facts.classes)
         self.reading = threading.Semaphore(MAX_READING)
         self.computing = ThreadPoolExecutor(1)  # one prediction at a time, on all threads
 
@@ -155,19 +144,6 @@ def _reason(problems: dict[int, str], n: int, unit: str) -> str:
         return problems[first]
     which = f"number {first} (counted from 0) {problems[first]}"
     return f"has {n:,} {unit}, {len(problems):,} of which can't be read: {which}"
-
-
-def _task_of(project: Project, saved: dict[str, Any], run: str) -> Task:
-    settings = {k: v for k, v in saved.get("hyper_parameters", {}).items() if not k.startswith("_")}
-    try:
-        task = project.task_class(**settings)
-        task.load_state_dict(saved["state_dict"])
-    except (TypeError, RuntimeError) as error:  # other arguments or other layers
-        raise UserError(
-            f"The weights of {run} do not fit this source: {' '.join(str(error).split())[:200]} …"
-            " Serve a run of this source, or use the run's own: source.zip in its folder."
-        ) from error
-    return task
 
 
 def build_app(loading: "Future[ServedRun]") -> FastAPI:

@@ -9,6 +9,7 @@ if __name__ == "__main__":
         main(
             task=".classifier:TextClassifier",
             data=".data:TextData",
+            inputs=".engine.text.inputs:find",
             read=".engine.text.read:read",
             read_flags={"truncate": "cut texts that are too long, and say so in the answer"},
             several=".engine.text.read:several",

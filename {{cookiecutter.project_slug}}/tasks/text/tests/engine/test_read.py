@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from predicted import predict_as_in_the_evaluation, rows_of
 from some_words import WORDS
 
 import {{ cookiecutter.__package_name }} as package
@@ -99,7 +100,7 @@ def data_of(run: Path) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["texts", "pairs"])
-def test_the_service_shows_and_answers_what_evaluation_does(kind, trained):
+def test_service_and_predict_show_and_answer_what_evaluation_does(kind, trained, call):
     run = trained(kind)
     served = ServedRun(PROJECT, run, truncate=True)
     texts = {}
@@ -107,7 +108,7 @@ def test_the_service_shows_and_answers_what_evaluation_does(kind, trained):
         row.pop("label")
         tokens = reading(run, row, truncate=True)[0].tokens
         texts[tuple(tokens[0].tolist())] = row
-    split, compared = data_of(run).splits.test.batch, 0
+    split, asked = data_of(run).splits.test.batch, []
     for row in csv.DictReader((run / "predictions.csv").open()):
         place = int(row["index"])
         length = int(split.lengths[place])
@@ -121,8 +122,10 @@ def test_the_service_shows_and_answers_what_evaluation_does(kind, trained):
         said = served.answer(request)
         assert said["class"] == row["prediction"]
         assert said["probability"] == pytest.approx(float(row["probability"]), abs=1e-5)
-        compared += 1
-    assert compared >= 10
+        asked.append(request)
+    assert len(asked) >= 10
+    (run / "asked.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    predict_as_in_the_evaluation(call, run, run / "asked.jsonl")
 
 
 def test_one_text_may_be_sent_in_several_ways(trained):
@@ -283,3 +286,91 @@ def test_the_service_takes_json_and_plain_text_and_cuts_with_truncate(trained):
             assert ask(b"\xff", "text/plain")[0] == ask(b"{", "application/json")[0] == 422
         finally:
             process.terminate()
+
+
+def test_texts_that_can_not_be_predicted_are_rows_with_a_reason(trained, call, tmp_path, capsys):
+    run, out = trained("texts"), tmp_path / "table.csv"
+    (tmp_path / "lines.txt").write_bytes(b'the quick fox\n\n\xff\nwords, and "more"\n')
+    (tmp_path / "table.tsv").write_text("text\tsecond\none\ttwo\n\ttwo\nred\n")
+    for file, texts, errors in (
+        ("lines.txt", ["the quick fox", "", "", 'words, and "more"'], ["", "is empty", "0xFF", ""]),
+        ("table.tsv", ["one", "", ""], ["", "has no text in the column 'text'", "has 1 cells"]),
+    ):
+        flags = ("--run", str(run), "--input", str(tmp_path / file), "--out", str(out))
+        assert call("predict", *flags) == 3
+        rows = rows_of(out)
+        assert [row["text"] for row in rows] == texts
+        assert [row["row"] for row in rows] == [str(i + 1) for i in range(len(rows))]
+        for row, error in zip(rows, errors, strict=True):
+            assert error in row["error"] and bool(row["error"]) == bool(error)
+            assert bool(row["class"]) == bool(not error)
+    said = capsys.readouterr()
+    assert "2 of 4 texts have no prediction; the column error says why:\n  2 is empty" in said.err
+    assert "'second' is not used: the network was trained on one text" in said.out
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "content", "flags", "message"),
+    [
+        ("texts", "a.csv", "words\nred\n", (), "has the columns 'words'; expected one of text"),
+        ("texts", "a.csv", "", (), "a.csv is empty"),
+        ("texts", "a.txt", "", (), "a.txt holds no texts"),
+        ("texts", "a.png", "red", (), "is no table"),
+        ("pairs", "a.txt", "text\nred\n", (), "Name the column"),
+        (
+            "texts",
+            "a.txt",
+            "red",
+            ("--data.masking", "1"),
+            "--data.masking is unknown with --input",
+        ),
+    ],
+)
+def test_an_input_that_holds_no_texts_is_refused(
+    kind, file, content, flags, message, trained, call, tmp_path, capsys
+):
+    (tmp_path / file).write_text(content)
+    named = ("--input", str(tmp_path / file), "--out", str(tmp_path / "out.csv"))
+    assert call("predict", "--run", str(trained(kind)), *named, *flags) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ")
+    assert [path.name for path in tmp_path.iterdir()] == [file]
+
+
+def test_columns_may_be_named_and_parquet_is_written(trained, call, tmp_path):
+    from pyarrow.parquet import read_table
+
+    (tmp_path / "mine.csv").write_text("id;words\n7;the quick fox\n8;red\n")
+    flags = ("--run", str(trained("texts")), "--input", str(tmp_path / "mine.csv"), "--all")
+    flags = *flags, "--out", str(tmp_path / "new" / "out.parquet"), "--data.options.text=words"
+    assert call("predict", *flags) == 0
+    table = read_table(tmp_path / "new" / "out.parquet").to_pydict()
+    assert table["row"] == [1, 2] and table["text"] == ["the quick fox", "red"]
+    for i, name in enumerate(table["class"]):
+        assert table["probability"][i] == table[f"p_{name}"][i] == table["top1_probability"][i]
+        assert table["p_red"][i] + table["p_blue"][i] == pytest.approx(1)
+    assert list(table)[2:8] == [
+        "class",
+        "probability",
+        "top1",
+        "top1_probability",
+        "top2",
+        "top2_probability",
+    ]
+    assert table["error"] == [None, None]
+
+
+def test_numbers_are_predicted_in_one_column(call, tmp_path):
+    write_table(tmp_path / "texts.csv", pairs=False)
+    rows = list(csv.DictReader((tmp_path / "texts.csv").open()))
+    lines = [f"{row['text']},{i / 8},{'test' if i > 80 else ''}" for i, row in enumerate(rows)]
+    (tmp_path / "texts.csv").write_text("\n".join(["text,label,split", *lines]))
+    (tmp_path / "new.jsonl").write_text("\n".join(json.dumps(row) for row in rows[81:]))
+    run, flags = tmp_path / "run", ("--data.options.path", str(tmp_path / "texts.csv"), *SIZES)
+    flags = "--config", "configs/table.yaml", *flags, "--trainer.max_steps", "1"
+    assert call("fit", *flags, folder=run) == 0
+    for more in ((), ("--input", str(tmp_path / "new.jsonl"), "--out", str(run / "new.csv"))):
+        assert call("predict", "--run", str(run), *more) == 0
+    found = [float(row["prediction"]) for row in rows_of(run / "new.csv")]
+    expected = [json.loads(row["prediction"]) for row in rows_of(run / "predictions.csv")]
+    assert len(found) == 20 and found == pytest.approx(expected, rel=1e-6)

@@ -16,7 +16,7 @@ import numpy as np
 
 from ...hardware import this_machine
 from ...hashing import sha256_of
-from ...monitor.bar import Display, display, time_left
+from ...monitor.rate import Rate
 from ...paths import cache_folder, exclusive_lock
 from ..decoding import decode, jpeg_messages
 from ..finding.listing import Listing
@@ -37,7 +37,7 @@ def check(listing: Listing, place: Path) -> CheckedFiles:
     its results. What is known is kept even if the check is interrupted.
     """
     with exclusive_lock(folder_of(place)) as writable:
-        progress = Progress(listing.n)
+        progress = Rate(listing.n, "checking images", "images")
         with closing(gradually(listing, place, writable)) as steps, closing(progress):
             for checked in steps:
                 progress.show(checked.known)
@@ -117,32 +117,3 @@ def _parts(images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
         return []
     each = int(PART_BYTES / max(sizes[images].mean(), PART_BYTES / PART_FILES)) or 1
     return [images[i : i + each] for i in range(0, len(images), each)]
-
-
-class Progress:
-    """Shows rate and time left of a check of n files that takes longer than a second."""
-
-    def __init__(self, n: int) -> None:
-        self.n, self.begun = n, time.monotonic()
-        self.known_before: int | None = None
-        self.next_at = self.begun + 1
-        self.display: Display | None = None
-
-    def show(self, known: int) -> None:
-        """Show that so many files are known, if the last time was long enough ago."""
-        if self.known_before is None:
-            self.known_before = known
-        now, done = time.monotonic(), known - self.known_before
-        if now < self.next_at or not done:
-            return
-        self.display = self.display or display()
-        self.next_at = now + self.display.seconds
-        rate = done / (now - self.begun)
-        left = time_left((self.n - known) / rate)
-        extras = ["checking images", f"{known:,} of {self.n:,}"]
-        needed = (f"{rate:,.0f} images/s", f"{left} left"), (f"{rate:,.0f}/s", left)
-        self.display.show(known / self.n, extras, needed)
-
-    def close(self) -> None:
-        if self.display is not None:
-            self.display.close()

@@ -53,7 +53,7 @@ class Inspected(NamedTuple):
 
 def inspect(path: bytes | Path) -> Inspected:
     """Read and decode a whole file, because a truncated JPEG has a valid header."""
-    return _closely(_read(path))
+    return inspect_content(_read(path))
 
 
 def inspect_all(paths: Iterable[bytes | Path]) -> list[Inspected]:
@@ -64,7 +64,7 @@ def inspect_all(paths: Iterable[bytes | Path]) -> list[Inspected]:
     contents = [_read(path) for path in paths]
     with jpeg_messages.beside_others() as received:
         usual = [_of_usual_jpeg(content, received) for content in contents]
-    return [seen or _closely(content) for seen, content in zip(usual, contents, strict=True)]
+    return [seen or inspect_content(content) for seen, content in zip(usual, contents, strict=True)]
 
 
 def _read(path: bytes | Path) -> bytes | Inspected:
@@ -95,8 +95,8 @@ def _of_usual_jpeg(content: bytes | Inspected, received: Callable[[], int]) -> I
     return Inspected(sha256_of([content]), channels=channels) if quiet else None
 
 
-def _closely(content: bytes | Inspected) -> Inspected:
-    """Return what is recorded of any file."""
+def inspect_content(content: bytes | Inspected) -> Inspected:
+    """Return what is recorded of a file with this content."""
     if isinstance(content, Inspected):
         return content
     sha256 = sha256_of([content])

@@ -1,5 +1,7 @@
 """Which files and folders are taken for images, by their names, and which belong to a system."""
 
+from typing import IO
+
 from PIL import Image
 
 _KNOWN = """.jpg .jpeg .jpe .jfif .mpo .png .apng .webp .avif .avifs .bmp .dib .gif .tif .tiff .ppm
@@ -28,12 +30,15 @@ def is_side(name: str) -> bool:
     return name.startswith(".") or name.lower() in SIDE_FOLDERS or name.lower() in SIDE_FILES
 
 
-def is_image(path: str) -> bool:
-    """Return whether a file is taken for an image: by its extension, or by its content."""
+def is_image(path: str, file: IO[bytes] | None = None) -> bool:
+    """Return whether a file is taken for an image: by its extension, or by its content.
+
+    The content is that of the open `file`, if one is given.
+    """
     extension = extension_of(path)
     if extension in UNSURE:
         try:
-            with Image.open(path) as image:
+            with Image.open(file or path) as image:
                 return image.format != "EPS"
         except Exception:  # decoders raise exceptions of many types
             return False

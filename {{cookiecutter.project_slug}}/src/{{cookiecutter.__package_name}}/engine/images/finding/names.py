@@ -76,6 +76,12 @@ class FilesOnDisk:
         return place
 
 
+def natural(path: str) -> tuple:
+    """Return what paths are sorted by if numbers in their names count: a2 comes before a10."""
+    parts = (re.split(r"([0-9]+)", part) for part in path.split("/"))
+    return [[int(w) if i % 2 else w for i, w in enumerate(words)] for words in parts], path
+
+
 def printable(path: Path) -> str:
     """Return a path that any terminal can show: names may contain bytes that are not UTF-8."""
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -100,7 +100,8 @@ def from_table(path: Path, remarks: list[str]) -> Listing:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path} is neither a folder nor a .csv file with path,label[,split].")
-    table, disk, labels, stats = _described(path), FilesOnDisk(path.parent), _Labels(), Stats()
+    table = _described(path, {"path", "label"}, "path,label[,split]")
+    disk, labels, stats = FilesOnDisk(path.parent), _Labels(), Stats()
     places = {name: place for place, name in enumerate(table.columns)}
     in_path, in_label = places["path"], places["label"]
     columns = SplitColumns(path, places)
@@ -128,13 +129,34 @@ def from_table(path: Path, remarks: list[str]) -> Listing:
     return Listing(paths, tuple(labels.names), *arrays(numbers, splits, stats))
 
 
-def _described(path: Path) -> _Table:
-    """Return a table's encoding, separator and columns. Raises UserError."""
+def listed(path: Path) -> list[str]:
+    """Return the paths in the column path of a table, or in a .txt file, one a line, as written.
+
+    Raises UserError if the file is neither.
+    """
+    try:
+        table = _described(path, {"path"}, "a column path")
+    except UserError:
+        if path.suffix.lower() != ".txt":
+            raise
+        with _open(path, _encoding_of(path)) as file:
+            return [line.strip() for line in file if line.strip()]
+    place = table.columns.index("path")
+    return [cells[place].strip() for _, cells in table.rows()]
+
+
+def _encoding_of(path: Path) -> str:
     with path.open("rb") as binary:
         start = binary.read(4096)
     encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8-sig")
     if encoding == "utf-8-sig" and b"\0" in start:  # UTF-16 without a mark
         encoding = "utf-16-le" if start[1::2].count(0) > start[::2].count(0) else "utf-16-be"
+    return encoding
+
+
+def _described(path: Path, needed: set[str], expected: str) -> _Table:
+    """Return a table's encoding, separator and columns. Raises UserError."""
+    encoding = _encoding_of(path)
     try:
         with _open(path, encoding) as file:
             line, first = file.readline(), 0
@@ -144,9 +166,9 @@ def _described(path: Path) -> _Table:
         raise UserError(f"{path} can't be read as {encoding}: {error}.") from None
     for separator in SEPARATORS:
         columns = _columns(line, separator)
-        if {"path", "label"} <= set(columns):
+        if needed <= set(columns):
             return _Table(path, encoding, separator, columns, first)
-    raise UserError(f"{path} begins with {list(_columns(line, ','))}; expected path,label[,split].")
+    raise UserError(f"{path} begins with {list(_columns(line, ','))}; expected {expected}.")
 
 
 def _open(path: Path, encoding: str):  # type: ignore[no-untyped-def]

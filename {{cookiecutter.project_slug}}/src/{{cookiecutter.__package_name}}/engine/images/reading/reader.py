@@ -19,7 +19,7 @@ from ...data.streaming import StreamConfig
 from ...errors import UserError
 from ..batch import ImageBatch
 from ..checking.usable import ADVICE
-from ..decoding.boxes import Choose, Size, center_box, random_box
+from ..decoding.boxes import Box, Choose, Size, center_box, random_box
 from ..decoding.decode import ImageDecodeError, Jpeg, cropped, cropped_or_jpeg
 from ..decoding.jpeg_messages import heard
 from ..decoding.packed import Packed, pack
@@ -55,6 +55,7 @@ class FileRows:
     in_memory = False
     lengths = None
     uniforms = UNIFORMS
+    whole_box: Callable[..., Box] = staticmethod(center_box)  # if the box is not random
 
     def __init__(self, files: Files, config: ReadConfig) -> None:
         self.files, self.config, self.n = files, config, files.n
@@ -105,7 +106,7 @@ class FileRows:
         `index` gets its row, or -1. Raises UserError, naming the file, if another can't be decoded.
         """
         config, size = self.config, self.config.size
-        boxes = list[Choose]([partial(center_box, size=size)] * len(index))
+        boxes = list[Choose]([partial(self.whole_box, size=size)] * len(index))
         if uniforms is not None:
             box = partial(random_box, smallest=config.smallest_crop, flip=config.flip, size=size)
             boxes = [partial(box, uniforms=numbers) for numbers in uniforms(UNIFORMS).tolist()]

@@ -131,12 +131,12 @@ def _checked(text: Text, is_pair: bool) -> Text:
     if not is_pair and text.second is not None:
         raise Unreadable('is a pair; this network was trained on single texts: send {"text": "…"}')
     for part, name in zip(text, ("the first text", "the second text"), strict=True):
-        if part is not None and (problem := _problem(part)):
+        if part is not None and (problem := problem_of(part)):
             raise Unreadable(f"has a problem in {name}: it {problem}" if is_pair else problem)
     return text
 
 
-def _problem(part: str) -> str | None:
+def problem_of(part: str) -> str | None:
     """Return why a text can't be tokenized, or None."""
     if not part.strip():
         return "is empty"

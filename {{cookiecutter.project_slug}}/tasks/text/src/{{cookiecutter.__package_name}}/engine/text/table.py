@@ -102,7 +102,7 @@ def add_rows(
             continue
         chosen = part or _cell(cells, columns.split)
         named = part or split_of(chosen)
-        texts = _texts(cells, columns, file)
+        texts = texts_of(cells, columns, file)
         if chosen and named is None:
             expected = ", ".join(SPLITS)
             problems.add(place, f"has the split {shown(chosen)}; expected {expected}")
@@ -112,7 +112,7 @@ def add_rows(
             entries.add(texts, _cell(cells, columns.label), named or "", place)
 
 
-def _texts(cells: list[Any], columns: Columns, file: TableFile) -> list[str] | str:
+def texts_of(cells: list[Any], columns: Columns, file: TableFile) -> list[str] | str:
     """Return the text of a row or its two texts, or what is wrong with them."""
     texts = []
     for column in (columns.text, columns.second):

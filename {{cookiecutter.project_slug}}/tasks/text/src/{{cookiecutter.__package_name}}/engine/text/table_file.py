@@ -72,13 +72,13 @@ def _delimited(path: Path, fits: Fits, layout: Layout) -> TableFile:
     columns, separator = layout.columns, "\t"
     if columns is None:
         choices = _headers(
-            path, next(_lines(path, layout.encoding, quotes), ""), separators, quotes
+            path, next(lines_of(path, layout.encoding, quotes), ""), separators, quotes
         )
         by_width = max(choices, key=lambda choice: len(choice[1]))
         separator, columns = next((each for each in choices if fits(each[1])), by_width)
 
     def rows() -> Iterator[Row]:
-        lines = _lines(path, layout.encoding, quotes)
+        lines = lines_of(path, layout.encoding, quotes)
         for line, cells in _cells(path, lines, separator, quotes):
             if line > 1 or layout.columns is not None:
                 yield line, _checked(cells, columns)
@@ -107,14 +107,14 @@ def _cells(path: Path, lines: Iterator[str], separator: str, quotes: bool) -> It
         for number, line in enumerate(lines, 1):
             text = line.rstrip("\r\n")
             if text:
-                yield number, _problem(text) or text.split(separator)
+                yield number, problem_in(text) or text.split(separator)
         return
     limit = csv.field_size_limit(MOST_LETTERS)
     rows, first = csv.reader(lines, delimiter=separator, strict=True), 1
     try:
         for cells in rows:
             if cells:
-                yield first, _problem(separator.join(cells)) or cells
+                yield first, problem_in(separator.join(cells)) or cells
             first = rows.line_num + 1
     except csv.Error as error:
         raise UserError(
@@ -125,7 +125,7 @@ def _cells(path: Path, lines: Iterator[str], separator: str, quotes: bool) -> It
         csv.field_size_limit(limit)
 
 
-def _lines(path: Path, encoding: str, quotes: bool) -> Iterator[str]:
+def lines_of(path: Path, encoding: str, quotes: bool) -> Iterator[str]:
     """Yield a file's lines. Without quotes, only a line feed ends a line. Raises UserError."""
     with path.open("rb") as binary:
         marked = binary.read(2) in UTF_16
@@ -145,7 +145,7 @@ def _lines(path: Path, encoding: str, quotes: bool) -> Iterator[str]:
         raise UserError(f"{path} can't be read as {encoding}: {error}. Save it as UTF-8.") from None
 
 
-def _problem(text: str) -> str | None:
+def problem_in(text: str) -> str | None:
     """Return what is wrong with the text of a row, or None."""
     if len(text) > MOST_LETTERS:
         return f"has {len(text):,} letters; expected at most {MOST_LETTERS:,}"
@@ -173,11 +173,11 @@ def _checked(cells: list[Any] | str, columns: tuple[str, ...]) -> list[Any] | st
 
 def _json_lines(path: Path, layout: Layout) -> TableFile:
     def objects() -> Iterator[tuple[int, Any]]:
-        for number, line in enumerate(_lines(path, layout.encoding, quotes=False), 1):
+        for number, line in enumerate(lines_of(path, layout.encoding, quotes=False), 1):
             if not line.strip():
                 continue
             try:
-                yield number, _problem(line) or json.loads(line)
+                yield number, problem_in(line) or json.loads(line)
             except json.JSONDecodeError as error:
                 yield number, f"is no JSON: {error.msg} at letter {error.colno}"
 
@@ -217,6 +217,6 @@ def _parquet(path: Path) -> TableFile:
         every = chain.from_iterable(zip(*batch, strict=True) for batch in batches)
         for number, cells in enumerate(every, 1):
             texts = " ".join(cell for cell in cells if isinstance(cell, str))
-            yield number, _problem(texts) or list(cells)
+            yield number, problem_in(texts) or list(cells)
 
     return TableFile(path, columns, rows)

@@ -1,0 +1,52 @@
+"""Loading the task of a finished run with its best weights, without the data it was trained on."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..artifacts import artifacts_of
+from ..cli.project import Project
+from ..contract import Facts
+from ..errors import UserError
+from ..model.checks import read_saved
+from ..paths import shown
+from ..run.checkpoint_files import find_checkpoint
+from ..run.record import facts_of, read_record
+from ..task import Task
+
+
+class Trained(NamedTuple):
+    """A task on the CPU, and the facts of the data and the classes that it was trained on."""
+
+    task: Task
+    facts: Facts
+    classes: list[str]
+
+
+def load_trained(project: Project, folder: Path) -> Trained:
+    """Return the task of a run.
+
+    Raises UserError if the run has no intact checkpoint, its weights are not finite, or they do not
+    fit the current source.
+    """
+    saved = read_saved(find_checkpoint(folder, "best", "last"), "--run")
+    facts = facts_of(read_record(folder / "run.json")["data"])
+    with artifacts_of(folder):
+        task = _task_of(project, saved, shown(folder))
+    if not all(t.isfinite().all() for t in task.state_dict().values() if t.is_floating_point()):
+        raise UserError(
+            f"{shown(folder)} has NaN weights: its training diverged. Choose another run."
+        )
+    return Trained(task, facts, list(saved.get("classes") or facts.classes))
+
+
+def _task_of(project: Project, saved: dict[str, Any], run: str) -> Task:
+    settings = {k: v for k, v in saved.get("hyper_parameters", {}).items() if not k.startswith("_")}
+    try:
+        task = project.task_class(**settings)
+        task.load_state_dict(saved["state_dict"])
+    except (TypeError, RuntimeError) as error:  # other arguments or other layers
+        raise UserError(
+            f"The weights of {run} do not fit this source: {' '.join(str(error).split())[:200]} …"
+            " Choose a run of this source, or use the run's own: source.zip in its folder."
+        ) from error
+    return task

@@ -1,0 +1,80 @@
+"""The texts that `predict` finds in a file of lines or a table."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..contract import Facts, Inputs
+from ..data.rows import TensorRows
+from ..errors import UserError
+from .columns import Wanted, choose
+from .module import SEQUENCES
+from .read import problem_of
+from .table import texts_of
+from .table_file import SUFFIXES, Layout, lines_of, open_table, problem_in
+from .tokenizer import kept
+
+Row = list[str] | str  # its text, or its two texts, or what is wrong with it
+
+
+def find(place: Path, facts: Facts, settings: Mapping[str, Any]) -> Inputs:
+    """Return the texts in a file, as tokens, cut to the length that the run was trained on.
+
+    A .txt file has a text in each line. A table (.csv, .tsv, .jsonl, .parquet) has the columns of
+    the training table or, if data.options name none, the usual ones.
+
+    Raises UserError if the file has no texts, or lacks a column that the network needs.
+    """
+    tokenizer, remarks, options = kept(), list[str](), settings.get("options") or {}
+    if tokenizer is None:
+        raise UserError("This run was trained on tokens, without a tokenizer: it reads no texts.")
+    if not place.is_file():
+        raise UserError(f"{place} is no file; expected one that ends in {', '.join(SUFFIXES)}.")
+    width, longest = 1 + facts.extra["pair"], facts.extra["max_length"]
+    in_lines = place.suffix.lower() == ".txt" and width == 1
+    found = _lines(place, options) if in_lines else _rows(place, options, width, remarks)
+    texts, problems = list[list[str]](), dict[int, str]()
+    for i, row in enumerate(found):
+        problem = row if isinstance(row, str) else next(filter(None, map(problem_of, row)), None)
+        if problem is not None:
+            problems[i] = problem
+        texts.append([*row] if problem is None else [""] * width)
+    if not texts:
+        raise UserError(f"{place} holds no texts: add some.")
+    first, *second = map(list, zip(*texts, strict=True))
+    tokens = tokenizer.encode(first, second[0] if second else None, longest)
+    cut = int((tokens.whole > tokens.lengths).sum())
+    if cut:
+        remarks.append(
+            f"{cut:,} of {tokens.n:,} texts are longer than {longest} tokens: they are cut"
+        )
+    batch = tokens.batch(tokenizer.padding_id)
+    columns = {"row": range(1, tokens.n + 1), "text": first}
+    columns |= {"second": second[0]} if second else {}
+    rows = TensorRows(batch, batch.lengths, SEQUENCES)
+    return Inputs(rows, columns, problems, tuple(remarks))
+
+
+def _lines(place: Path, options: Mapping[str, Any]) -> Iterator[Row]:
+    for line in lines_of(place, options.get("encoding") or "utf-8", quotes=False):
+        yield problem_in(line) or [line.rstrip("\r\n")]
+
+
+def _rows(place: Path, options: Mapping[str, Any], width: int, remarks: list[str]) -> Iterator[Row]:
+    """Yield the texts of each row of a table, `width` of them. Raises UserError."""
+    wanted = Wanted(options.get("text"), options.get("second"))
+    layout = Layout(options.get("quotes"), options.get("encoding") or "utf-8")
+    table = open_table(place, wanted.fits, layout)
+    columns = choose(wanted, table.columns, place, remarks)
+    if width == 2 and columns.second is None:
+        raise UserError(
+            f"{place} has one text a row, and the network was trained on pairs. Name the column of"
+            " the second text with --data.options.second."
+        )
+    if width == 1 and columns.second is not None:
+        name = table.columns[columns.second]
+        remarks.append(f"{place.name}: {name!r} is not used: the network was trained on one text")
+        columns = replace(columns, second=None)
+    for _, cells in table.rows():
+        yield cells if isinstance(cells, str) else texts_of(cells, columns, table)
