@@ -179,7 +179,8 @@ def measured(results: list[Result]) -> str:
     rounds = " to ".join(map(str, sorted({min(each, default=0), max(each, default=0)})))
     on, cores = newest.get("gpu", "CPU"), newest.get("pinned") or newest["cores"]
     torch = newest["versions"]["torch"]
-    return f"Medians of {rounds} interleaved rounds on {on}, {cores} cores, torch {torch}"
+    of = f"Medians of {rounds} interleaved rounds" if rounds > 1 else "One round"
+    return f"{of} on {on}, {cores} cores, torch {torch}"
 
 
 def number(value: float | None) -> str:

@@ -8,19 +8,18 @@ without some:
     ENGINE_PATCHES=-note_hooks_quickly,-log_without_waiting python -m PACKAGE fit ...
 
 How much longer a step takes without each (`make bench WORKLOAD=patches` in the template: ResNet-18,
-batch 128, one H200 beside a slow CPU; medians of 22 to 67 trials):
+batch 128, H200s). The whole step is a CUDA graph, or it is compiled as `reduce-overhead`, which a
+float16 run takes, or one with hooks within a step:
 
-    backward_in_this_thread  12.9%
-    note_hooks_quickly        3.5%
-    skip_unwritten_hooks      1.5%
-    profile_nothing           1.1%
-    log_without_waiting       0.2%
-    agree_on_signals_once     only on several devices
-    all of them              29.0%
+                            step-graph  reduce-overhead
+    backward_in_this_thread       0.0%            12.9%
+    note_hooks_quickly            0.0%             3.5%
+    log_without_waiting           0.5%             0.2%
+    agree_on_signals_once        23.2%            27.4%  on two GPUs; nothing on one
 
-Without skip_unwritten_hooks, profile_nothing and log_without_waiting together, a step took 5.7%
-longer (`--patches skip_unwritten_hooks+profile_nothing+log_without_waiting`; 34 trials, of which
-half lie between 2.2% and 8.6%).
+The first three were measured on one GPU: medians of 11 trials as a graph, and of 22 to 67 as
+`reduce-overhead`. The last one, on two (`--devices 2`), was measured twice each. A patch that gains
+less than 2% either way goes, but log_without_waiting stays: without it, a step waits for the GPU.
 
 tests/engine/test_patches.py fails if Lightning changes a name or a signature that is used here.
 """
