@@ -179,7 +179,7 @@ def measured(results: list[Result]) -> str:
     rounds = " to ".join(map(str, sorted({min(each, default=0), max(each, default=0)})))
     on, cores = newest.get("gpu", "CPU"), newest.get("pinned") or newest["cores"]
     torch = newest["versions"]["torch"]
-    of = f"Medians of {rounds} interleaved rounds" if rounds > 1 else "One round"
+    of = "One round" if rounds == "1" else f"Medians of {rounds} interleaved rounds"
     return f"{of} on {on}, {cores} cores, torch {torch}"
 
 
