@@ -45,7 +45,7 @@ class ImageClassifier(Task):
     network: Network
     best = Best("val/accuracy", "max", ".2%")
     inputs = ("images",)
-    may_change = frozenset({"pretrained"})
+    may_change = frozenset({"pretrained", "class_counts"})  # a resume compares the data instead
 
     def __init__(
         self,

@@ -12,6 +12,10 @@ import pytest
 from jsonargparse import ArgumentParser
 
 import {{ cookiecutter.__package_name }} as package
+from {{ cookiecutter.__package_name }}.engine.cli.later_imports import (
+    Later,
+    import_later,
+)
 from {{ cookiecutter.__package_name }}.engine.cli.settings import (
     Unreadable,
     read_settings,
@@ -230,3 +234,16 @@ def test_help_finds_the_settings_that_the_parser_finds(named):
     parser.add_class_arguments(getattr(import_module(module, PACKAGE), name))
     found = {setting.name for setting in settings_of(named, PACKAGE)}
     assert found == set(vars(parser.get_defaults()))
+
+
+def test_what_libraries_import_for_nothing_is_imported_when_it_is_used(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("scipy.signal")]:
+        monkeypatch.delitem(sys.modules, name)
+    import_later()
+    signal = import_module("scipy.signal")
+    assert isinstance(signal, Later) and not hasattr(signal, "__file__")
+    assert signal.find_peaks([0, 1, 0])[0].tolist() == [1]
+    real = import_module("scipy.signal")
+    assert not isinstance(real, Later) and real.hamming is real.windows.hamming
+    import_later()
+    assert import_module("scipy.signal") is real

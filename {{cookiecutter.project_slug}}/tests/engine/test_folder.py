@@ -460,7 +460,8 @@ def test_the_workers_of_an_evaluation_end_with_it(images):
 def test_the_workers_of_a_measurement_on_one_batch_end_at_once(images):
     data = read_by_workers(images)
     clock = SimpleNamespace(device=torch.device("cpu"))
-    worker = SimpleNamespace(one_batch=True, clock=clock, steps=0, is_over=lambda steps: True)
+    worker = SimpleNamespace(one_batch=True, length=0, clock=clock, steps=0)
+    worker.is_over = lambda steps: True
     others = set(multiprocessing.active_children())
     batches = _UntilTime(data.train_dataloader(), worker)
     assert len(next(iter(batches)).row) == 8

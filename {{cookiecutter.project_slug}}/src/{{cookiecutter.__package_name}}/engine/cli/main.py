@@ -19,6 +19,7 @@ from ..errors import UserError
 from ..home import settle
 from ..run.environment import check_own_code
 from .help import help_of
+from .later_imports import import_later
 from .project import Project, collecting_later
 from .quick_exit import QuickExit
 from .verbs import VERBS, parse
@@ -88,6 +89,7 @@ def _main(project: Project, words: list[str]) -> int:
     settle()
     fresh = "torch" not in sys.modules
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait leave the cores free
+    import_later()
     with collecting_later(), ending_at_once():
         from .command import run
 

@@ -295,3 +295,28 @@ def test_lora_without_blocks_or_rank_is_refused():
         add_lora(nn.Sequential(nn.Linear(2, 2)), 4, 8.0)
     with pytest.raises(UserError, match="lora_rank is -1; expected at least 1"):
         add_lora(Tiny(), -1, 8.0)
+
+
+def test_gradients_of_compiled_embeddings_are_torchs_own():
+    made, gradients, graphs = encoder("bert"), [], []
+    inputs = texts(made)
+
+    def backend(graph, example):
+        from functorch.compile import make_boxed_func
+        from torch._dynamo.backends.common import aot_autograd
+        from torch._inductor.decomposition import select_decomp_table
+
+        def keep(compiled, _):
+            graphs.append(compiled.code)
+            return make_boxed_func(compiled.forward)
+
+        return aot_autograd(fw_compiler=keep, decompositions=select_decomp_table())(graph, example)
+
+    for network in (made, torch.compile(made, backend=backend, dynamic=False)):
+        network.zero_grad()
+        network(*inputs).square().sum().backward()
+        gradients.append({name: weight.grad.clone() for name, weight in made.named_parameters()})
+    plain, compiled = gradients
+    assert len(graphs) == 2 and graphs[1].count("text_engine.gradient") == 3
+    assert "index_put" not in graphs[1]
+    torch.testing.assert_close(compiled, plain)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from . import encoder_config
+from .embedding import with_fast_gradients
 from .encoder_config import KEPT, Objective
 from .encoder_weights import load_into
 
@@ -40,6 +41,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.outputs, self.objective = outputs, objective
         self.model = _build(config, objective)
+        with_fast_gradients(self.model)
         self.positions = _positions(self.model)
         self.has_segments = (getattr(config, "type_vocab_size", 0) or 0) > 1
         self.window = _window(config)
