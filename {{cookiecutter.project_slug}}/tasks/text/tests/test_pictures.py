@@ -50,7 +50,7 @@ def test_texts_begin_after_the_longest_prediction_and_fit(tmp_path):
 
 def test_the_table_has_room_for_long_names(tmp_path):
     classes = "a very long name of a class", "W" * 30
-    figure = draw_confusion(torch.tensor([0, 1]), torch.tensor([0, 0]), classes)
+    figure = draw_confusion(torch.tensor([[1, 0], [1, 0]]), classes, "texts")
     words_in(figure, tmp_path / "confusion.png")
     (axes,) = figure.axes
     assert axes.get_tightbbox().x0 >= 0 and axes.get_position().width > 0.2
