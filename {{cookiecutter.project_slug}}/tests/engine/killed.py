@@ -195,13 +195,14 @@ def _arm(job: Job) -> None:
     if moment.what == "half a file":
         whole = torch.save
 
-        def half(content: Any, path: Path) -> None:
+        def half(content: Any, file: Any) -> None:
             if saving():
                 buffer = BytesIO()
                 whole(content, buffer)
-                path.write_bytes(buffer.getvalue()[: buffer.tell() // 2])
+                file.write(buffer.getvalue()[: buffer.tell() // 2])
+                file.flush()
                 _kill()
-            whole(content, path)
+            whole(content, file)
 
         torch.save = half
     elif moment.what == "a file without its digest":

@@ -26,7 +26,8 @@ def make(tmp_path: Path) -> Make:
         program.write_text(f"#!/bin/sh\n{first}for word; do printf '%s\\n' \"$word\"; done\n")
         program.chmod(0o755)
     (tmp_path / f".ready-{package.__name__}").touch()
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "UV_", "MAKE"))}
+    not_ours = "PIP_", "UV_", "MAKE", "ARGS"
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(not_ours)}
 
     def command(*words: str, **environment: str) -> list[str]:
         around = kept | {"UV_PROJECT_ENVIRONMENT": str(tmp_path)} | environment
