@@ -72,7 +72,7 @@ class TextWorkload(Workload):
 
 
 _BERT = TextWorkload(
-    "BERT-base, 3,668 texts of 53 tokens in the mean, 103 at most, batch 32",
+    "BERT-base, 3,668 texts of 53 tokens on average, 103 at most, batch 32",
     tuple(TextWorkload.ROWS),
     network="bert",
     batch=32,
@@ -87,7 +87,7 @@ TEXT_WORKLOADS = {
     "bert-128": replace(_BERT, title=_BERT.title.replace("batch 32", "batch 128"), batch=128),
     "bert-512": replace(
         _BERT,
-        title="BERT-base, 3,668 texts of 200 tokens in the mean, 512 at most, batch 32",
+        title="BERT-base, 3,668 texts of 200 tokens on average, 512 at most, batch 32",
         epochs=8,
         lengths=Lengths(mean=200, spread=120, longest=512),
     ),
