@@ -119,8 +119,13 @@ def test_the_record_gets_the_test_scores(trained, call, capsys):
 
 
 def test_predictions_are_written_for_every_test_image(trained, call):
+    written = trained / "predictions.csv"
+    assert call("test", "--run", str(trained)) == 0
+    of_evaluation = written.read_text()
+    written.unlink()
     assert call("predict", "--run", str(trained)) == 0
-    lines = (trained / "predictions.csv").read_text().splitlines()
+    assert written.read_text() == of_evaluation
+    lines = of_evaluation.splitlines()
     assert lines[0] == "index,label,prediction,probability"
     assert len(lines) == 361
 

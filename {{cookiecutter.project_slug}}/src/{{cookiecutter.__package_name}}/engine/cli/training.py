@@ -48,7 +48,7 @@ from ..monitor.gpu import GpuUsage, OutOfMemory
 from ..monitor.predictions import draw_pictures
 from ..monitor.progress import Progress, Throughput
 from ..monitor.trackers import Tracking, build_trackers, decide_wandb
-from ..paths import project_root
+from ..paths import project_root, shown
 from ..ranks import is_launched, is_rank_zero, of_every_rank, of_rank_zero
 from ..run import resume_checks
 from ..run.checkpoint import RunCheckpoint
@@ -416,7 +416,10 @@ class Training(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         """Write the predictions for every row of the test split to predictions.csv."""
         batches = self.trainer.predict(**{**kwargs, "return_predictions": True})
-        summary.write_predictions(batches, self.facts, self.run_folder)
+        file = summary.write_predictions(batches, self.facts, self.run_folder)
+        summary.print_predicted(
+            f"the test {self.facts.unit}", self.run_folder, {"file": shown(file)}
+        )
 
     def _score(self, stage: str, **kwargs: Any) -> None:
         self.model.measured_classes = len(self.facts.classes)
@@ -428,6 +431,10 @@ class Training(LightningCLI):
             more = {f"{split}/{name}": score for name, score in found.scores.items()}
             scores |= {name: score for name, score in more.items() if name not in scores}
             files = class_report.write(found, self.facts, self.run_folder, split)
+            if stage == "test" and is_rank_zero():
+                predictions, targets = self.model.evaluated
+                rows = torch.arange(len(targets)), targets, predictions
+                files.append(summary.write_predictions([rows], self.facts, self.run_folder))
         RunRecord(self.run_folder).update(results=scores)
         summary.print_scores(self.run_folder, scores, self.model.best, files)
 

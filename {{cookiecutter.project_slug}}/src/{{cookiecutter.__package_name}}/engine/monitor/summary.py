@@ -150,8 +150,8 @@ def print_scores(folder: Path, scores: dict[str, float], best: Best, files: list
     _print_block(f"evaluated {shown(folder)}", rows | {"record": shown(folder / "run.json")})
 
 
-def write_predictions(batches: Any, facts: Facts, folder: Path) -> None:
-    """Write (row, target, prediction) of all batches to predictions.csv, and print its path.
+def write_predictions(batches: Any, facts: Facts, folder: Path) -> Path:
+    """Write (row, target, prediction) of all batches to predictions.csv, and return its path.
 
     For class probabilities, the prediction is the most probable class and its probability; for
     anything else, its numbers as JSON.
@@ -170,7 +170,7 @@ def write_predictions(batches: Any, facts: Facts, folder: Path) -> None:
             for i, index in enumerate(row.tolist()):
                 target = None if targets is None else targets[i]
                 writer.writerow([index, *_cells(target, predictions[i], classes)])
-    _print_block(f"predictions of the test {facts.unit} of {shown(folder)}", {"file": shown(path)})
+    return path
 
 
 def _cells(target: Tensor | None, prediction: Tensor, classes: tuple[str, ...]) -> list[Any]:
