@@ -93,7 +93,7 @@ TEXT_WORKLOADS = {
     ),
     "bert-finetuning": replace(
         _BERT,
-        title="BERT-base, a fine-tuning of 3 epochs of 3,668 texts, from start to exit, batch 32",
+        title="BERT-base, fine-tuned for 3 epochs on 3,668 texts, from start to exit, batch 32",
         rows=("usual", "ours"),
         epochs=3,
         whole_process=True,
