@@ -148,6 +148,7 @@ EXCEPTIONS = {
         "cookiecutter gh:org/torch-gpu-template",
         "cookiecutter gh:org/torch-gpu-template task=text",
         *("make setup CUDA=cu126", "make train CONFIG=configs/mrpc.yaml"),
+        'make train ARGS="--model.network bert-base-uncased --data.tokenizer bert-base-uncased"',
         *("apt install gcc python3-dev", "apt install fonts-noto-cjk"),
         "wandb sync",
     ],
