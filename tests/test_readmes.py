@@ -87,6 +87,7 @@ ELSEWHERE = {
     "engine/test_reproduce.py::test_a_copied_run_is_retrained_from_its_own_source": [
         "python -m my_project reproduce"
     ],
+    "engine/test_look.py::test_the_picture_is_saved_where_look_says": ["make look"],
     "engine/test_serve.py::test_the_service_predicts_what_predict_writes": [
         *("make serve", "curl --data-binary @image.jpg http://127.0.0.1:8000/predict")
     ],

@@ -75,3 +75,22 @@ def test_the_loss_of_a_mixed_image_weights_both_labels(classifier):
         mixed = batch._replace(mixed_labels=swapped.labels, mix_weights=torch.full((6,), weight))
         expected = weight * alone + (1 - weight) * classifier.loss(logits, swapped)
         torch.testing.assert_close(classifier.loss(logits, mixed), expected)
+
+
+def test_a_test_flip_predicts_the_mean_of_image_and_mirror_image(classifier):
+    for weights in classifier.parameters():
+        weights.data.mul_(2)  # probabilities that are less alike
+    flipping = ImageClassifier(num_classes=10, small_images=True, test_flip=True)
+    flipping.load_state_dict(classifier.state_dict())
+    batch = batch_of(6)
+    mirrored = batch._replace(images=batch.images.flip(3))
+    trained = []
+    for each in (flipping, classifier):
+        torch.manual_seed(0)  # of dropout
+        trained.append(each.train()(batch))
+    assert torch.equal(*trained)
+    with torch.no_grad():
+        one, other = (classifier.eval().predict(classifier(each)) for each in (batch, mirrored))
+        found = flipping.eval().predict(flipping(batch))
+    assert not torch.allclose(one, other, atol=1e-3)
+    assert torch.allclose(found, (one + other) / 2, atol=1e-6)

@@ -12,6 +12,7 @@ if __name__ == "__main__":
             inputs=".engine.images.inputs:find",
             read=".engine.images.read:read",
             pictures=".pictures:draw",
+            look=".pictures:look",
             links={
                 "data.num_classes": "model.num_classes",
                 "data.num_channels": "model.num_channels",

@@ -6,6 +6,7 @@ Shapes: n images, c channels, h by w pixels.
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,7 +14,21 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from .engine import Uniforms, UserError
+from .engine.images.augmenting.colours import jitter, without_alpha
+from .engine.images.augmenting.policies import (
+    MOST_MAGNITUDE,
+    rand_augment,
+    trivial_augment,
+)
+from .engine.images.augmenting.warp import rotations, warp
 from .engine.images.batch import ImageBatch
+
+MOST = {"rotation": 180, "randaugment": MOST_MAGNITUDE, "hue": 0.5, "erasing": 1}
+LATER = (  # than the shift and the mirroring
+    *("vertical_flip", "rotation", "randaugment", "trivialaugment"),
+    *("brightness", "contrast", "saturation", "hue", "erasing"),
+)
+AREA, RATIO = (0.02, 0.33), (0.3, 3.3)  # of erased boxes: shares of the image, height to width
 
 
 @dataclass(frozen=True)
@@ -23,6 +38,15 @@ class Augmentation:
     Args:
         crop_padding: random shift of training images by up to this many pixels; not for folders.
         flip: mirror half of the training images; wrong for digits and text.
+        vertical_flip: turn half of the training images upside down.
+        rotation: turn each training image by up to this many degrees.
+        randaugment: magnitude of RandAugment's two random operations, 9 is usual; 0 is off.
+        trivialaugment: apply one random operation at a random magnitude.
+        brightness: change it by a factor of up to 1 plus or minus this; 0 is off.
+        contrast: likewise.
+        saturation: likewise; only of RGB images.
+        hue: turn it by up to this share of the colour circle, at most 0.5; only of RGB images.
+        erasing: share of the training images in which a random box is set to zero.
         cutout: side in pixels of a square in each training image that is set to zero; 0 is off.
         mixup: alpha of the shares with which two training images are blended; 0 is off.
         cutmix: alpha of the share of a training image that another one replaces; 0 is off.
@@ -30,6 +54,15 @@ class Augmentation:
 
     crop_padding: int = 0
     flip: bool = False
+    vertical_flip: bool = False
+    rotation: float = 0.0
+    randaugment: int = 0
+    trivialaugment: bool = False
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    erasing: float = 0.0
     cutout: int = 0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -38,6 +71,10 @@ class Augmentation:
         for name, value in vars(self).items():
             if value < 0:
                 raise UserError(f"data.{name} is {value}; it must be at least 0.")
+            if value > MOST.get(name, value):
+                raise UserError(f"data.{name} is {value}; it must be at most {MOST[name]}.")
+        if self.randaugment and self.trivialaugment:
+            raise UserError("data.randaugment and data.trivialaugment are both set; set one.")
 
     def after_cropping(self) -> "Augmentation":
         """Return the augmentation for images that were already cropped and mirrored."""
@@ -46,16 +83,36 @@ class Augmentation:
     def __call__(self, batch: ImageBatch, uniforms: Uniforms, batch_size: int) -> ImageBatch:
         """Augment one or several batches of `batch_size` images.
 
-        An image's uniforms: 0 and 1 shift, 2 mirrors, 3 and 4 place the cutout, 5 to 9 mix.
+        An image's uniforms: 0 and 1 shift, 2 mirrors, 3 and 4 place the cutout, 5 to 9 mix. Of
+        those for the changes in LATER, 10 flips, 11 rotates, 12 to 15 are for RandAugment or
+        TrivialAugment, 16 to 19 for the colours, 20 to 24 for erasing.
         """
         if self.crop_padding or self.flip:
             images = shift_and_flip(batch.images, uniforms(3), self.crop_padding, self.flip)
             batch = batch._replace(images=images)
+        if any(getattr(self, name) for name in LATER):
+            batch = batch._replace(images=self._change(batch.images, uniforms(25)[:, 10:]))
         if self.cutout:
             batch = batch._replace(images=cut_out(batch.images, uniforms(5)[:, 3:], self.cutout))
         if self.mixup or self.cutmix:
             return mix(batch, uniforms(10)[:, 5:], batch_size, self.mixup, self.cutmix)
         return batch
+
+    def _change(self, images: Tensor, uniforms: Tensor) -> Tensor:
+        """Apply the changes in LATER: `images` are uint8 (n, c, h, w), `uniforms` (n, 15)."""
+        if self.vertical_flip:
+            images = torch.where(uniforms[:, :1, None, None] < 0.5, images.flip(2), images)
+        if self.rotation:
+            images = warp(images, rotations((2 * uniforms[:, 1] - 1) * self.rotation))
+        if self.randaugment:
+            images = rand_augment(images, uniforms[:, 2:6], self.randaugment)
+        if self.trivialaugment:
+            images = trivial_augment(images, uniforms[:, 2:5])
+        if any(amounts := (self.brightness, self.contrast, self.saturation, self.hue)):
+            images = jitter_colours(images, uniforms[:, 6:10], amounts)
+        if self.erasing:
+            images = erase(images, uniforms[:, 10:], self.erasing)
+        return images
 
 
 def shift_and_flip(images: Tensor, uniforms: Tensor, crop_padding: int, flip: bool) -> Tensor:
@@ -75,6 +132,34 @@ def shift_and_flip(images: Tensor, uniforms: Tensor, crop_padding: int, flip: bo
     sample = torch.arange(n, device=images.device)[:, None, None]
     picked = images.permute(0, 2, 3, 1)[sample, row[:, :, None], column[:, None, :]]
     return (picked * inside).permute(0, 3, 1, 2)
+
+
+def jitter_colours(images: Tensor, uniforms: Tensor, amounts: Sequence[float]) -> Tensor:
+    """Change brightness, contrast, saturation and hue, in this order.
+
+    `images` are uint8 (n, c, h, w), `uniforms` (n, 4), `amounts` the largest changes.
+    """
+    changes = [(2 * uniforms[:, i] - 1) * amount for i, amount in enumerate(amounts)]
+    brightness, contrast, saturation = ((1 + change).clamp(min=0) for change in changes[:3])
+    hue = changes[3] if amounts[3] else None
+    return without_alpha(images, lambda part: jitter(part, brightness, contrast, saturation, hue))
+
+
+def erase(images: Tensor, uniforms: Tensor, share: float) -> Tensor:
+    """Set a random box in this share of the images to zero (Zhong et al., 2020).
+
+    `images` are uint8 (n, c, h, w), `uniforms` (n, 5): whether, area, ratio, place (2). The whole
+    box is in the image: one of too high a ratio is shortened.
+    """
+    sides = torch.tensor(images.shape[2:], device=images.device)
+    chance, area, ratio = uniforms[:, :3].double().unbind(1)
+    area = (AREA[0] + (AREA[1] - AREA[0]) * area) * sides.prod()
+    ratio = RATIO[0] * (RATIO[1] / RATIO[0]) ** ratio  # as often above 1 as below
+    lengths = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], 1).round()
+    lengths = lengths.long().clamp(min=1).minimum(sides)
+    starts = (uniforms[:, 3:] * (sides - lengths + 1)).long()
+    box = _box(images, (starts + lengths / 2) / sides, lengths / 2)
+    return images * ~(box & (chance < share)[:, None, None])[:, None]
 
 
 def cut_out(images: Tensor, uniforms: Tensor, side: int) -> Tensor:

@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 from .engine import Best, Task, UserError, build_optimizer, build_schedule, freeze
 from .engine.images.batch import ImageBatch
 from .engine.images.check import check_logits
+from .engine.images.mirrored import with_mirrored
 from .engine.images.normalization import normalize_by
 from .engine.images.torchvision_networks import load_pretrained
 from .engine.model.class_totals import class_totals
@@ -36,6 +37,8 @@ class ImageClassifier(Task):
         momentum: of sgd.
         schedule: one_cycle, cosine or constant, each after the warm-up.
         warmup: share of the steps in which the learning rate rises from nothing to its highest.
+        test_flip: in validation, test and prediction, take the mean of the probabilities of an
+            image and its mirror image.
         label_smoothing: share of the target that is spread over all classes.
         focal_gamma: how much less an image counts that is classified well; 0 is off, 2 is usual.
         class_weights: balanced counts all classes alike; a mapping of classes to numbers says how
@@ -62,6 +65,7 @@ class ImageClassifier(Task):
         momentum: float = 0.9,
         schedule: ScheduleName = "one_cycle",
         warmup: float = 0.2,
+        test_flip: bool = False,
         label_smoothing: float = 0.0,
         focal_gamma: float = 0.0,
         class_weights: ClassWeights = None,
@@ -78,6 +82,8 @@ class ImageClassifier(Task):
 
     def forward(self, batch: ImageBatch) -> Tensor:
         """Return logits (n, classes)."""
+        if self.hparams["test_flip"] and not self.training:
+            return with_mirrored(self.network, batch.images)
         return self.network(batch.images)
 
     def loss(self, logits: Tensor, batch: ImageBatch) -> Tensor:

@@ -1,9 +1,13 @@
-"""The pictures drawn into a run's folder at its end, in addition to the engine's curves."""
+"""The pictures drawn at a run's end, in addition to the engine's curves, and before it."""
+
+from collections.abc import Sequence
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from .engine.images.batch import ImageBatch
+from .engine.images.module import ImageModule
 from .engine.images.shown import as_rgb
 from .engine.monitor.names import drawable, width
 from .engine.monitor.predictions import FinishedRun
@@ -33,23 +37,55 @@ def draw_predictions(
     sure, predicted = probabilities.max(1)
     wrong = predicted != labels
     order = torch.where(wrong, -1 - sure, sure).argsort(stable=True)[: COLUMNS * ROWS].tolist()
+    captions = []
+    for i in order:
+        names = [shown.names[predicted[i]], *([shown.names[labels[i]]] if wrong[i] else [])]
+        captions.append(f"{in_lines(names)}\n{sure[i]:.0%} sure")
+    colours = [WRONG if wrong[i] else RIGHT for i in order]
+    title = f"{int(wrong.sum())} errors in {len(labels)} images, the most confident first"
+    return draw_sheet(images, captions, colours, shown.families, title, order)
+
+
+def look(batch: ImageBatch, data: ImageModule) -> Figure:
+    """Draw training images as the network sees them, with their labels; a mixed one has two."""
+    shown = drawable(data.facts().classes, NAME_WIDTH)
+    captions = [shown.names[label] for label in batch.labels]
+    if batch.mixed_labels is not None and batch.mix_weights is not None:
+        for i, weight in enumerate(batch.mix_weights.tolist()):
+            other = shown.names[batch.mixed_labels[i]]
+            captions[i] = f"{weight:.0%} {captions[i]}\n{1 - weight:.0%} {other}"
+    colours = ["black"] * len(captions)
+    title = f"training images of {data.facts().name}, as the network sees them"
+    images = batch.images.permute(0, 2, 3, 1)
+    return draw_sheet(images, captions, colours, shown.families, title)
+
+
+def draw_sheet(
+    images: Tensor,
+    captions: Sequence[str],
+    colours: Sequence[str],
+    families: list[str],
+    title: str,
+    order: Sequence[int] | None = None,
+) -> Figure:
+    """Draw images, uint8 (n, h, w, c), in rows of 8, each below its caption.
+
+    `order` are the indices of those that are drawn; all, if it is not given.
+    """
+    order = range(len(images)) if order is None else order
     height = 1.3 * -(-len(order) // COLUMNS) + 0.15
-    colours = as_rgb(images)
+    pixels = as_rgb(images)
     figure = Figure(figsize=(1.5 * COLUMNS, 1.5 * height))
-    errors = f"{int(wrong.sum())} errors in {len(labels)} images, the most confident first"
-    figure.suptitle(errors)
+    figure.suptitle(title)
     axes = figure.add_axes((0, 0, 1, 1))  # one for all images: many take 3 times as long
     axes.set_axis_off()
     high, wide = (0.9 * side / max(images.shape[1:3]) for side in images.shape[1:3])
-    for place, i in enumerate(order):
+    for place, (i, text, colour) in enumerate(zip(order, captions, colours, strict=True)):
         left, top = place % COLUMNS + 0.05, 1.3 * (place // COLUMNS) + 0.35
         extent = (left, left + wide, top + high, top)
-        axes.imshow(colours[i].numpy(), extent=extent, interpolation="nearest")
-        names = [shown.names[predicted[i]], *([shown.names[labels[i]]] if wrong[i] else [])]
-        text = f"{in_lines(names)}\n{sure[i]:.0%} sure"
-        colour = WRONG if wrong[i] else RIGHT
+        axes.imshow(pixels[i].numpy(), extent=extent, interpolation="nearest")
         caption = axes.text(left + 0.45, top - 0.04, text, fontsize=8, color=colour, ha="center")
-        caption.set(fontfamily=shown.families, parse_math=False)
+        caption.set(fontfamily=families, parse_math=False)
     axes.set(xlim=(0, COLUMNS), ylim=(height - 0.15, -0.15))
     return figure
 

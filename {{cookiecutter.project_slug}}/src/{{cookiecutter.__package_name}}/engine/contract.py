@@ -1,6 +1,6 @@
 """The interface between the engine and a project. Read it before you write another task.
 
-A project has up to six parts, which its `__main__.py` names:
+A project has up to seven parts, which its `__main__.py` names:
 
     main(task=".classifier:ImageClassifier",   # a Task: the network, its loss and its metrics
          data=".data:ImageData",               # a Data: the rows to train and evaluate on
@@ -9,6 +9,7 @@ A project has up to six parts, which its `__main__.py` names:
          read_flags={"strict": "help"},        # optional: flags of `serve` that read takes
          several=".engine.text.read:several",  # optional: the requests in a body that has several
          pictures=".pictures:draw",            # optional: the pictures drawn at the end of a run
+        look=".pictures:look",                # optional: the training rows that `look` shows
          links={"data.num_classes": "model.num_classes"})  # settings that the data determine
 
 The engine compiles the training step, trains on one device or many, logs, saves, resumes to the
@@ -223,6 +224,10 @@ class Data(Protocol):
         """
         ...
 
+
+# Shows training rows, the first of a run, before it is trained: a matplotlib Figure, or a text to
+# print. The arguments are the batch, augmented, and the data that it is from.
+Look = Callable[[Any, "Data"], Any]
 
 # Turns requests to the service into a batch, or Rows if they differ in length, as evaluation would
 # show them to the network. Requests that can't be read are left out: the first dict maps their

@@ -25,7 +25,7 @@ from .quick_exit import QuickExit
 from .verbs import VERBS, parse
 
 if TYPE_CHECKING:
-    from ..contract import Find, Read, Several
+    from ..contract import Find, Look, Read, Several
     from ..data.module import Data
     from ..task import Task
 
@@ -41,6 +41,7 @@ def main(
     inputs: "str | Find | None" = None,
     read: "str | Read | None" = None,
     pictures: str | Callable | None = None,
+    look: "str | Look | None" = None,
     links: Mapping[str, str] | None = None,
     read_flags: Mapping[str, str] | None = None,
     several: "str | Several | None" = None,
@@ -57,7 +58,7 @@ def main(
     end = QuickExit() if is_program else int
     package = str(caller["__package__"])
     parts = task, data, read, pictures, links or {}, read_flags or {}, several
-    project = Project(package, *parts, inputs=inputs)
+    project = Project(package, *parts, inputs=inputs, look=look)
     return end(_status(project, sys.argv[1:] if arguments is None else arguments))
 
 

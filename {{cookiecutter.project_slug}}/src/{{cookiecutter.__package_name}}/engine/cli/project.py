@@ -13,7 +13,7 @@ from ..errors import UserError
 from .settings import Unreadable, settings_of
 
 if TYPE_CHECKING:  # only a class that is loaded imports torch: help stays fast
-    from ..contract import Find, Read, Several
+    from ..contract import Find, Look, Read, Several
     from ..data.module import Data
     from ..task import Task
 
@@ -31,6 +31,7 @@ class Project:
     read_flags: Mapping[str, str] = field(default_factory=dict)
     several: "str | Several | None" = None
     inputs: "str | Find | None" = field(default=None, kw_only=True)
+    look: "str | Look | None" = field(default=None, kw_only=True)
 
     def load(self, what: Any) -> Any:
         """Import and return what a string such as ".data:ImageData" names; return others as is.

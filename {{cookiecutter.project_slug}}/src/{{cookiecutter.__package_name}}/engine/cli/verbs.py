@@ -109,6 +109,16 @@ VERBS = {
             option("--port", "0: any free port", type=int, default=8000, metavar="N"),
         ),
     ),
+    "look": Verb(
+        "Measure",
+        "show training rows as the network sees them, untrained",
+        "look",
+        (
+            CONFIG,
+            option("--out", "the picture; default: runs/look.png", type=Path, metavar="FILE"),
+        ),
+        others=FITS,
+    ),
     "runs": Verb(
         "Runs",
         "list runs: name, note, state, best score, date and size",

@@ -14,6 +14,7 @@ if __name__ == "__main__":
             read_flags={"truncate": "cut texts that are too long, and say so in the answer"},
             several=".engine.text.read:several",
             pictures=".pictures:draw",
+            look=".pictures:look",
             links={
                 "data.num_classes": "model.num_classes",
                 "data.vocab_size": "model.vocab_size",

@@ -1,5 +1,6 @@
 """The pictures drawn into a run's folder at its end, in addition to the engine's curves."""
 
+import textwrap
 from typing import Any
 
 import torch
@@ -7,13 +8,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .engine.monitor.confusion import confusion_of, draw_confusion
-from .engine.monitor.names import drawable
+from .engine.monitor.names import drawable, visible
 from .engine.monitor.predictions import FinishedRun
-from .engine.text.shown import texts_of
+from .engine.text.batch import TextBatch
+from .engine.text.module import TextModule
+from .engine.text.shown import texts_of, tokens_of
 
 RIGHT, WRONG = "#2e7d32", "#c62828"
 ROWS = 24  # texts that are shown
 NAME_WIDTH = 22  # letters of a class's name
+LINE = 80  # columns of printed text
 LETTER = 0.0052  # width of a text's letter, as a share of the picture's
 MOST_CLASSES = 40  # that a table has room for
 
@@ -33,6 +37,19 @@ def draw(run: FinishedRun) -> dict[str, Figure]:
         counts = confusion_of(predictions.argmax(1), labels, len(classes))
         pictures["confusion.png"] = draw_confusion(counts, classes, run.facts.unit)
     return pictures
+
+
+def look(batch: TextBatch, data: TextModule) -> str:
+    """Return training texts as the tokenizer cuts them, each below its label."""
+    classes, blocks = data.facts().classes, []
+    for i, tokens in enumerate(tokens_of(batch, data.tokenizer)):
+        title = f"text {i + 1}"
+        if batch.labels is not None:
+            label = batch.labels[i]
+            title = visible(classes[label]) if classes else f"{label:g}"
+        lines = textwrap.wrap(" ".join(tokens), LINE - 2, break_on_hyphens=False)
+        blocks.append("\n  ".join([title, *lines]))
+    return "\n".join(blocks)
 
 
 def draw_predictions(

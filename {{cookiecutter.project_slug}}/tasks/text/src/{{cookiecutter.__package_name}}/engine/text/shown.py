@@ -7,6 +7,13 @@ from .batch import TextBatch
 BETWEEN = " | "  # the two texts of a pair
 
 
+def tokens_of(batch: TextBatch, tokenizer: Any) -> list[list[str]]:
+    """Return the tokens of each row by their names, special ones too; without a tokenizer, ids."""
+    rows = [row[:n].tolist() for row, n in zip(batch.tokens, batch.lengths, strict=True)]
+    name = str if tokenizer is None else tokenizer.backend.id_to_token
+    return [[name(token) for token in row] for row in rows]
+
+
 def texts_of(batch: TextBatch, tokenizer: Any) -> list[str]:
     """Return the text of each row, without special tokens; of a pair, both texts in one line.
 
