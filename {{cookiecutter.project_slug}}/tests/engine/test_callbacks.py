@@ -9,6 +9,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from torch.utils.data import DataLoader, TensorDataset
 
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
@@ -32,7 +33,7 @@ DIGITS = ("--config", "configs/digits.yaml")
 TINY = (*DIGITS, "--data.source=synthetic", "--trainer.max_epochs=3", "--data.batch_size=32")
 TINY += ("--data.options={image_size: 8, train: 96, val: 64}", "--model.schedule=constant")
 TINY += ("--model.learning_rate=0.02", "--data.eval_batch_size=32")
-EMA = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.7")
+EMA = ("--model.ema=0.7",)
 SWA = ("--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.02")
 SWA += ("--trainer.callbacks.swa_epoch_start=1",)
 
@@ -88,11 +89,22 @@ def test_the_averaged_weights_are_in_the_last_checkpoint(call, tmp_path):
     assert [int(count) for count in tracked] == [3] * len(tracked)  # of one pass over the data
 
 
+class Late(WeightAveraging):
+    """Averages the weights from a step on."""
+
+    def __init__(self, start: int):
+        super().__init__()
+        self.start = start
+
+    def should_update(self, step_idx=None, epoch_idx=None):
+        return step_idx is not None and step_idx >= self.start
+
+
 def test_weights_are_the_trained_ones_until_averaging_begins(call, tmp_path):
     assert call("fit", *TINY, "--trainer.max_steps=1", folder=tmp_path / "first") == 0
     pretrained = f"--model.pretrained={tmp_path / 'first' / 'checkpoints' / 'last.ckpt'}"
-    start = "--trainer.callbacks.update_starting_at_step"
-    cases = {"plain": (), "never": (*EMA, f"{start}=99"), "late": (*EMA, f"{start}=4")}
+    late = f"--trainer.callbacks+={__name__}.Late", "--trainer.callbacks.start"
+    cases = {"plain": (), "never": (late[0], f"{late[1]}=99"), "late": (late[0], f"{late[1]}=4")}
     weights, seen = {}, {}
     for name, more in cases.items():
         assert call("fit", *TINY, pretrained, *more, folder=tmp_path / name) == 0
@@ -255,6 +267,7 @@ def test_updates_of_16_bit_weights_are_those_of_the_formula(name):
         ("learning_rate", ".inf"),
         ("weight_decay", "-1e-4"),
         ("momentum", "1.5"),
+        ("ema", "1.0"),
     ],
 )
 def test_a_number_out_of_range_is_named(name, value, call, tmp_path, capsys):

@@ -383,6 +383,7 @@ def test_steps_that_are_recorded_uncompiled_are_those_without_a_graph(
     mine(kind)
     found = []
     flags = ("--model.network=mine", "--model.small_images=false", "--model.compile=eager-graph")
+    flags += ("--model.ema=0.9",)
     for seconds in (1e9, 0):
         monkeypatch.setattr(step_graph, "SECONDS_THAT_PAY", seconds)
         folder = tmp_path / str(seconds)
@@ -397,7 +398,9 @@ def test_steps_that_are_recorded_uncompiled_are_those_without_a_graph(
 @pytest.mark.parametrize(
     "mode", ["false", "default", "reduce-overhead", "step-graph", "eager-graph"]
 )
-@pytest.mark.parametrize("mixed", ["", "--data.mixup=0.2 --data.cutmix=1 --data.cutout=8"])
+@pytest.mark.parametrize(
+    "mixed", ["", "--data.mixup=0.2 --data.cutmix=1 --data.cutout=8 --model.ema=0.9"]
+)
 @pytest.mark.parametrize(
     "parts", ["", "--data.global_batch_size=512", "--trainer.strategy=data-parallel"]
 )

@@ -12,14 +12,14 @@ EPOCHS, STEPS = 4, 8
 LENGTH = ("--trainer.max_epochs", str(EPOCHS), "--trainer.log_every_n_steps", "1")
 DIGITS = ("--config", "configs/digits.yaml", "--data.batch_size", "128", "--data.crop_padding", "1")
 TWICE = ("--trainer.devices", "2", "--trainer.accelerator", "cpu")
-HALF_AN_EPOCH = "--trainer.val_check_interval=0.5"
+HALF_AN_EPOCH, EMA = "--trainer.val_check_interval=0.5", "--model.ema=0.9"
 VARIANTS = {
     "resident": (1, DIGITS),
     "streaming, no worker": (1, ("--data.workers", "0", "--data.sampler", "balanced")),
     "streaming, 2 workers": (1, ("--data.workers", "2")),
     "accumulating, validating twice an epoch": (
         1,
-        (*DIGITS, "--data.batch_size=64", "--data.global_batch_size=128", HALF_AN_EPOCH),
+        (*DIGITS, "--data.batch_size=64", "--data.global_batch_size=128", HALF_AN_EPOCH, EMA),
     ),
     "two processes": (2, (*DIGITS, "--data.batch_size", "64", *TWICE)),
     "two processes, streaming": (2, ("--data.workers", "1", "--data.batch_size", "4", *TWICE)),

@@ -29,6 +29,7 @@ from .fast.patches import Patches, clip_gradients, equalize_step_counts
 from .fast.settings import device_settings
 from .fast.step_graph import StepGraph, reason_against, restore_plain_options
 from .fast.step_parts import StepParts, has_several_parts
+from .model.average import WeightAverage
 from .model.best import chosen_best, logged_metrics
 from .model.checks import check_task
 from .model.class_totals import are_measurable
@@ -62,6 +63,7 @@ class TaskFlags:
     compile: bool | CompileMode | None = None
     channels_last: bool = True
     activation_checkpointing: bool = False
+    ema: float | None = None
 
 
 class Task(L.LightningModule):
@@ -93,6 +95,7 @@ class Task(L.LightningModule):
         self.parts_per_step = 1  # micro-batches of all processes
         self.step_weight: Tensor | None = None  # sum over this step's micro-batches so far
         self.parts: StepParts | None = None  # set if a step has several micro-batches
+        self.weight_average: WeightAverage | None = None  # set while a fit averages the weights
         self.step_graph: StepGraph | None = None  # set while it runs the training steps
         self.when_initialized: Callable[[str], None] = print_once  # gets the line of initialize()
         self.is_new_run = True  # False after training or loading a checkpoint's weights
@@ -126,8 +129,8 @@ class Task(L.LightningModule):
 
     @property
     def may_differ(self) -> frozenset[str]:
-        """The settings that may differ from a checkpoint's: may_change and the engine's own."""
-        return self.may_change | set(TaskFlags.__dataclass_fields__)
+        """The settings that may differ from a checkpoint's: may_change and most of the engine's."""
+        return self.may_change | set(TaskFlags.__dataclass_fields__) - {"ema"}
 
     def train(self, mode: bool = True) -> "Task":
         """Set training or eval mode; frozen modules stay in eval mode."""
@@ -137,13 +140,22 @@ class Task(L.LightningModule):
         return self
 
     def take_flags(self, flags: TaskFlags) -> None:
-        """Store the engine's settings and apply activation checkpointing to the network."""
+        """Store the engine's settings and apply activation checkpointing to the network.
+
+        Raises UserError if ema is out of range.
+        """
+        if flags.ema is not None and not 0 < flags.ema < 1:
+            raise UserError(
+                f"model.ema is {flags.ema}; expected a number above 0 and below 1, such as 0.999."
+            )
         self.flags = flags
         if flags.activation_checkpointing:
             recompute_blocks(self.network)
 
     def configure_callbacks(self) -> list[L.Callback]:
         callbacks = [Preparation(), Patches()]
+        if self.flags.ema is not None:
+            callbacks.append(WeightAverage(self.flags.ema))
         version = self.decisions.step_version.value if self.decisions else STEP_VERSION
         if version > 1 and has_several_parts(self.trainer):
             callbacks.insert(1, StepParts(loss_and_outputs, has_plain_step(self)))

@@ -91,6 +91,7 @@ def task_with_flags(task: "type[Task]") -> "type[Task]":
             compile: bool | CompileMode | None = None,
             channels_last: bool = True,
             activation_checkpointing: bool = False,
+            ema: float | None = None,
             **settings: Any,
         ) -> None:
             """Build the task.
@@ -103,9 +104,11 @@ def task_with_flags(task: "type[Task]") -> "type[Task]":
                     faster on GPUs and CPUs.
                 activation_checkpointing: recompute blocks in the backward pass, which takes less
                     memory and more time.
+                ema: evaluate and save averages of the weights, which keep this share of themselves
+                    in each step, such as 0.999; unset: the weights of the last step.
             """
             super().__init__(**settings)
-            self.take_flags(TaskFlags(compile, channels_last, activation_checkpointing))
+            self.take_flags(TaskFlags(compile, channels_last, activation_checkpointing, ema))
 
     return _named_like(TaskWithFlags, task)
 

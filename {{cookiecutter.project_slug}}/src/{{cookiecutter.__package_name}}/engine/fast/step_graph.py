@@ -266,6 +266,8 @@ class StepGraph(L.Callback):
                 optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
             )
             optimizer.step()
+            if self.model.weight_average is not None:
+                self.model.weight_average.update()
         return apply_to_collection((loss, terms, outputs), Tensor, Tensor.detach)
 
 

@@ -14,9 +14,9 @@ SWAP_OUT = ("on_validation_epoch_end", "on_validation_end")
 def swaps_weights(trainer: Any) -> bool:
     """Return whether validation may measure other weights than those that are trained.
 
-    EMAWeightAveraging, for example, puts averaged weights into the network for a validation.
+    Averages of the weights, for example, are put into the network for a validation.
     """
-    return any(
+    return trainer.lightning_module.weight_average is not None or any(
         _overrides(each, *SWAP_IN) and _overrides(each, *SWAP_OUT) for each in _others(trainer)
     )
 

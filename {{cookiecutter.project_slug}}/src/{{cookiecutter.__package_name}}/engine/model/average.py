@@ -1,0 +1,111 @@
+"""The exponential moving average (EMA) of the weights, which is evaluated and saved in their place.
+
+The update is part of the training step and waits for no device, so a CUDA graph can record it.
+"""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage(L.Callback):
+    """Averages a task's weights once per optimizer step. Training goes on with the weights.
+
+    Validation measures the averages, best.ckpt holds them, and they are the task's weights when fit
+    ends. In a checkpoint to resume from, `state_dict` holds them, and `averaging` the weights.
+    Buffers, such as the statistics of batch normalization, are not averaged: the averages use those
+    of the last step.
+
+    After step t, an average moves by max(1 - decay, 9 / (10 + t)) of the way to its weight: decay
+    rises from 2/11, so that the initial weights don't count for long. TensorFlow's
+    ExponentialMovingAverage has the same warm-up. Averages of 16-bit weights are float32.
+
+    Args:
+        decay: how much an average keeps of itself in a step, after the warm-up.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.averages: dict[nn.Parameter, Tensor] = {}
+        self.trained: dict[nn.Parameter, Tensor] | None = None  # set while averages replace them
+        self.saved: dict[str, Tensor] = {}  # averages in the checkpoint that fit resumes from
+        self.saved_updates: Tensor | int = 0
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn != "fit" or "averaging" not in checkpoint:
+            return
+        self.saved_updates, trained = checkpoint["averaging"].values()
+        self.saved = {name: checkpoint["state_dict"][name] for name in trained}
+        for name, weight in pl_module.named_parameters():
+            if name in trained:
+                weight.data.copy_(trained[name])
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        pl_module.weight_average, self.step = self, trainer.global_step
+        self.updates = torch.as_tensor(self.saved_updates).to(pl_module.device, copy=True)
+        for name, weight in pl_module.named_parameters():
+            if name in self.saved:
+                self._add(weight, self.saved[name])
+        self.saved = {}
+
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Begin to average weights that have not been trained before, at the start of an epoch."""
+        for weight in pl_module.parameters() if batch_idx == 0 else ():
+            if weight.requires_grad and weight not in self.averages:
+                self._add(weight, weight)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the averages towards the weights, after an optimizer step."""
+        self.updates.add_(1)
+        share = (9 / (self.updates + 10)).clamp(min=1 - self.decay)
+        weights = [weight.to(average.dtype) for weight, average in self.averages.items()]
+        torch._foreach_lerp_(list(self.averages.values()), weights, [share] * len(weights))
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if pl_module.step_graph is None and trainer.global_step > self.step:
+            self.update()
+        self.step = trainer.global_step
+
+    def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        self.trained = {weight: weight.detach().clone() for weight in self.averages}
+        self._set_weights(self.averages)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if self.trained is not None:
+            self._set_weights(self.trained)
+        self.trained = None
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        self._set_weights(self.averages)
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        weights, trained = checkpoint["state_dict"], {}
+        for name, weight in pl_module.named_parameters(remove_duplicate=False):  # tied ones too
+            if weight in self.averages and name in weights:
+                trained[name] = weights[name] if self.trained is None else self.trained[weight]
+                weights[name] = self.averages[weight]
+        checkpoint["averaging"] = {"updates": self.updates, "weights": trained}
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        pl_module.weight_average, self.averages = None, {}
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self.on_validation_end(trainer, pl_module)
+        self.teardown(trainer, pl_module, "fit")
+
+    def _add(self, weight: nn.Parameter, content: Tensor) -> None:
+        kind = torch.promote_types(weight.dtype, torch.float32)
+        average = torch.empty_like(weight, dtype=kind, requires_grad=False)
+        self.averages[weight] = average.copy_(content.detach())
+
+    def _set_weights(self, contents: dict[nn.Parameter, Tensor]) -> None:
+        """Copy in place: CUDA graphs read the weights where they are."""
+        for weight, content in contents.items():
+            weight.data.copy_(content)

@@ -1,0 +1,112 @@
+"""--model.ema: averages follow the formula, are validated, and change no training step."""
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+
+from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
+from {{ cookiecutter.__package_name }}.data import ImageData
+from {{ cookiecutter.__package_name }}.engine.cli.project import (
+    task_with_flags,
+)
+
+DECAY, BATCHES = 0.8, 40
+QUIET = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+QUIET |= {"accelerator": "cpu", "enable_model_summary": False, "num_sanity_val_steps": 0}
+
+
+class Seen(L.Callback):
+    """Keeps the weights after each step, in each validation, and when training ends."""
+
+    def __init__(self):
+        self.steps, self.validated = [], []
+
+    def on_train_start(self, trainer, pl_module):
+        self.steps.append(weights_of(pl_module))
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        if trainer.global_step == len(self.steps):
+            self.steps.append(weights_of(pl_module))
+
+    def on_validation_batch_start(self, trainer, pl_module, *_):
+        self.validated.append((trainer.global_step, weights_of(pl_module)))
+
+
+def weights_of(task):
+    return [weight.detach().clone().float().numpy() for weight in task.parameters()]
+
+
+def train(ema, **options):
+    L.seed_everything(3, verbose=False)
+    task = task_with_flags(ImageClassifier)(num_classes=10, small_images=True, ema=ema)
+    seen = Seen()
+    lengths = {"max_epochs": 1, "limit_train_batches": BATCHES, "limit_val_batches": 1}
+    trainer = L.Trainer(**QUIET, **lengths, val_check_interval=0.25, callbacks=[seen], **options)
+    trainer.fit(task, datamodule=ImageData("digits", batch_size=16))
+    return seen, task
+
+
+def averages_of(steps):
+    """Return the averages after each step, as a plain loop computes them."""
+    averages = [steps[0]]
+    for t, weights in enumerate(steps[1:], start=1):
+        decay = min(DECAY, (1 + t) / (10 + t))
+        pairs = zip(averages[-1], weights, strict=True)
+        averages.append([decay * average + (1 - decay) * weight for average, weight in pairs])
+    return averages
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"accumulate_grad_batches": 2}, {"precision": "bf16-true"}],
+    ids=["float32", "accumulating", "bfloat16"],
+)
+def test_validation_measures_the_averages_and_training_goes_on_with_the_weights(options):
+    seen, task = train(DECAY, **options)
+    plain, _ = train(None, **options)
+    assert len(seen.steps) == 1 + BATCHES // options.get("accumulate_grad_batches", 1)
+    for with_averages, without in zip(seen.steps, plain.steps, strict=True):
+        assert all(map(np.array_equal, with_averages, without))
+    expected = averages_of(seen.steps)
+    found = [*seen.validated, (len(seen.steps) - 1, weights_of(task))]
+    assert len(found) == 5
+    near = {"rtol": 1e-2, "atol": 1e-3} if options.get("precision") else {"rtol": 1e-4}
+    for step, weights in found:
+        for pair in zip(weights, expected[step], strict=True):
+            np.testing.assert_allclose(*pair, **{"atol": 1e-6} | near)
+    assert not all(map(np.array_equal, weights_of(task), seen.steps[-1]))
+
+
+def test_tied_and_unfrozen_weights_are_averaged_and_saved_in_all_places(tmp_path):
+    class Tied(ImageClassifier):
+        def __init__(self, **settings):
+            super().__init__(**settings)
+            self.again = self.network
+            self.first = next(self.network.parameters())
+            self.first.requires_grad_(False)
+
+        def on_train_epoch_start(self):
+            self.first.requires_grad_(self.current_epoch > 0)
+
+    task = task_with_flags(Tied)(num_classes=10, small_images=True, ema=DECAY)
+    trainer = L.Trainer(**QUIET, max_epochs=2, limit_train_batches=3, limit_val_batches=0)
+    saved = []
+
+    class Save(L.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            trainer.save_checkpoint(tmp_path / "saved.ckpt")
+            saved.append(torch.load(tmp_path / "saved.ckpt"))
+
+    trainer.callbacks.append(Save())
+    trainer.fit(task, datamodule=ImageData("digits", batch_size=16))
+    before, after = (each["averaging"]["weights"] for each in saved)
+    first = [
+        name
+        for name, weight in task.named_parameters(remove_duplicate=False)
+        if weight is task.first
+    ]
+    assert len(first) == 3 and after.keys() - before.keys() == set(first)
+    for name, weight in after.items():
+        average = saved[1]["state_dict"][name]
+        assert torch.equal(average, task.state_dict()[name]) and not torch.equal(average, weight)
