@@ -17,6 +17,7 @@ if __name__ == "__main__":
                 "data.num_classes": "model.num_classes",
                 "data.num_channels": "model.num_channels",
                 "data.class_counts": "model.class_counts",
+                "data.objective": "model.objective",
             },
         )
     )

@@ -13,6 +13,7 @@ from .engine.images.normalization import normalize_by
 from .engine.images.torchvision_networks import load_pretrained
 from .engine.model.class_totals import class_totals
 from .engine.model.label_loss import ClassWeights, LabelLoss, weights_of_classes
+from .engine.model.objectives import ObjectiveName, other_objective
 from .engine.model.optimizers import OptimizerName, ScheduleName
 from .networks import Network, build_network
 
@@ -20,13 +21,14 @@ IGNORED = -100  # cross_entropy counts nothing for this label
 
 
 class ImageClassifier(Task):
-    """Train a network to classify images.
+    """Train a network to classify images, to find their labels, or to estimate a number.
 
     Args:
         network: a name in networks.py, or the name of a torchvision classification network.
         num_classes: number of classes; the command line takes it from the data.
         num_channels: number of channels of the images, taken from the data too.
         class_counts: number of training images of each class by its name, taken from the data too.
+        objective: classes, labels or numbers: what the data have for an image; taken from them too.
         small_images: use the network's stem for images of at most about 32 by 32 pixels.
         pretrained: true for torchvision's weights, or a file: a state dict or a run's checkpoint.
             Read when a run starts, never when it resumes.
@@ -56,6 +58,7 @@ class ImageClassifier(Task):
         num_classes: int | None = None,
         num_channels: int = 3,
         class_counts: dict[str, int] | None = None,
+        objective: ObjectiveName = "classes",
         small_images: bool = False,
         pretrained: bool | str = False,
         freeze_backbone: bool = False,
@@ -76,7 +79,10 @@ class ImageClassifier(Task):
             raise UserError("model.num_classes is not set, and there are no data to take it from.")
         self.network = build_network(network, num_classes, small_images, num_channels)
         weights = weights_of_classes(class_weights, class_counts)
-        self.label_loss = LabelLoss(label_smoothing, focal_gamma, weights)
+        self.other = other_objective(objective, self.hparams)  # None for classes
+        if self.other is not None:
+            self.best = self.other.best
+        self.label_loss = self.other or LabelLoss(label_smoothing, focal_gamma, weights)
         if freeze_backbone:
             freeze(self.network, outputs=num_classes)
 
@@ -96,6 +102,8 @@ class ImageClassifier(Task):
 
     def totals(self, logits: Tensor, batch: ImageBatch) -> dict[str, tuple[Tensor, Tensor]]:
         """Return loss and accuracy as sums and counts, without the rows that fill up a batch."""
+        if self.other is not None:
+            return self.other.totals(logits, batch.labels, batch.row >= 0)
         real = batch.row >= 0
         labels, n = batch.labels.where(real, IGNORED), real.sum()
         loss = cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
@@ -103,6 +111,8 @@ class ImageClassifier(Task):
 
     def predict(self, logits: Tensor) -> Tensor:
         """Return the probability of each class: float32 (n, classes)."""
+        if self.other is not None:
+            return self.other.predict(logits)
         return logits.float().softmax(1)
 
     def target(self, batch: ImageBatch) -> Tensor | None:
@@ -110,7 +120,17 @@ class ImageClassifier(Task):
 
     def eval_totals(self, logits: Tensor, batch: ImageBatch) -> dict[str, tuple[Tensor, Tensor]]:
         """Return precision, recall and F1, the means over classes, and top5."""
+        if self.other is not None:
+            return self.other.eval_totals(logits, batch.labels, batch.row >= 0)
         return class_totals(logits, batch.labels.where(batch.row >= 0, IGNORED))
+
+    @property
+    def has_scores(self) -> bool:
+        return self.other is not None
+
+    def scores(self, predictions: Tensor, targets: Tensor) -> dict[str, float]:
+        """Return the mean average precision of labels, or R² of numbers."""
+        return self.other.scores(predictions, targets) if self.other else {}
 
     def check(self, logits: Any, batch: ImageBatch) -> str | None:
         return check_logits(logits, len(batch.row), self.hparams["num_classes"])

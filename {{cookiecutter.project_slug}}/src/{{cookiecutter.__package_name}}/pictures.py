@@ -1,6 +1,7 @@
 """The pictures drawn at a run's end, in addition to the engine's curves, and before it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -9,6 +10,7 @@ from torch import Tensor
 from .engine.images.batch import ImageBatch
 from .engine.images.module import ImageModule
 from .engine.images.shown import as_rgb
+from .engine.model.objectives import THRESHOLD, labels_above
 from .engine.monitor.names import drawable, width
 from .engine.monitor.predictions import FinishedRun
 
@@ -29,35 +31,43 @@ def draw_predictions(
 ) -> Figure:
     """Draw images with label and prediction: most confident errors first, then the least confident.
 
-    `images` are uint8 (n, h, w, c), `labels` int64 (n,), `probabilities` (n, classes).
+    `images` are uint8 (n, h, w, c), `labels` int64 (n,), `probabilities` (n, classes). Of several
+    labels, both are (n, classes), and of numbers (n,): the images come in the order of their error.
     """
     shown = drawable(classes, NAME_WIDTH)
     if shown.note:
         print(f"note: picture of the predictions: {shown.note}", flush=True)
-    sure, predicted = probabilities.max(1)
-    wrong = predicted != labels
-    order = torch.where(wrong, -1 - sure, sure).argsort(stable=True)[: COLUMNS * ROWS].tolist()
-    captions = []
-    for i in order:
-        names = [shown.names[predicted[i]], *([shown.names[labels[i]]] if wrong[i] else [])]
-        captions.append(f"{in_lines(names)}\n{sure[i]:.0%} sure")
-    colours = [WRONG if wrong[i] else RIGHT for i in order]
-    title = f"{int(wrong.sum())} errors in {len(labels)} images, the most confident first"
-    return draw_sheet(images, captions, colours, shown.families, title, order)
+    if labels.ndim == 2:
+        said = of_labels(labels, probabilities, shown.names)
+    elif labels.is_floating_point():
+        said = of_numbers(labels, probabilities)
+    else:
+        said = of_classes(labels, probabilities, shown.names)
+    order = said.order[: COLUMNS * ROWS].tolist()
+    captions = [said.caption(i) for i in order]
+    colours = [WRONG if said.wrong[i] else RIGHT for i in order]
+    return draw_sheet(images, captions, colours, shown.families, said.title, order)
 
 
 def look(batch: ImageBatch, data: ImageModule) -> Figure:
     """Draw training images as the network sees them, with their labels; a mixed one has two."""
     shown = drawable(data.facts().classes, NAME_WIDTH)
-    captions = [shown.names[label] for label in batch.labels]
+    captions = [in_words(label, shown.names) for label in batch.labels]
     if batch.mixed_labels is not None and batch.mix_weights is not None:
         for i, weight in enumerate(batch.mix_weights.tolist()):
-            other = shown.names[batch.mixed_labels[i]]
+            other = in_words(batch.mixed_labels[i], shown.names)
             captions[i] = f"{weight:.0%} {captions[i]}\n{1 - weight:.0%} {other}"
     colours = ["black"] * len(captions)
     title = f"training images of {data.facts().name}, as the network sees them"
     images = batch.images.permute(0, 2, 3, 1)
     return draw_sheet(images, captions, colours, shown.families, title)
+
+
+def in_words(label: Tensor, names: Sequence[str]) -> str:
+    """Return an image's class, its labels, (classes,), or its number."""
+    if label.ndim:
+        return ", ".join(labels_above(label.tolist(), names)) or "none"
+    return f"{label:.4g}" if label.is_floating_point() else names[int(label)]
 
 
 def draw_sheet(
@@ -88,6 +98,47 @@ def draw_sheet(
         caption.set(fontfamily=families, parse_math=False)
     axes.set(xlim=(0, COLUMNS), ylim=(height - 0.15, -0.15))
     return figure
+
+
+class Said(NamedTuple):
+    """What is said of n images: in which order, int64 (n,), which are wrong, bool (n,), and how."""
+
+    title: str
+    order: Tensor
+    wrong: Tensor
+    caption: Callable[[int], str]
+
+
+def of_classes(labels: Tensor, probabilities: Tensor, names: Sequence[str]) -> Said:
+    sure, predicted = probabilities.max(1)
+    wrong = predicted != labels
+
+    def caption(i: int) -> str:
+        pair = [predicted[i], *([labels[i]] if wrong[i] else [])]
+        return f"{in_lines([names[int(one)] for one in pair])}\n{sure[i]:.0%} sure"
+
+    title = f"{int(wrong.sum())} errors in {len(labels)} images, the most confident first"
+    return Said(title, torch.where(wrong, -1 - sure, sure).argsort(stable=True), wrong, caption)
+
+
+def of_labels(labels: Tensor, probabilities: Tensor, names: Sequence[str]) -> Said:
+    error = (probabilities - labels).abs()
+    wrong = ((probabilities > THRESHOLD) != (labels > THRESHOLD)).any(1)
+
+    def caption(i: int) -> str:
+        each = [probabilities[i], *([labels[i]] if wrong[i] else [])]
+        return in_lines([", ".join(labels_above(row.tolist(), names)) or "none" for row in each])
+
+    title = f"{int(wrong.sum())} of {len(labels)} images have a wrong label, the worst first"
+    return Said(title, error.mean(1).argsort(descending=True, stable=True), wrong, caption)
+
+
+def of_numbers(labels: Tensor, numbers: Tensor) -> Said:
+    error = (numbers - labels).abs()
+    order = error.argsort(descending=True, stable=True)
+    title = f"mean error {error.mean():.3g} in {len(labels)} images, the largest first"
+    nothing = torch.zeros_like(labels, dtype=torch.bool)
+    return Said(title, order, nothing, lambda i: f"{numbers[i]:.4g}, not {labels[i]:.4g}")
 
 
 def in_lines(names: list[str]) -> str:

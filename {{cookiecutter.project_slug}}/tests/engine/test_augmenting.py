@@ -8,7 +8,9 @@ from torchvision.transforms.v2 import functional as F
 
 from {{ cookiecutter.__package_name }}.augment import Augmentation, erase
 from {{ cookiecutter.__package_name }}.engine.data import order
-from {{ cookiecutter.__package_name }}.engine.images.augmenting.colours import jitter
+from {{ cookiecutter.__package_name }}.engine.images.augmenting.colours import (
+    jitter,
+)
 from {{ cookiecutter.__package_name }}.engine.images.augmenting.policies import (
     MOST_MAGNITUDE,
     OPERATIONS,
@@ -17,7 +19,10 @@ from {{ cookiecutter.__package_name }}.engine.images.augmenting.policies import 
     rand_augment,
     trivial_augment,
 )
-from {{ cookiecutter.__package_name }}.engine.images.augmenting.warp import rotations, warp
+from {{ cookiecutter.__package_name }}.engine.images.augmenting.warp import (
+    rotations,
+    warp,
+)
 from {{ cookiecutter.__package_name }}.engine.images.batch import ImageBatch
 
 HEIGHT, WIDTH = 36, 48

@@ -16,6 +16,7 @@ from {{ cookiecutter.__package_name }}.engine.cli.project import Project
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.paths import project_root
 from {{ cookiecutter.__package_name }}.engine.tools import look
+from {{ cookiecutter.__package_name }}.pictures import in_words
 from {{ cookiecutter.__package_name }}.pictures import look as draw
 
 RECIPE = project_root() / "configs" / "digits.yaml"
@@ -61,3 +62,11 @@ def test_the_picture_is_saved_where_look_says(channels, tmp_path, capsys):
 def test_a_project_without_look_is_told_how_to_add_it():
     with pytest.raises(UserError, match="Pass look= to main"):
         looked(None)
+
+
+def test_labels_are_shown_by_name_or_as_numbers():
+    names = ("cat", "dog", "owl")
+    assert in_words(torch.tensor(1), names) == "dog"
+    assert in_words(torch.tensor([1.0, 0.0, 1.0]), names) == "cat, owl"
+    assert in_words(torch.zeros(3), names) == "none"
+    assert in_words(torch.tensor(0.25), ()) == "0.25"

@@ -53,6 +53,7 @@ and `load()`, which returns a batch of all rows for `--data.loader resident`.
 - `target(batch)` returns a tensor (n, …) to compare predictions with.
 - `scores(predictions, targets)` returns metrics that are not a ratio of sums (AUROC, mAP). It gets
   all rows of a split, in order, on the CPU. Rows of different lengths are padded with zeros.
+- `has_scores`: whether `scores` measures anything; if it depends on settings, a property.
 - `check(outputs, batch)` returns what is wrong with the outputs of a first batch, or None. It
   completes the sentence "The network 'NAME' …".
 - `artifacts()` returns files that the network is built from, as that of the data does.
@@ -144,9 +145,10 @@ class Best(NamedTuple):
 class Facts:
     """A description of the data, stored in run.json. Code reads its values back, not its remarks.
 
-    `unit` is the word for a row in messages. `classes` is empty if there are none. `shapes` are the
-    shapes of the inputs without n. The engine sets `nbytes` if the rows are in memory. `extra` is
-    JSON. `remarks` are printed when a run starts.
+    `unit` is the word for a row in messages. `classes` is empty if there are none; `several` is
+    whether a row may have any number of them. `shapes` are the shapes of the inputs without n. The
+    engine sets `nbytes` if the rows are in memory. `extra` is JSON. `remarks` are printed when a
+    run starts.
     """
 
     name: str
@@ -154,6 +156,7 @@ class Facts:
     fingerprint: str  # SHA-256 of the content: engine.digest(splits)
     unit: str = "rows"
     classes: tuple[str, ...] = ()
+    several: bool = False
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     nbytes: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
@@ -199,6 +202,8 @@ class Task(Protocol):
     def predict(self, outputs: Any) -> Tensor: ...
     def target(self, batch: Any) -> Tensor | None: ...
     def scores(self, predictions: Tensor, targets: Tensor) -> dict[str, float]: ...
+    @property
+    def has_scores(self) -> bool: ...
     def check(self, outputs: Any, batch: Any) -> str | None: ...
     def artifacts(self) -> Mapping[str, Path | bytes]: ...
     def for_export(self) -> Any: ...

@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from . import contract
-from .contract import Best
+from .contract import Best, Facts
 from .data.module import Data
 from .data.rows import as_rows, joined, to_length
 from .decisions import STEP_GRAPHS, STEP_VERSION, Decision, Decisions
@@ -32,7 +32,7 @@ from .fast.step_parts import StepParts, has_several_parts
 from .model.average import WeightAverage
 from .model.best import chosen_best, logged_metrics
 from .model.checks import check_task
-from .model.class_totals import are_measurable
+from .model.class_totals import are_kept
 from .model.freeze import add_frozen_groups, freeze_parts, frozen_parts, keep_frozen
 from .model.means import RunningTotals, ratio
 from .model.recompute import recompute_blocks
@@ -90,7 +90,7 @@ class Task(L.LightningModule):
         self.running = RunningTotals()
         self.collected: list[tuple[Any, ...]] = []  # row, prediction and target of each batch
         self.asked_best: str | None = None  # the metric that selects the best weights instead
-        self.measured_classes = 0  # validate and test keep the probabilities of so many classes
+        self.measured: Facts | None = None  # set if validate and test keep predictions
         self.evaluated: tuple[Tensor, Tensor] | None = None  # these, and the rows' targets
         self.parts_per_step = 1  # micro-batches of all processes
         self.step_weight: Tensor | None = None  # sum over this step's micro-batches so far
@@ -117,6 +117,10 @@ class Task(L.LightningModule):
 
     def scores(self, predictions: Tensor, targets: Tensor) -> dict[str, float]:
         return {}
+
+    @property
+    def has_scores(self) -> bool:
+        return type(self).scores is not Task.scores
 
     def check(self, outputs: Any, batch: Any) -> str | None:
         return None
@@ -236,19 +240,18 @@ class Task(L.LightningModule):
         outputs = self(batch)
         self.running.add(self.totals(outputs, batch))
         self.running.add(self.eval_totals(outputs, batch))
-        has_scores = type(self).scores is not Task.scores
-        if has_scores or self.measured_classes:
+        if self.has_scores or self.measured is not None:
             found = self.predict(outputs), self.target(batch)
-            if has_scores or are_measurable(*found, self.measured_classes):
+            if self.has_scores or are_kept(*found, self.measured):
                 self.collected.append((batch.row, *found))
         if batch_idx + 1 < (batches[0] if isinstance(batches, list) else batches):
             return
         means = self.running.means()
         if self.collected:
             rows = self._rows_in_order()
-            if has_scores:
+            if self.has_scores:
                 means |= {name: torch.tensor(float(v)) for name, v in self.scores(*rows).items()}
-            if are_measurable(*rows, self.measured_classes):
+            if are_kept(*rows, self.measured):
                 self.evaluated = rows
         values = {f"{split}/{name}": value for name, value in means.items()}
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=1)

@@ -5,6 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from {{ cookiecutter.__package_name }}.engine import Best
+from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.text.batch import IGNORED, TextBatch
 from {{ cookiecutter.__package_name }}.objectives import best_by, build_objective
 
@@ -80,6 +81,16 @@ def test_predictions_of_classes_are_probabilities():
     probabilities = objective.predict(outputs_of(batch, "classes"))
     assert probabilities.shape == (6, 3) and (probabilities >= 0).all()
     torch.testing.assert_close(probabilities.sum(1), torch.ones(6))
+
+
+def test_class_weights_weigh_the_loss_and_only_classes_have_them():
+    weights, batch = torch.tensor([1.0, 5.0, 0.5]), batch_of(6, "classes")
+    objective, outputs = build_objective("classes", 3, VOCABULARY, 0, 0, weights), torch.randn(6, 3)
+    expected = cross_entropy(outputs, batch.labels, weights)
+    torch.testing.assert_close(objective.loss(outputs, batch), expected)
+    assert objective.loss_weight(batch) == weights[batch.labels].sum()
+    with pytest.raises(UserError, match="are for classes, but the data have numbers"):
+        build_objective("numbers", 1, VOCABULARY, 0, 2.0)
 
 
 def test_label_smoothing_is_in_the_trained_loss_only():

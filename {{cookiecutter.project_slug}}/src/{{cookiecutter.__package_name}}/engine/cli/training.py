@@ -43,6 +43,7 @@ from ..fast.sync_batch_norm import SynchronizeBatchNorm
 from ..hardware import this_machine
 from ..hashing import sha256
 from ..model.checks import check_checkpoint, read_checkpoint
+from ..model.class_totals import are_measurable
 from ..monitor import class_report, summary
 from ..monitor.gpu import GpuUsage, OutOfMemory
 from ..monitor.predictions import draw_pictures
@@ -422,17 +423,20 @@ class Training(LightningCLI):
         )
 
     def _score(self, stage: str, **kwargs: Any) -> None:
-        self.model.measured_classes = len(self.facts.classes)
+        self.model.measured = self.facts
         scores = getattr(self.trainer, stage)(**{**kwargs, "verbose": False})[0]
         files: list[Path] = []
         if self.model.evaluated is not None:
             split = "val" if stage == "validate" else stage
-            found = class_report.measure(*self.model.evaluated)
-            more = {f"{split}/{name}": score for name, score in found.scores.items()}
-            scores |= {name: score for name, score in more.items() if name not in scores}
-            files = class_report.write(found, self.facts, self.run_folder, split)
+            predictions, targets = self.model.evaluated
+            if are_measurable(predictions, targets, self.facts):
+                several = self.facts.several
+                measure = class_report.measure_labels if several else class_report.measure
+                found = measure(predictions, targets)
+                more = {f"{split}/{name}": score for name, score in found.scores.items()}
+                scores |= {name: score for name, score in more.items() if name not in scores}
+                files = class_report.write(found, self.facts, self.run_folder, split)
             if stage == "test" and is_rank_zero():
-                predictions, targets = self.model.evaluated
                 rows = torch.arange(len(targets)), targets, predictions
                 files.append(summary.write_predictions([rows], self.facts, self.run_folder))
         RunRecord(self.run_folder).update(results=scores)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 RARE = 10  # the largest class has more than so many times the rows of a rare one
 MOST_NAMED = 8
+WEIGHTS, SAMPLER = "--model.class_weights balanced", "--data.sampler balanced"
 
 
 def class_counts(labels: Tensor, classes: Sequence[str]) -> dict[str, int]:
@@ -18,8 +19,13 @@ def balanced(labels: Tensor) -> Tensor:
     return 1 / labels.bincount().double()[labels]
 
 
-def remarks_on(counts: Mapping[str, int], unit: str) -> tuple[str, ...]:
-    """Return a remark with the classes' counts if the rarest has few rows beside the largest."""
+def remarks_on(
+    counts: Mapping[str, int], unit: str, ways: str = f"{WEIGHTS} or {SAMPLER}"
+) -> tuple[str, ...]:
+    """Return a remark with the classes' counts if the rarest has few rows beside the largest.
+
+    `ways` are the flags that count all classes alike.
+    """
     ordered = sorted(counts, key=lambda name: counts[name])
     if not ordered or counts[ordered[0]] * RARE >= counts[ordered[-1]]:
         return ()
@@ -28,5 +34,5 @@ def remarks_on(counts: Mapping[str, int], unit: str) -> tuple[str, ...]:
         named = [*named[: MOST_NAMED - 2], "…", named[-1]]
     return (
         f"some classes have few training {unit}: {', '.join(named)}."
-        " --model.class_weights balanced or --data.sampler balanced counts all classes alike",
+        f" {ways} counts all classes alike",
     )

@@ -14,10 +14,11 @@ from torch import Tensor
 class ImageBatch(NamedTuple):
     """Images with their labels.
 
-    `images` is uint8 (n, c, h, w). `labels` is int64 (n,), or None in a request to the service.
+    `images` is uint8 (n, c, h, w). `labels` is int64 (n,); float32 (n, labels), 1 or 0, if an image
+    may have several; float32 (n,) if they are numbers; None in a request to the service.
     `row` is int64 (n,), the image's index in its split, or -1 for padding. If images are mixed,
-    `mixed_labels` int64 (n,) is the other image's label and `mix_weights` float32 (n,) the weight
-    of the image's own label.
+    `mixed_labels` are the other image's, and `mix_weights` float32 (n,) the weight
+    of the image's own.
     """
 
     images: Tensor
@@ -28,7 +29,12 @@ class ImageBatch(NamedTuple):
 
 
 def in_memory(pixels: np.ndarray | Tensor, labels: np.ndarray | Tensor) -> ImageBatch:
-    """Return one split of images: `pixels` uint8 (n, h, w, c), `labels` integers (n,)."""
-    labels = torch.as_tensor(labels, dtype=torch.int64)
+    """Return one split of images: `pixels` uint8 (n, h, w, c), `labels` integers (n,).
+
+    `labels` may also be floats (n,), numbers to learn, or (n, labels), 1 where an image has one.
+    """
+    labels = torch.as_tensor(labels)
+    one_class = labels.ndim == 1 and not labels.is_floating_point()
+    labels = labels.to(torch.int64 if one_class else torch.float32)
     images = torch.as_tensor(pixels).permute(0, 3, 1, 2)
     return ImageBatch(images, labels, torch.arange(len(labels)))

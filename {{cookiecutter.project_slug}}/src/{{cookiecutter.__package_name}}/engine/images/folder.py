@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
-import torch
 
 from ..errors import UserError
+from ..model.objectives import ObjectiveName
 from ..paths import resolve_path
 from .checking.file_check import check
 from .checking.usable import only_usable
@@ -16,6 +17,7 @@ from .finding.kinds import EXTENSIONS
 from .finding.listing import ImageEntry, Listing, listing_of, refusal
 from .finding.names import SPLITS, join_names
 from .finding.table import from_table
+from .finding.targets import classes_in, read_labels, targets_of
 from .later import LaterCheck, by_names, is_later
 from .splits import Files, ImageSplits
 
@@ -26,6 +28,7 @@ def folder(
     test_share: float = 0.1,
     skip_bad: bool = False,
     bits: int | None = None,
+    objective: ObjectiveName = "classes",
     channels: int = 3,
 ) -> ImageSplits:
     """Return the images of a folder, or of a CSV file with the columns path, label[, split].
@@ -34,21 +37,27 @@ def folder(
     val, `val_share` of each class's training images is used for validation. Without any split,
     `test_share` of them is used for the test too. Images are chosen by their content: the choice
     depends neither on names nor on a seed, and copies of an image stay in one split. `bits` are
-    those that 16-bit images use; if unset, as many as their largest value needs. `channels` are
-    those that each image is read with: data.channels.
+    those that 16-bit images use; if unset, as many as their largest value needs. `objective` is
+    what an image has: one of the classes; any number of labels, separated by ";"; or a number, if
+    it is numbers. `channels` are those that each image is read with: data.channels.
 
     Raises UserError if the images can't be trained on. Files that can't be decoded, and images in
     two splits or two classes, raise UserError too, unless `skip_bad` leaves them out.
     """
     place = resolve_path(path)
     remarks: list[str] = []
-    found = from_table(place, remarks) if place.is_file() else from_folders(place, remarks)
+    if objective not in get_args(ObjectiveName):
+        expected = join_names(get_args(ObjectiveName))
+        raise UserError(f"data.options.objective is {objective}; expected one of {expected}.")
+    is_table = place.is_file()
+    found = from_table(place, remarks, objective) if is_table else from_folders(place, remarks)
     if not found.n:
         raise refusal(
             f"{place} holds no images. Expected one folder per class with files in it"
             f" ({' '.join(sorted(EXTENSIONS))}), or train/, val/ and test/ with such folders.",
             remarks,
         )
+    found = read_labels(found, objective)
     return from_listing(found, place, val_share, test_share, skip_bad, remarks, bits, channels)
 
 
@@ -60,6 +69,7 @@ def from_entries(
     skip_bad: bool = False,
     remarks: Sequence[str] = (),
     bits: int | None = None,
+    objective: ObjectiveName = "classes",
     channels: int = 3,
 ) -> ImageSplits:
     """Return the images of a list, as `folder` does; `place` names the list in errors.
@@ -68,7 +78,7 @@ def from_entries(
     """
     if not found:
         raise UserError(f"{place} lists no images: add some.")
-    listing = listing_of(found, place.absolute().parent)
+    listing = read_labels(listing_of(found, place.absolute().parent), objective)
     return from_listing(listing, place, val_share, test_share, skip_bad, remarks, bits, channels)
 
 
@@ -101,14 +111,14 @@ def from_listing(
     if is_later():
         by = ", and divided by their names" if any(shares.values()) else ""
         remarks.append(f"images are checked while training{by}: --data.check now is the default")
-    splits = divided(contents, found.labels, found.splits, usable, shares)
+    splits = divided(contents, found.groups, found.splits, usable, shares)
     classes = _classes(found, splits, place, remarks)
-    number = np.array([classes.index(name) if name in classes else -1 for name in found.names])
+    targets = targets_of(found.names, classes, found.objective)
     later = LaterCheck(found, splits, place, skip_bad, bits, channels) if is_later() else None
     files = []
     for split in range(len(SPLITS)):
         part = np.flatnonzero(splits == split)
-        labels = torch.from_numpy(number[found.labels[part]])
+        labels = targets[found.labels[part]]
         unchecked = later.of(part) if later else None
         paths, digests = found.paths.take(part), checked.sha256[part]
         files.append(Files(paths, labels, digests, bits, channels, unchecked))
@@ -130,19 +140,28 @@ def _classes(
 ) -> tuple[str, ...]:
     """Return the classes, sorted; add those without validation images to `remarks`.
 
-    Raises UserError if there is only one, or training or validation lack images.
+    Numbers have none. Raises UserError if there is only one, or training or validation lack images.
     """
     train, val, test = (
-        {found.names[i] for i in np.unique(found.labels[splits == split])}
+        {
+            name
+            for i in np.unique(found.labels[splits == split])
+            for name in classes_in(found.names[i], found.objective)
+        }
         for split in range(len(SPLITS))
     )
     classes = tuple(sorted(train | val | test))
-    if len(classes) < 2:
+    if found.objective == "classes" and len(classes) < 2:
         raise refusal(
             f"{place} has only the class {join_names(classes)}: at least two are needed.", remarks
         )
-    if not val:
-        raise refusal(f"{place} leaves no validation images: add val/, or set val_share.", remarks)
+    has_numbers = found.objective == "numbers"
+    validated = (splits == SPLITS.index("val")).any() if has_numbers else bool(val)
+    if not validated:
+        labelled = " with a label" if found.objective == "labels" else ""
+        raise refusal(
+            f"{place} leaves no validation images{labelled}: add val/, or set val_share.", remarks
+        )
     if untrained := set(classes) - train:
         raise refusal(
             f"{place} has no training images of {join_names(untrained)}, but images of them in"

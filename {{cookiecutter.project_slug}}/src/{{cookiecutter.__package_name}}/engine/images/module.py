@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from ..contract import Facts
 from ..data.classes import balanced, class_counts, remarks_on
@@ -69,17 +70,29 @@ class ImageModule(Data):
             self._later.left_out.mapped()
         parts = [_rows(part, config) for part in (source.train, source.val, source.test)]
         self.splits = ImageSplits(*parts, classes=source.classes, remarks=source.remarks)
-        labels = source.train.labels
-        self.class_counts = class_counts(labels, source.classes)
-        self.sample_weights = balanced(labels) if sampler == "balanced" else None
-        facts, few = _facts(name, source, config), remarks_on(self.class_counts, "images")
-        self._facts = replace(facts, remarks=facts.remarks + few)
+        self._facts, self.objective = _facts(name, source, config), source.objective
+        self.class_counts: dict[str, int] | None = None
+        if self.objective == "classes":
+            self._weigh_classes(source.train.labels, sampler)
+        elif sampler is not None:
+            raise UserError(
+                f"data.sampler is {sampler}, but the data have {self.objective}: it is for classes."
+                " Leave it unset."
+            )
 
     splits: ImageSplits
 
+    def _weigh_classes(self, labels: Tensor, sampler: Literal["balanced"] | None) -> None:
+        """Count the images of the classes, and draw them by it if `sampler` is balanced."""
+        self.class_counts = class_counts(labels, self.splits.classes)
+        self.sample_weights = balanced(labels) if sampler == "balanced" else None
+        few = remarks_on(self.class_counts, "images")
+        self._facts = replace(self._facts, remarks=self._facts.remarks + few)
+
     @property
     def num_classes(self) -> int:
-        return len(self.splits.classes)
+        """The number of outputs: the classes, or 1 for numbers."""
+        return len(self.splits.classes) or 1
 
     @property
     def are_files(self) -> bool:
@@ -141,6 +154,7 @@ def _facts(name: str, source: ImageSplits, config: ReadConfig) -> Facts:
         source.fingerprint,
         unit="images",
         classes=source.classes,
+        several=source.objective == "labels",
         shapes={"images": shape},
         extra={"from_files": from_files, "jpeg": from_files, "bits": bits},
         remarks=source.remarks,

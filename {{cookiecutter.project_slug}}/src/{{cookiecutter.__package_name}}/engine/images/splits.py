@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..contract import Splits
 from ..hashing import sha256_of
+from ..model.objectives import ObjectiveName
 from .batch import ImageBatch
 from .checking.left_out import Unchecked
 from .finding.file_paths import Paths
@@ -21,7 +22,7 @@ AT_ONCE = 1 << 11  # files whose digests are hashed together
 
 @dataclass(frozen=True)
 class Files:
-    """One split of n image files: `labels` are int64 (n,), `sha256` uint8 (n, 32).
+    """One split of n image files: `labels` as in ImageBatch, `sha256` uint8 (n, 32).
 
     `bits` are those that the 16-bit images of the data set use: see depth.py. `channels` are those
     that each image is read with: see channels.py. If the files are `unchecked`, the digests are of
@@ -54,6 +55,13 @@ class ImageSplits(Splits):
     classes: tuple[str, ...] = field(kw_only=True)
     remarks: tuple[str, ...] = field(default=(), kw_only=True)
     later: LaterCheck | None = field(default=None, kw_only=True)
+
+    @property
+    def objective(self) -> ObjectiveName:
+        """What an image has: one of the classes, any number of them, or a number."""
+        if self.train.labels.is_floating_point():
+            return "labels" if self.train.labels.ndim == 2 else "numbers"
+        return "classes"
 
     @property
     def fingerprint(self) -> str:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..contract import Facts
+
 TOP = 5
 
 
@@ -38,13 +40,24 @@ def _counts(labels: Tensor, classes: int) -> Tensor:
     return (labels[:, None] == torch.arange(classes, device=labels.device)).sum(0)
 
 
-def are_probabilities(predictions: Tensor, targets: Tensor | None, classes: int) -> bool:
-    """Return whether predictions have a probability for each class, and targets are one class."""
-    is_one = targets is None or targets.ndim == 1
-    return classes > 0 and predictions.shape[1:] == (classes,) and is_one
+def are_probabilities(predictions: Tensor, targets: Tensor | None, facts: Facts) -> bool:
+    """Return whether predictions have a probability for each class, and targets are classes."""
+    fit = targets is None or targets.ndim == (2 if facts.several else 1)
+    return bool(facts.classes) and predictions.shape[1:] == (len(facts.classes),) and fit
 
 
-def are_measurable(predictions: Tensor, targets: Tensor | None, classes: int) -> bool:
-    """Return whether predictions are such probabilities, and each row has a class as target."""
-    has_class = targets is not None and not targets.is_floating_point()
-    return has_class and are_probabilities(predictions, targets, classes)
+def are_measurable(predictions: Tensor, targets: Tensor | None, facts: Facts) -> bool:
+    """Return whether predictions are such probabilities, and targets are known classes."""
+    known = targets is not None and (facts.several or not targets.is_floating_point())
+    return known and are_probabilities(predictions, targets, facts)
+
+
+def are_kept(predictions: Tensor, targets: Tensor | None, facts: Facts | None) -> bool:
+    """Return whether an evaluation writes the predictions: they are measurable, or one number.
+
+    `facts` is None while training, which keeps none.
+    """
+    if facts is None or targets is None:
+        return False
+    numbers = predictions.ndim == 1 and targets.ndim == 1
+    return numbers or are_measurable(predictions, targets, facts)

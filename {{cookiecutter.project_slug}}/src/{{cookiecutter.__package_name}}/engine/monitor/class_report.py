@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from ..contract import Facts
 from ..model.class_totals import TOP
+from ..model.objectives import THRESHOLD
+from ..model.row_scores import average_precisions
 from ..run.checkpoint_files import write_atomically
 from .confusion import confusion_of, draw_confusion
 
@@ -54,7 +57,7 @@ def measure(probabilities: Tensor, labels: Tensor) -> ClassReport:
         "precision": found.double() / said,
         "recall": found.double() / true,
         "f1": 2 * found.double() / (said + true),
-        "auroc": _areas(probabilities, labels),
+        "auroc": _areas(probabilities, (labels.numpy() == c for c in range(classes))),
     }
     sure = sure.double()
     bins = (sure * BINS).long().clamp(0, BINS - 1)
@@ -73,16 +76,41 @@ def measure(probabilities: Tensor, labels: Tensor) -> ClassReport:
     return ClassReport(numbers, of_classes, true, said, confusion)
 
 
-def _areas(probabilities: Tensor, labels: Tensor) -> Tensor:
+def measure_labels(probabilities: Tensor, targets: Tensor) -> ClassReport:
+    """Measure probabilities (n, C) of labels against targets (n, C), 1 where a row has the label.
+
+    Both are on the CPU. A label is predicted if its probability is above THRESHOLD. `f1_micro`
+    counts the labels of all rows together.
+    """
+    said, has = probabilities > THRESHOLD, targets > 0
+    found, predicted, true = (each.sum(0) for each in (said & has, said, has))
+    of_classes = {
+        "precision": found.double() / predicted,
+        "recall": found.double() / true,
+        "f1": 2 * found.double() / (predicted + true),
+        "average_precision": average_precisions(probabilities, targets),
+        "auroc": _areas(probabilities, has.numpy().T),
+    }
+    scores = {f"{name}_macro": of_classes[name].nanmean() for name in ("precision", "recall", "f1")}
+    scores["f1_micro"] = 2 * found.sum().double() / (predicted + true).sum()
+    scores["map"] = of_classes["average_precision"].nanmean()
+    scores["auroc"] = of_classes["auroc"].nanmean()
+    numbers = {name: float(score) for name, score in scores.items()}
+    return ClassReport(numbers, of_classes, true, predicted, None)
+
+
+def _areas(probabilities: Tensor, rows: Iterable[np.ndarray]) -> Tensor:
     """Return each class's area under the ROC curve, float64 (C,), by the ranks of its rows.
+
+    `rows` says for each class which rows have it, bool (n,).
 
     It is the share of pairs, of a row of the class and another row, in which the first has the
     higher probability; equal ones count half (Mann and Whitney, 1947). For 1,000 classes of 50,000
     rows, torchmetrics 1.9 gives the same to 1e-7, in 5.2 s and not 0.25 s, on two cores.
     """
-    areas, known, n = [], labels.numpy(), len(labels)
-    for c, column in enumerate(probabilities.T.contiguous().numpy()):
-        those, ordered = column[known == c], np.sort(column)
+    areas, n = [], len(probabilities)
+    for column, has in zip(probabilities.T.contiguous().numpy(), rows, strict=True):
+        those, ordered = column[has], np.sort(column)
         ranks = sum(np.searchsorted(ordered, those, side) + 0.5 for side in ("left", "right")) / 2
         count = len(those)
         pairs = count * (n - count)

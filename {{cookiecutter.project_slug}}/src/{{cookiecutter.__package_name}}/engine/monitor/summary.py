@@ -11,6 +11,7 @@ from ..contract import Best, Facts
 from ..decisions import AS_BEFORE, AS_CONFIGURED, Decision, Decisions, get
 from ..json_text import to_json
 from ..model.class_totals import are_probabilities
+from ..model.objectives import joined_labels
 from ..paths import shown
 from ..run.checkpoint import RunCheckpoint
 from ..run.metrics import read_metrics
@@ -153,30 +154,40 @@ def print_scores(folder: Path, scores: dict[str, float], best: Best, files: list
 def write_predictions(batches: Any, facts: Facts, folder: Path) -> Path:
     """Write (row, target, prediction) of all batches to predictions.csv, and return its path.
 
-    For class probabilities, the prediction is the most probable class and its probability; for
-    anything else, its numbers as JSON.
+    For class probabilities, the prediction is the most probable class and its probability; if a row
+    may have several, those above one half, and the probability of each class. For anything else, it
+    is its numbers as JSON.
     """
     path, batches = folder / "predictions.csv", list(batches)
     _, targets, predictions = batches[0]
-    named = are_probabilities(predictions, targets, len(facts.classes))
-    classes = facts.classes if named else ()
+    named = are_probabilities(predictions, targets, facts)
+    classes, several = facts.classes if named else (), facts.several
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        if classes:
+        if classes and several:
+            names = [f"p_{name}" for name in classes]
+            writer.writerow(["index", "labels", "prediction", *names])
+        elif classes:
             writer.writerow(["index", "label", "prediction", "probability"])
         else:
             writer.writerow(["index", "target", "prediction"])
         for row, targets, predictions in batches:
             for i, index in enumerate(row.tolist()):
                 target = None if targets is None else targets[i]
-                writer.writerow([index, *_cells(target, predictions[i], classes)])
+                writer.writerow([index, *_cells(target, predictions[i], classes, several)])
     return path
 
 
-def _cells(target: Tensor | None, prediction: Tensor, classes: tuple[str, ...]) -> list[Any]:
+def _cells(
+    target: Tensor | None, prediction: Tensor, classes: tuple[str, ...], several: bool
+) -> list[Any]:
     if not classes:
         known = "" if target is None else to_json(target.tolist())
         return [known, to_json(prediction.tolist())]
+    if several:
+        known = "" if target is None else joined_labels(target.tolist(), classes)
+        shares = prediction.tolist()
+        return [known, joined_labels(shares, classes), *(f"{share:.6f}" for share in shares)]
     probability, predicted = prediction.max(0)
     known = "" if target is None else classes[int(target)]
     return [known, classes[int(predicted)], f"{float(probability):.6f}"]

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..json_text import to_json
+from ..model.objectives import joined_labels
 from .prediction_file import Column
 
 BEST = 5  # classes that are named
@@ -25,15 +26,19 @@ class Answers(Protocol):
 
 
 def answers_of(
-    predictions: Tensor, classes: Sequence[str], lengths: bool, everything: bool
+    predictions: Tensor,
+    classes: Sequence[str],
+    lengths: bool,
+    everything: bool,
+    several: bool = False,
 ) -> Answers:
     """Return how predictions like these are written.
 
     `lengths` is whether rows, and so their predictions, differ in length; `everything`, whether the
-    probabilities of all classes are written.
+    probabilities of all classes are written; `several`, whether a row may have any number of them.
     """
     if classes and predictions.shape[1:] == (len(classes),):
-        return OfClasses(classes, everything)
+        return OfLabels(classes) if several else OfClasses(classes, everything)
     if predictions.ndim > 2 or (lengths and predictions.ndim > 1):
         return AsJson()
     return OfNumbers(predictions)
@@ -65,6 +70,21 @@ class OfClasses:
         if others:
             rows = [row + every for row, every in zip(rows, others[0], strict=True)]
         return rows
+
+
+class OfLabels:
+    """Probabilities (n, labels): those above one half as `labels`, and the probability of each."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes = list(classes)
+        each = (Column(f"p_{name}", float, DIGITS) for name in classes)
+        self.columns = [Column("labels", str), *each]
+
+    def reduced(self, predictions: Tensor) -> tuple[Tensor, ...]:
+        return (predictions,)
+
+    def cells(self, *reduced: Tensor) -> list[list[Any]]:
+        return [[joined_labels(row, self.classes), *row] for row in reduced[0].tolist()]
 
 
 class OfNumbers:

@@ -50,7 +50,7 @@ def predictions(
         closing.enter_context(device_settings(predictor.device))
         batches = closing.enter_context(predictor.loading(rows, plan, decided))
         ragged = rows.lengths is not None
-        found = predictor.answers(batches, trained.classes, ragged, everything)
+        found = predictor.answers(batches, trained, ragged, everything)
         yield _of_all_ranks(found, inputs.problems, shard, rows.n)
 
 
@@ -98,7 +98,7 @@ class Predictor:
             loader.end()
 
     def answers(
-        self, batches: Iterable[Any], classes: Sequence[str], lengths: bool, everything: bool
+        self, batches: Iterable[Any], trained: Trained, lengths: bool, everything: bool
     ) -> Iterator[tuple[Answers, dict[int, Answer]]]:
         """Yield the answers of each batch by the indices of its rows, and what they consist of.
 
@@ -110,7 +110,8 @@ class Predictor:
                 check_batch(batch)
             predictions = self._predict(batch)
             if answers is None:
-                answers = answers_of(predictions, classes, lengths, everything)
+                several = trained.facts.several
+                answers = answers_of(predictions, trained.classes, lengths, everything, several)
             finite = predictions.isfinite().reshape(len(predictions), -1).all(1)
             now = _Copied((batch.row, finite, *answers.reduced(predictions)))
             if before is not None:

@@ -30,6 +30,7 @@ from ..data.order import fixed_lengths
 from ..data.rows import as_rows
 from ..errors import UserError
 from ..hardware import this_machine
+from ..model.objectives import labels_above
 from ..paths import project_root, shown
 from ..run.digests import digest
 from ..run.folder import find_run
@@ -101,11 +102,15 @@ class ServedRun:
     def _described(self, prediction: Any) -> dict[str, Any]:
         if not isinstance(prediction, list) or len(prediction) != len(self.classes or ()):
             return {"prediction": prediction}
+        probabilities = dict(zip(self.classes, prediction, strict=True))
+        if self.facts.several:
+            labels = labels_above(prediction, self.classes)
+            return {"labels": labels, "probabilities": probabilities}
         best = max(range(len(prediction)), key=prediction.__getitem__)
         return {
             "class": self.classes[best],
             "probability": prediction[best],
-            "probabilities": dict(zip(self.classes, prediction, strict=True)),
+            "probabilities": probabilities,
         }
 
     def identity(self) -> dict[str, str]:

@@ -20,6 +20,7 @@ if __name__ == "__main__":
                 "data.vocab_size": "model.vocab_size",
                 "data.padding_id": "model.padding_id",
                 "data.objective": "model.objective",
+                "data.class_counts": "model.class_counts",
                 "data.metrics": "model.metrics",
             },
         )

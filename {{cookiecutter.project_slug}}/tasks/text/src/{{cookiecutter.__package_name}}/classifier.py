@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .engine import Best, Task, UserError, build_optimizer, build_schedule, freeze
 from .engine.model.class_totals import class_totals
+from .engine.model.label_loss import ClassWeights, weights_of_classes
 from .engine.model.optimizers import OptimizerName
 from .engine.text.batch import IGNORED, TextBatch, attention_mask
 from .engine.text.check import check_outputs
@@ -34,6 +35,7 @@ class TextClassifier(Task):
         vocab_size: number of different tokens.
         padding_id: the token that fills up shorter rows.
         objective: classes, numbers or masked: see objectives.py.
+        class_counts: number of training texts of each class by its name, taken from the data.
         metrics: more metrics, taken from the data: accuracy, f1 or matthews of classes, pearson or
             spearman of numbers. The first selects the best weights.
         pretrained: true for the weights that an encoder of transformers has, or a file: a state
@@ -49,6 +51,9 @@ class TextClassifier(Task):
         schedule: linear, cosine or constant, each after the warm-up.
         warmup: share of the steps in which the learning rate rises from nothing to its highest.
         label_smoothing: share of the target that is spread over all classes.
+        focal_gamma: how much less a text counts that is classified well; 0 is off, 2 is usual.
+        class_weights: balanced counts all classes alike; a mapping of classes to numbers says how
+            much the texts of each count, 1 for others.
         dropout: share of the values inside of the network that are set to 0 in training; unset: 0.1
             or, of an encoder of transformers, what its configuration says.
     """
@@ -56,7 +61,7 @@ class TextClassifier(Task):
     network: nn.Module
     best = Best("val/accuracy", "max", ".2%")
     inputs = ("tokens", "segments", "lengths")
-    may_change = frozenset({"pretrained"})
+    may_change = frozenset({"pretrained", "class_counts"})  # a resume compares the data instead
 
     def __init__(
         self,
@@ -65,6 +70,7 @@ class TextClassifier(Task):
         vocab_size: int | None = None,
         padding_id: int = 0,
         objective: ObjectiveName = "classes",
+        class_counts: dict[str, int] | None = None,
         metrics: Sequence[str] = (),
         pretrained: bool | str = True,
         freeze_backbone: bool = False,
@@ -77,18 +83,24 @@ class TextClassifier(Task):
         schedule: Literal["linear", "cosine", "constant"] = "linear",
         warmup: float = 0.1,
         label_smoothing: float = 0.0,
+        focal_gamma: float = 0.0,
+        class_weights: ClassWeights = None,
         dropout: float | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         if num_classes is None or vocab_size is None:
             raise UserError("model.num_classes is not set, and there are no data to take it from.")
-        self.objective = build_objective(objective, num_classes, vocab_size, label_smoothing)
+        weights = weights_of_classes(class_weights, class_counts)
+        sizes = num_classes, vocab_size
+        self.objective = build_objective(objective, *sizes, label_smoothing, focal_gamma, weights)
         self.best = best_by(metrics, self.objective.best)
         check_metrics(metrics, objective)
         outputs = self.objective.outputs
-        sizes = outputs, vocab_size, padding_id
-        self.network = build_network(network, *sizes, objective, dropout, pretrained is True)
+        tokens = vocab_size, padding_id
+        self.network = build_network(
+            network, outputs, *tokens, objective, dropout, pretrained is True
+        )
         if lora_rank:
             add_lora(self.network, lora_rank, lora_alpha)
         if freeze_backbone:

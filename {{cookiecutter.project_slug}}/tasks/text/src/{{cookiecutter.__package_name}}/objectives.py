@@ -7,31 +7,34 @@ last batch of an evaluation, so it must not count.
 from collections.abc import Sequence
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from .engine import Best
+from .engine import Best, UserError
+from .engine.model.label_loss import LabelLoss
 from .engine.text.batch import IGNORED, TextBatch
 
 ObjectiveName = Literal["classes", "numbers", "masked"]
 Totals = dict[str, tuple[Tensor, Tensor]]
 
 
-class Classes:
+class Classes(nn.Module):
     """One class of several for each row: logits (n, classes), labels int64 (n,)."""
 
     best = Best("val/accuracy", "max", ".2%")
     per_token = False
 
-    def __init__(self, num_classes: int, label_smoothing: float) -> None:
-        self.outputs, self.label_smoothing = num_classes, label_smoothing
+    def __init__(self, num_classes: int, label_loss: LabelLoss) -> None:
+        super().__init__()
+        self.outputs, self.label_loss = num_classes, label_loss
 
     def loss(self, logits: Tensor, batch: TextBatch) -> Tensor:
-        """Return the mean cross entropy over the rows."""
-        return cross_entropy(logits, labels_of(batch), label_smoothing=self.label_smoothing)
+        """Return the mean loss of the labels."""
+        return self.label_loss(logits, labels_of(batch))
 
     def loss_weight(self, batch: TextBatch) -> Tensor | None:
-        return None
+        """Return the sum of the rows' weights, if classes have weights."""
+        return self.label_loss.weight(labels_of(batch))
 
     def totals(self, logits: Tensor, batch: TextBatch) -> Totals:
         """Return loss and accuracy as sums and counts over the real rows."""
@@ -121,12 +124,22 @@ Objective = Classes | Numbers | MaskedTokens
 
 
 def build_objective(
-    name: ObjectiveName, num_classes: int, vocab_size: int, label_smoothing: float
+    name: ObjectiveName,
+    num_classes: int,
+    vocab_size: int,
+    label_smoothing: float,
+    focal_gamma: float = 0.0,
+    weights: Tensor | None = None,
 ) -> Objective:
-    """Return the objective of that name."""
-    if name == "masked":
-        return MaskedTokens(vocab_size, label_smoothing)
-    return Numbers() if name == "numbers" else Classes(num_classes, label_smoothing)
+    """Return the objective of that name. `weights` are those of the classes, float32 (classes,)."""
+    if name == "classes":
+        return Classes(num_classes, LabelLoss(label_smoothing, focal_gamma, weights))
+    if focal_gamma or weights is not None:
+        raise UserError(
+            f"model.focal_gamma and model.class_weights are for classes, but the data have {name}."
+            " Leave them unset."
+        )
+    return Numbers() if name == "numbers" else MaskedTokens(vocab_size, label_smoothing)
 
 
 def best_by(metrics: Sequence[str], otherwise: Best) -> Best:

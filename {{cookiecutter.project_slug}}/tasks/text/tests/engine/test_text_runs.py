@@ -13,7 +13,9 @@ from variants import TABLE, arguments, write_data
 
 from {{ cookiecutter.__package_name }}.classifier import TextClassifier
 from {{ cookiecutter.__package_name }}.data import TextData
-from {{ cookiecutter.__package_name }}.engine.fast.data_parallel import DataParallel
+from {{ cookiecutter.__package_name }}.engine.fast.data_parallel import (
+    DataParallel,
+)
 
 MASKED = {"labels": 0.0, "masked tokens": 0.15}
 

@@ -50,6 +50,7 @@ def only_usable(
     if not skip_bad:
         raise UserError(f"{len(bad)} of {found.n} images can't be used:\n{text}\n{ADVICE}")
     emptied = set(range(len(found.names))) - set(np.unique(found.labels[usable]).tolist())
+    emptied = emptied if found.objective == "classes" else set()
     if emptied:
         names = join_names(found.names[i] for i in emptied)
         raise UserError(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import UserError
+from ...model.objectives import ObjectiveName
 from .file_paths import Paths
 from .names import SPLITS
 
@@ -29,7 +30,8 @@ class ImageEntry:
 class Listing:
     """n images. `labels` are indices in `names`, int32 (n,); `splits` in SPLITS, or -1, int8 (n,).
 
-    `sizes` in bytes and `changed`, the times of modification in ns, are int64 (n,).
+    `sizes` in bytes and `changed`, the times of modification in ns, are int64 (n,). `objective` is
+    what `names` say: see targets.py.
     """
 
     paths: Paths
@@ -38,10 +40,16 @@ class Listing:
     splits: np.ndarray
     sizes: np.ndarray
     changed: np.ndarray
+    objective: ObjectiveName = field(default="classes", kw_only=True)
 
     @property
     def n(self) -> int:
         return len(self.labels)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Numbers of the groups that are divided in the same way, (n,): classes, or all images."""
+        return self.labels if self.objective == "classes" else np.zeros_like(self.labels)
 
 
 @dataclass

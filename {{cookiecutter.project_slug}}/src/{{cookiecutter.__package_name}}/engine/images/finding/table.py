@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import UserError
+from ...model.objectives import SEPARATOR, ObjectiveName
 from .file_paths import Paths
 from .listing import Listing, Stats, arrays, status_of
 from .names import FilesOnDisk, as_text, join_names
@@ -93,7 +94,7 @@ class _Labels:
         return number
 
 
-def from_table(path: Path, remarks: list[str]) -> Listing:
+def from_table(path: Path, remarks: list[str], objective: ObjectiveName = "classes") -> Listing:
     """Return the images of a table; what its reader should know is added to `remarks`.
 
     Raises UserError if the file or a row is not as expected.
@@ -110,7 +111,8 @@ def from_table(path: Path, remarks: list[str]) -> Listing:
         for line, cells in table.rows():
             cell, label = cells[in_path].strip(), labels.number(cells[in_label])
             if not cell or label < 0 or "\0" in cell:
-                raise UserError(f"{path}, line {line}: expected a path and a label.")
+                none = f" ({SEPARATOR} for no label)" if objective == "labels" else ""
+                raise UserError(f"{path}, line {line}: expected a path and a label{none}.")
             if not cell.isascii() or "\\" in cell:
                 cell = os.fspath(disk.find(cell))
             text += os.fsencode(cell) + b"\0"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..contract import Facts, Splits, Uniforms
+from ..data.classes import WEIGHTS, class_counts, remarks_on
 from ..data.module import Data, Loader, at_least
 from ..data.rows import TensorRows, digest
 from ..data.shared import once_per_host
@@ -82,6 +83,10 @@ class TextModule(Data):
         self.masks = self._masks() if masking else None
         parts = {split: self._masked_rows(split, batch) for split, batch in read.parts.items()}
         self.splits = Splits(parts["train"], parts["val"], parts.get("test"))
+        labels = read.parts["train"].labels
+        self.class_counts: dict[str, int] | None = None
+        if self.objective == "classes" and labels is not None:
+            self.class_counts = class_counts(labels, self.classes)
         self._facts = self._described(name, read, source.columns)
 
     @property
@@ -176,7 +181,7 @@ class TextModule(Data):
             classes=() if self.objective == "masked" else self.classes,
             shapes={"tokens": (longest,)},
             extra=extra,
-            remarks=read.remarks,
+            remarks=read.remarks + remarks_on(self.class_counts or {}, "texts", WEIGHTS),
         )
 
 

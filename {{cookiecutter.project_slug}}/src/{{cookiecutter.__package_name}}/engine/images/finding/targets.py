@@ -1,0 +1,75 @@
+"""What the label of an image in a list says: a class, several labels, or a number."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import UserError
+from ...model.objectives import SEPARATOR, ObjectiveName
+from .listing import Listing
+from .names import printable
+
+
+def read_labels(found: Listing, objective: ObjectiveName) -> Listing:
+    """Return a list with what its labels say, written in one way: "b; a" is the same as "a;b".
+
+    Raises UserError if a label is no number and `objective` is numbers.
+    """
+    if objective == "classes":
+        return found
+    numbers, names = np.empty(len(found.names), np.int32), dict[str, int]()
+    for i, name in enumerate(found.names):
+        written = SEPARATOR.join(several(name))
+        if objective == "numbers":
+            if (number := _as_number(name)) is None:
+                image = found.paths[int(np.flatnonzero(found.labels == i)[0])]
+                raise UserError(
+                    f"{printable(image)} has the label '{name}'; expected a number, as"
+                    " data.options.objective is numbers."
+                )
+            written = repr(number)
+        numbers[i] = names.setdefault(written, len(names))
+    labels = numbers[found.labels]
+    return replace(found, names=tuple(names), labels=labels, objective=objective)
+
+
+def several(name: str) -> tuple[str, ...]:
+    """Return the labels in "a; b", sorted; a single ";" has none."""
+    return tuple(sorted({part.strip() for part in name.split(SEPARATOR)} - {""}))
+
+
+def classes_in(name: str, objective: ObjectiveName) -> tuple[str, ...]:
+    """Return the classes that a label of a list names."""
+    if objective == "numbers":
+        return ()
+    return several(name) if objective == "labels" else (name,)
+
+
+def targets_of(names: Sequence[str], classes: Sequence[str], objective: ObjectiveName) -> Tensor:
+    """Return what is learned for each of m names, such as int64 (m,): see ImageBatch.
+
+    A class that is no class of `classes` is -1.
+    """
+    places = {name: place for place, name in enumerate(classes)}
+    if objective == "numbers":
+        return torch.tensor([float(name) for name in names])
+    if objective == "classes":
+        return torch.tensor([places.get(name, -1) for name in names])
+    targets = torch.zeros(len(names), len(classes))
+    for i, name in enumerate(names):
+        for label in several(name):
+            if label in places:  # of an image that is left out
+                targets[i, places[label]] = 1
+    return targets
+
+
+def _as_number(name: str) -> float | None:
+    try:
+        number = float(name)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
