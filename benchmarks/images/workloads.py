@@ -10,6 +10,17 @@ from workload import Row, Workload
 CLASSES = 10
 STEP_GRAPH = {"model.compile": "step-graph"}
 DATA_PARALLEL = {"trainer.strategy": "data-parallel"}
+AVERAGED = {"model.ema": "0.999"}
+AUGMENTED = {  # all augmentations that can be combined
+    "data.vertical_flip": "true",
+    "data.rotation": "15",
+    "data.randaugment": "9",
+    "data.brightness": "0.4",
+    "data.contrast": "0.4",
+    "data.saturation": "0.4",
+    "data.hue": "0.1",
+    "data.erasing": "0.25",
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,8 @@ class ImageWorkload(Workload):
         "timm": Row("timm's loading, fast loop"),
         "ours": Row("ours", {}),
         "ours-step-graph": Row("ours, step graph", STEP_GRAPH),
+        "ours-averaged": Row("ours, averaged weights", AVERAGED),
+        "ours-augmented": Row("ours, averaged weights, all augmentations", AVERAGED | AUGMENTED),
         "ours-resident": Row("ours, images on the GPU", {}),
         "limit": Row("the limit"),
         "several": Row("ours, data-parallel on {devices}", DATA_PARALLEL, "several-limit"),
