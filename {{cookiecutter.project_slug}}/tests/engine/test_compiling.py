@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
@@ -308,6 +310,51 @@ def test_a_step_has_a_version_for_each_set_of_values_that_its_code_reads():
     assert task.layer.num_batches_tracked == 0, "asking has computed the step"
 
 
+class Factor(nn.Linear):
+    """A student's layer in an installed network."""
+
+    momentum = 1.0
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features) * self.momentum
+
+
+def networks_step(task: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    outputs = task.network(images)
+    return outputs.sum(), {}, outputs
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_an_installed_network_is_known_by_its_settings(own):
+    task, images = nn.Module(), torch.ones(2, 3, 32, 32)
+    task.network = network = torchvision.models.resnet18()
+    network.fc = Factor(512, 10) if own else network.fc
+    versions, found = StepVersions(networks_step), []
+
+    def ask() -> None:
+        found.append(versions.of(task, images))
+
+    layer = network.fc if own else network.layer4[1].bn2
+    layer.momentum = before = layer.momentum
+    ask()
+    for momentum in (0.2, before):
+        layer.momentum = momentum
+        ask()
+    for training in (False, True):
+        network.train(training)
+        ask()
+    weight = next(network.layer1.parameters())
+    for trained in (False, True):
+        weight.requires_grad_(trained)
+        ask()
+    assert found == [0, 1, 0, 2, 0, 3, 0] and not versions.problem
+    followed = len(versions.installed.networks)
+    network.layer1.register_forward_hook(lambda *_: None)
+    ask()
+    assert found[-1] == 4 and followed == (4 if own else 1) and "forward" not in vars(network)
+    assert len(versions.installed.networks) == 3, "what a hook computes is followed"
+
+
 def waits(task: Switching, batch: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     factor = task.layer(batch).sum().item()
     torch._dynamo.graph_break()
@@ -319,11 +366,16 @@ def counts(task: Switching, batch: Tensor) -> tuple[Tensor, dict[str, Tensor], T
     return (task.layer(batch) * task.factor).sum(), {}, batch
 
 
-@pytest.mark.parametrize("step", [waits, counts])
+def draws(task: Switching, batch: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    return task.layer(batch).sum() * random.uniform(0.9, 1.1), {}, batch
+
+
+@pytest.mark.parametrize("step", [waits, counts, draws])
 def test_a_step_whose_versions_cannot_be_told_has_none(step):
-    task, versions = Switching(), StepVersions(step)
+    task, versions, drawn = Switching(), StepVersions(step), random.getstate()
     found = [versions.of(task, torch.ones(2, 3)) for _ in range(20)]
     assert found[-1] is None and versions.problem and "\n" not in versions.problem
+    assert random.getstate() == drawn, "asking has drawn"
 
 
 @pytest.fixture
@@ -373,13 +425,18 @@ class Copies(Mine):
         return features * torch.tensor([1.0], device=features.device)
 
 
+class Draws(Mine):
+    def between(self, features: Tensor) -> Tensor:
+        return features * random.uniform(0.9, 1.1)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("kind", [Plain, Copies])
+@pytest.mark.parametrize("kind", [Plain, Copies, Draws])
 def test_steps_that_are_recorded_uncompiled_are_those_without_a_graph(
     kind, mine, call, monkeypatch, tmp_path, capsys
 ):
-    """A step that copies to the GPU can't be recorded, and is not."""
+    """A step that copies to the GPU, or draws numbers on the CPU, can't be recorded, and is not."""
     mine(kind)
     found = []
     flags = ("--model.network=mine", "--model.small_images=false", "--model.compile=eager-graph")
@@ -390,7 +447,7 @@ def test_steps_that_are_recorded_uncompiled_are_those_without_a_graph(
         assert call(*ON_GPU, *flags, folder=folder) == 0
         found.append(json.loads((folder / "digests.json").read_text()))
     assert found[0]["losses"] == found[1]["losses"] and found[0]["weights"] == found[1]["weights"]
-    assert ("no CUDA graphs any more" in capsys.readouterr().out) is (kind is Copies)
+    assert ("no CUDA graphs any more" in capsys.readouterr().out) is (kind is not Plain)
 
 
 @pytest.mark.gpu

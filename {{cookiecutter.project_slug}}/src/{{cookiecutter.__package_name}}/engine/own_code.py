@@ -37,9 +37,7 @@ class Call(NamedTuple):
 
     @property
     def is_own(self) -> bool:
-        installed = any(self.file.is_relative_to(folder) for folder in INSTALLED)
-        outside = installed or "site-packages" in self.file.parts
-        return not self.is_engines and not outside and self.file.is_file()
+        return not self.is_engines and not is_installed(self.file) and self.file.is_file()
 
     @property
     def source(self) -> str:
@@ -47,6 +45,12 @@ class Call(NamedTuple):
 
     def __str__(self) -> str:
         return f"{shown(self.file)}, line {self.line}, in {self.function}"
+
+
+def is_installed(file: Path) -> bool:
+    """Return whether a file belongs to Python or to an installed package."""
+    installed = any(file.is_relative_to(folder) for folder in INSTALLED)
+    return installed or "site-packages" in file.parts
 
 
 def report(error: BaseException) -> str | None:

@@ -9,12 +9,15 @@ options and each shape of a batch gets its own: step_versions.py tells versions 
 """
 
 import copy
+import random
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities.seed import isolate_rng
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
@@ -218,7 +221,8 @@ class StepGraph(L.Callback):
     def _graph(self, batch: Any, version: int) -> "Recorded | None":
         """Return the graph of steps, or of micro-batches, of this kind. Record it if there is none.
 
-        Return None if a step can't be recorded: it waits for the GPU, or copies to it.
+        Return None if a step can't be recorded: it waits for the GPU, copies to it, or draws random
+        numbers on the CPU, which the graph would repeat.
         """
         if self.versions.problem:
             return None
@@ -234,14 +238,19 @@ class StepGraph(L.Callback):
                 self.optimizer.optimizer.zero_grad(set_to_none=True)
             # thread_local: the loader's thread keeps copying during the capture
             how: Any = {"stream": self.stream, "capture_error_mode": "thread_local"}
-            before = torch.cuda.current_stream()
-            try:
-                with torch.cuda.graph(graph, pool=self.pool, **how):
-                    results = self._train_step(self.batches[shapes])
-            except RuntimeError as error:
-                torch.cuda.set_stream(before)
-                torch.cuda.synchronize(self.device)
-                self._give_up(str(error.__context__ or error).partition("\n")[0])
+            before, reason, drawn = torch.cuda.current_stream(), "", _random_state()
+            with isolate_rng(include_cuda=False):
+                try:
+                    with torch.cuda.graph(graph, pool=self.pool, **how):
+                        results = self._train_step(self.batches[shapes])
+                except RuntimeError as error:
+                    torch.cuda.set_stream(before)
+                    torch.cuda.synchronize(self.device)
+                    reason = str(error.__context__ or error).partition("\n")[0]
+                if not reason and _random_state() != drawn:
+                    reason = "they draw random numbers on the CPU"
+            if reason:
+                self._give_up(reason)
                 return None
             self.graphs[kind] = Recorded(graph, self.batches[shapes], results)
         return self.graphs[kind]
@@ -269,6 +278,12 @@ class StepGraph(L.Callback):
             if self.model.weight_average is not None:
                 self.model.weight_average.update()
         return apply_to_collection((loss, terms, outputs), Tensor, Tensor.detach)
+
+
+def _random_state() -> tuple[Any, ...]:
+    """Return where the random numbers on the CPU are: of Python, numpy and torch."""
+    numpys, torchs = str(np.random.get_state(legacy=False)), torch.get_rng_state().tolist()
+    return random.getstate(), numpys, torchs
 
 
 def reason_against(trainer: Any, task: Any) -> str | None:

@@ -2,26 +2,32 @@
 
 A CUDA graph repeats the step that was recorded, whatever has changed in Python since then, such as
 an epoch from which the loss has another term. torch.compile knows what the code depends on: its
-guards. Here they are asked before each replay, without computing anything.
+guards. Here they are asked before each replay, without computing anything. Networks of installed
+packages are known by their settings instead: installed_networks.py.
 """
 
+import random
 from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from .installed_networks import InstalledNetworks
 
 
 class StepVersions:
     """Numbers the versions of `step(task, batch)`: one for each set of values that it depends on.
 
     `problem` says why versions can't be told, if they can't: the step is not one graph to
-    torch.compile, or it depends on more than torch's limit of 8 sets of values.
+    torch.compile, it depends on more than torch's limit of 8 sets of values, or on chance.
     """
 
     def __init__(self, step: Callable[[Any, Any], Any]) -> None:
         self.count, self.version, self.problem = 0, -1, ""
         self.step = step
         self.traced: Callable[[Any, Any], Any] | None = None  # None: not asked yet
+        self.installed: InstalledNetworks
+        self.numbers: dict[tuple[int, int], int] = {}  # of versions of the code and settings
 
     def of(self, task: Any, batch: Any) -> int | None:
         """Return the number of the version that a batch needs now, or None if it can't be told."""
@@ -31,11 +37,18 @@ class StepVersions:
         try:
             if self.traced is None:
                 self.traced = torch.compile(self.step, **how)
-            self.traced(task, batch)
+                self.installed = InstalledNetworks(task)
+            settings, drawn = self.installed.settings(), random.getstate()
+            with self.installed.opaque():
+                self.traced(task, batch)
+            if random.getstate() != drawn:
+                random.setstate(drawn)
+                self.problem = "it draws Python's random numbers"
+                return None
         except Exception as error:  # torch.compile's own: the step has run on a batch before
             self.problem = str(error.__cause__ or error).strip().partition("\n")[0]
             return None
-        return self.version
+        return self.numbers.setdefault((self.version, settings), len(self.numbers))
 
     def _backend(self, graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
         """Return what torch calls instead of a version of the code. It only notes its number."""

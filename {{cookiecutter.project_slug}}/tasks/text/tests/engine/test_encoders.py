@@ -11,6 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from {{ cookiecutter.__package_name }}.engine import UserError
+from {{ cookiecutter.__package_name }}.engine.fast.step_versions import (
+    StepVersions,
+)
 from {{ cookiecutter.__package_name }}.engine.text import encoder_config
 from {{ cookiecutter.__package_name }}.engine.text.encoders import (
     Encoder,
@@ -320,3 +323,24 @@ def test_gradients_of_compiled_embeddings_are_torchs_own():
     assert len(graphs) == 2 and graphs[1].count("text_engine.gradient") == 3
     assert "index_put" not in graphs[1]
     torch.testing.assert_close(compiled, plain)
+
+
+@pytest.mark.parametrize("kind", list(OF_TYPE))
+def test_a_step_of_an_encoder_has_a_version_for_each_of_its_settings(kind):
+    """torch.compile does not follow its code, with which a training would begin later."""
+    torch.compiler.reset()  # it keeps the versions of all kinds
+    made = encoder(kind)
+    tokens, segments, mask = texts(made)
+    versions = StepVersions(lambda task, batch: (task(*batch).sum(), {}, batch[0]))
+
+    def ask() -> int | None:
+        return versions.of(made, (tokens, segments, mask))
+
+    found = [ask(), ask()]
+    first = next(module for module in made.modules() if isinstance(module, nn.Dropout))
+    first.p = 0.5
+    found.append(ask())
+    made.train()
+    found += [ask(), versions.of(made, (tokens[:2], segments[:2], mask[:2]))]
+    assert not versions.problem and found == [0, 0, 1, 2, 3]
+    assert list(versions.installed.networks) == [made]
