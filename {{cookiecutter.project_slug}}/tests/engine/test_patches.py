@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.precision import Precision
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, strategy
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import (
     _LoggerConnector,
@@ -56,10 +57,12 @@ ALLOWED = {
         "_checkpoint_connector",
         "_detect_anomaly",
         "_logger_connector",
+        "_optimizers_to_device",
         "_skip_backward",
         "_step_supports_amp_scaling",
     },
     "fast/compile.py": {"_compiled_call_impl"},
+    "fast/installed_networks.py": {"_dynamo"},
     "fast/gradients.py": {"_foreach_add_", "_foreach_copy_"},  # documented by torch
     "model/average.py": {"_foreach_lerp_"},  # torch's optimizers call it
     "fast/sync_batch_norm.py": {"_functional_collectives"},
@@ -118,6 +121,19 @@ def test_attributes_that_are_read_or_set_are_there():
     assert network._compiled_call_impl is not None
     logs = inspect.signature(torch._logging.set_logs).parameters
     assert {"graph_breaks", "recompiles"} <= set(logs)
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_fit_can_end_without_moving_anything_to_the_cpu(left, monkeypatch):
+    moved = []
+    monkeypatch.setattr(strategy, "_optimizers_to_device", lambda *_: moved.append("optimizers"))
+    monkeypatch.setattr(ImageClassifier, "cpu", lambda self: moved.append("weights"))
+    trainer = L.Trainer(max_steps=1, **QUIET)
+    model = ImageClassifier(num_classes=10, small_images=True)
+    with patches.left_on_device(trainer, model) if left else nullcontext():
+        trainer.fit(model, datamodule=ImageData("digits", batch_size=64))
+    assert set(moved) == (set() if left else {"optimizers", "weights"})
+    assert "cpu" not in vars(model)
 
 
 def test_lightning_builds_ddp_on_a_side_stream_so_that_a_warning_has_to_be_silenced():

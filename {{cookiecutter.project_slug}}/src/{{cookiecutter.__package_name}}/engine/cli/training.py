@@ -37,6 +37,7 @@ from ..decisions import (
 )
 from ..fast.compile_messages import Compiling
 from ..fast.data_parallel import DataParallel
+from ..fast.patches import left_on_device
 from ..fast.settings import preserve_process_settings
 from ..fast.step_graph import StepGraph
 from ..fast.sync_batch_norm import SynchronizeBatchNorm
@@ -342,7 +343,8 @@ class Training(LightningCLI):
 
     def fit(self, model: Task, **kwargs: Any) -> None:
         if not is_rank_zero():
-            return self.trainer.fit(model, **kwargs)
+            with left_on_device(self.trainer, model):
+                return self.trainer.fit(model, **kwargs)
         with (record := self.record or self._start_record()).watch():
             record.update_start(decisions=self.decisions.as_json())
             record.update(data=asdict(self.facts), numerics=numerics(), best=model.best._asdict())
@@ -355,7 +357,7 @@ class Training(LightningCLI):
             summary.print_start(record.content, self.facts, self.decisions, device, in_use)
             model.when_initialized = lambda line: self._keep_line(line, record)
             try:
-                with record.timed("fit"):
+                with record.timed("fit"), left_on_device(self.trainer, model):
                     self.trainer.fit(model, **kwargs)
                 self._record_compiling(model, record)
             finally:

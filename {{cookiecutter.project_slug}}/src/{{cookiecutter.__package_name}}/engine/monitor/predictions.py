@@ -61,7 +61,7 @@ def draw_pictures(
 @torch.inference_mode()
 def predict(task: Any, data: Data) -> tuple[Any, Tensor, Tensor | None]:
     """Return the first validation rows as one batch, with predictions and targets, on the CPU."""
-    device = task.trainer.strategy.root_device  # the Trainer has left the weights on the CPU
+    device = task.trainer.strategy.root_device  # a Trainer leaves the weights on the CPU
     task.to(device).eval()
     parts = []
     eager = torch.compiler.set_stance("force_eager")  # too few rows to be worth compiling for

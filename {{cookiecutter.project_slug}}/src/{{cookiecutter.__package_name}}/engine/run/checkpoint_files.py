@@ -14,8 +14,9 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from ..errors import UserError
-from ..hashing import HashedFile, sha256
+from ..hashing import sha256
 from ..paths import shown
+from .hashed_file import HashedFile
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 # One line per digest, written before its file is renamed into place. So whenever a process is
@@ -100,11 +101,9 @@ def _write_draft(content: dict[str, Any], path: Path) -> str:
     """Write a checkpoint to its draft, and return its SHA-256."""
     with _reporting(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _draft_of(path).open("wb") as file:
-            hashed: Any = HashedFile(file)
-            torch.save(content, hashed)
-        fsync(_draft_of(path))
-        return hashed.sha256.hexdigest()
+        with HashedFile(_draft_of(path), fsync) as file:
+            torch.save(content, file)  # type: ignore[arg-type]
+        return file.sha256.hexdigest()
 
 
 def _keep_draft(path: Path, digest: str) -> None:
