@@ -1,5 +1,6 @@
 """torch.compile: nothing is compiled twice, and a network that can't be compiled whole is named."""
 
+import copy
 import inspect
 import json
 import os
@@ -330,6 +331,7 @@ def test_an_installed_network_is_known_by_its_settings(own):
     task.network = network = torchvision.models.resnet18()
     network.fc = Factor(512, 10) if own else network.fc
     versions, found = StepVersions(networks_step), []
+    weights, untouched = network.state_dict(), copy.deepcopy(network.state_dict())
 
     def ask() -> None:
         found.append(versions.of(task, images))
@@ -353,6 +355,8 @@ def test_an_installed_network_is_known_by_its_settings(own):
     ask()
     assert found[-1] == 4 and followed == (4 if own else 1) and "forward" not in vars(network)
     assert len(versions.installed.networks) == 3, "what a hook computes is followed"
+    same = [torch.equal(untouched[name], weight) for name, weight in weights.items()]
+    assert all(same), "asking has computed"
 
 
 def waits(task: Switching, batch: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch._dynamo.decorators import nonstrict_trace
 
@@ -108,13 +109,17 @@ def _is_settled(module: nn.Module) -> bool:
 
 
 def _call_of(network: nn.Module) -> Any:
-    """Return the network's forward, for torch.compile: one operation, which takes no None."""
+    """Return the network's forward, for torch.compile: one operation, which takes no None.
+
+    torch.compile only asks for the shapes of what it returns, with tensors that have no content.
+    """
     forward = network.forward
 
     @nonstrict_trace
     def run(*args: Any, **options: Any) -> Any:
         given = {name: None if _is(value) else value for name, value in options.items()}
-        return forward(*(None if _is(value) else value for value in args), **given)
+        with _without_content(network):
+            return forward(*(None if _is(value) else value for value in args), **given)
 
     def call(*args: Any, **options: Any) -> Any:
         given = {name: NONE if value is None else value for name, value in options.items()}
@@ -125,3 +130,22 @@ def _call_of(network: nn.Module) -> Any:
 
 def _is(value: Any) -> bool:
     return isinstance(value, str) and value == NONE
+
+
+@contextmanager
+def _without_content(network: nn.Module) -> Iterator[None]:
+    """Replace weights and buffers, some of which a call of the network changes."""
+    tensors = [
+        (tensors, name, tensor)
+        for module in network.modules()
+        for tensors in (vars(module)["_parameters"], vars(module)["_buffers"])
+        for name, tensor in tensors.items()
+        if tensor is not None
+    ]
+    for place, name, tensor in tensors:
+        place[name] = torch.empty_like(tensor, requires_grad=tensor.requires_grad)
+    try:
+        yield
+    finally:
+        for place, name, tensor in tensors:
+            place[name] = tensor
