@@ -317,6 +317,25 @@ def test_a_resume_or_an_evaluation_on_other_data_does_not_pass_unseen(
     assert "the dataset is not the run's" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("verb", ["test", "validate", "predict"])
+def test_an_evaluation_on_other_classes_names_them(verb, images, call, tmp_path, capsys):
+    root, run = Path(shutil.copytree(images, tmp_path / "images")), tmp_path / "run"
+    flags = ("--config", "configs/imagefolder.yaml", f"--data.options.path={root}")
+    flags += ("--data.image_size", "16", "--data.batch_size", "8", "--model.network", "small_cnn")
+    assert call("fit", *flags, "--trainer.max_steps=1", "--data.workers=0", folder=run) == 0
+    shutil.copytree(write_classes(tmp_path / "more", 20, seed=9000) / "red", root / "pink")
+    for left_out, message in (
+        ((), "'pink' is a class of the data, not of the run. Use"),
+        (("blue",), "'pink' is a class of the data, not of the run (and 1 more). Use"),
+        (("pink",), "'blue' is a class of the run, not of the data. Use"),
+    ):
+        for name in left_out:
+            shutil.rmtree(root / name)
+        assert call(verb, "--run", str(run)) == 2
+        error = capsys.readouterr().err
+        assert f"{message} data with the run's classes (blue, green, red)" in error
+
+
 def test_what_is_no_image_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"does not exist.*--data\.options\.path"):
         folder(str(tmp_path / "nowhere"))

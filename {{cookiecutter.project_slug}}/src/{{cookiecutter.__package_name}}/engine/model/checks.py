@@ -15,6 +15,7 @@ from ..own_code import own_calls
 from .size import Size, size_of, with_flops
 
 NETWORK_PREFIX = "network."  # of the keys of a network's weights in a task's state dict
+MOST_NAMED = 10  # classes of a run
 
 
 def check_task(task: Any, rows: Rows, facts: Facts) -> Size:
@@ -120,15 +121,14 @@ def check_checkpoint(
         for name, value in task.hparams.items()
         if name in was and was[name] != value and name not in task.may_differ
     ]
-    names = zip(saved["classes"] or (), classes, strict=False)
-    other_classes = [f"a class is '{a}' in it and '{b}' in these data" for a, b in names if a != b]
+    _check_classes(saved["classes"] or (), classes)
     weights = differing(saved["state_dict"], task.state_dict())
     layers = _differing_lines(saved.get("architecture") or saved["built"], str(task.network))
     if not resuming and not weights and not layers:
         settings = []
-    if found := settings + other_classes:
+    if settings:
         raise UserError(
-            f"The checkpoint does not fit: {summarize(found)}. Use the run's settings"
+            f"The checkpoint does not fit: {summarize(settings)}. Use the run's settings"
             " (--run FOLDER loads them), or start a new run: --model.pretrained PATH"
         )
     if weights or (layers and resuming):
@@ -138,6 +138,21 @@ def check_checkpoint(
         )
     if layers:
         print(f"warning: the network has changed since the run: {summarize(layers)}.", flush=True)
+
+
+def _check_classes(was: Sequence[str], here: Sequence[str]) -> None:
+    """Raise UserError if the classes of a run and those of the data differ, or their order."""
+    if not was or not here or list(was) == list(here):
+        return
+    new, gone = sorted(set(here) - set(was)), sorted(set(was) - set(here))
+    found = [f"'{name}' is a class of the data, not of the run" for name in new]
+    found += [f"'{name}' is a class of the run, not of the data" for name in gone]
+    said = summarize(found or ["the classes are in another order"])
+    names = ", ".join([*was[:MOST_NAMED], "…"] if len(was) > MOST_NAMED else was)
+    raise UserError(
+        f"The checkpoint does not fit: {said}. Use data with the run's classes ({names}), or start"
+        " a new run from its weights: --model.pretrained PATH"
+    )
 
 
 def differing(there: Mapping[str, Tensor], here: Mapping[str, Tensor]) -> list[str]:
