@@ -1,7 +1,7 @@
 """A run that is killed at any moment and resumed gives the same bits as an undisturbed run.
 
-`make test-resume` kills training processes for real at 29 random moments. KILL_SEED repeats them;
-KILLS=5 draws five of the 29.
+`make test-resume` kills training processes for real at random moments, KILLS of variants.py.
+KILL_SEED repeats them; KILLS=5 draws five.
 """
 
 import os
@@ -17,6 +17,8 @@ from variants import (
     EACH,
     EPOCHS,
     KILLS,
+    PLAIN,
+    SETTINGS,
     SIMPLE,
     STEPS,
     TWO_PROCESSES,
@@ -134,6 +136,8 @@ def test_a_killed_run_resumes_to_the_same_bits(number, name, resumed, left_alone
     told, found = resumed[number].result()
     print(f"\n{told}", end=" ")
     assert found == left_alone(name)
+    if name in SETTINGS:  # without an effect, a setting would prove nothing
+        assert found["weights"] != left_alone(PLAIN)["weights"]
 
 
 @pytest.mark.parametrize(

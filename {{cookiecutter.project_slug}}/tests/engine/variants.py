@@ -3,10 +3,13 @@
 An epoch has STEPS steps. Another task has a file of this name of its own.
 """
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from {{ cookiecutter.__package_name }}.augment import Augmentation
 
 EPOCHS, STEPS = 4, 8
 LENGTH = ("--trainer.max_epochs", str(EPOCHS), "--trainer.log_every_n_steps", "1")
@@ -26,18 +29,32 @@ VARIANTS = {
 }
 SIMPLE, TWO_PROCESSES = "resident", "two processes"
 EACH = ("step", "save", "validation", "last batch")
+
+
+def augmentations() -> list[str]:
+    """Return a flag for each augmentation, also for one that you add."""
+    usual = {"rotation": 20, "randaugment": 9}
+    kinds = {bool: True, int: 2, float: 0.4}
+    known = [field for field in fields(Augmentation) if type(field.default) in kinds]
+    return [f"--data.{f.name}={usual.get(f.name, kinds[type(f.default)])}" for f in known]
+
+
+# Each of these changes what a step gets or keeps, in the run PLAIN.
+PLAIN, SETTINGS = "resident files", ["--data.sampler=balanced", EMA, *augmentations()]
+VARIANTS |= {name: (1, ("--data.loader=resident",)) for name in (PLAIN, *SETTINGS)}
 KILLS = [(name, what) for name in list(VARIANTS)[:5] for what in EACH]
 KILLS += [("resident", "from outside"), ("streaming, 2 workers", "from outside")]
 KILLS += [("accumulating, validating twice an epoch", "save")]
 KILLS += [("two processes", what) for what in ("from outside", "SIGTERM", "save")]
 KILLS += [("two processes, streaming", what) for what in ("step", "last batch", "save")]
+KILLS += [(setting, what) for setting in SETTINGS for what in (*EACH, "from outside")]
 
 
 def write_data(folder: Path) -> None:
     """Write image files of two classes: 64 for training, so an epoch has 8 steps of 8."""
     draw = np.random.default_rng(0)
-    for part, count in (("train", 32), ("val", 10)):
-        for shade, name in ((80, "dark"), (170, "light")):
+    for part, counts in (("train", (48, 16)), ("val", (10, 10))):
+        for shade, name, count in zip((80, 170), ("dark", "light"), counts, strict=True):
             (folder / part / name).mkdir(parents=True)
             for i in range(count):
                 pixels = draw.normal(shade, 60, (20, 24, 3)).clip(0, 255).astype(np.uint8)
@@ -48,8 +65,12 @@ def arguments(name: str, data: Path) -> tuple[int, list[str]]:
     """Return the number of processes of a variant, and its command."""
     processes, flags = VARIANTS[name]
     if "streaming" in name:
+        flags = ("--data.flip=true", *flags)
+    if name in SETTINGS:
+        flags = (*flags, name)
+    if "streaming" in name or name in (PLAIN, *SETTINGS):
         flags = ("--data.source=folder", f"--data.options.path={data}", *flags)
-        flags = ("--data.image_size", "16", "--data.batch_size", "8", "--data.flip", "true", *flags)
+        flags = ("--data.image_size", "16", "--data.batch_size", "8", *flags)
         flags = ("--model.network", "small_cnn", "--model.small_images", "true", *flags)
     return processes, ["fit", *flags, *LENGTH]
 

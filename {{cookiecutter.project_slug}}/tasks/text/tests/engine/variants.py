@@ -29,12 +29,15 @@ VARIANTS = {
     "an encoder of transformers, LoRA": (1, (*TABLE, *ENCODER)),
 }
 SIMPLE, TWO_PROCESSES = "classes", "two processes"
+PLAIN, SETTINGS = "classes", ["--model.ema=0.9"]  # these change the run PLAIN
+VARIANTS |= {name: (1, (*TABLE, name)) for name in SETTINGS}
 EACH = ("step", "save", "validation", "last batch")
 KILLS = [(name, what) for name in list(VARIANTS)[:5] for what in EACH]
 KILLS += [("classes", "from outside"), ("masked tokens", "from outside")]
 KILLS += [("accumulating, validating twice an epoch", "save")]
 KILLS += [("two processes", what) for what in ("from outside", "SIGTERM", "save")]
 KILLS += [("an encoder of transformers, LoRA", what) for what in ("step", "last batch", "save")]
+KILLS += [(setting, what) for setting in SETTINGS for what in (*EACH, "from outside")]
 BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 BERT |= {"intermediate_size": 64, "max_position_embeddings": 128}
 
