@@ -39,12 +39,8 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 image.putalpha(image.convert("L"))
             (image.convert("L") if i % 4 == 2 else image).save(file, exif=exif)
             split = "train" if i < 16 else ("val", "test")[i % 2]
-            labels = [
-                name,
-                *(["tall"] if height > width else []),
-                *(["turned"] if i % 4 == 1 else []),
-            ]
-            lines["labels"].append(f"{file},{';'.join(labels)},{split}")
+            shape, turned = "tall" if height > width else "wide", ";turned" * (i % 4 == 1)
+            lines["labels"].append(f"{file},{name};{shape}{turned},{split}")
             lines["numbers"].append(f"{file},{height / width:.3f},{split}")
     for objective, each in lines.items():
         (root / f"{objective}.csv").write_text("\n".join(["path,label,split", *each]))
