@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killed import Job, log_of, start, steps_done, wait
 
 from {{ cookiecutter.__package_name }}.engine.cli.verbs import parse
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
@@ -198,6 +199,38 @@ def test_prune_never_deletes_a_run_that_trains(write, capsys):
     with locked(training), locked(inside):
         assert ask("prune", "--keep", "1", "--yes") == 0
     assert training.exists() and elsewhere.exists() and inside.exists() and not killed.exists()
+
+
+def test_prune_beside_a_real_training_process_leaves_its_run(write, root, capsys):
+    recipe = Path(__file__).parents[2] / "configs" / "digits.yaml"
+    flags = ["fit", f"--config={recipe}", "--trainer.max_epochs=9999"]
+    job = Job(flags, root / "runs" / "digits" / "2026-11-29_12-00-00")
+    job.folder.mkdir(parents=True)
+    for at in (1, 2):  # newer and better
+        write(at, 1.1, started="2100-01-01T00:00:00+00:00")
+    (process,) = start(job)
+    deadline = time.monotonic() + 60
+    while steps_done(job.folder) is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert ask("prune", "--keep", "1", "--yes") == 0
+    process.terminate()
+    assert wait([process]) == 143, log_of(job.folder)
+    assert steps_done(job.folder) and "12-00-00" not in capsys.readouterr().out
+    assert ask("prune", "--keep", "1", "--yes") == 0
+    assert not job.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode", "best"), [("val/f1_macro", "max", 0.9), ("val/cost", "min", 0.1)]
+)
+def test_prune_keeps_the_best_by_each_metric(metric, mode, best, write):
+    mine = {"metric": metric, "mode": mode, "format": ".4f"}
+    by_mine = [write(at, score, best=mine) for at, score in enumerate((0.5, best, 0.5, best, 0.3))]
+    by_accuracy = [write(10 + at, score) for at, score in enumerate((0.6, 0.8, 0.7))]
+    newest = write(20, None, state="failed", reason="")
+    assert ask("prune", "--keep", "1", "--yes") == 0
+    left = [folder for folder in (*by_mine, *by_accuracy) if folder.exists()]
+    assert left == [by_mine[3], by_accuracy[1]] and newest.exists()  # of equal ones the newer
 
 
 def test_a_run_that_begins_to_train_after_the_list_was_made_stays(write, root, capsys):
