@@ -5,7 +5,9 @@ import io
 import os
 import shutil
 import signal
+import subprocess
 import sys
+import time
 import types
 import zipfile
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 from PIL import Image
 from predicted import predict_as_in_the_evaluation, rows_of
 
+import {{ cookiecutter.__package_name }} as package
 from {{ cookiecutter.__package_name }}.data import digits
 from {{ cookiecutter.__package_name }}.engine.contract import Facts
 from {{ cookiecutter.__package_name }}.engine.images import decoding
@@ -160,6 +163,32 @@ def test_ctrl_c_keeps_the_rows_so_far_and_a_full_disk_keeps_the_old_table(
     monkeypatch.setattr(Csv, "write", full)
     assert predict(images) == (2, kept)
     assert "table.csv can't be written: No space left on device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_real_process_that_is_ended_leaves_a_whole_table_or_none(by, trained, images, tmp_path):
+    out, paths = tmp_path / "table.csv", [str(path) for path in sorted(images.rglob("*.png"))]
+    (tmp_path / "list.txt").write_text("\n".join(paths * 200))
+    command = [sys.executable, "-m", package.__name__, "predict", "--run", str(trained)]
+    command += ["--input", str(tmp_path / "list.txt"), "--out", str(out)]
+    command += ["--data.eval_batch_size=4", "--data.workers=0"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        while not any(path.stat().st_size for path in tmp_path.glob(".table.csv.*.unfinished")):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.01)
+        process.send_signal(by)
+        status = process.wait(60)
+    said, left = (tmp_path / "log").read_text(), sorted(path.name for path in tmp_path.iterdir())
+    assert status == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[by], said
+    assert out.exists() == (by == signal.SIGINT)
+    if by == signal.SIGINT:
+        rows = rows_of(out)
+        assert f"The table holds the first {len(rows):,} of {len(paths) * 200:,} images." in said
+        assert [row["path"] for row in rows] == (paths * 200)[: len(rows)]
+        assert all(row["class"] and row["error"] == "" for row in rows)
+    if by != signal.SIGKILL:
+        assert left == ["list.txt", "log", *["table.csv"] * out.exists()]
 
 
 @pytest.mark.parametrize(
