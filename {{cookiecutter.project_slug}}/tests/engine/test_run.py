@@ -19,11 +19,15 @@ import {{ cookiecutter.__package_name }}
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.data import ImageData
 from {{ cookiecutter.__package_name }}.engine.cli.arguments import expand_run
+from {{ cookiecutter.__package_name }}.engine.contract import Facts
 from {{ cookiecutter.__package_name }}.engine.decisions import KEYS
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.fast import patches
 from {{ cookiecutter.__package_name }}.engine.fast.pending import PendingValue
 from {{ cookiecutter.__package_name }}.engine.monitor.progress import Throughput
+from {{ cookiecutter.__package_name }}.engine.monitor.summary import (
+    write_predictions,
+)
 from {{ cookiecutter.__package_name }}.engine.paths import (
     project_root,
     resolve_path,
@@ -128,6 +132,15 @@ def test_predictions_are_written_for_every_test_image(trained, call):
     lines = of_evaluation.splitlines()
     assert lines[0] == "index,label,prediction,probability"
     assert len(lines) == 361
+
+
+def test_predictions_that_can_not_be_written_leave_the_old_table(tmp_path):
+    facts = Facts("mine", {}, "", classes=("cat", "dog"))
+    rows, shares = torch.arange(2000), torch.rand(2000, 2)
+    written = write_predictions([(rows, rows % 2, shares)], facts, tmp_path).read_bytes()
+    with pytest.raises(IndexError):  # the last label is no class
+        write_predictions([(rows, rows // 1999 * 2, shares)], facts, tmp_path)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [written]
 
 
 def test_a_checkpoint_loads_without_the_command_line(trained):

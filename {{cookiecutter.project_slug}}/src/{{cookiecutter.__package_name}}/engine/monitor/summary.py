@@ -1,6 +1,7 @@
 """The summaries of a run: its results for the record, and what the terminal shows."""
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..model.class_totals import are_probabilities
 from ..model.objectives import joined_labels
 from ..paths import shown
 from ..run.checkpoint import RunCheckpoint
+from ..run.checkpoint_files import write_atomically
 from ..run.metrics import read_metrics
 from .gpu import GpuUsage
 from .progress import Throughput
@@ -156,25 +158,25 @@ def write_predictions(batches: Any, facts: Facts, folder: Path) -> Path:
 
     For class probabilities, the prediction is the most probable class and its probability; if a row
     may have several, those above one half, and the probability of each class. For anything else, it
-    is its numbers as JSON.
+    is its numbers as JSON. The file appears whole or not at all.
     """
-    path, batches = folder / "predictions.csv", list(batches)
+    path, batches, text = folder / "predictions.csv", list(batches), io.StringIO()
     _, targets, predictions = batches[0]
     named = are_probabilities(predictions, targets, facts)
     classes, several = facts.classes if named else (), facts.several
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        if classes and several:
-            names = [f"p_{name}" for name in classes]
-            writer.writerow(["index", "labels", "prediction", *names])
-        elif classes:
-            writer.writerow(["index", "label", "prediction", "probability"])
-        else:
-            writer.writerow(["index", "target", "prediction"])
-        for row, targets, predictions in batches:
-            for i, index in enumerate(row.tolist()):
-                target = None if targets is None else targets[i]
-                writer.writerow([index, *_cells(target, predictions[i], classes, several)])
+    writer = csv.writer(text)
+    if classes and several:
+        names = [f"p_{name}" for name in classes]
+        writer.writerow(["index", "labels", "prediction", *names])
+    elif classes:
+        writer.writerow(["index", "label", "prediction", "probability"])
+    else:
+        writer.writerow(["index", "target", "prediction"])
+    for row, targets, predictions in batches:
+        for i, index in enumerate(row.tolist()):
+            target = None if targets is None else targets[i]
+            writer.writerow([index, *_cells(target, predictions[i], classes, several)])
+    write_atomically(path, text.getvalue())
     return path
 
 
