@@ -29,7 +29,6 @@ OF_IMAGES = (
     f"src/{ANSWERS['__package_name']}/engine/images",
     "tests/test_*.py",
     "tests/engine/test_*.py",
-    "tests/engine/by_scikit_learn.py",
     "tests/engine/digit_files.py",
     "tests/engine/served.py",
     "tests/engine/tiff_written.py",

@@ -3,11 +3,27 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import by_scikit_learn
 import pytest
+import torch
+from killed import Job, log_of, start, wait
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import f1_score, matthews_corrcoef
 
+import {{ cookiecutter.__package_name }} as package
+from {{ cookiecutter.__package_name }}.classifier import TextClassifier
 from {{ cookiecutter.__package_name }}.data import TextData
+from {{ cookiecutter.__package_name }}.engine.artifacts import artifacts_of
+from {{ cookiecutter.__package_name }}.engine.cli.project import (
+    Project,
+    data_with_flags,
+)
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
+from {{ cookiecutter.__package_name }}.engine.run.metrics import read_metrics
 from {{ cookiecutter.__package_name }}.engine.text.glue import TASKS, glue
+from {{ cookiecutter.__package_name }}.engine.tools.trained import load_trained
+
+PROJECT = Project(package.__name__, TextClassifier, TextData)
 
 # The columns of train and dev, and those of test; "" is any cell, {} the number of a row.
 STS = "index genre filename year old_index source1 source2 sentence1 sentence2"
@@ -71,6 +87,43 @@ def test_each_task_is_read_as_it_is_published(task, tmp_path):
     said = f"the 24 test texts have no labels ({test}:2): they are not used"
     assert splits.remarks == (said,)
     assert glue(task, str(tmp_path / TASKS[task].folder)) == splits
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("task", ["cola", "mrpc", "stsb"])
+def test_scores_are_those_of_scikit_learn_and_scipy(task, processes, tmp_path):
+    """The last batch is padded, and with two processes each has a part of every batch."""
+    write(tmp_path, task)
+    settings = {"source": "glue", "options": {"task": task, "path": str(tmp_path)}}
+    settings |= {"vocabulary": 200, "eval_batch_size": 5}
+    flags = [f"--data.{name}={value}" for name, value in settings.items()]
+    flags += ["--data.batch_size=4", "--trainer.max_epochs=1"]
+    flags += [f"--trainer.devices={processes}", "--trainer.accelerator=cpu"]
+    job = Job(["fit", *flags], tmp_path / "run", processes)
+    job.folder.mkdir()
+    assert wait(start(job)) == 0, log_of(job.folder)
+    (row,) = [row for row in read_metrics(job.folder / "metrics.csv") if "val/loss" in row]
+    found = {name[4:]: value for name, value in row.items() if name.startswith("val/")}
+
+    data = data_with_flags(TextData)(**settings)
+    with artifacts_of(job.folder):
+        trained = load_trained(PROJECT, job.folder).task.eval()
+    assert data.splits.rows["val"] % (5 * processes)
+    batches = list(data.val_dataloader())
+    with torch.inference_mode():
+        answers = [trained.predict(trained(batch))[batch.row >= 0] for batch in batches]
+    targets = [trained.target(batch)[batch.row >= 0] for batch in batches]
+    said, known = (torch.cat(parts).double().numpy() for parts in (answers, targets))
+    if task == "stsb":
+        scores, _ = by_scikit_learn.of_numbers(said, known)
+        scores["pearson"] = pearsonr(said, known).statistic
+        scores["spearman"] = spearmanr(said, known).statistic
+    else:
+        scores, _ = by_scikit_learn.of_classes(said, known)
+        scores["f1"] = f1_score(known, said.argmax(1))
+        scores["matthews"] = matthews_corrcoef(known, said.argmax(1))
+    assert {"loss", *TASKS[task].metrics} <= found.keys()
+    assert found == pytest.approx({name: scores[name] for name in found}, abs=1e-6)
 
 
 def paraphrases(n: int) -> str:

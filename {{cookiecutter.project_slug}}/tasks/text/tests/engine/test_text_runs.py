@@ -94,6 +94,33 @@ def test_several_seeds_print_the_metric_as_it_is(data, call, tmp_path, capsys):
     shutil.rmtree(Path(said.split("table: ")[1].strip()).parent)
 
 
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--model.class_weights={green: 2}", "'green', which is no class of the data"),
+        ("--best=val/acuracy", "Did you mean 'val/accuracy'"),
+        ("--best=val/f1_makro", "Did you mean 'val/f1_macro'"),
+    ],
+)
+def test_a_wrong_choice_is_one_line_before_training(flag, message, data, call, tmp_path, capsys):
+    flags = *TABLE, f"--data.options.path={data / 'texts.csv'}", flag
+    assert call("fit", *flags, folder=tmp_path) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and "\n" not in error and message in error
+    assert not (tmp_path / "metrics.csv").exists()
+
+
+def test_an_evaluation_on_other_classes_names_them(data, call, tmp_path, capsys):
+    table = shutil.copy(data / "texts.csv", tmp_path / "texts.csv")
+    flags = *TABLE, f"--data.options.path={table}", "--trainer.max_steps=1"
+    assert call("fit", *flags, folder=tmp_path / "run") == 0
+    with Path(table).open("a") as file:
+        file.write("a quick fox,green,val\na lazy dog,green,train\n")
+    assert call("validate", "--run", str(tmp_path / "run")) == 2
+    error = capsys.readouterr().err
+    assert "'green' is a class of the data, not of the run" in error and "(blue, red)" in error
+
+
 def test_a_length_for_which_the_network_has_no_positions_is_refused_at_the_start(
     data, call, tmp_path, capsys
 ):
