@@ -32,7 +32,10 @@ def _digests_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _digest_of(tensor: Tensor) -> str:
-    bits = tensor.detach().cpu().flatten().view(torch.uint8).numpy().data
+    copy = tensor.detach().to("cpu", non_blocking=tensor.is_cuda)  # to pinned memory, which is fast
+    if tensor.is_cuda:
+        torch.cuda.current_stream(tensor.device).synchronize()
+    bits = copy.flatten().view(torch.uint8).numpy().data
     return sha256_of([f"{tensor.dtype} {tuple(tensor.shape)}".encode(), bits])
 
 

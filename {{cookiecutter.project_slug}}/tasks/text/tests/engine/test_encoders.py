@@ -8,7 +8,11 @@ from fake_hub import OF_TYPE, config, write_model
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoConfig, AutoModelForMaskedLM
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+)
 
 from {{ cookiecutter.__package_name }}.engine import UserError
 from {{ cookiecutter.__package_name }}.engine.fast.step_versions import (
@@ -57,6 +61,22 @@ def test_padding_changes_nothing(kind, objective):
         alone = made(*(each[row : row + 1, :length] for each in (tokens, segments, mask)))
         padded = outputs[row, :length] if objective == "masked" else outputs[row]
         torch.testing.assert_close(padded, alone[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["classes", "masked"])
+@pytest.mark.parametrize("kind", list(OF_TYPE))
+def test_random_weights_are_distributed_as_those_of_transformers(kind, objective):
+    large = {"vocab_size": 4000, "dim" if kind == "distilbert" else "hidden_size": 256}
+    auto = AutoModelForMaskedLM if objective == "masked" else AutoModelForSequenceClassification
+    torch.manual_seed(1)
+    ours = Encoder(config(kind, **large), 4000 if objective == "masked" else 2, objective).model
+    theirs = auto.from_config(config(kind, **large), dtype=torch.float32).state_dict()
+    assert list(ours.state_dict()) == list(theirs)
+    for name, weight in ours.state_dict().items():
+        expected = theirs[name].float()
+        assert float(weight.float().mean()) == pytest.approx(float(expected.mean()), abs=0.01), name
+        spread = float(weight.float().std(correction=0))
+        assert spread == pytest.approx(float(expected.std(correction=0)), rel=0.25), name
 
 
 @pytest.mark.parametrize("kind", list(OF_TYPE))

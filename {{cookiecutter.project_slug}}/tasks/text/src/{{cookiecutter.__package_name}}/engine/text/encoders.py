@@ -160,22 +160,33 @@ def _too_long(found: str, name: str, positions: int) -> UserError:
 
 
 def _build(config: Any, objective: Objective) -> Any:
-    """Return the model with its head; UserError if transformers has none for this type."""
+    """Return the model with its head; UserError if transformers has none for this type.
+
+    Its weights are drawn once: torch's layers would draw them too, for transformers to replace.
+    """
     import transformers
+    from transformers.initialization import no_init_weights
 
     kind: Any = transformers.AutoModelForSequenceClassification
     if objective == "masked":
         kind = transformers.AutoModelForMaskedLM
     name = config.name_or_path
+
+    def built(attention: str) -> Any:
+        with no_init_weights():
+            model = kind.from_config(config, attn_implementation=attention, dtype=torch.float32)
+        model.init_weights()
+        return model
+
     try:
-        return kind.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+        return built("sdpa")
     except ValueError as error:
         if "scaled_dot_product_attention" not in str(error):
             raise UserError(
                 f"model.network is {name}, for which transformers has no {kind.__name__}"
                 f" ({str(error).splitlines()[0]}). Choose another."
             ) from None
-    return kind.from_config(config, attn_implementation="eager", dtype=torch.float32)
+    return built("eager")
 
 
 def _positions(model: nn.Module) -> int:
