@@ -22,6 +22,8 @@ from workload import LEFT_OUT, Workload
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("torch", "torchvision", "lightning", "triton", "timm", "pillow", "numpy")
 PACKAGES += ("transformers", "accelerate")
+BETWEEN = 0.5  # seconds between two questions to the driver
+PERIOD = 1.0  # seconds over which the driver takes the mean of the utilization, at most
 
 
 def this_machine(work: Workload) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def run(asked: argparse.Namespace, work: Workload, row: str, round_: int) -> dic
         if not work.devices:  # transformers' Trainer trains on all GPUs that it finds
             settings["CUDA_VISIBLE_DEVICES"] = first_gpu()
         begun = time.time()
-        with log.open("w") as output, clocks() as seen:
+        with log.open("w") as output, gpu_states() as states:
             process = subprocess.Popen(command, env=settings, stdout=output, stderr=output)
             try:
                 status = process.wait(work.longest)
@@ -88,6 +90,7 @@ def run(asked: argparse.Namespace, work: Workload, row: str, round_: int) -> dic
             return None
         found = json.loads(out.read_text())
         found["first_step"] -= begun
+        seen = usage(states, found.pop("window"))
         record = Path(folder, "run", "run.json")
         if record.is_file():
             seconds_in_fit = json.loads(record.read_text())["results"]["seconds_to_first_step"]
@@ -109,33 +112,50 @@ def command_of(asked: argparse.Namespace, work: Workload, row: str, out: Path) -
         more += [f"--devices={work.devices}"] if work.devices else []
         more += work.arguments(asked)
         return [str(HERE / "rows.py"), asked.workload, row, str(out), *more]
-    flags = work.flags(row, asked) | {
+    flags = work.flags(row, asked)
+    if asked.tiny:
+        flags |= {"trainer.accelerator": "cpu", "data.workers": work.workers}
+    clock = {
         "trainer.callbacks+": "my_project.engine.tools.timing.ClockCallback",
         "trainer.callbacks.path": out,
     }
-    if asked.tiny:
-        flags |= {"trainer.accelerator": "cpu", "data.workers": work.workers}
-    flags |= own
-    return ["-m", "my_project", "fit", *(f"--{name}={value}" for name, value in flags.items())]
+    # The last flag of a name counts, but own may have another callback.
+    every = [*flags.items(), *clock.items(), *own.items()]
+    return ["-m", "my_project", "fit", *(f"--{name}={value}" for name, value in every)]
 
 
 @contextmanager
-def clocks() -> Iterator[dict[str, float]]:
-    """Record the GPU's clock and power every second; at the end, the second half's medians."""
-    seen: dict[str, float] = {}
-    states, over = list[nvml.GpuState](), threading.Event()
+def gpu_states() -> Iterator[list[tuple[float, nvml.GpuState]]]:
+    """Ask for the GPU's state twice a second: its time.time(), and the state."""
+    states, over = list[tuple[float, nvml.GpuState]](), threading.Event()
 
     def ask() -> None:
-        while (gpu := this_gpu()) and not over.wait(1.0):
-            states.append(gpu)
+        while (gpu := this_gpu()) and not over.wait(BETWEEN):
+            states.append((time.time(), gpu))
 
     asking = threading.Thread(target=ask)
     asking.start()
     try:
-        yield seen
+        yield states
     finally:
         over.set()
         asking.join()
-        second_half = states[len(states) // 2 :]
-        for name in ("sm_mhz", "watts") if second_half else ():
-            seen[name] = statistics.median(getattr(gpu, name) for gpu in second_half)
+
+
+def usage(
+    states: list[tuple[float, nvml.GpuState]], window: tuple[float, float] | None
+) -> dict[str, float]:
+    """Return the mean utilization in percent, and the median clock and power, within a window.
+
+    Utilization is NVML's: the share of time in which at least one kernel ran, over a period of up
+    to a second before it was asked for. So the window's first second is left out.
+    """
+    begin, end = window or (0.0, 0.0)
+    within = [gpu for at, gpu in states if begin + PERIOD <= at <= end]
+    if not within:
+        return {}
+    return {
+        "busy_percent": statistics.fmean(gpu.busy for gpu in within),
+        "sm_mhz": statistics.median(gpu.sm_mhz for gpu in within),
+        "watts": statistics.median(gpu.watts for gpu in within),
+    }

@@ -19,7 +19,8 @@ class Row:
     """The figures of a row over all rounds; `problem` is the reason if the row is invalid.
 
     `limit` is the name of the row that it is compared with. `seconds` are those of each round's
-    process, the first one cold.
+    process, the first one cold. `epoch` are the seconds of an epoch without validation, `busy` the
+    GPU's utilization in percent, None if it was not measured.
     """
 
     name: str
@@ -31,6 +32,8 @@ class Row:
     whole: float | None
     first_steps: list[float]
     seconds: list[float]
+    epoch: float | None
+    busy: float | None
     peak_gib: float | None
     problem: str | None
 
@@ -64,7 +67,7 @@ def _row(work: Workload, name: str, rounds: list[Result]) -> Row:
     named = name, label + (f", batch {batch}" if batch else ""), work.ROWS[name].limit
     rounds = sorted(rounds, key=lambda r: r["round"])
     if "left_out" in rounds[-1]:
-        return Row(*named, None, None, None, None, [], [], None, rounds[-1]["left_out"])
+        return Row(*named, *4 * [None], [], [], *3 * [None], rounds[-1]["left_out"])
     bad = next((r for r in rounds if not falls(r)), None)
     problem = None
     if bad:
@@ -72,18 +75,33 @@ def _row(work: Workload, name: str, rounds: list[Result]) -> Row:
         how = "rose" if work.MOST_RISE else "did not fall"
         problem = f"{label} is invalid: its loss {how} ({losses})"
     inside = [r["inside"] for r in rounds]
-    wholes, peaks = ([r[key] for r in rounds if r[key]] for key in ("whole", "peak_gib"))
+    wholes, busy, peaks = (
+        [r[key] for r in rounds if r.get(key) is not None]
+        for key in ("whole", "busy_percent", "peak_gib")
+    )
     return Row(
         *named,
         statistics.median(inside),
         min(inside),
         max(inside),
-        statistics.median(wholes) if wholes else None,
+        median(wholes),
         [r["first_step"] for r in rounds],
         [r["seconds"] for r in rounds],
-        statistics.median(peaks) if peaks else None,
+        statistics.median(seconds_an_epoch(work, r) for r in rounds),
+        median(busy),
+        median(peaks),
         problem,
     )
+
+
+def seconds_an_epoch(work: Workload, result: Result) -> float:
+    """Return the seconds of an epoch without validation, as the median of all but the first."""
+    rates = result.get("rates") or [result["inside"]]
+    return work.train / statistics.median(rates[1:] or rates)
+
+
+def median(values: list[float]) -> float | None:
+    return statistics.median(values) if values else None
 
 
 def falls(result: Result) -> bool:
@@ -122,9 +140,10 @@ def table(results: list[Result]) -> str:
 def speeds(rows: list[Row], unit: str) -> list[str]:
     """Return a table's lines: speeds, and their shares of the limit."""
     lines = [
-        f"| | {unit} inside an epoch | least to most | of the limit | {unit} of a whole run "
-        "| of the limit | s to the first step, cold / warm | GiB |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        f"| | {unit} inside an epoch | least to most | of the limit | s/epoch "
+        f"| {unit} of a whole run | of the limit | s to the first step, cold / warm "
+        "| GPU utilization | GiB |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
         limit = limit_of(rows, row.limit)
@@ -132,9 +151,11 @@ def speeds(rows: list[Row], unit: str) -> list[str]:
             number(row.inside),
             f"{number(row.least)} to {number(row.most)}",
             share(row.inside, limit),
+            digits(row.epoch),
             number(row.whole),
             share(row.whole, limit),
             joined(cold_and_warm(row.first_steps), ".0f"),
+            utilization(row),
             f"{row.peak_gib:.1f}" if row.peak_gib else "",
         ]
         lines.append(" | ".join([f"| {row.label}", *cells]) + " |")
@@ -144,9 +165,9 @@ def speeds(rows: list[Row], unit: str) -> list[str]:
 def processes(rows: list[Row], unit: str) -> list[str]:
     """Return a table's lines: the seconds of whole processes, compared with the usual loop's."""
     lines = [
-        f"| | s, cold / warm | {unit} | times as fast, cold / warm "
-        "| s to the first step, cold / warm | GiB |",
-        "|---|--:|--:|--:|--:|--:|",
+        f"| | s, cold / warm | {unit} | times as fast, cold / warm | s/epoch "
+        "| s to the first step, cold / warm | GPU utilization | GiB |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     usual = next((cold_and_warm(row.seconds) for row in rows if row.name == "usual"), [])
     for row in rows:
@@ -156,7 +177,9 @@ def processes(rows: list[Row], unit: str) -> list[str]:
             joined(own, ".1f"),
             number(row.inside),
             joined(times, ".2f"),
+            digits(row.epoch),
             joined(cold_and_warm(row.first_steps), ".0f"),
+            utilization(row),
             f"{row.peak_gib:.1f}" if row.peak_gib else "",
         ]
         lines.append(" | ".join([f"| {row.label}", *cells]) + " |")
@@ -185,6 +208,15 @@ def measured(results: list[Result]) -> str:
 
 def number(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:,.0f}"
+
+
+def digits(value: float | None) -> str:
+    """Return a number with three digits."""
+    return "" if value is None or math.isnan(value) else f"{value:.3g}"
+
+
+def utilization(row: Row) -> str:
+    return "–" if row.busy is None else f"{row.busy:.0f}%"
 
 
 def share(value: float | None, limit: float | None) -> str:

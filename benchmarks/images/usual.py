@@ -46,7 +46,7 @@ def script(work: ImageWorkload, jpegs: Path | None, loop: Loop, compiled: bool) 
     device = loop.device
     network = plain_network(work).to(device)
     model = torch.compile(network) if compiled and work.compiles else network
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=work.usual_rate)
     steps = 0
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -2,12 +2,14 @@
 
 import json
 from argparse import Namespace
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from workload import Row, Workload
 
 CLASSES = 10
+KERNELS = ("flash", "efficient", "math", "cudnn")  # of attention, in torch
 STEP_GRAPH = {"model.compile": "step-graph"}
 DATA_PARALLEL = {"trainer.strategy": "data-parallel"}
 AVERAGED = {"model.ema": "0.999"}
@@ -21,19 +23,29 @@ AUGMENTED = {  # all augmentations that can be combined
     "data.hue": "0.1",
     "data.erasing": "0.25",
 }
+NONDETERMINISTIC = {"trainer.deterministic": "false"}
+
+
+def with_kernel(name: str) -> dict[str, str]:
+    """Return the flags with which attention may use this kernel only."""
+    only = {"trainer.callbacks+": "images.attention.OnlyKernel"}
+    return only | {"trainer.callbacks.kernel": name}
 
 
 @dataclass(frozen=True)
 class ImageWorkload(Workload):
     """A network for images of `image_size` pixels, made or from a `folder` of JPEG files.
 
-    The usual script and Lightning project use `usual_batch`, all other rows use `batch`.
+    The usual script and Lightning project use `usual_batch`, all other rows use `batch`. The usual
+    ones train with Adam and `usual_rate`; `recipe` are further settings of ours.
     """
 
     usual_batch: int = 128
     image_size: int = 32
     small_images: bool = True
     folder: bool = False
+    usual_rate: float = 1e-3
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
     PACKAGE: ClassVar[str] = "images"
     UNIT: ClassVar[str] = "img/s"
@@ -50,6 +62,20 @@ class ImageWorkload(Workload):
         "ours-augmented": Row("ours, averaged weights, all augmentations", AVERAGED | AUGMENTED),
         "ours-resident": Row("ours, images on the GPU", {}),
         "limit": Row("the limit"),
+        "flash": Row("ours, uncompiled, flash", with_kernel("flash")),
+        "efficient": Row("ours, uncompiled, efficient", with_kernel("efficient")),
+        "math": Row("ours, uncompiled, math", with_kernel("math")),
+        "cudnn": Row("ours, uncompiled, cuDNN", with_kernel("cudnn")),
+        "flash-nondeterministic": Row(
+            "ours, uncompiled, flash, nondeterministic", with_kernel("flash") | NONDETERMINISTIC
+        ),
+        "efficient-nondeterministic": Row(
+            "ours, uncompiled, efficient, nondeterministic",
+            with_kernel("efficient") | NONDETERMINISTIC,
+        ),
+        "cudnn-nondeterministic": Row(
+            "ours, uncompiled, cuDNN, nondeterministic", with_kernel("cudnn") | NONDETERMINISTIC
+        ),
         "several": Row("ours, data-parallel on {devices}", DATA_PARALLEL, "several-limit"),
         "several-step-graph": Row(
             "ours, data-parallel on {devices}, step graph",
@@ -96,11 +122,14 @@ class ImageWorkload(Workload):
             flags |= {"data.crop_padding": 0}
         if not self.small_images:
             flags |= {"model.learning_rate": 0.05}
-        return flags
+        # The cache of compiled code does not know which kernels attention may use.
+        if self.compiles and row.removesuffix("-nondeterministic") in KERNELS:
+            flags |= {"model.compile": "eager-graph"}
+        return flags | self.recipe
 
     def tiny(self) -> "ImageWorkload":
         small = replace(self, network="small_cnn", batch=16, usual_batch=16, train=320, val=40)
-        return replace(small, image_size=32, small_images=True, epochs=2, steps=20)
+        return replace(small, image_size=32, small_images=True, epochs=2, steps=20, recipe={})
 
     def prepare(self, asked: Namespace) -> None:
         if self.folder:
@@ -144,7 +173,21 @@ _RESNET50 = ImageWorkload(
     small_images=False,
     folder=True,
 )
+_IN_MEMORY = replace(
+    _RESNET50,
+    title="ResNet-50, 5,120 images of 224 by 224 pixels, batch 128",
+    rows=("usual-eager", "ours", "limit"),
+    batch=128,
+    train=5_120,
+    val=512,
+    folder=False,
+)
 IMAGE_WORKLOADS = {
+    "small-cnn-128": replace(
+        _RESNET18,
+        title=_RESNET18.title.replace("ResNet-18, small stem", "small_cnn"),
+        network="small_cnn",
+    ),
     "resnet18-128": _RESNET18,
     "resnet18-512": replace(
         _RESNET18,
@@ -161,5 +204,17 @@ IMAGE_WORKLOADS = {
             row for row in _RESNET50.rows if row != "ours-resident"
         ),  # does not depend on cores
         cores=4,
+    ),
+    "resnet50-128": _IN_MEMORY,
+    "vit-b-128": replace(
+        _IN_MEMORY,
+        title=_IN_MEMORY.title.replace("ResNet-50", "ViT-B/16"),
+        rows=(
+            *("usual-eager", "ours", *KERNELS),
+            *(f"{name}-nondeterministic" for name in ("flash", "efficient", "cudnn")),
+        ),
+        network="vit_b_16",
+        usual_rate=1e-4,
+        recipe={"model.optimizer": "adamw", "model.learning_rate": 1e-4},
     ),
 }

@@ -27,8 +27,10 @@ class Clock:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.rates: list[float] = []  # rows/s of each epoch
+        self.spans: list[tuple[float, float]] = []  # time.time() of each epoch's start and end
         self.marks: list[tuple[float, int]] = []  # time and rows so far, at each end_validation
         self.start: float | None = None
+        self.begun = 0.0  # time.time() at `start`
         self.rows = self.all_rows = 0
         self.first_step: float | None = None  # time.time() after the first step
 
@@ -36,8 +38,8 @@ class Clock:
         """Count a training step, finished or not; wait only for the first step of an epoch."""
         self.all_rows += rows
         if self.start is None:
-            self.start = now(self.device)
-            self.first_step = self.first_step or time.time()
+            self.start, self.begun = now(self.device), time.time()
+            self.first_step = self.first_step or self.begun
         else:
             self.rows += rows
 
@@ -45,6 +47,7 @@ class Clock:
         """Wait for the device and record the epoch's rate, if it had at least two steps."""
         if self.start is not None and self.rows:
             self.rates.append(self.rows / (now(self.device) - self.start))
+            self.spans.append((self.begun, time.time()))
         self.rows, self.start = 0, None
 
     def end_validation(self) -> None:
@@ -65,12 +68,16 @@ class Clock:
         return (after - before) / (end - begin)
 
     def found(self, losses: Sequence[float]) -> dict[str, Any]:
-        """Return all measurements, with the first and the last loss."""
-        on_gpu = self.device.type == "cuda"
+        """Return all measurements, with the first and the last loss.
+
+        `window` is when the epochs of `inside` were trained, in time.time().
+        """
+        on_gpu, timed = self.device.type == "cuda", self.spans[1:] or self.spans
         return {
             "inside": self.inside,
             "whole": self.whole,
             "rates": self.rates,
+            "window": [timed[0][0], timed[-1][1]] if timed else None,
             "epochs": len(self.rates),
             "peak_gib": torch.cuda.max_memory_allocated(self.device) / 2**30 if on_gpu else None,
             "first_step": self.first_step,
