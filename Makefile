@@ -8,6 +8,8 @@ BENCHED := $(if $(filter bert-% accuracy-text,$(WORKLOAD)),$(TEXT),$(DEMO))
 BENCH_accuracy := accuracy.py
 BENCH_accuracy-text := accuracy.py --tasks languages
 BENCH_patches := patches.py
+BENCH_gains := gains.py --text $(TEXT)
+BENCH_timeline := timeline.py
 LOCK := $(CURDIR)/{{cookiecutter.project_slug}}/src/{{cookiecutter.__package_name}}/engine/tools/lock.py
 TEMPLATE_LOCKS := {{cookiecutter.project_slug}}/requirements.lock {{cookiecutter.project_slug}}/torch-cu130.lock
 CUDA ?= cu130
@@ -32,6 +34,7 @@ demo: $(READY) ## generate the default project in build/, train and score it
 bench: $(if $(findstring --rounds 0,$(ARGS))$(filter accuracy-text,$(WORKLOAD)),,gpu) $(READY) ## measure training on this GPU [WORKLOAD=…] [ARGS=…]
 	cookiecutter . --no-input --default-config --overwrite-if-exists --output-dir $(dir $(BENCHED)) $(if $(filter $(TEXT),$(BENCHED)),task=text)
 	$(MAKE) -C $(BENCHED) setup
+	$(if $(filter gains,$(WORKLOAD)),cookiecutter . --no-input --default-config --overwrite-if-exists --output-dir $(dir $(TEXT)) task=text && $(MAKE) -C $(TEXT) setup)
 	$(or $(UV_PROJECT_ENVIRONMENT),$(BENCHED)/.venv)/bin/python benchmarks/$(or $(BENCH_$(WORKLOAD)),compare.py $(WORKLOAD)) --project $(BENCHED) $(ARGS)
 
 test: $(READY) ## bake every option, run what was baked

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from my_project.engine import nvml
+from my_project.engine.nvml import GpuState
 from workload import LEFT_OUT, Workload
 
 HERE = Path(__file__).resolve().parent
@@ -40,7 +41,7 @@ def this_machine(work: Workload) -> dict[str, Any]:
     return machine
 
 
-def this_gpu() -> nvml.GpuState | None:
+def this_gpu() -> GpuState | None:
     """Return the state of the first GPU in CUDA_VISIBLE_DEVICES, or of the first GPU."""
     states = nvml.gpu_states()
     named = first_gpu()
@@ -60,16 +61,7 @@ def run(asked: argparse.Namespace, work: Workload, row: str, round_: int) -> dic
         few = ",".join(map(str, sorted(os.sched_getaffinity(0))[: work.cores]))
         command = ["taskset", "-c", few] if work.cores and "limit" not in row else []
         command += [sys.executable, *command_of(asked, work, row, out)]
-        paths = [str(asked.project.resolve() / "src"), str(HERE), os.environ.get("PYTHONPATH", "")]
-        settings = os.environ | {
-            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-            "RUN_FOLDER": f"{folder}/run",
-        }
-        cache = asked.out.resolve() / "inductor" / asked.workload
-        settings.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
-        settings.pop("WANDB_API_KEY", None)
-        if not work.devices:  # transformers' Trainer trains on all GPUs that it finds
-            settings["CUDA_VISIBLE_DEVICES"] = first_gpu()
+        settings = environment(asked, work, folder)
         begun = time.time()
         with log.open("w") as output, gpu_states() as states:
             process = subprocess.Popen(command, env=settings, stdout=output, stderr=output)
@@ -104,6 +96,21 @@ def run(asked: argparse.Namespace, work: Workload, row: str, round_: int) -> dic
         return {**named, **found, **seen, "command": shown}
 
 
+def environment(asked: argparse.Namespace, work: Workload, folder: str) -> dict[str, str]:
+    """Return the variables of a row's process. A run of ours is saved to `folder`/run."""
+    paths = [str(asked.project.resolve() / "src"), str(HERE), os.environ.get("PYTHONPATH", "")]
+    settings = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "RUN_FOLDER": f"{folder}/run",
+    }
+    cache = asked.out.resolve() / "inductor" / asked.workload
+    settings.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    settings.pop("WANDB_API_KEY", None)
+    if not work.devices:  # transformers' Trainer trains on all GPUs that it finds
+        settings["CUDA_VISIBLE_DEVICES"] = first_gpu()
+    return settings
+
+
 def command_of(asked: argparse.Namespace, work: Workload, row: str, out: Path) -> list[str]:
     """Return Python's arguments for a row. Ours is what a user types, plus a callback."""
     own = work.ROWS[row].flags
@@ -125,9 +132,9 @@ def command_of(asked: argparse.Namespace, work: Workload, row: str, out: Path) -
 
 
 @contextmanager
-def gpu_states() -> Iterator[list[tuple[float, nvml.GpuState]]]:
+def gpu_states() -> Iterator[list[tuple[float, GpuState]]]:
     """Ask for the GPU's state twice a second: its time.time(), and the state."""
-    states, over = list[tuple[float, nvml.GpuState]](), threading.Event()
+    states, over = list[tuple[float, GpuState]](), threading.Event()
 
     def ask() -> None:
         while (gpu := this_gpu()) and not over.wait(BETWEEN):
@@ -143,7 +150,7 @@ def gpu_states() -> Iterator[list[tuple[float, nvml.GpuState]]]:
 
 
 def usage(
-    states: list[tuple[float, nvml.GpuState]], window: tuple[float, float] | None
+    states: list[tuple[float, GpuState]], window: tuple[float, float] | None
 ) -> dict[str, float]:
     """Return the mean utilization in percent, and the median clock and power, within a window.
 

@@ -198,7 +198,7 @@ def joined(values: list[float], form: str) -> str:
 
 def measured(results: list[Result]) -> str:
     newest = results[-1]
-    each = Counter(r["row"] for r in results if "left_out" not in r).values()
+    each = Counter((r["workload"], r["row"]) for r in results if "left_out" not in r).values()
     rounds = " to ".join(map(str, sorted({min(each, default=0), max(each, default=0)})))
     on, cores = newest.get("gpu", "CPU"), newest.get("pinned") or newest["cores"]
     torch = newest["versions"]["torch"]
@@ -212,11 +212,11 @@ def number(value: float | None) -> str:
 
 def digits(value: float | None) -> str:
     """Return a number with three digits."""
-    return "" if value is None or math.isnan(value) else f"{value:.3g}"
+    return "" if value is None or math.isnan(value) else f"{value:#.3g}".rstrip(".")
 
 
 def utilization(row: Row) -> str:
-    return "–" if row.busy is None else f"{row.busy:.0f}%"
+    return "-" if row.busy is None else f"{row.busy:.0f}%"
 
 
 def share(value: float | None, limit: float | None) -> str:

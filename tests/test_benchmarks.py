@@ -114,8 +114,8 @@ def results() -> list[dict]:
 def test_the_table_has_medians_spread_and_shares_of_the_limit(results):
     table = report.table(results).splitlines()
     assert table[4:6] == [
-        "| ours | 70,001 | 70,000 to 70,002 | 78% | 0.714 | 65,000 | 72% | 20 / 9 | – | 1.2 |",
-        "| the limit | 90,000 | 80,000 to 100,000 | 100% | 0.556 |  |  | 20 / 9 | – | 1.2 |",
+        "| ours | 70,001 | 70,000 to 70,002 | 78% | 0.714 | 65,000 | 72% | 20 / 9 | - | 1.2 |",
+        "| the limit | 90,000 | 80,000 to 100,000 | 100% | 0.556 |  |  | 20 / 9 | - | 1.2 |",
     ]
     assert table[-1] == (
         "Medians of 3 interleaved rounds on NVIDIA H200, 16 cores, torch 2.11.0:"
@@ -158,6 +158,60 @@ def test_a_fine_tuning_is_compared_cold_and_warm():
     table = report.table(results)
     assert "| the usual loop | 40.0 / 32.0 | 300 | 1.00 / 1.00 |" in table
     assert "| ours | 20.0 / 16.0 | 300 | 2.00 / 2.00 |" in table
+
+
+def test_the_table_has_the_utilization_that_was_measured(results):
+    busy = [line | {"busy_percent": 97.6} for line in results if line["row"] == "ours"]
+    assert "| 20 / 9 | 98% | 1.2 |" in report.table(busy)
+
+
+def test_utilization_is_the_mean_within_the_timed_epochs(compare, python, default_project):
+    states = "[(t, GpuState(0, '', '', 0, 90 + t, 0, (), 1900, 600.0)) for t in range(9)]"
+    program = (
+        "from measure import GpuState, usage\n"
+        f"print(usage({states}, (2.5, 6.5)), usage({states}, None))"
+    )
+    source = {"PYTHONPATH": f"{default_project.path / 'src'}{os.pathsep}{BENCHMARKS}"}
+    status, said = python("-c", program, cwd=compare.out, **source)
+    assert status == 0, said
+    assert said == "{'busy_percent': 95.0, 'sm_mhz': 1900, 'watts': 600.0} {}\n"
+
+
+def test_a_kernel_of_attention_that_torch_refuses_is_named_below_the_table(compare):
+    status, said = compare("vit-b-128", "--tiny", "--rounds=1", "--rows=flash,cudnn")
+    assert status == 0, said
+    results = {row["row"]: row for row in report.read(compare.out / "vit-b-128.jsonl")}
+    assert results["flash"]["inside"] > 0 and results["flash"]["parameters"] > 200_000
+    refused = "torch refuses the kernel cudnn for deterministic training: "
+    assert results["cudnn"]["left_out"].startswith(refused)
+    assert f"\n{refused}" in (compare.out / "vit-b-128.md").read_text()
+
+
+def test_the_gain_is_drawn_from_networks_with_both_rows(compare, python, default_project):
+    out = compare.out / "gains"
+    told = ["--tiny", "--rounds=1", "--networks", "small-cnn-128", "--out", out]
+    source = {"PYTHONPATH": str(default_project.path / "src"), "TORCHINDUCTOR_VEC_ISA_OK": "0"}
+    told += ["--project", default_project.path]
+    status, said = python(BENCHMARKS / "gains.py", *told, cwd=compare.out, **source)
+    assert status == 0, said
+    speeds = {row["row"]: row["inside"] for row in report.read(out / "small-cnn-128.jsonl")}
+    gain = speeds["ours"] / speeds["usual-eager"]
+    lines = (out / "gains.md").read_text().splitlines()
+    assert lines[2].startswith("| small_cnn | 0.289 million | ")
+    assert lines[2].endswith(f" | {gain:.1f} |") and lines[3] == ""
+    assert (out / "gains.png").stat().st_size > 5000
+
+
+def test_the_parts_of_a_run_add_up_to_its_time(compare, python, default_project):
+    out = compare.out / "timeline"
+    told = ["--tiny", "--seconds=1", "--cold", "--out", out, "--project", default_project.path]
+    source = {"PYTHONPATH": str(default_project.path / "src"), "TORCHINDUCTOR_VEC_ISA_OK": "0"}
+    status, said = python(BENCHMARKS / "timeline.py", *told, cwd=compare.out, **source)
+    assert status == 0, said
+    lines = (out / "timeline.md").read_text().splitlines()
+    *parts, whole = [float(line.split(" | ")[1]) for line in lines[4:] if line.startswith("| ")]
+    assert len(parts) == 9 and min(parts) >= 0
+    assert sum(parts) == pytest.approx(whole, abs=0.1) and whole > 1
 
 
 def test_a_row_with_a_batch_size_of_its_own_says_so(results):

@@ -135,6 +135,7 @@ EXCEPTIONS = {
                 *("accuracy", "resnet18-128", "resnet18-512"),
                 *("resnet50-jpeg", "resnet50-jpeg-4cores"),
                 *("bert-32", "bert-128", "bert-512", "bert-finetuning"),
+                *("vit-b-128", "gains", "timeline"),
             )
         ),
         'make bench CONFIG=configs/synthetic.yaml ARGS="--all-modes --model.network resnet18"',

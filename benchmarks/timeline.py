@@ -1,0 +1,146 @@
+"""Where the time of a whole run goes, and its share of the limit: `timeline.py`.
+
+It measures the limit, fills the cache of compiled code by a run of a few steps, and trains once
+more for about `--seconds`, as shipped (ResNet-18, batch 128, validation after each epoch). The
+run's time counts from the start of its process to its exit.
+
+    make bench WORKLOAD=timeline ARGS="--seconds 300"
+    PYTHONPATH=PROJECT/src python3 benchmarks/timeline.py --project PROJECT
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from measure import HERE, command_of, environment, run, this_gpu
+from workload import Workload
+from workloads import workload
+
+BUILD = HERE.parent / "build"
+CLOCK = "my_project.engine.tools.timing.ClockCallback"
+
+
+def main() -> int:
+    asked = arguments()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    work = workload(asked.workload, asked.tiny)
+    limit = run(asked, work, "limit", 0)
+    if limit is None:
+        return 1
+    steps = work.train // work.batch
+    rate = limit["inside"]
+    epochs = max(round(asked.seconds * rate / (steps * work.batch)), 2)
+    if not asked.cold:
+        train(asked, work, epochs, ("--until=20",))
+    found = train(asked, work, epochs)
+    if found is None:
+        return 1
+    lines = table(found, rate, work)
+    (asked.out / "timeline.json").write_text(json.dumps(found | {"limit": rate}) + "\n")
+    (asked.out / "timeline.md").write_text(lines)
+    print(f"\n{lines}")
+    return 0
+
+
+def train(
+    asked: argparse.Namespace, work: Workload, epochs: int, more: tuple[str, ...] = ()
+) -> dict[str, Any] | None:
+    """Train and return when each part began; None if the run failed."""
+    with tempfile.TemporaryDirectory(dir=asked.out) as folder:
+        marks = Path(folder) / "marks.json"
+        command = [
+            part.replace(CLOCK, "marks.Marks")
+            for part in command_of(asked, work, "ours", marks)
+            if not part.startswith("--model.compile")  # decided automatically, as for any run
+        ]
+        command += [f"--trainer.max_epochs={epochs}", *more]
+        log = asked.out / "timeline.log"
+        begun = time.time()
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, *command],
+                env=environment(asked, work, folder),
+                stdout=output,
+                stderr=output,
+            )
+            status = process.wait()
+        ended = time.time()
+        if status:
+            print(f"the run failed ({status}): see {log}", file=sys.stderr)
+        if status or not marks.is_file():  # not written if it ends early
+            return None
+        record = json.loads(Path(folder, "run", "run.json").read_text())
+        saving = record["results"]["seconds_saving"]
+        found = json.loads(marks.read_text())
+        return found | {"begun": begun, "ended": ended, "saving": saving}
+
+
+def parts_of(found: dict[str, Any]) -> dict[str, float]:
+    """Return the seconds of each part of a run, in order; together they are the whole run."""
+    epochs, at = found["epochs"], found
+    begins = [epoch[0] for epoch in epochs[1:]] + [at["trained"]]
+    train = sum(end - begin for begin, end, _, _ in epochs)
+    return {
+        "start: imports": at["imported"] - at["begun"],
+        "start: settings, data, network": at["built"] - at["imported"],
+        "start: setup of the Trainer": at["prepared"] - at["built"],
+        "start: the first step, with its compiling": at["first_step"] - at["prepared"],
+        "training": train - (at["first_step"] - epochs[0][0]),
+        "validation": sum(over - end for _, end, over, _ in epochs),
+        "between epochs: metrics, checkpoints": sum(
+            begin - epoch[2] for begin, epoch in zip(begins, epochs, strict=True)
+        ),
+        "end: the last checkpoint, teardown": at["left"] - at["trained"],
+        "end: digests, pictures, exit": at["ended"] - at["left"],
+    }
+
+
+def table(found: dict[str, Any], rate: float, work: Workload) -> str:
+    """Return a run's parts in Markdown: seconds, and points of the limit that each one costs.
+
+    Training costs what it takes longer than the limit takes for the same rows, all else its time.
+    """
+    parts, rows = parts_of(found), sum(epoch[3] for epoch in found["epochs"])
+    whole, least = found["ended"] - found["begun"], rows / rate
+    gpu, start = this_gpu(), found["first_step"] - found["begun"]
+    lines = ["| | s | points lost |", "|---|--:|--:|"]
+    for name, seconds in parts.items():
+        lost = seconds - least if name == "training" else seconds
+        lines.append(f"| {name} | {seconds:.2f} | {100 * lost / whole:.2f} |")
+    lines.append(f"| the whole run | {whole:.2f} | {100 - 100 * least / whole:.2f} |")
+    count, validated = len(found["epochs"]), work.val * len(found["epochs"])
+    on = gpu.name if gpu else "CPU"
+    return "\n".join(
+        [
+            f"**{work.title}, on {on}: {count} epochs, from start to exit**",
+            "",
+            *lines,
+            "",
+            f"The whole run is at {least / whole:.1%} of the limit ({rate:,.0f} img/s), training"
+            f" alone at {least / parts['training']:.1%}. The first step ended after {start:.1f} s."
+            f" Validation: {validated / parts['validation']:,.0f} img/s. Saving took"
+            f" {found['saving']:.2f} s of the run's own thread.",
+            "",
+        ]
+    )
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workload", default="resnet18-128", choices=["resnet18-128"])
+    parser.add_argument("--seconds", type=float, default=300.0, help="of training, about")
+    parser.add_argument("--cold", action="store_true", help="do not fill the cache before")
+    parser.add_argument("--project", type=Path, default=BUILD / "my-project")
+    parser.add_argument("--jpegs", type=Path, default=BUILD / "jpegs")
+    parser.add_argument("--out", type=Path, default=BUILD / "bench" / "timeline")
+    parser.add_argument("--tiny", action="store_true", help="a CPU's version, for tests")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
