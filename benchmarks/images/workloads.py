@@ -181,6 +181,7 @@ _IN_MEMORY = replace(
     train=5_120,
     val=512,
     folder=False,
+    recipe={"data.eval_batch_size": 256},
 )
 IMAGE_WORKLOADS = {
     "small-cnn-128": replace(
@@ -215,6 +216,6 @@ IMAGE_WORKLOADS = {
         ),
         network="vit_b_16",
         usual_rate=1e-4,
-        recipe={"model.optimizer": "adamw", "model.learning_rate": 1e-4},
+        recipe={**_IN_MEMORY.recipe, "model.optimizer": "adamw", "model.learning_rate": 1e-4},
     ),
 }
