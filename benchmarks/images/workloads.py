@@ -190,6 +190,11 @@ IMAGE_WORKLOADS = {
         network="small_cnn",
     ),
     "resnet18-128": _RESNET18,
+    "resnet18-extras": replace(
+        _RESNET18,
+        title=f"{_RESNET18.title}: averaged weights and augmentations",
+        rows=("ours", "ours-averaged", "ours-augmented", "limit"),
+    ),
     "resnet18-512": replace(
         _RESNET18,
         title=_RESNET18.title.replace("128", "512"),

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 
 from .engine import Uniforms, UserError
@@ -225,5 +224,7 @@ def _beta(alpha: float, uniform: Tensor) -> Tensor:
 
 @functools.lru_cache
 def _quantiles(alpha: float, device: torch.device) -> Tensor:
+    from scipy.special import betaincinv  # only runs that mix images need it
+
     steps = (torch.arange(1024, dtype=torch.float64) + 0.5) / 1024
     return torch.from_numpy(betaincinv(alpha, alpha, steps.numpy())).float().to(device)

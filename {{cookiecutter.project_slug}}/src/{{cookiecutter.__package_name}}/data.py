@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 
 from .augment import Augmentation
 from .engine import Uniforms
@@ -30,6 +29,8 @@ def digits() -> ImageSplits:
     A fifth of each class is the test split, and another fifth is the validation split. (E. Alpaydin
     and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998.)
     """
+    from sklearn.datasets import load_digits  # importing takes a second
+
     data = load_digits()
     grey = np.round(data.images * (255 / 16)).astype(np.uint8)
     pixels, labels = np.repeat(grey[..., None], 3, axis=-1), data.target

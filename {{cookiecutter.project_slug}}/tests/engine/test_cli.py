@@ -250,3 +250,13 @@ def test_torchmetrics_is_imported_when_more_than_lightning_needs_is_used():
         assert torchmetrics.Accuracy(task="binary").__class__ is BinaryAccuracy
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+def test_a_run_imports_scikit_learn_only_if_its_source_uses_it():
+    code = (
+        f"import sys; from {PACKAGE}.engine.cli.later_imports import import_later; import_later();"
+        f" import {PACKAGE}.engine.cli.command, {PACKAGE}.data; print(*sys.modules)"
+    )
+    command, surroundings = [sys.executable, "-c", code], os.environ | {"PYTHONPATH": str(SOURCE)}
+    modules = set(subprocess.check_output(command, env=surroundings, text=True).split())
+    assert f"{PACKAGE}.data" in modules and not {"sklearn", "scipy", "torchmetrics.functional"} & modules
