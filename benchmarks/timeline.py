@@ -29,19 +29,20 @@ def main() -> int:
     asked = arguments()
     asked.out.mkdir(parents=True, exist_ok=True)
     work = workload(asked.workload, asked.tiny)
-    limit = run(asked, work, "limit", 0)
-    if limit is None:
+    limits = [run(asked, work, row, 0) for row in ("limit", "limit-validation")]
+    if None in limits:
         return 1
+    rate, validation_rate = (limit["inside"] for limit in limits)
     steps = work.train // work.batch
-    rate = limit["inside"]
     epochs = max(round(asked.seconds * rate / (steps * work.batch)), 2)
     if not asked.cold:
         train(asked, work, epochs, ("--until=20",))
     found = train(asked, work, epochs)
     if found is None:
         return 1
-    lines = table(found, rate, work)
-    (asked.out / "timeline.json").write_text(json.dumps(found | {"limit": rate}) + "\n")
+    found |= {"limit": rate, "limit-validation": validation_rate}
+    lines = table(found, work)
+    (asked.out / "timeline.json").write_text(json.dumps(found) + "\n")
     (asked.out / "timeline.md").write_text(lines)
     print(f"\n{lines}")
     return 0
@@ -100,31 +101,37 @@ def parts_of(found: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def table(found: dict[str, Any], rate: float, work: Workload) -> str:
+def table(found: dict[str, Any], work: Workload) -> str:
     """Return a run's parts in Markdown: seconds, and points of the limit that each one costs.
 
-    Training costs what it takes longer than the limit takes for the same rows, all else its time.
+    Training and validation cost what they take longer than the limit for the same rows; all else
+    costs its time. The limit of training alone does not validate.
     """
-    parts, rows = parts_of(found), sum(epoch[3] for epoch in found["epochs"])
-    whole, least = found["ended"] - found["begun"], rows / rate
-    gpu, start = this_gpu(), found["first_step"] - found["begun"]
-    lines = ["| | s | points lost |", "|---|--:|--:|"]
+    parts, count = parts_of(found), len(found["epochs"])
+    rows, validated = sum(epoch[3] for epoch in found["epochs"]), work.val * count
+    whole, start = found["ended"] - found["begun"], found["first_step"] - found["begun"]
+    least = {"training": rows / found["limit"], "validation": validated / found["limit-validation"]}
+    lines = ["| | s | at the limit | points lost |", "|---|--:|--:|--:|"]
     for name, seconds in parts.items():
-        lost = seconds - least if name == "training" else seconds
-        lines.append(f"| {name} | {seconds:.2f} | {100 * lost / whole:.2f} |")
-    lines.append(f"| the whole run | {whole:.2f} | {100 - 100 * least / whole:.2f} |")
-    count, validated = len(found["epochs"]), work.val * len(found["epochs"])
+        limit = least.get(name, 0.0)
+        lost = 100 * (seconds - limit) / whole
+        lines.append(f"| {name} | {seconds:.2f} | {limit:.2f} | {lost:.2f} |")
+    lost = 100 - 100 * sum(least.values()) / whole
+    lines.append(f"| the whole run | {whole:.2f} | {sum(least.values()):.2f} | {lost:.2f} |")
+    gpu = this_gpu()
     on = gpu.name if gpu else "CPU"
+    speeds = [f"{found[name]:,.0f} img/s" for name in ("limit", "limit-validation")]
     return "\n".join(
         [
             f"**{work.title}, on {on}: {count} epochs, from start to exit**",
             "",
             *lines,
             "",
-            f"The whole run is at {least / whole:.1%} of the limit ({rate:,.0f} img/s), training"
-            f" alone at {least / parts['training']:.1%}. The first step ended after {start:.1f} s."
-            f" Validation: {validated / parts['validation']:,.0f} img/s. Saving took"
-            f" {found['saving']:.2f} s of the run's own thread.",
+            f"The whole run is at {100 - lost:.1f}% of the limit of training and validation"
+            f" ({speeds[0]}, {speeds[1]}), and at {least['training'] / whole:.1%} of one that does"
+            f" not validate. Training alone is at {least['training'] / parts['training']:.1%},"
+            f" validation at {least['validation'] / parts['validation']:.1%}. The first step ended"
+            f" after {start:.1f} s. Saving took {found['saving']:.2f} s of the training process.",
             "",
         ]
     )

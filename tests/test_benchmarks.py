@@ -210,6 +210,8 @@ def test_the_parts_of_a_run_add_up_to_its_time(compare, python, default_project)
     assert status == 0, said
     lines = (out / "timeline.md").read_text().splitlines()
     *parts, whole = [float(line.split(" | ")[1]) for line in lines[4:] if line.startswith("| ")]
+    lost = [float(line.split(" | ")[3].rstrip(" |")) for line in lines[4:] if line[:2] == "| "]
+    assert sum(lost[:-1]) == pytest.approx(lost[-1], abs=0.1)
     assert len(parts) == 9 and min(parts) >= 0
     assert sum(parts) == pytest.approx(whole, abs=0.1) and whole > 1
 

@@ -5,7 +5,7 @@ from argparse import Namespace
 import torch
 from loop import Loop
 
-from .limit import limit, limit_of_several
+from .limit import limit, limit_of_several, limit_of_validation
 from .loaders import timm_loading, torchvision_loading
 from .usual import lightning_project, script
 from .workloads import ImageWorkload
@@ -22,6 +22,8 @@ def train(work: ImageWorkload, row: str, asked: Namespace) -> None:
     loop = Loop(torch.device(work.device), work.steps)
     if row == "limit":
         limit(work, loop)
+    elif row == "limit-validation":
+        limit_of_validation(work, loop)
     elif row in ("torchvision", "timm"):
         loading = {"torchvision": torchvision_loading, "timm": timm_loading}[row]
         loading(work, asked.jpegs, loop)

@@ -62,6 +62,7 @@ class ImageWorkload(Workload):
         "ours-augmented": Row("ours, averaged weights, all augmentations", AVERAGED | AUGMENTED),
         "ours-resident": Row("ours, images on the GPU", {}),
         "limit": Row("the limit"),
+        "limit-validation": Row("the limit of validation"),
         "flash": Row("ours, uncompiled, flash", with_kernel("flash")),
         "efficient": Row("ours, uncompiled, efficient", with_kernel("efficient")),
         "math": Row("ours, uncompiled, math", with_kernel("math")),
