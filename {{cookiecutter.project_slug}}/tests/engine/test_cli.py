@@ -259,4 +259,7 @@ def test_a_run_imports_scikit_learn_only_if_its_source_uses_it():
     )
     command, surroundings = [sys.executable, "-c", code], os.environ | {"PYTHONPATH": str(SOURCE)}
     modules = set(subprocess.check_output(command, env=surroundings, text=True).split())
-    assert f"{PACKAGE}.data" in modules and not {"sklearn", "scipy", "torchmetrics.functional"} & modules
+    assert (
+        f"{PACKAGE}.data" in modules
+        and not {"sklearn", "scipy", "torchmetrics.functional"} & modules
+    )
