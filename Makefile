@@ -10,6 +10,7 @@ BENCH_accuracy-text := accuracy.py --tasks languages
 BENCH_patches := patches.py
 BENCH_gains := gains.py --text $(TEXT)
 BENCH_timeline := timeline.py
+BENCH_allreduce := allreduce.py
 LOCK := $(CURDIR)/{{cookiecutter.project_slug}}/src/{{cookiecutter.__package_name}}/engine/tools/lock.py
 TEMPLATE_LOCKS := {{cookiecutter.project_slug}}/requirements.lock {{cookiecutter.project_slug}}/torch-cu130.lock
 CUDA ?= cu130

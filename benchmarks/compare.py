@@ -21,7 +21,10 @@ BUILD = HERE.parent / "build"
 
 def main() -> int:
     asked = arguments()
-    work = workload(asked.workload, asked.tiny, asked.devices)
+    work = workload(asked.workload, asked.tiny, asked.devices, asked.strong)
+    if asked.strong and (not asked.devices or work.batch % asked.devices):
+        found = f"a batch of {work.batch} on {asked.devices or 'no number of'} devices"
+        return refuse(f"--strong divides the batch among --devices N; found {found}.")
     if not work.rows:
         return refuse(f"--devices {asked.devices}: {asked.workload} has no row on several GPUs.")
     rows = asked.rows.split(",") if asked.rows else list(work.rows)
@@ -38,6 +41,7 @@ def main() -> int:
         return refuse("There is no NVIDIA GPU here. This benchmark needs one.")
     asked.out.mkdir(parents=True, exist_ok=True)
     gpus = f"-{asked.devices}gpus" if asked.devices else ""
+    gpus += "-strong" if asked.strong else ""
     file = asked.out / f"{asked.workload}{gpus}.jsonl"
     if asked.rounds:
         work.prepare(asked)
@@ -77,6 +81,7 @@ def arguments() -> argparse.Namespace:
         "--seconds", type=float, default=float("inf"), help="start no row that would end later"
     )
     parser.add_argument("--devices", type=int, help="compare one GPU with so many")
+    parser.add_argument("--strong", action="store_true", help="divide the batch among the devices")
     parser.add_argument("--project", type=Path, default=BUILD / "my-project")
     parser.add_argument("--jpegs", type=Path, default=BUILD / "jpegs", help="made if missing")
     parser.add_argument("--out", type=Path, default=BUILD / "bench")

@@ -74,6 +74,7 @@ def run(asked: argparse.Namespace, work: Workload, row: str, round_: int) -> dic
         last = log.read_text(errors="replace").splitlines()[-1:] or [""]
         named = {"workload": asked.workload, "row": row, "round": round_, "seconds": seconds}
         named |= {"devices": work.devices} if work.devices else {}
+        named |= {"strong": True} if work.strong else {}
         if status == LEFT_OUT:
             print(last[0], flush=True)
             return named | {"left_out": last[0]}
@@ -117,6 +118,7 @@ def command_of(asked: argparse.Namespace, work: Workload, row: str, out: Path) -
     if own is None:
         more = ["--tiny"] if asked.tiny else []
         more += [f"--devices={work.devices}"] if work.devices else []
+        more += ["--strong"] if work.strong else []
         more += work.arguments(asked)
         return [str(HERE / "rows.py"), asked.workload, row, str(out), *more]
     flags = work.flags(row, asked)

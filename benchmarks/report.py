@@ -52,7 +52,8 @@ def read(file: Path) -> list[Result]:
 
 
 def workload_of(results: list[Result]) -> Workload:
-    return workload(results[0]["workload"], devices=results[0].get("devices"))
+    one = results[0]
+    return workload(one["workload"], devices=one.get("devices"), strong=one.get("strong", False))
 
 
 def summarize(results: list[Result]) -> list[Row]:
@@ -131,7 +132,8 @@ def table(results: list[Result]) -> str:
     lines = [f"**{work.title}**", ""]
     valid = [row for row in rows if not row.problem]
     lines += processes(valid, work.UNIT) if work.whole_process else speeds(valid, work.UNIT)
-    devices = f' ARGS="--devices {newest["devices"]}"' if "devices" in newest else ""
+    strong = " --strong" if newest.get("strong") else ""
+    devices = f' ARGS="--devices {newest["devices"]}{strong}"' if "devices" in newest else ""
     lines += ["", f"{measured(results)}: `make bench WORKLOAD={newest['workload']}{devices}`."]
     lines += [f"{row.problem}." for row in rows if row.problem]
     return "\n".join(lines) + "\n"

@@ -23,8 +23,9 @@ def main() -> int:
     parser.add_argument("--jpegs", type=Path)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--devices", type=int)
+    parser.add_argument("--strong", action="store_true")
     asked = parser.parse_args()
-    work = workload(asked.workload, asked.tiny, asked.devices)
+    work = workload(asked.workload, asked.tiny, asked.devices, asked.strong)
     torch.manual_seed(0)
     try:
         import_module(f"{work.PACKAGE}.rows").train(work, asked.row, asked)

@@ -29,7 +29,8 @@ class Workload:
     The first of the `epochs` compiles and is not part of the figures. If `whole_process`, the
     figure is the time from the start of the process to its end instead. Every row but the limit is
     pinned to `cores` cores, if set. A loop without Lightning times at least `steps` steps.
-    `devices` is the number of GPUs of the rows that train on several. A row is stopped after
+    `devices` is the number of GPUs of the rows that train on several; if `strong`, they divide the
+    batch. A row is stopped after
     `longest` seconds; `expected` is an estimate of its seconds before it has run.
     """
 
@@ -42,6 +43,7 @@ class Workload:
     val: int
     cores: int | None = None
     devices: int | None = None
+    strong: bool = False
     workers: int = 8
     steps: int = 300
     compiles: bool = True
@@ -79,6 +81,11 @@ class Workload:
     def label(self, row: str) -> str:
         devices = "1 GPU" if self.devices == 1 else f"{self.devices} GPUs"
         return self.ROWS[row].label.format(devices=devices)
+
+    @property
+    def batch_of_each(self) -> int:
+        """The batch size of each of several devices."""
+        return self.batch // (self.devices or 1) if self.strong else self.batch
 
     @property
     def all_workers(self) -> int:

@@ -96,6 +96,29 @@ def test_rows_of_several_devices_stand_beside_one(compare):
     assert (compare.out / "resnet18-128-2gpus.png").stat().st_size > 5000
 
 
+def test_several_devices_divide_the_batch_if_it_stays_the_same_in_all(compare):
+    told = ["--tiny", "--rounds=1", "--devices=2", "--strong", "--rows=several,several-limit"]
+    status, said = compare("resnet18-128", *told)
+    assert status == 0, said
+    results = report.read(compare.out / "resnet18-128-2gpus-strong.jsonl")
+    assert "--data.batch_size=8 " in results[0]["command"]
+    assert results[1]["command"].endswith(" --tiny --devices=2 --strong")
+    table = (compare.out / "resnet18-128-2gpus-strong.md").read_text()
+    assert table.startswith(
+        "**ResNet-18, small stem, 50,000 images of 32 by 32 pixels, batch 128 in"
+    )
+    assert compare("resnet18-128", "--strong")[1].startswith("error: --strong divides the batch")
+
+
+def test_an_all_reduce_of_each_size_is_a_row(compare, python):
+    told = ["--cpu", "--devices=2", "--most=20000", "--out", compare.out]
+    status, said = python(BENCHMARKS / "allreduce.py", *told, cwd=compare.out)
+    assert status == 0, said
+    rows = [line.strip("| ").split(" | ") for line in said.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows] == ["bytes", "1,024", "4,096", "16,384"]
+    assert all(float(row[1].replace(",", "")) > 0 for row in rows[1:])
+
+
 def measured(row: str, round_: int, inside: float, whole: float | None = None, **more) -> dict:
     """Return a line of results as compare.py writes it."""
     line = {"workload": "resnet18-512", "row": row, "round": round_, "seconds": 30.0}

@@ -8,6 +8,7 @@ averages all gradients where they are.
 import functools
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -43,7 +44,7 @@ def _rank(rank: int, devices: int, work: ImageWorkload, out: Path, port: int) ->
     torch.distributed.init_process_group("nccl" if on_gpu else "gloo", **group)
     torch.manual_seed(0)
     loop = Loop(device, work.steps, devices)
-    limit(work, loop)
+    limit(replace(work, batch=work.batch_of_each), loop)
     if rank == 0:
         loop.write(out)
     torch.distributed.destroy_process_group()

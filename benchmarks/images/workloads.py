@@ -116,7 +116,7 @@ class ImageWorkload(Workload):
             "trainer.max_epochs": self.epochs,
         }
         if row.startswith("several"):
-            flags |= {"trainer.devices": self.devices}
+            flags |= {"trainer.devices": self.devices, "data.batch_size": self.batch_of_each}
         if streams:
             flags |= {"data.image_size": self.image_size}
         elif self.folder:
