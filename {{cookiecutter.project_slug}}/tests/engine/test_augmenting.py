@@ -9,6 +9,7 @@ from torchvision.transforms.v2 import functional as F
 from {{ cookiecutter.__package_name }}.augment import Augmentation, erase
 from {{ cookiecutter.__package_name }}.engine.data import order
 from {{ cookiecutter.__package_name }}.engine.images.augmenting.colours import (
+    histograms,
     jitter,
 )
 from {{ cookiecutter.__package_name }}.engine.images.augmenting.policies import (
@@ -161,3 +162,12 @@ def test_an_image_depends_only_on_its_own_numbers(name, channels):
     together = augmented(index)
     assert torch.equal(augmented(index[[4, 17, 9]]), together[[4, 17, 9]])
     assert torch.equal(together, images) == (name in ("saturation", "hue") and channels in (1, 6))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_values_are_counted_on_a_gpu_as_on_the_cpu(channels):
+    images = torch.randint(40, 200, (5, channels, 33, 47), dtype=torch.uint8)
+    images = images.to(memory_format=torch.channels_last)
+    assert torch.equal(histograms(images), histograms(images.cuda()).cpu())

@@ -64,7 +64,7 @@ ALLOWED = {
     "fast/compile.py": {"_compiled_call_impl"},
     "fast/installed_networks.py": {"_dynamo"},
     "fast/gradients.py": {"_foreach_add_", "_foreach_copy_"},  # documented by torch
-    "model/average.py": {"_foreach_lerp_"},  # torch's optimizers call it
+    "model/average.py": {"_fused_sgd_"},  # torch's optimizer calls it
     "fast/sync_batch_norm.py": {"_functional_collectives"},
     "run/heartbeat.py": {"_current_frames"},  # documented by Python
     "fast/compile_messages.py": {"_inductor", "_logging"},

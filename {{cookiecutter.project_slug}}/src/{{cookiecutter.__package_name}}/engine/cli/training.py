@@ -37,6 +37,7 @@ from ..decisions import (
 )
 from ..fast.compile_messages import Compiling
 from ..fast.data_parallel import DataParallel
+from ..fast.first_use import use_soon
 from ..fast.patches import left_on_device
 from ..fast.settings import preserve_process_settings
 from ..fast.step_graph import StepGraph
@@ -161,11 +162,20 @@ class Training(LightningCLI):
         if is_rank_zero():
             warn_of_other_versions(self.root)
         prefer_determinism(config.trainer.deterministic)
+        self._use_gpu_soon(layout)
         self.run_folder, self.record = folder, None
         is_new = resuming and not self.resumed
         self.at_end.enter_context(artifacts_of(None if is_new else folder))
         if resuming and is_rank_zero() and not (folder / "run.json").exists():
             self.record = self._start_record()
+
+    def _use_gpu_soon(self, layout: Layout) -> None:
+        """Begin to use the GPU, if it is the first one and no process measures its memory first."""
+        first = get(self.asked, "trainer.devices") in (None, "auto", 1)
+        alone = layout.devices.value * layout.num_nodes.value == 1 and not is_launched()
+        measures = get(self.asked, BATCH_SIZE) == AUTO
+        if layout.accelerator.value == "cuda" and first and alone and not measures:
+            use_soon(torch.device("cuda", 0))
 
     def _check_resume(self, layout: Layout) -> None:
         record = RunRecord(self.resumed)  # type: ignore[arg-type]

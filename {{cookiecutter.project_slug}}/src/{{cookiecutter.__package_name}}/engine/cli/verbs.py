@@ -75,6 +75,16 @@ VERBS = {
         ),
         others=FITS,
     ),
+    "look": Verb(
+        "Train",
+        "show training rows as the network sees them, before a run",
+        "look",
+        (
+            CONFIG,
+            option("--out", "the picture; default: runs/look.png", type=Path, metavar="FILE"),
+        ),
+        others=FITS,
+    ),
     "validate": Verb("Evaluate", "score a run's best checkpoint on the validation split"),
     "test": Verb("Evaluate", "score a run's best checkpoint on the test split"),
     "predict": Verb(
@@ -108,16 +118,6 @@ VERBS = {
             ),
             option("--port", "0: any free port", type=int, default=8000, metavar="N"),
         ),
-    ),
-    "look": Verb(
-        "Measure",
-        "show training rows as the network sees them, untrained",
-        "look",
-        (
-            CONFIG,
-            option("--out", "the picture; default: runs/look.png", type=Path, metavar="FILE"),
-        ),
-        others=FITS,
     ),
     "runs": Verb(
         "Runs",

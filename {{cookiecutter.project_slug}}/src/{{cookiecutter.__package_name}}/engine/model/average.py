@@ -60,11 +60,18 @@ class WeightAverage(L.Callback):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the averages towards the weights, after an optimizer step."""
+        """Move the averages towards the weights, after an optimizer step.
+
+        average -= share * (average - weight) is what SGD computes with the weight, negated, as
+        gradient, a weight decay of 1 and the share as learning rate. torch has it as one kernel
+        for all weights that reads the share on the device; its lerps would need one for each.
+        """
         self.updates.add_(1)
         share = (9 / (self.updates + 10)).clamp(min=1 - self.decay)
         weights = [weight.to(average.dtype) for weight, average in self.averages.items()]
-        torch._foreach_lerp_(list(self.averages.values()), weights, [share] * len(weights))
+        plain: Any = {"momentum": 0.0, "dampening": 0.0, "nesterov": False, "is_first_step": False}
+        averages = list(self.averages.values())
+        torch._fused_sgd_(averages, weights, [], lr=share, weight_decay=1.0, maximize=True, **plain)
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int

@@ -94,10 +94,19 @@ def look_up(images: Tensor, tables: Tensor) -> Tensor:
 
 
 def histograms(images: Tensor) -> Tensor:
-    """Return how often each value occurs in each image and channel: int64 (n, 256, c)."""
-    values = _values(images)
-    counts = values.new_zeros(len(images), 256, images.shape[1])
-    return counts.scatter_add_(1, values, values.new_ones(()).expand_as(values))
+    """Return how often each value occurs in each image and channel: int64 (n, 256, c).
+
+    A deterministic scatter_add sorts its indices on a GPU; sorting the values alone is faster.
+    """
+    if not images.is_cuda:
+        values = _values(images)
+        counts = values.new_zeros(len(images), 256, images.shape[1])
+        return counts.scatter_add_(1, values, values.new_ones(()).expand_as(values))
+    ordered = images.flatten(2).sort(2).values
+    levels = torch.arange(256, dtype=torch.uint8, device=images.device)
+    levels = levels.expand(*ordered.shape[:2], 256).contiguous()
+    upto = torch.searchsorted(ordered.contiguous(), levels, right=True)
+    return upto.diff(dim=2, prepend=upto.new_zeros(*upto.shape[:2], 1)).transpose(1, 2)
 
 
 def _values(images: Tensor) -> Tensor:
