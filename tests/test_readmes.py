@@ -28,6 +28,10 @@ HERE = {
     'make train CONFIG=configs/imagefolder.yaml ARGS="--data.options.path /data/birds.csv"': (
         f"{ONE_STEP} {SMALL} --data.options.path=birds.csv"
     ),
+    'make train CONFIG=configs/imagefolder.yaml ARGS="--data.options.path data/ages.csv'
+    ' --data.options.objective numbers --model.optimizer adamw --model.learning_rate 0.001"': (
+        f"{ONE_STEP} {SMALL}"
+    ),
     "python -c 'from torchvision import models; print(*models.list_models(models))'": "",
     "python -m my_project fit --config configs/digits.yaml": "--until=2",
     "make resume": "--until=4",
@@ -242,6 +246,11 @@ def project(bake) -> BakedProject:
         file.write_bytes(b"P6 16 16 255\n" + 256 * bytes([5 * i, 255 * (i % 2), 0]))
         rows.append(f"{file},{kind},{split}")
     (project.path / "birds.csv").write_text("\n".join(rows))
+    ages = ["path,label,split"]
+    for i, row in enumerate(rows[1:]):
+        file, _, split = row.split(",")
+        ages.append(f"{file},{20 + i},{split}")
+    (project.path / "data" / "ages.csv").write_text("\n".join(ages))
     return project
 
 

@@ -175,7 +175,7 @@ def test_a_text_project_trains_scores_and_answers(text, trained):
 
 def test_text_runs_that_are_killed_resume_to_the_same_bits(make):
     """The weekly canary kills all; the rest of the file is tested in a project of images."""
-    kills, part = (34, "") if os.environ.get("ALL_CASES") else (1, "-k test_a_killed_run_resumes")
+    kills, part = (39, "") if os.environ.get("ALL_CASES") else (1, "-k test_a_killed_run_resumes")
     done = make("test-resume", f"ARGS=-p no:cacheprovider {part}", KILLS=str(kills))
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("resumed from") == kills

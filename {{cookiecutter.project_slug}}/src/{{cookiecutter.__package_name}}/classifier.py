@@ -13,7 +13,7 @@ from .engine.images.normalization import normalize_by
 from .engine.images.torchvision_networks import load_pretrained
 from .engine.model.class_totals import class_totals
 from .engine.model.label_loss import ClassWeights, LabelLoss, weights_of_classes
-from .engine.model.objectives import ObjectiveName, other_objective
+from .engine.model.objectives import Labels, Numbers, ObjectiveName, other_objective
 from .engine.model.optimizers import OptimizerName, ScheduleName
 from .networks import Network, build_network
 
@@ -79,10 +79,10 @@ class ImageClassifier(Task):
             raise UserError("model.num_classes is not set, and there are no data to take it from.")
         self.network = build_network(network, num_classes, small_images, num_channels)
         weights = weights_of_classes(class_weights, class_counts)
-        self.other = other_objective(objective, self.hparams)  # None for classes
-        if self.other is not None:
-            self.best = self.other.best
-        self.label_loss = self.other or LabelLoss(label_smoothing, focal_gamma, weights)
+        other = other_objective(objective, self.hparams)  # None for classes
+        self.label_loss = other or LabelLoss(label_smoothing, focal_gamma, weights)
+        if other is not None:
+            self.best = other.best
         if freeze_backbone:
             freeze(self.network, outputs=num_classes)
 
@@ -125,6 +125,11 @@ class ImageClassifier(Task):
         return class_totals(logits, batch.labels.where(batch.row >= 0, IGNORED))
 
     @property
+    def other(self) -> Labels | Numbers | None:
+        """What images have instead of a class, if they do."""
+        return None if isinstance(self.label_loss, LabelLoss) else self.label_loss
+
+    @property
     def has_scores(self) -> bool:
         return self.other is not None
 
@@ -142,6 +147,8 @@ class ImageClassifier(Task):
             lines.append(f"pretrained: {load_pretrained(self.network.body, *names)}")
         if options["num_channels"] != 3:
             lines.append(normalize_by(self.network.normalize, self.trainer))
+        if isinstance(self.other, Numbers):
+            lines.append(self.other.scale.measure(self.trainer))
         return "\n".join(filter(None, lines)) or None
 
     def configure_optimizers(self) -> Any:

@@ -11,7 +11,7 @@ from .engine.images.batch import ImageBatch
 from .engine.images.module import ImageModule
 from .engine.images.shown import as_rgb
 from .engine.model.objectives import THRESHOLD, labels_above
-from .engine.monitor.names import drawable, width
+from .engine.monitor.names import drawable, listed, width
 from .engine.monitor.predictions import FinishedRun
 
 RIGHT, WRONG = "#2e7d32", "#c62828"
@@ -51,11 +51,13 @@ def draw_predictions(
 
 def look(batch: ImageBatch, data: ImageModule) -> Figure:
     """Draw training images as the network sees them, with their labels; a mixed one has two."""
-    shown = drawable(data.facts().classes, NAME_WIDTH)
-    captions = [in_words(label, shown.names) for label in batch.labels]
+    mixed = batch.mixed_labels is not None
+    most = NAME_WIDTH - len("99% ") * mixed
+    shown = drawable(data.facts().classes, most)
+    captions = [in_words(label, shown.names, most) for label in batch.labels]
     if batch.mixed_labels is not None and batch.mix_weights is not None:
         for i, weight in enumerate(batch.mix_weights.tolist()):
-            other = in_words(batch.mixed_labels[i], shown.names)
+            other = in_words(batch.mixed_labels[i], shown.names, most)
             captions[i] = f"{weight:.0%} {captions[i]}\n{1 - weight:.0%} {other}"
     colours = ["black"] * len(captions)
     title = f"training images of {data.facts().name}, as the network sees them"
@@ -63,11 +65,11 @@ def look(batch: ImageBatch, data: ImageModule) -> Figure:
     return draw_sheet(images, captions, colours, shown.families, title)
 
 
-def in_words(label: Tensor, names: Sequence[str]) -> str:
-    """Return an image's class, its labels, (classes,), or its number."""
+def in_words(label: Tensor, names: Sequence[str], most: int = NAME_WIDTH) -> str:
+    """Return an image's class, its labels, (classes,), or its number, in at most `most` columns."""
     if label.ndim:
-        return ", ".join(labels_above(label.tolist(), names)) or "none"
-    return f"{label:.4g}" if label.is_floating_point() else names[int(label)]
+        return listed(labels_above(label.tolist(), names), most) or "none"
+    return f"{label:.6g}" if label.is_floating_point() else names[int(label)]
 
 
 def draw_sheet(
@@ -127,7 +129,8 @@ def of_labels(labels: Tensor, probabilities: Tensor, names: Sequence[str]) -> Sa
 
     def caption(i: int) -> str:
         each = [probabilities[i], *([labels[i]] if wrong[i] else [])]
-        return in_lines([", ".join(labels_above(row.tolist(), names)) or "none" for row in each])
+        most = NAME_WIDTH - 6  # "not " comes before it
+        return in_lines([in_words(row, names, most) for row in each])
 
     title = f"{int(wrong.sum())} of {len(labels)} images have a wrong label, the worst first"
     return Said(title, error.mean(1).argsort(descending=True, stable=True), wrong, caption)
@@ -136,9 +139,10 @@ def of_labels(labels: Tensor, probabilities: Tensor, names: Sequence[str]) -> Sa
 def of_numbers(labels: Tensor, numbers: Tensor) -> Said:
     error = (numbers - labels).abs()
     order = error.argsort(descending=True, stable=True)
-    title = f"mean error {error.mean():.3g} in {len(labels)} images, the largest first"
+    title = f"mean error {error.mean():.6g} in {len(labels)} images, the largest first"
     nothing = torch.zeros_like(labels, dtype=torch.bool)
-    return Said(title, order, nothing, lambda i: f"{numbers[i]:.4g}, not {labels[i]:.4g}")
+    pairs = list(zip(numbers, labels, strict=True))
+    return Said(title, order, nothing, lambda i: in_lines([in_words(one, ()) for one in pairs[i]]))
 
 
 def in_lines(names: list[str]) -> str:

@@ -47,9 +47,11 @@ def of_labels(shares: np.ndarray, targets: np.ndarray) -> tuple[Scores, dict[str
     return scores, each
 
 
-def of_numbers(found: np.ndarray, targets: np.ndarray) -> tuple[Scores, dict[str, np.ndarray]]:
-    """Return the scores of numbers (n,); there are no classes."""
-    scores = {"loss": metrics.mean_squared_error(targets, found)}
+def of_numbers(
+    found: np.ndarray, targets: np.ndarray, trained: np.ndarray
+) -> tuple[Scores, dict[str, np.ndarray]]:
+    """Return the scores of numbers (n,), learned on the scale of `trained`; no classes."""
+    scores = {"loss": metrics.mean_squared_error(targets, found) / np.var(trained)}
     scores["error"] = metrics.mean_absolute_error(targets, found)
     scores["r2"] = metrics.r2_score(targets, found)
     return scores, {}

@@ -259,18 +259,33 @@ def test_rows_of_similar_lengths_meet_in_a_step_and_steps_stay_shuffled():
     assert plan.padding(1) < 0.5 * (1 - int(lengths[drawn[:4096]].sum()) / unsorted)
 
 
+def test_rows_of_several_lengths_drawn_by_their_weights_meet_as_others_do():
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 100, (2050,), generator=generator).int()
+    rare = torch.arange(2050) % 50 == 0
+    weights = torch.where(rare, 49.0, 1.0).double()
+    options = (2050, order.BatchShard(32), 3, lambda: (0, 0), weights, lengths)
+    plan = order.EpochPlan(*options)
+    drawn = plan.indices(1)
+    assert torch.equal(drawn, order.EpochPlan(*options).indices(1))
+    expected = order.numbered(order.weighted_order(3, 1, weights))[: drawn.numel()]
+    assert torch.equal(drawn.flatten().sort().values, expected.sort().values)
+    rows = plan.rows_of(drawn)
+    assert rare[rows].float().mean() == pytest.approx(0.5, abs=0.03)
+    assert lengths[rows].float().std(1).mean() < 0.1 * lengths.float().std()
+
+
+@pytest.mark.parametrize("weights", [None, torch.arange(1000).double()])
 @pytest.mark.parametrize(("world_size", "accumulate"), [(2, 1), (1, 2), (2, 2), (4, 1)])
 def test_a_step_has_the_same_rows_of_several_lengths_on_any_number_of_devices(
-    world_size, accumulate
+    world_size, accumulate, weights
 ):
     lengths = torch.randint(1, 100, (1000,), generator=torch.Generator().manual_seed(0)).int()
 
     def steps(size: int, world: int, parts: int) -> list[set[int]]:
         plans = [
-            order.EpochPlan(
-                1000, order.BatchShard(size, rank, world, parts), 3, lambda: (0, 0), None, lengths
-            )
-            for rank in range(world)
+            order.EpochPlan(1000, shard, 3, lambda: (0, 0), weights, lengths)
+            for shard in (order.BatchShard(size, rank, world, parts) for rank in range(world))
         ]
         each = torch.stack([plan.indices(0).view(-1, parts * size) for plan in plans], 1)
         return [set(step.flatten().tolist()) for step in each]

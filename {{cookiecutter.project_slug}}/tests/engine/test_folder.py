@@ -5,6 +5,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -354,7 +355,7 @@ def test_other_and_hidden_files_are_passed_over(tmp_path):
     (root / ".ipynb_checkpoints").mkdir()
     splits = folder(str(root))
     assert splits.classes == ("blue", "green", "red")
-    assert splits.remarks[0].startswith("1 ignored") and "notes.txt" in splits.remarks[0]
+    assert splits.remarks[0].startswith("1 file ignored") and "notes.txt" in splits.remarks[0]
 
 
 def read_by_workers(images: Path) -> ImageData:
@@ -505,6 +506,52 @@ def test_measuring_what_a_loader_brings_reads_no_batch_in_vain(images, monkeypat
     assert len(brought) > 3 * len(loader)  # so epochs followed one another
     assert len(asked) <= 1 + len(brought) + config.slots
     assert set(multiprocessing.active_children()) <= others
+
+
+@pytest.mark.parametrize("slow", ["reading", "training"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_says_whether_reading_or_training_limits_it(
+    slow, workers, images, call, monkeypatch, tmp_path, capsys
+):
+    place = (reader.ImageReader, "read") if slow == "reading" else (ImageClassifier, "loss")
+    quick = getattr(*place)
+
+    def slowed(*arguments):
+        time.sleep(0.05)
+        return quick(*arguments)
+
+    monkeypatch.setattr(*place, slowed)
+    source = ["--data.source=folder", f"--data.options.path={images}", "--data.image_size=16"]
+    sizes = ["--data.batch_size=8", f"--data.workers={workers}", "--trainer.max_epochs=4"]
+    sizes += ["--data.global_batch_size=16", "--trainer.limit_val_batches=1"]
+    assert call("fit", *source, *sizes, "--trainer.accelerator=cpu", folder=tmp_path) == 0
+    (said,) = re.findall(r"^reading: .*$", capsys.readouterr().out, re.MULTILINE)
+    pattern = r"reading: up to ([\d,]+) images/s; training: up to ([\d,]+): (.+)"
+    *speeds, limits = re.fullmatch(pattern, said).groups()
+    found = json.loads((tmp_path / "run.json").read_text())["results"]["reading"]
+    assert speeds == [f"{found[name]:,.0f}" for name in ("read", "trained")]
+    if not workers:
+        assert limits == "one after the other, without workers"
+    else:
+        assert limits == f"reading {'is the bottleneck' if slow == 'reading' else 'keeps up'}"
+    if slow == "reading":
+        assert found["read"] < 8 / 0.05 * max(workers, 1) and found["trained"] > 8 / 0.05
+    else:
+        assert found["trained"] < 8 / 0.05 < found["read"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mode", ["false", "step-graph"])
+def test_steps_on_a_gpu_are_timed_there(mode, images, call, tmp_path):
+    """The network is so large that the GPU, not the host, sets the pace of the steps."""
+    source = ["--data.source=folder", f"--data.options.path={images}", "--data.image_size=224"]
+    sizes = ["--data.batch_size=48", "--data.workers=4", "--trainer.max_epochs=60"]
+    network = ["--model.network=resnet50", "--model.compile", mode, "--data.decoder=cpu"]
+    assert call("fit", *source, *sizes, *network, folder=tmp_path) == 0
+    results = json.loads((tmp_path / "run.json").read_text())["results"]
+    lower = min(results["reading"].values())
+    assert 0.5 * lower < results["rows_per_second"] < 1.2 * lower
 
 
 def test_evaluation_reads_the_middle_of_every_image_once(images):

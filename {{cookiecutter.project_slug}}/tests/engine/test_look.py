@@ -69,4 +69,6 @@ def test_labels_are_shown_by_name_or_as_numbers():
     assert in_words(torch.tensor(1), names) == "dog"
     assert in_words(torch.tensor([1.0, 0.0, 1.0]), names) == "cat, owl"
     assert in_words(torch.zeros(3), names) == "none"
+    assert in_words(torch.ones(3), names, most=11) == "cat, dog +1"
     assert in_words(torch.tensor(0.25), ()) == "0.25"
+    assert in_words(torch.tensor(123456.0), ()) == "123456"

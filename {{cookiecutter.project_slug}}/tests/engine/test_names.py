@@ -16,6 +16,7 @@ from {{ cookiecutter.__package_name }}.engine.contract import Best
 from {{ cookiecutter.__package_name }}.engine.monitor.curves import draw_curves
 from {{ cookiecutter.__package_name }}.engine.monitor.names import (
     drawable,
+    listed,
     shortened,
     width,
 )
@@ -84,6 +85,13 @@ def test_names_that_differ_in_the_middle_show_where(most):
     assert len(set(short)) == 3 and max(map(len, short)) <= most
     assert all("c" in name for name in short)
     assert (drawn((SENTENCES[0], "b")) == drawn((SENTENCES[0], "b"))).all()
+
+
+def test_as_many_names_are_listed_as_fit():
+    names = ("moon", "night", "red fox", "snow")
+    assert listed(names[:3], 20) == "moon, night, red fox" and listed((), 20) == ""
+    assert listed(names, 20) == "moon, night +2"
+    assert listed(("hedgehog", "owl"), 9) == "hed…og +1" and listed(("hedgehog",), 6) == "hed…og"
 
 
 def test_names_that_differ_in_two_places_get_a_number():

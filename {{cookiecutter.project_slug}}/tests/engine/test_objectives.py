@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import by_scikit_learn
 import numpy as np
@@ -62,8 +63,15 @@ def test_the_run_learns_and_its_table_has_its_scores(run):
     assert len(rows) == len(of_test) == 60
     if objective == "numbers":
         assert record["best"]["metric"] == "val/loss"
+        trained = [round(d / 9, 3) for i, d in enumerate(loaded) if split_of(i) == "train"]
+        scale = f"mean {np.mean(trained):.6g}, deviation {np.std(trained):.6g}"
+        assert scale in record["initialized"]
         known, said = ([float(row[key]) for row in rows] for key in ("target", "prediction"))
         assert known == pytest.approx([digit / 9 for digit in of_test], abs=1e-3)
+        error = metrics.mean_absolute_error(known, said)
+        assert results["test/error"] == pytest.approx(error, abs=1e-6)
+        squared = metrics.mean_squared_error(known, said) / np.var(trained)
+        assert results["test/loss"] == pytest.approx(squared, abs=1e-5)
         assert results["test/r2"] == pytest.approx(metrics.r2_score(known, said), abs=1e-6)
         assert results["test/r2"] > 0.4
         return
@@ -141,6 +149,22 @@ def test_metrics_of_numbers_equal_those_of_scikit_learn():
     assert np.isnan(one["r2"])
 
 
+def test_the_scale_of_numbers_is_that_of_the_training_targets_and_saved():
+    targets = torch.tensor([1900.0, 1950.0, 2000.0, 2030.0])
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(train_numbers=targets))
+    task, other = (ImageClassifier(num_classes=1, objective="numbers") for _ in range(2))
+    assert "mean 1970, deviation 49.4975" in task.label_loss.scale.measure(trainer)
+    other.load_state_dict(task.state_dict())
+    outputs = torch.tensor([[0.0], [1.0]])
+    expected = [1970, 1970 + float(targets.std(correction=0))]
+    assert other.predict(outputs).tolist() == pytest.approx(expected)
+    assert task.label_loss.scale(targets).mean() == pytest.approx(0, abs=1e-6)
+    trainer.datamodule.train_numbers = torch.full((7,), 0.1)
+    task.label_loss.scale.measure(trainer)
+    assert task.label_loss.scale.deviation == 1 and task.predict(outputs)[0] == torch.tensor(0.1)
+    assert task.label_loss.scale.measure(SimpleNamespace(datamodule=None)) == ""
+
+
 @pytest.mark.parametrize(
     ("objective", "label", "message"),
     [
@@ -172,5 +196,5 @@ def test_what_only_classes_have_is_refused(digits):
     with pytest.raises(UserError, match=r"model\.test_flip is True, but the data have numbers"):
         ImageClassifier(num_classes=1, objective="numbers", test_flip=True)
     options = {"path": str(digits / "numbers.csv"), "objective": "numbers"}
-    with pytest.raises(UserError, match=r"data\.sampler is balanced, but the data have numbers"):
+    with pytest.raises(UserError, match=r"data\.sampler is balanced, which needs .* numbers"):
         ImageData("folder", options, image_size=8, sampler="balanced")

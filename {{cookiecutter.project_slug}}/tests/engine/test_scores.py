@@ -46,7 +46,8 @@ def expected(objective: str, run: Path, data: ImageData, split: str) -> tuple[di
         found = torch.cat([task.predict(task(batch))[batch.row >= 0] for batch in batches])
     targets = torch.cat([batch.labels[batch.row >= 0] for batch in batches])
     of = getattr(by_scikit_learn, f"of_{objective}")
-    return of(found.double().numpy(), targets.double().numpy())
+    scale = () if data.train_numbers is None else (data.train_numbers.double().numpy(),)
+    return of(found.double().numpy(), targets.double().numpy(), *scale)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

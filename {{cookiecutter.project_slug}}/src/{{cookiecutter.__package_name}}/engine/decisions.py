@@ -321,6 +321,7 @@ def decide_loading(
         raise UserError(f"data.loader is streaming, but {facts.name} has no files. Leave it unset.")
     if loader is None:
         some = f"{worker_count.value} worker{'' if worker_count.value == 1 else 's'}"
+        some = some if worker_count.value else "the training process"
         loader = Decision("streaming", f"read by {some}")
         if facts.nbytes is not None:
             loader = Decision("mapped", "too large for device memory: kept in host memory")

@@ -1,5 +1,7 @@
 """The losses and metrics of the objectives: exact under padding, and means over what they name."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -51,6 +53,19 @@ def test_the_loss_is_the_mean_that_the_totals_sum_up(name):
     outputs = outputs_of(batch, name)
     total, count = objective.totals(outputs, batch)["loss"]
     torch.testing.assert_close(objective.loss(outputs, batch), total / count)
+
+
+def test_numbers_are_scaled_to_be_learned_and_predicted_in_their_unit():
+    objective, batch = build_objective("numbers", 1, VOCABULARY, 0.0), batch_of(6, "numbers")
+    labels = torch.tensor([10.0, 30.0, 10.0, 30.0, 10.0, 30.0])
+    batch = batch._replace(labels=labels)
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(train_numbers=labels))
+    assert "mean 20, deviation 10 " in objective.scale.measure(trainer)
+    outputs = torch.ones(6, 1)
+    assert objective.loss(outputs, batch) == 2  # half of the rows are two deviations away
+    assert objective.predict(outputs).tolist() == [30.0] * 6
+    totals = objective.totals(outputs, batch)
+    assert [float(total / count) for total, count in totals.values()] == [2, 10]
 
 
 def test_the_masked_loss_is_a_mean_over_tokens_by_its_weight():

@@ -50,6 +50,7 @@ from ..monitor import class_report, summary
 from ..monitor.gpu import GpuUsage, OutOfMemory
 from ..monitor.predictions import draw_pictures
 from ..monitor.progress import Progress, Throughput
+from ..monitor.reading import Reading
 from ..monitor.trackers import Tracking, build_trackers, decide_wandb
 from ..paths import project_root, shown
 from ..ranks import is_launched, is_rank_zero, of_every_rank, of_rank_zero
@@ -327,6 +328,7 @@ class Training(LightningCLI):
         return [
             *([Progress()] if self._shows_our_bar() else []),
             Throughput(),
+            *([Reading()] if self._is_read_by_workers() else []),
             GpuUsage(self.run_folder),
             OutOfMemory(),
             StepSeed(config.seed_everything, by_rank=self.decisions.step_version.value == 1),
@@ -335,6 +337,13 @@ class Training(LightningCLI):
             *self._heartbeat(),
             self.checkpoint,
         ]
+
+    def _is_read_by_workers(self) -> bool:
+        """Return whether training rows are ready when workers have read them."""
+        decided = self.decisions
+        on_gpu = decided.decoder.value == "gpu"  # which then has work left
+        timed = decided.accelerator.value in ("cpu", "cuda")
+        return decided.loader.value == "streaming" and timed and not on_gpu
 
     def _has_their_bar(self) -> bool:
         """Return whether the configuration adds a progress bar of Lightning."""

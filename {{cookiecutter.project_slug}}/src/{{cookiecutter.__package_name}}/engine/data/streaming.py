@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -161,6 +162,8 @@ class StreamingLoader:
         slots = storage(config.slots * size)
         self.memory = torch.tensor([], dtype=torch.uint8).set_(slots).view(-1, size)
         self.pinned: set[int] = set()
+        self.answers = self.rows_read = 0  # of workers, and their rows after each slot's first use
+        self.seconds_reading = 0.0
         self.loader: DataLoader = DataLoader(
             _Worker(reader, replace(plan, position=None), self.memory),
             batch_size=None,  # a request is a whole batch
@@ -180,6 +183,17 @@ class StreamingLoader:
     def nbytes_on_device(self) -> int:
         return 0
 
+    @property
+    def rows_per_second(self) -> float | None:
+        """How fast all workers read together; None until each slot was filled twice.
+
+        The time in which they wait for a free slot doesn't count, nor does the first use of a slot,
+        whose memory is new then.
+        """
+        if self.answers < 2 * self.config.slots:
+            return None
+        return self.rows_read / self.seconds_reading * max(self.config.workers, 1)
+
     def __iter__(self) -> Iterator[Any]:
         epoch, first = self.plan.position() if self.plan.position else (self.next[0], 0)
         if not self.config.endless or self.running is None or self.next != (epoch, first):
@@ -197,9 +211,13 @@ class StreamingLoader:
 
     def finish(self, answer: Any) -> Any:
         """Return a worker's answer as a batch on the device, or raise its UserError."""
-        (slot, epoch, _, indices), rest = answer
+        (slot, epoch, _, indices), rest, seconds = answer
         if isinstance(rest, UserError):
             raise rest
+        self.answers += 1
+        if self.answers > self.config.slots:
+            self.rows_read += len(indices)
+            self.seconds_reading += seconds
         device = self.config.device
         row = torch.from_numpy(indices).to(device)
         index = row.clamp(min=0)
@@ -238,21 +256,25 @@ class _Requests(Iterable[Request]):
 
 
 class _Worker(Dataset):
-    """Answers a request with the request and what is not in its slot, or an error to raise."""
+    """Answers a request with the request, what is not in its slot, or an error to raise, and the
+    seconds that it took.
+    """
 
     def __init__(self, reader: Reader, plan: EpochPlan, memory: Tensor) -> None:
         self.reader, self.plan, self.memory = reader, plan, memory  # uint8 (slots, bytes)
 
-    def __getitem__(self, request: Request) -> tuple[Request, Any]:
+    def __getitem__(self, request: Request) -> tuple[Request, Any, float]:
+        begun = time.perf_counter()
         slot, epoch, length, index = request
         uniforms = None
         if epoch is not None:
             uniforms = self.plan.uniforms(epoch, torch.from_numpy(index))
         rows, memory = self.plan.rows_of(index), self.memory[slot].numpy()
         try:
-            return request, self.reader.read(rows, length, uniforms, memory)
+            rest = self.reader.read(rows, length, uniforms, memory)
         except UserError as error:
-            return request, error
+            rest = error
+        return request, rest, time.perf_counter() - begun
 
 
 def _end_with_parent(worker: int) -> None:

@@ -5,10 +5,9 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from ..contract import Facts
-from ..data.classes import balanced, class_counts, remarks_on
+from ..data.classes import Sampler, check_sampler, class_counts, remarks_on, sample_weights
 from ..data.module import Data
 from ..errors import UserError
 from .batch import ImageBatch
@@ -47,7 +46,7 @@ class ImageModule(Data):
         flip: bool,
         decoder: Literal["cpu", "gpu"] | None,
         channels: int | None = None,
-        sampler: Literal["balanced"] | None = None,
+        sampler: Sampler = None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size)
         _check_size(image_size)
@@ -71,23 +70,17 @@ class ImageModule(Data):
         parts = [_rows(part, config) for part in (source.train, source.val, source.test)]
         self.splits = ImageSplits(*parts, classes=source.classes, remarks=source.remarks)
         self._facts, self.objective = _facts(name, source, config), source.objective
+        check_sampler(sampler, self.objective)
+        numbers = self.objective == "numbers"
+        self.train_numbers = source.train.labels if numbers else None
         self.class_counts: dict[str, int] | None = None
         if self.objective == "classes":
-            self._weigh_classes(source.train.labels, sampler)
-        elif sampler is not None:
-            raise UserError(
-                f"data.sampler is {sampler}, but the data have {self.objective}: it is for classes."
-                " Leave it unset."
-            )
+            self.class_counts = class_counts(source.train.labels, source.classes)
+            self.sample_weights = sample_weights(sampler, source.train.labels)
+            few = remarks_on(self.class_counts, "images")
+            self._facts = replace(self._facts, remarks=self._facts.remarks + few)
 
     splits: ImageSplits
-
-    def _weigh_classes(self, labels: Tensor, sampler: Literal["balanced"] | None) -> None:
-        """Count the images of the classes, and draw them by it if `sampler` is balanced."""
-        self.class_counts = class_counts(labels, self.splits.classes)
-        self.sample_weights = balanced(labels) if sampler == "balanced" else None
-        few = remarks_on(self.class_counts, "images")
-        self._facts = replace(self._facts, remarks=self._facts.remarks + few)
 
     @property
     def num_classes(self) -> int:

@@ -8,12 +8,13 @@ False for rows that only fill up a batch.
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 from ..contract import Best
 from ..errors import UserError
 from .row_scores import average_precisions, r2
+from .target_scale import TargetScale
 
 ObjectiveName = Literal["classes", "labels", "numbers"]
 Totals = dict[str, tuple[Tensor, Tensor]]
@@ -80,20 +81,27 @@ class Labels(_Objective):
         return {"map": float(average_precisions(predictions, targets).nanmean())}
 
 
-class Numbers(_Objective):
-    """One number for each row: outputs (n, 1), targets float32 (n,)."""
+class Numbers(_Objective, nn.Module):
+    """One number for each row: outputs (n, 1), targets float32 (n,).
+
+    The loss is that of scaled numbers; predictions and the error have the unit of the targets.
+    """
 
     best = Best("val/loss", "min")  # where the loss is lowest, R² is highest
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = TargetScale()
+
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return mse_loss(self.predict(outputs), targets, reduction="none")
+        return mse_loss(outputs.float().squeeze(1), self.scale(targets), reduction="none")
 
     def totals(self, outputs: Tensor, targets: Tensor, real: Tensor) -> Totals:
         """Return squared and absolute error as sums and counts over the real rows."""
-        error = (self.predict(outputs) - targets) * real
+        error = self.predict(outputs) - targets
         return {
-            "loss": (error.square().sum(), real.sum()),
-            "error": (error.abs().sum(), real.sum()),
+            "loss": ((self.losses(outputs, targets) * real).sum(), real.sum()),
+            "error": ((error.abs() * real).sum(), real.sum()),
         }
 
     def eval_totals(self, outputs: Tensor, targets: Tensor, real: Tensor) -> Totals:
@@ -101,7 +109,7 @@ class Numbers(_Objective):
 
     def predict(self, outputs: Tensor) -> Tensor:
         """Return the number of each row: float32 (n,)."""
-        return outputs.float().squeeze(1)
+        return self.scale.unscaled(outputs.float().squeeze(1))
 
     def scores(self, predictions: Tensor, targets: Tensor) -> dict[str, float]:
         """Return R², the share of the variance of the targets that is explained."""

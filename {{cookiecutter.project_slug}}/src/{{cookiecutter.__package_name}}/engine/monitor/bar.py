@@ -80,6 +80,12 @@ def display() -> Display:
     return TerminalBar() if sys.stderr.isatty() else Lines()
 
 
+def print_beside(line: str) -> None:
+    """Print a line where a bar may be shown."""
+    both = sys.stdout.isatty() and sys.stderr.isatty()
+    print(f"{ERASE_TO_END if both else ''}{line}\n", flush=True)
+
+
 def time_left(seconds: float) -> str:
     """Return a duration such as "7 s", "2 min 5 s", "3 h 45 min" or "2 d 3 h"."""
     whole = max(round(seconds), 0)

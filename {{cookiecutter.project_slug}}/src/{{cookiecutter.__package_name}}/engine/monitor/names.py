@@ -75,6 +75,17 @@ def shortened(names: Sequence[str], most: int) -> list[str]:
     return short
 
 
+def listed(names: Sequence[str], most: int) -> str:
+    """Return names in a line of at most `most` columns: those that fit, and how many more."""
+    for count in range(len(names), 0, -1):
+        more = f" +{len(names) - count}" if count < len(names) else ""
+        line = ", ".join(names[:count]) + more
+        if width(line) <= most:
+            return line
+    more = f" +{len(names) - 1}" if len(names) > 1 else ""
+    return "".join(_cut(name, most - len(more)) for name in names[:1]) + more
+
+
 def width(text: str) -> int:
     """Return how many columns a text takes; Chinese, Japanese and Korean letters take two."""
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
@@ -171,10 +182,11 @@ def _fitting(text: str, most: int) -> str:
 def _note(names: Sequence[str], boxed: Sequence[int]) -> str | None:
     if not boxed:
         return None
-    listed = ", ".join(f"({i}) {printable(names[i])}" for i in boxed[:MOST_NAMED])
+    shown = ", ".join(f"({i}) {printable(names[i])}" for i in boxed[:MOST_NAMED])
     others = f" and {len(boxed) - MOST_NAMED} more" if len(boxed) > MOST_NAMED else ""
+    count = f"{len(boxed)} name{'' if len(boxed) == 1 else 's'}"
     return (
-        f"no installed font has all characters of {len(boxed)} names: {listed}{others}. They are"
+        f"no installed font has all characters of {count}: {shown}{others}. They are"
         f" drawn as {MARK} and a number. Install a font that has them, such as Noto Sans CJK"
         " (Debian: apt install fonts-noto-cjk)."
     )

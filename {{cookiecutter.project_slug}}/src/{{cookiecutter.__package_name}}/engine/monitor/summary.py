@@ -19,6 +19,7 @@ from ..run.checkpoint_files import write_atomically
 from ..run.metrics import read_metrics
 from .gpu import GpuUsage
 from .progress import Throughput
+from .reading import Reading
 
 PICTURES = {"curves.png": "learning curves", "predictions.png": "predictions"}
 
@@ -33,11 +34,17 @@ def results_of(trainer: L.Trainer) -> dict[str, Any]:
         "steps": found[RunCheckpoint].saved_step,
         "rows_per_second": found[Throughput].rows_per_second,
         "seconds_to_first_step": found[Throughput].seconds_to_first_step,
+        **_reading(found.get(Reading)),
         "gpu": found[GpuUsage].summary(),
         "seconds_saving": round(found[RunCheckpoint].seconds_saving, 2),
         f"best {task.best.metric}": found[RunCheckpoint].best_so_far.score,
         **{name: row[name] for row in rows for name in row if name.startswith("val/")},
     }
+
+
+def _reading(measured: Reading | None) -> dict[str, Any]:
+    """Return the speeds of reading and training in rows/s, if rows are read and it took steps."""
+    return {"reading": measured.found} if measured and measured.found else {}
 
 
 def print_start(

@@ -145,7 +145,7 @@ def changed_data(a: Run, b: Run) -> Iterator[str]:
     was, is_ = (run.record.get("data", {}) for run in (a, b))
     if was.get("fingerprint") == is_.get("fingerprint"):
         return
-    yield "the rows are others (SHA-256)"
+    yield "the content differs (SHA-256)"
     for key in ("name", "rows"):
         for name, before, now in changed(
             *(dict(flat({key: some.get(key)})) for some in (was, is_))

@@ -18,7 +18,7 @@ from .engine.text.lora import add_lora, merged
 from .engine.text.metrics import check_metrics, scores_of
 from .engine.text.pretrained import artifacts_of, load_pretrained
 from .networks import NETWORKS, build_network
-from .objectives import ObjectiveName, best_by, build_objective, labels_of
+from .objectives import Numbers, ObjectiveName, best_by, build_objective, labels_of
 
 # The engine's name for a learning rate that rises linearly, then falls linearly, is one_cycle.
 SCHEDULES: dict[str, Any] = {"linear": "one_cycle", "cosine": "cosine", "constant": "constant"}
@@ -141,11 +141,14 @@ class TextClassifier(Task):
 
     def initialize(self) -> str | None:
         name, pretrained = self.hparams["network"], self.hparams["pretrained"]
-        if not pretrained or (pretrained is True and name in NETWORKS):
-            return None
-        trainer: Any = self.trainer
-        classes = getattr(trainer.datamodule, "classes", ())
-        return f"pretrained: {load_pretrained(self.network, name, pretrained, classes)}"
+        lines = list[str]()
+        if pretrained and not (pretrained is True and name in NETWORKS):
+            trainer: Any = self.trainer
+            classes = getattr(trainer.datamodule, "classes", ())
+            lines.append(f"pretrained: {load_pretrained(self.network, name, pretrained, classes)}")
+        if isinstance(self.objective, Numbers):
+            lines.append(self.objective.scale.measure(self.trainer))
+        return "\n".join(filter(None, lines)) or None
 
     def artifacts(self) -> dict[str, Path | bytes]:
         """Return what an encoder of transformers is built from when a run resumes."""

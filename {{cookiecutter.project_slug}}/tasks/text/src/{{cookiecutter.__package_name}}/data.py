@@ -7,7 +7,7 @@ is Texts: a list of texts, their labels, and the place that each comes from.
 import hashlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -111,6 +111,8 @@ class TextData(TextModule):
             is trained on the training texts.
         vocabulary: the most tokens of a tokenizer that is trained.
         masking: share of the tokens that are masked, to be predicted; if 0, labels are.
+        sampler: balanced draws each class as often as another, with replacement; unset: each text
+            once in an epoch.
     """
 
     # A resume compares the content of the texts instead.
@@ -126,7 +128,8 @@ class TextData(TextModule):
         tokenizer: str | None = None,
         vocabulary: int = 4000,
         masking: float = 0.0,
+        sampler: Literal["balanced"] | None = None,
     ) -> None:
         texts = load_source(SOURCES, source, options or {})
         sizes = batch_size, eval_batch_size, max_length
-        super().__init__(texts, source, *sizes, tokenizer, vocabulary, masking)
+        super().__init__(texts, source, *sizes, tokenizer, vocabulary, masking, sampler)

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from .engine import Best, UserError
 from .engine.model.label_loss import LabelLoss
+from .engine.model.target_scale import TargetScale
 from .engine.text.batch import IGNORED, TextBatch
 
 ObjectiveName = Literal["classes", "numbers", "masked"]
@@ -50,32 +51,40 @@ class Classes(nn.Module):
         return batch.labels
 
 
-class Numbers:
-    """One number for each row, such as how similar two texts are: outputs (n, 1), labels (n,)."""
+class Numbers(nn.Module):
+    """One number for each row, such as how similar two texts are: outputs (n, 1), labels (n,).
+
+    The loss is that of scaled numbers; predictions and the error have the unit of the labels.
+    """
 
     best = Best("val/loss", "min")
     per_token = False
     outputs = 1
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = TargetScale()
+
     def loss(self, outputs: Tensor, batch: TextBatch) -> Tensor:
-        """Return the mean squared error over the rows."""
-        return mse_loss(outputs.squeeze(1), labels_of(batch).to(outputs.dtype))
+        """Return the mean squared error of the scaled numbers over the rows."""
+        return mse_loss(outputs.squeeze(1), self.scale(labels_of(batch)).to(outputs.dtype))
 
     def loss_weight(self, batch: TextBatch) -> Tensor | None:
         return None
 
     def totals(self, outputs: Tensor, batch: TextBatch) -> Totals:
         """Return squared and absolute error as sums and counts over the real rows."""
-        real = batch.row >= 0
-        error = (self.predict(outputs) - labels_of(batch)) * real
+        real, labels = batch.row >= 0, labels_of(batch)
+        losses = mse_loss(outputs.float().squeeze(1), self.scale(labels), reduction="none")
+        error = self.predict(outputs) - labels
         return {
-            "loss": (error.square().sum(), real.sum()),
-            "error": (error.abs().sum(), real.sum()),
+            "loss": ((losses * real).sum(), real.sum()),
+            "error": ((error.abs() * real).sum(), real.sum()),
         }
 
     def predict(self, outputs: Tensor) -> Tensor:
         """Return the number of each row: float32 (n,)."""
-        return outputs.float().squeeze(1)
+        return self.scale.unscaled(outputs.float().squeeze(1))
 
     def target(self, batch: TextBatch) -> Tensor | None:
         return batch.labels

@@ -8,11 +8,13 @@ import lightning as L
 import pytest
 import torch
 from killed import by_two_ranks
+from some_words import WORDS
 from torch import Tensor
 from variants import TABLE, arguments, write_data
 
 from {{ cookiecutter.__package_name }}.classifier import TextClassifier
 from {{ cookiecutter.__package_name }}.data import TextData
+from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.fast.data_parallel import (
     DataParallel,
 )
@@ -81,6 +83,26 @@ def test_a_run_is_retrained_to_the_same_bits(data, call, tmp_path, capfd):
     assert call(*flags, folder=tmp_path / "run") == 0
     assert call("reproduce", "--run", str(tmp_path / "run")) == 0
     assert re.search(r"identical: \d+ losses and \d+ tensors", capfd.readouterr().out)
+
+
+def test_a_balanced_sampler_shows_texts_of_each_class_as_often(tmp_path):
+    table = tmp_path / "texts.csv"
+    lines = ["text,label,split", "a few words,rare,val", "a few more words,common,val"]
+    for i in range(400):
+        label = "common" if i % 20 else "rare"
+        lines.append(f"{' '.join(WORDS[: i % 15])} {i},{label},train")
+    table.write_text("\n".join(lines))
+    options = {"options": {"path": str(table)}, "vocabulary": 200}
+    data = TextData("table", **options, batch_size=20, sampler="balanced")
+    (remark,) = data.facts().remarks
+    assert "rare 20, common 380" in remark and "--data.sampler balanced" in remark
+    batches = list(data.train_dataloader())
+    rare = torch.cat([batch.labels for batch in batches]) == data.classes.index("rare")
+    assert len(rare) == 400 and 0.4 < rare.double().mean() < 0.6
+    every = data.splits.train.batch
+    assert all(torch.equal(batch.labels, every.labels[batch.row]) for batch in batches)
+    with pytest.raises(UserError, match=r"sampler is balanced, which needs classes, .* masked"):
+        TextData("table", **options, masking=0.15, sampler="balanced")
 
 
 def test_several_seeds_print_the_metric_as_it_is(data, call, tmp_path, capsys):

@@ -29,7 +29,10 @@ VARIANTS = {
     "an encoder of transformers, LoRA": (1, (*TABLE, *ENCODER)),
 }
 SIMPLE, TWO_PROCESSES = "classes", "two processes"
-PLAIN, SETTINGS = "classes", ["--model.ema=0.9"]  # these change the run PLAIN
+PLAIN, SETTINGS = (
+    "classes",
+    ["--model.ema=0.9", "--data.sampler=balanced"],
+)  # these change the run PLAIN
 VARIANTS |= {name: (1, (*TABLE, name)) for name in SETTINGS}
 EACH = ("step", "save", "validation", "last batch")
 KILLS = [(name, what) for name in list(VARIANTS)[:5] for what in EACH]

@@ -42,14 +42,20 @@ class PassedOver:
         if total := self.others.kinds.total():
             counts = ", ".join(f"{n} {kind}" for kind, n in self.others.kinds.most_common(8))
             names = join_names(map(Path, self.others.names))
-            yield f"{total} ignored (location or extension; {counts}): {names}"
+            files = _counted(total, "file")
+            yield f"{files} ignored, because of place or extension ({counts}): {names}"
         if self.links:
             yield (
-                f"{len(self.links)} links passed over, which lead back up or to what is read"
-                f" already: {join_names(self.links)}"
+                f"{_counted(len(self.links), 'link')} ignored, because of leading back up or to"
+                f" what is read already: {join_names(self.links)}"
             )
         if self.side:
-            yield f"{len(self.side)} folders of the system passed over: {join_names(self.side)}"
+            folders = _counted(len(self.side), "folder")
+            yield f"{folders} of the system ignored: {join_names(self.side)}"
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def _parts(path: str) -> list[str]:

@@ -101,7 +101,7 @@ def from_table(path: Path, remarks: list[str], objective: ObjectiveName = "class
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path} is neither a folder nor a .csv file with path,label[,split].")
-    table = _described(path, {"path", "label"}, "path,label[,split]")
+    table = _described(path, {"path", "label"}, "expected path,label[,split]")
     disk, labels, stats = FilesOnDisk(path.parent), _Labels(), Stats()
     places = {name: place for place, name in enumerate(table.columns)}
     in_path, in_label = places["path"], places["label"]
@@ -137,7 +137,7 @@ def listed(path: Path) -> list[str]:
     Raises UserError if the file is neither.
     """
     try:
-        table = _described(path, {"path"}, "a column path")
+        table = _described(path, {"path"}, "expected a column path")
     except UserError:
         if path.suffix.lower() != ".txt":
             raise
@@ -170,7 +170,7 @@ def _described(path: Path, needed: set[str], expected: str) -> _Table:
         columns = _columns(line, separator)
         if needed <= set(columns):
             return _Table(path, encoding, separator, columns, first)
-    raise UserError(f"{path} begins with {list(_columns(line, ','))}; expected {expected}.")
+    raise UserError(f"{path} begins with {list(_columns(line, ','))}; {expected}.")
 
 
 def _open(path: Path, encoding: str):  # type: ignore[no-untyped-def]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..contract import Facts, Splits, Uniforms
-from ..data.classes import WEIGHTS, class_counts, remarks_on
+from ..data.classes import Sampler, check_sampler, class_counts, remarks_on, sample_weights
 from ..data.module import Data, Loader, at_least
 from ..data.rows import TensorRows, digest
 from ..data.shared import once_per_host
@@ -48,6 +48,7 @@ class TextModule(Data):
         tokenizer: the name or folder of a tokenizer; None to train one on the training texts.
         vocabulary: the most tokens of a tokenizer that is trained.
         masking: share of the tokens that are masked; 0 for labels instead of masked tokens.
+        sampler: balanced draws each class as often as another, with replacement.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class TextModule(Data):
         tokenizer: str | None,
         vocabulary: int,
         masking: float,
+        sampler: Sampler = None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size)
         at_least(MULTIPLE, max_length=max_length)
@@ -83,10 +85,13 @@ class TextModule(Data):
         self.masks = self._masks() if masking else None
         parts = {split: self._masked_rows(split, batch) for split, batch in read.parts.items()}
         self.splits = Splits(parts["train"], parts["val"], parts.get("test"))
+        check_sampler(sampler, self.objective)
         labels = read.parts["train"].labels
+        self.train_numbers = labels if self.objective == "numbers" else None
         self.class_counts: dict[str, int] | None = None
         if self.objective == "classes" and labels is not None:
             self.class_counts = class_counts(labels, self.classes)
+            self.sample_weights = sample_weights(sampler, labels)
         self._facts = self._described(name, read, source.columns)
 
     @property
@@ -181,7 +186,7 @@ class TextModule(Data):
             classes=() if self.objective == "masked" else self.classes,
             shapes={"tokens": (longest,)},
             extra=extra,
-            remarks=read.remarks + remarks_on(self.class_counts or {}, "texts", WEIGHTS),
+            remarks=read.remarks + remarks_on(self.class_counts or {}, "texts"),
         )
 
 
