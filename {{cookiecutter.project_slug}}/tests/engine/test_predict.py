@@ -130,7 +130,7 @@ def test_damaged_files_are_rows_with_their_reason(workers, predict, tmp_path, ca
             assert row["error"].startswith(error) and not row["class"] and not row["top1"]
         assert not rows[-1]["error"] and rows[-1]["class"]
         said = capsys.readouterr()
-        assert ("note: 1 ignored" in said.out) == (place == root)
+        assert ("note: 1 file ignored" in said.out) == (place == root)
         told = f"{len(errors)} of {len(rows)} images have no prediction; the column error says why"
         assert told in said.err and "  empty.png is empty (0 bytes)" in said.err
 

@@ -107,4 +107,7 @@ def in_one_line(message: str, known: list[str]) -> str:
 def _in_words(kind: str) -> str:
     """Return a Python type in words."""
     kind = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", kind)
-    return IN_WORDS.get(kind, re.sub(r"typing\.Literal\[(.+)\]", r"one of \1", kind))
+    choices = re.fullmatch(r"typing\.Literal\[(.+)\]", kind)
+    if choices:
+        return f"one of {choices[1]}" if "," in choices[1] else choices[1]
+    return IN_WORDS.get(kind, kind)

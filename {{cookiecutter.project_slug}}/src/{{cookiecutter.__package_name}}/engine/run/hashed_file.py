@@ -53,8 +53,8 @@ class HashedFile:
 
     def _hash(self) -> None:
         with self.path.open("rb") as file:
-            for _ in self._sizes(HASHED_AT_ONCE):
-                while part := file.read(HASHED_AT_ONCE):
+            for size in self._sizes(HASHED_AT_ONCE):
+                while part := file.read(min(size - file.tell(), HASHED_AT_ONCE)):
                     self.sha256.update(part)
 
     def _sync(self) -> None:
