@@ -186,7 +186,7 @@ def test_which_end_is_best_is_known_or_said(asked, logged, mode):
         ("--model.class_weights={zero: 2}", "'zero', which is no class of the data"),
         ("--model.class_weights={3: -1}", "-1.0 for '3'; it must be at least 0"),
         ("--model.focal_gamma=-2", "model.focal_gamma is -2.0; it must be at least 0"),
-        ("--data.sampler=fair", "data.sampler is 'fair'; expected one of 'balanced'"),
+        ("--data.sampler=fair", "data.sampler is 'fair'; expected 'balanced'"),
     ],
 )
 def test_a_wrong_choice_is_one_line_before_training(flags, message, call, capsys, tmp_path):
