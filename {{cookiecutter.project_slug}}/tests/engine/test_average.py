@@ -1,5 +1,7 @@
 """--model.ema: averages follow the formula, are validated, and change no training step."""
 
+from types import SimpleNamespace
+
 import lightning as L
 import numpy as np
 import pytest
@@ -9,6 +11,9 @@ from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.data import ImageData
 from {{ cookiecutter.__package_name }}.engine.cli.project import (
     task_with_flags,
+)
+from {{ cookiecutter.__package_name }}.engine.model.average import (
+    WeightAverage,
 )
 
 DECAY, BATCHES = 0.8, 40
@@ -110,3 +115,21 @@ def test_tied_and_unfrozen_weights_are_averaged_and_saved_in_all_places(tmp_path
     for name, weight in after.items():
         average = saved[1]["state_dict"][name]
         assert torch.equal(average, task.state_dict()[name]) and not torch.equal(average, weight)
+
+
+def test_weights_of_any_layout_and_kind_are_averaged():
+    task = torch.nn.Module()
+    task.gaps = torch.nn.Parameter(torch.randn(4, 6)[:, ::2])
+    task.turned = torch.nn.Parameter(torch.randn(3, 5).T)
+    task.complex = torch.nn.Parameter(torch.randn(4, dtype=torch.complex64))
+    task.device, averaged = torch.device("cpu"), WeightAverage(DECAY)
+    averaged.on_train_start(SimpleNamespace(global_step=0), task)
+    averaged.on_train_batch_start(None, task, None, 0)
+    before = [weight.detach().clone() for weight in task.parameters()]
+    for weight in task.parameters():
+        weight.data.mul_(3)
+    averaged.update()
+    share = 9 / 11
+    for weight, old in zip(task.parameters(), before, strict=True):
+        expected = old + share * (weight.detach() - old)
+        torch.testing.assert_close(averaged.averages[weight], expected)

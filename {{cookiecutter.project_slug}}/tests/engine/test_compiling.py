@@ -7,6 +7,7 @@ import os
 import random
 from collections import Counter
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import lightning as L
@@ -22,9 +23,16 @@ from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.engine import decisions, hardware, task
 from {{ cookiecutter.__package_name }}.engine.data import resident
 from {{ cookiecutter.__package_name }}.engine.decisions import Decision
-from {{ cookiecutter.__package_name }}.engine.fast import patches, step_graph
+from {{ cookiecutter.__package_name }}.engine.fast import (
+    installed_networks,
+    patches,
+    step_graph,
+)
 from {{ cookiecutter.__package_name }}.engine.fast.compile_messages import (
     keep_cache,
+)
+from {{ cookiecutter.__package_name }}.engine.fast.installed_networks import (
+    InstalledNetworks,
 )
 from {{ cookiecutter.__package_name }}.engine.fast.step_versions import (
     StepVersions,
@@ -328,6 +336,7 @@ def networks_step(task: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Te
 @pytest.mark.parametrize("own", [False, True])
 def test_an_installed_network_is_known_by_its_settings(own):
     task, images = nn.Module(), torch.ones(2, 3, 32, 32)
+    torch.compiler.reset()
     task.network = network = torchvision.models.resnet18()
     network.fc = Factor(512, 10) if own else network.fc
     versions, found = StepVersions(networks_step), []
@@ -357,6 +366,60 @@ def test_an_installed_network_is_known_by_its_settings(own):
     assert len(versions.installed.networks) == 3, "what a hook computes is followed"
     same = [torch.equal(untouched[name], weight) for name, weight in weights.items()]
     assert all(same), "asking has computed"
+
+
+def own_forward(self: Any, images: Tensor) -> Tensor:
+    """A student's function in an installed network."""
+    return torchvision.models.ResNet._forward_impl(self, images) * FACTOR["is"]
+
+
+FACTOR = {"is": 1.0}
+
+
+@pytest.mark.parametrize("place", ["instance", "class"])
+def test_an_installed_network_with_own_code_is_followed(place, monkeypatch):
+    task, images = nn.Module(), torch.ones(2, 3, 32, 32)
+    torch.compiler.reset()  # it keeps the versions of other tests
+    task.network = network = torchvision.models.resnet18()
+    if place == "instance":
+        network._forward_impl = MethodType(own_forward, network)
+    else:
+        monkeypatch.setattr(torchvision.models.ResNet, "forward", own_forward)
+    versions = StepVersions(networks_step)
+    assert versions.of(task, images) == 0 and network not in versions.installed.networks
+    monkeypatch.setitem(FACTOR, "is", 2.0)
+    assert versions.of(task, images) == 1 and not versions.problem
+
+
+class Keeps(torchvision.models.ResNet):
+    """An installed network that changes its own attributes."""
+
+    __module__ = "torchvision.models.resnet"
+    seen: Any = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen = images.shape
+        return super().forward(images)
+
+
+def test_an_installed_network_that_changes_its_attributes_is_followed(monkeypatch):
+    monkeypatch.setattr(installed_networks, "is_installed", lambda file: True)
+    installed_networks._is_installed_file.cache_clear()
+    task, images = nn.Module(), torch.ones(2, 3, 32, 32)
+    torch.compiler.reset()
+    task.network = Keeps(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])
+    versions = StepVersions(networks_step)
+    installed = InstalledNetworks(task)
+    assert list(installed.networks) == [task.network]
+    assert [versions.of(task, images) for _ in range(3)] == [0, 0, 0] and not versions.problem
+    assert not versions.installed.networks
+    installed_networks._is_installed_file.cache_clear()
+
+
+def test_a_step_with_a_generator_of_its_own_has_no_versions():
+    task = Switching()
+    task.chance = random.Random(0)
+    assert StepVersions(switching_step).of(task, torch.ones(2, 3)) is None
 
 
 def waits(task: Switching, batch: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
@@ -451,7 +514,7 @@ def test_steps_that_are_recorded_uncompiled_are_those_without_a_graph(
         assert call(*ON_GPU, *flags, folder=folder) == 0
         found.append(json.loads((folder / "digests.json").read_text()))
     assert found[0]["losses"] == found[1]["losses"] and found[0]["weights"] == found[1]["weights"]
-    assert ("no CUDA graphs any more" in capsys.readouterr().out) is (kind is not Plain)
+    assert ("no longer recorded as CUDA graphs" in capsys.readouterr().out) is (kind is not Plain)
 
 
 @pytest.mark.gpu

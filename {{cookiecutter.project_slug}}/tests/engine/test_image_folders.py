@@ -92,8 +92,7 @@ def test_what_is_passed_over_is_counted_by_extension(tmp_path):
         (root / "cat" / name).write_text("no image")
     (line,) = folder(str(root), val_share=0.25).remarks
     assert (
-        line.startswith("4 files ignored, because of place or extension (2 .heic, 1 ")
-        and "a.heic" in line
+        line.startswith("4 files ignored by place or extension (2 .heic, 1 ") and "a.heic" in line
     )
     shutil.rmtree(root / "dog")
     (root / "dog").mkdir()

@@ -7,6 +7,7 @@ time that Lightning takes to be imported.
 
 import sys
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from logging import getLogger
 from threading import RLock
@@ -22,18 +23,23 @@ class Later(ModuleType):
 
     _logger = getLogger(TORCHMETRICS)  # which its utilities log with
 
+    __version__: str
+    loading = False
+
     def __getattr__(self, name: str) -> Any:
         if name in ALONE:
             import_module(f"{TORCHMETRICS}.utilities")  # first: each of the two imports the other
             return getattr(import_module(f"{TORCHMETRICS}.{ALONE[name]}"), name)
-        if (
-            name.startswith("__") and name != "__all__"
-        ):  # asked for by those who look at all modules
+        # Those who look at all modules ask for other names that begin so.
+        if name.startswith("__") and name != "__all__":
             raise AttributeError(name)
         with LOCK:
             if type(self) is Later:
-                self.__class__ = ModuleType  # type: ignore[assignment]
+                if self.loading:  # it looks for a name in itself
+                    raise AttributeError(name)
+                self.loading = True
                 self.__spec__.loader.exec_module(self)  # type: ignore[union-attr]
+                self.__class__ = ModuleType  # type: ignore[assignment]
         return getattr(self, name)
 
 
@@ -47,5 +53,6 @@ def import_later() -> None:
         return
     module = Later(TORCHMETRICS)
     module.__spec__, module.__loader__, module.__file__ = spec, spec.loader, spec.origin
+    module.__version__ = version(TORCHMETRICS)
     module.__package__, module.__path__ = TORCHMETRICS, spec.submodule_search_locations or []
     sys.modules[TORCHMETRICS] = module

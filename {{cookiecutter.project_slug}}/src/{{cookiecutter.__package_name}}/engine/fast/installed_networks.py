@@ -1,14 +1,16 @@
 """Networks of installed packages within a task, such as torchvision's ResNet or transformers' BERT.
 
 Their code stays the same while a run trains, so what they compute changes only with their settings:
-the attributes of their modules. Comparing these takes less time than following their code, which
-takes torch.compile some seconds for a deep network.
+the attributes of their modules and classes. Comparing these takes less time than following their
+code, which takes torch.compile some seconds for a deep network.
 """
 
+import functools
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -17,11 +19,12 @@ from torch._dynamo.decorators import nonstrict_trace
 
 from ..own_code import ENGINE, is_installed
 
-NONE = "None"
+NONE = "None"  # stands for None, which torch.compile does not pass on
 LEAST_MODULES = 10  # in a network that is worth it
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 CONTENTS = ("_parameters", "_buffers", "_modules", *HOOKS)  # dicts of a module that change in place
 OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+DEPTH = 3  # of lists, dicts and configurations within an attribute that are compared
 
 
 class InstalledNetworks:
@@ -33,11 +36,15 @@ class InstalledNetworks:
         self._find()
 
     def settings(self) -> int:
-        """Return the number of the networks' settings as they are now: 0 for the first."""
+        """Return the number of the networks' settings as they are now: 0 for the first.
+
+        An attribute that the network does not read is a setting too.
+        """
         for number, state in enumerate(self.states):
             if state.holds():
                 return number
-        self._find()
+        if self.networks:
+            self._find()
         self.states.append(_State(self.networks))
         return len(self.states) - 1
 
@@ -50,9 +57,14 @@ class InstalledNetworks:
                 stack.callback(delattr, network, "forward")
             yield
 
+    def follow(self) -> None:
+        """Let torch.compile follow the code of all networks from now on."""
+        self.networks, self.states = {}, []
+
     def _find(self) -> None:
         before = self.networks
-        self.networks = {each: before.get(each) or _call_of(each) for each in _largest(self.task)}
+        found = (each for child in self.task.children() for each in _largest(child))
+        self.networks = {each: before.get(each) or _call_of(each) for each in found}
 
 
 class _State:
@@ -61,6 +73,7 @@ class _State:
     def __init__(self, networks: Any) -> None:
         modules = [module for network in networks for module in network.modules()]
         self.now = [place for module in modules for place in _places(module)]
+        self.now += [vars(kind) for kind in _classes(modules)]
         self.then = [place.copy() for place in self.now]
         self.weights = [weight for network in networks for weight in network.parameters()]
         self.trained = [weight.requires_grad for weight in self.weights]
@@ -68,7 +81,7 @@ class _State:
     def holds(self) -> bool:
         try:
             same = self.now == self.then
-        except RuntimeError:  # a tensor is another one
+        except (RuntimeError, ValueError):  # a tensor or an array is another one
             return False
         return same and self.trained == [weight.requires_grad for weight in self.weights]
 
@@ -79,11 +92,21 @@ def _places(module: nn.Module) -> Iterator[Any]:
     yield attributes
     yield from (attributes[name] for name in CONTENTS)
     for name in attributes.keys() - OF_EVERY_MODULE:
-        value = attributes[name]
-        if isinstance(value, dict | list | set):
-            yield value
-        elif hasattr(value, "__dict__") and not isinstance(value, type) and not callable(value):
-            yield vars(value)  # such as transformers' configuration
+        yield from _within(attributes[name], DEPTH)
+
+
+def _within(value: Any, depth: int) -> Iterator[Any]:
+    """Yield the dicts, lists and sets in an attribute, such as transformers' configuration."""
+    if isinstance(value, dict | list | set):
+        place = value
+    elif hasattr(value, "__dict__") and not isinstance(value, type) and not callable(value):
+        place = vars(value)
+    else:
+        return
+    yield place
+    for part in place.values() if isinstance(place, dict) else place:
+        if depth > 1:
+            yield from _within(part, depth - 1)
 
 
 def _largest(module: nn.Module) -> Iterator[nn.Module]:
@@ -91,25 +114,50 @@ def _largest(module: nn.Module) -> Iterator[nn.Module]:
     modules = list(module.modules())
     if len(modules) < LEAST_MODULES:
         return
-    if all(map(_is_settled, modules)):
+    if all(map(_is_settled, modules)) and all(map(_has_installed_code, _classes(modules))):
         yield module
         return
     for child in module.children():
         yield from _largest(child)
 
 
+def _classes(modules: list[nn.Module]) -> set[type]:
+    """Return the classes of modules, and those that they are derived from."""
+    kinds = {kind for module in modules for kind in type(module).__mro__}
+    return kinds - {object, nn.Module}
+
+
 def _is_settled(module: nn.Module) -> bool:
-    """Return whether a module runs installed code only: no hook, no method of its own."""
-    observed = "forward" in vars(module) or any(vars(module)[name] for name in HOOKS)
-    file = getattr(sys.modules.get(type(module).__module__), "__file__", None)
-    if observed or file is None:
-        return False
-    path = Path(file).resolve()
+    """Return whether no hook observes a module, and its attributes have installed code only."""
+    attributes = vars(module)
+    observed = "forward" in attributes or any(attributes[name] for name in HOOKS)
+    return not observed and all(map(_is_installed, attributes.values()))
+
+
+def _has_installed_code(kind: type) -> bool:
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    known = kind.__module__ == "builtins" or (file is not None and _is_installed_file(file))
+    return known and all(map(_is_installed, vars(kind).values()))
+
+
+def _is_installed(value: Any) -> bool:
+    """Return whether a value is no function, or one of an installed package."""
+    while isinstance(value, functools.partial | MethodType | classmethod | staticmethod):
+        value = value.func if isinstance(value, functools.partial) else value.__func__
+    if not isinstance(value, FunctionType):
+        return True
+    name = value.__code__.co_filename
+    return name.startswith("<") or _is_installed_file(name)  # <: made by Python, as by dataclasses
+
+
+@functools.cache
+def _is_installed_file(name: str) -> bool:
+    path = Path(name).resolve()
     return is_installed(path) or path.is_relative_to(ENGINE)
 
 
 def _call_of(network: nn.Module) -> Any:
-    """Return the network's forward, for torch.compile: one operation, which takes no None.
+    """Return the network's forward as one operation for torch.compile.
 
     torch.compile only asks for the shapes of what it returns, with tensors that have no content.
     """
@@ -134,18 +182,36 @@ def _is(value: Any) -> bool:
 
 @contextmanager
 def _without_content(network: nn.Module) -> Iterator[None]:
-    """Replace weights and buffers, some of which a call of the network changes."""
+    """Replace weights and buffers, some of which a call of the network changes.
+
+    Raises RuntimeError if it changes other attributes: its settings don't say what it computes.
+    """
+    modules = [vars(module) for module in network.modules()]
+    before = [attributes.copy() for attributes in modules]
     tensors = [
-        (tensors, name, tensor)
-        for module in network.modules()
-        for tensors in (vars(module)["_parameters"], vars(module)["_buffers"])
-        for name, tensor in tensors.items()
+        (place, name, tensor)
+        for attributes in modules
+        for place in (attributes["_parameters"], attributes["_buffers"])
+        for name, tensor in place.items()
         if tensor is not None
     ]
     for place, name, tensor in tensors:
         place[name] = torch.empty_like(tensor, requires_grad=tensor.requires_grad)
-    try:
+    compiling, torch.compiler._is_compiling_flag = torch.compiler._is_compiling_flag, True
+    try:  # libraries that keep results for later don't keep those without content, as they compile
         yield
     finally:
+        torch.compiler._is_compiling_flag = compiling
         for place, name, tensor in tensors:
             place[name] = tensor
+        changed = [each for each in zip(modules, before, strict=True) if _differ(*each)]
+        for attributes, unchanged in changed:
+            attributes.clear()
+            attributes.update(unchanged)
+    if changed:
+        raise RuntimeError(f"{type(network).__name__} changes its own attributes")
+
+
+def _differ(attributes: dict[str, Any], before: dict[str, Any]) -> bool:
+    same = attributes.keys() == before.keys()
+    return not same or any(attributes[name] is not value for name, value in before.items())

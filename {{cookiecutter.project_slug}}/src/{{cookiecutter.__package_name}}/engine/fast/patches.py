@@ -138,7 +138,13 @@ def left_on_device(trainer: Any, task: Any) -> Iterator[None]:
 
     That takes over a second of a training of BERT-base. What reads them afterwards copies them.
     """
-    with _set(strategy, _optimizers_to_device=lambda *_: None), _set(task, cpu=lambda: task):
+    end = trainer.strategy.teardown
+
+    def teardown() -> None:
+        with _set(strategy, _optimizers_to_device=lambda *_: None), _set(task, cpu=lambda: task):
+            end()
+
+    with _set(trainer.strategy, teardown=teardown):
         yield
 
 

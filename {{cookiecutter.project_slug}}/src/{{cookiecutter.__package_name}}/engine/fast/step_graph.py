@@ -175,14 +175,14 @@ class StepGraph(L.Callback):
         if self.versions.problem:
             self._give_up(f"a change of what they compute might be missed: {self.versions.problem}")
         elif number >= MOST_VERSIONS:
-            self._give_up(f"the optimizer's options have changed {number} times")
+            self._give_up(f"settings of network or optimizer have changed {number} times")
         return None if self.versions.problem else number
 
     def _give_up(self, reason: str) -> None:
         """Record no more graphs, and say why."""
         self.versions.problem = reason
         if is_rank_zero():
-            print(f"note: the steps are no CUDA graphs any more: {reason}.", flush=True)
+            print(f"note: steps are no longer recorded as CUDA graphs: {reason}.", flush=True)
 
     def _options(self) -> Hashable:
         """Return the optimizer's options. Learning rates are put back into the graph's tensors."""

@@ -14,6 +14,8 @@ import torch
 
 from .installed_networks import InstalledNetworks
 
+CHANCE = "it draws Python's random numbers"
+
 
 class StepVersions:
     """Numbers the versions of `step(task, batch)`: one for each set of values that it depends on.
@@ -26,27 +28,38 @@ class StepVersions:
         self.count, self.version, self.problem = 0, -1, ""
         self.step = step
         self.traced: Callable[[Any, Any], Any] | None = None  # None: not asked yet
-        self.installed: InstalledNetworks
+        self.installed: Any = None
         self.numbers: dict[tuple[int, int], int] = {}  # of versions of the code and settings
 
     def of(self, task: Any, batch: Any) -> int | None:
         """Return the number of the version that a batch needs now, or None if it can't be told."""
         if self.problem:
             return None
-        how: Any = {"backend": self._backend, "fullgraph": True, "dynamic": False}
-        try:
-            if self.traced is None:
-                self.traced = torch.compile(self.step, **how)
-                self.installed = InstalledNetworks(task)
-            settings, drawn = self.installed.settings(), random.getstate()
-            with self.installed.opaque():
-                self.traced(task, batch)
-            if random.getstate() != drawn:
-                random.setstate(drawn)
-                self.problem = "it draws Python's random numbers"
+        if self.installed is None:
+            self.installed = InstalledNetworks(task)
+            values = [value for module in task.modules() for value in vars(module).values()]
+            if any(isinstance(value, random.Random) for value in values):
+                self.problem = CHANCE
                 return None
+        try:
+            return self._ask(task, batch)
         except Exception as error:  # torch.compile's own: the step has run on a batch before
+            if self.installed.networks:  # one may be why
+                self.installed.follow()
+                return self.of(task, batch)
             self.problem = str(error.__cause__ or error).strip().partition("\n")[0]
+            return None
+
+    def _ask(self, task: Any, batch: Any) -> int | None:
+        how: Any = {"backend": self._backend, "fullgraph": True, "dynamic": False}
+        if self.traced is None:
+            self.traced = torch.compile(self.step, **how)
+        settings, drawn = self.installed.settings(), random.getstate()
+        with self.installed.opaque():
+            self.traced(task, batch)
+        if random.getstate() != drawn:
+            random.setstate(drawn)
+            self.problem = CHANCE
             return None
         return self.numbers.setdefault((self.version, settings), len(self.numbers))
 

@@ -68,10 +68,16 @@ class WeightAverage(L.Callback):
         """
         self.updates.add_(1)
         share = (9 / (self.updates + 10)).clamp(min=1 - self.decay)
-        weights = [weight.to(average.dtype) for weight, average in self.averages.items()]
-        plain: Any = {"momentum": 0.0, "dampening": 0.0, "nesterov": False, "is_first_step": False}
-        averages = list(self.averages.values())
-        torch._fused_sgd_(averages, weights, [], lr=share, weight_decay=1.0, maximize=True, **plain)
+        pairs = [(average, weight.to(average.dtype)) for weight, average in self.averages.items()]
+        plain = [pair for pair in pairs if _are_alike(*pair)]
+        options: Any = {"momentum": 0.0, "dampening": 0.0, "nesterov": False}
+        options |= {"maximize": True, "is_first_step": False}
+        if plain:
+            averages, weights = map(list, zip(*plain, strict=True))
+            torch._fused_sgd_(averages, weights, [], lr=share, weight_decay=1.0, **options)
+        for average, weight in pairs:
+            if not _are_alike(average, weight):
+                average.lerp_(weight, share.to(average.dtype))
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -116,3 +122,8 @@ class WeightAverage(L.Callback):
         """Copy in place: CUDA graphs read the weights where they are."""
         for weight, content in contents.items():
             weight.data.copy_(content)
+
+
+def _are_alike(average: Tensor, weight: Tensor) -> bool:
+    """Return whether an optimizer's kernel takes both."""
+    return average.stride() == weight.stride() and not average.is_complex()

@@ -60,7 +60,7 @@ class Reading(L.Callback):
         limits = "reading is the bottleneck" if read < trained else "reading keeps up"
         if not data.decisions.workers.value:
             limits = "one after the other, without workers"
-        return f"reading: up to {read:,.0f} {unit}/s; training: up to {trained:,.0f}: {limits}"
+        return f"reading: up to {read:,.0f} {unit}/s; training: up to {trained:,.0f}; {limits}"
 
 
 def _now(device: torch.device) -> Mark:

@@ -1,5 +1,6 @@
 """A file that is hashed, and sent to the disk, while it is written."""
 
+import errno
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +57,8 @@ class HashedFile:
             for size in self._sizes(HASHED_AT_ONCE):
                 while part := file.read(min(size - file.tell(), HASHED_AT_ONCE)):
                     self.sha256.update(part)
+            if file.tell() != self.size:
+                raise OSError(errno.EIO, f"only {file.tell()} of {self.size} bytes can be read")
 
     def _sync(self) -> None:
         for _ in self._sizes(SYNCED_AT_ONCE):

@@ -351,16 +351,17 @@ def test_a_step_of_an_encoder_has_a_version_for_each_of_its_settings(kind):
     torch.compiler.reset()  # it keeps the versions of all kinds
     made = encoder(kind)
     tokens, segments, mask = texts(made)
-    versions = StepVersions(lambda task, batch: (task(*batch).sum(), {}, batch[0]))
+    versions = StepVersions(lambda task, batch: (task[0](*batch).sum(), {}, batch[0]))
+    task = nn.ModuleList([made])
 
     def ask() -> int | None:
-        return versions.of(made, (tokens, segments, mask))
+        return versions.of(task, (tokens, segments, mask))
 
     found = [ask(), ask()]
     first = next(module for module in made.modules() if isinstance(module, nn.Dropout))
     first.p = 0.5
     found.append(ask())
     made.train()
-    found += [ask(), versions.of(made, (tokens[:2], segments[:2], mask[:2]))]
+    found += [ask(), versions.of(task, (tokens[:2], segments[:2], mask[:2]))]
     assert not versions.problem and found == [0, 0, 1, 2, 3]
     assert list(versions.installed.networks) == [made]

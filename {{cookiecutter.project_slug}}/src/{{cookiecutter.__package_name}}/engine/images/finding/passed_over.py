@@ -43,11 +43,11 @@ class PassedOver:
             counts = ", ".join(f"{n} {kind}" for kind, n in self.others.kinds.most_common(8))
             names = join_names(map(Path, self.others.names))
             files = _counted(total, "file")
-            yield f"{files} ignored, because of place or extension ({counts}): {names}"
+            yield f"{files} ignored by place or extension ({counts}): {names}"
         if self.links:
             yield (
-                f"{_counted(len(self.links), 'link')} ignored, because of leading back up or to"
-                f" what is read already: {join_names(self.links)}"
+                f"{_counted(len(self.links), 'link')} ignored (they lead back up, or to"
+                f" what is read already): {join_names(self.links)}"
             )
         if self.side:
             folders = _counted(len(self.side), "folder")
