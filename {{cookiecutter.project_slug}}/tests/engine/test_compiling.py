@@ -402,7 +402,7 @@ class Keeps(torchvision.models.ResNet):
         return super().forward(images)
 
 
-def test_an_installed_network_that_changes_its_attributes_is_followed(monkeypatch):
+def test_a_network_that_changes_its_attributes_has_no_versions(monkeypatch):
     monkeypatch.setattr(installed_networks, "is_installed", lambda file: True)
     installed_networks._is_installed_file.cache_clear()
     task, images = nn.Module(), torch.ones(2, 3, 32, 32)
@@ -411,8 +411,8 @@ def test_an_installed_network_that_changes_its_attributes_is_followed(monkeypatc
     versions = StepVersions(networks_step)
     installed = InstalledNetworks(task)
     assert list(installed.networks) == [task.network]
-    assert [versions.of(task, images) for _ in range(3)] == [0, 0, 0] and not versions.problem
-    assert not versions.installed.networks
+    assert versions.of(task, images) is None and "attributes" in versions.problem
+    assert not versions.installed.networks and task.network.seen is None
     installed_networks._is_installed_file.cache_clear()
 
 
@@ -433,16 +433,22 @@ def counts(task: Switching, batch: Tensor) -> tuple[Tensor, dict[str, Tensor], T
     return (task.layer(batch) * task.factor).sum(), {}, batch
 
 
+def keeps(task: Switching, batch: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    task.seen = task.layer(batch)
+    return task.seen.sum(), {}, batch
+
+
 def draws(task: Switching, batch: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     return task.layer(batch).sum() * random.uniform(0.9, 1.1), {}, batch
 
 
-@pytest.mark.parametrize("step", [waits, counts, draws])
+@pytest.mark.parametrize("step", [waits, counts, keeps, draws])
 def test_a_step_whose_versions_cannot_be_told_has_none(step):
     task, versions, drawn = Switching(), StepVersions(step), random.getstate()
     found = [versions.of(task, torch.ones(2, 3)) for _ in range(20)]
     assert found[-1] is None and versions.problem and "\n" not in versions.problem
-    assert random.getstate() == drawn, "asking has drawn"
+    assert random.getstate() == drawn and task.factor == 1.0, "asking has computed"
+    assert not hasattr(task, "seen")
 
 
 @pytest.fixture

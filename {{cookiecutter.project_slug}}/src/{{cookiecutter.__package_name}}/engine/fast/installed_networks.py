@@ -33,6 +33,7 @@ class InstalledNetworks:
     def __init__(self, task: nn.Module) -> None:
         self.task, self.states = task, list[_State]()
         self.networks = dict[nn.Module, Any]()  # and a call that torch.compile does not follow
+        self.followed = list[nn.Module]()  # the modules whose code it follows
         self._find()
 
     def settings(self) -> int:
@@ -60,11 +61,14 @@ class InstalledNetworks:
     def follow(self) -> None:
         """Let torch.compile follow the code of all networks from now on."""
         self.networks, self.states = {}, []
+        self.followed = list(self.task.modules())
 
     def _find(self) -> None:
         before = self.networks
         found = (each for child in self.task.children() for each in _largest(child))
         self.networks = {each: before.get(each) or _call_of(each) for each in found}
+        inside = {part for network in self.networks for part in network.modules()}
+        self.followed = [each for each in self.task.modules() if each not in inside]
 
 
 class _State:
@@ -204,7 +208,7 @@ def _without_content(network: nn.Module) -> Iterator[None]:
         torch.compiler._is_compiling_flag = compiling
         for place, name, tensor in tensors:
             place[name] = tensor
-        changed = [each for each in zip(modules, before, strict=True) if _differ(*each)]
+        changed = [each for each in zip(modules, before, strict=True) if differ(*each)]
         for attributes, unchanged in changed:
             attributes.clear()
             attributes.update(unchanged)
@@ -212,6 +216,7 @@ def _without_content(network: nn.Module) -> Iterator[None]:
         raise RuntimeError(f"{type(network).__name__} changes its own attributes")
 
 
-def _differ(attributes: dict[str, Any], before: dict[str, Any]) -> bool:
+def differ(attributes: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Return whether a module's attributes are not the same objects as before."""
     same = attributes.keys() == before.keys()
     return not same or any(attributes[name] is not value for name, value in before.items())

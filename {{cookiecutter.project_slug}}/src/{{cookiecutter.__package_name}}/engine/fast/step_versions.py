@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from .installed_networks import InstalledNetworks
+from .installed_networks import InstalledNetworks, differ
 
-CHANCE = "it draws Python's random numbers"
+CHANCE = "they draw Python's random numbers"
 
 
 class StepVersions:
@@ -55,8 +55,16 @@ class StepVersions:
         if self.traced is None:
             self.traced = torch.compile(self.step, **how)
         settings, drawn = self.installed.settings(), random.getstate()
+        before = [(vars(module), vars(module).copy()) for module in self.installed.followed]
         with self.installed.opaque():
             self.traced(task, batch)
+        changed = [places for places in before if differ(*places)]
+        for attributes, unchanged in changed:
+            attributes.clear()
+            attributes.update(unchanged)
+        if changed:
+            self.problem = "they change attributes of the task or its network"
+            return None
         if random.getstate() != drawn:
             random.setstate(drawn)
             self.problem = CHANCE
