@@ -526,7 +526,7 @@ def test_a_run_says_whether_reading_or_training_limits_it(
     sizes += ["--data.global_batch_size=16", "--trainer.limit_val_batches=1"]
     assert call("fit", *source, *sizes, "--trainer.accelerator=cpu", folder=tmp_path) == 0
     (said,) = re.findall(r"^reading: .*$", capsys.readouterr().out, re.MULTILINE)
-    pattern = r"reading: up to ([\d,]+) images/s; training: up to ([\d,]+): (.+)"
+    pattern = r"reading: up to ([\d,]+) images/s; training: up to ([\d,]+); (.+)"
     *speeds, limits = re.fullmatch(pattern, said).groups()
     found = json.loads((tmp_path / "run.json").read_text())["results"]["reading"]
     assert speeds == [f"{found[name]:,.0f}" for name in ("read", "trained")]
