@@ -1,6 +1,7 @@
 """What every workload has: a title, rows, and how each is run."""
 
 import os
+from abc import ABC, abstractmethod
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Workload:
+class Workload(ABC):
     """A network, its data, and the number of epochs that our command line trains.
 
     The first of the `epochs` compiles and is not part of the figures. If `whole_process`, the
@@ -59,16 +60,17 @@ class Workload:
     OF_SEVERAL: ClassVar[tuple[str, ...]] = ()  # the rows that compare one GPU with several
     MOST_RISE: ClassVar[float] = 0.0  # of the loss of a valid row, from the first to the last
 
+    @abstractmethod
     def flags(self, row: str, asked: Namespace) -> dict[str, Any]:
         """Return the flags of our command line, with its recipe as `config`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tiny(self) -> "Workload":
         """Return a version that a CPU trains in seconds."""
-        raise NotImplementedError
 
     def prepare(self, asked: Namespace) -> None:
         """Make the files that the rows read."""
+        return None
 
     def arguments(self, asked: Namespace) -> list[str]:
         """Return more arguments of rows.py."""

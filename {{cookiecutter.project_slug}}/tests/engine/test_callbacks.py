@@ -64,6 +64,32 @@ def test_the_table_lists_all_that_is_refused():
     assert refused.count("--trainer.callbacks+=") == len(CALLBACKS)
 
 
+LIGHTNINGS = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9")
+
+
+def test_lightnings_average_is_that_of_the_flag(call, tmp_path, capsys):
+    found = []
+    for name, flags in (("flag", ["--model.ema=0.9"]), ("callback", LIGHTNINGS)):
+        assert call("fit", *TINY, *flags, folder=tmp_path / name) == 0
+        found.append(json.loads((tmp_path / name / "digests.json").read_text()))
+    assert found[0] == found[1] and "is --model.ema 0.9 here" in capsys.readouterr().out
+    config = next((tmp_path / "callback").glob("config*.yaml")).read_text()
+    assert "ema: 0.9" in config and "EMAWeightAveraging" not in config
+
+
+@pytest.mark.parametrize(
+    ("flag", "why"),
+    [
+        ("--trainer.callbacks.update_every_n_steps=2", "with update_every_n_steps; the average"),
+        ("--model.ema=0.5", "model.ema is 0.5, and trainer.callbacks has EMAWeightAveraging with"),
+    ],
+)
+def test_what_the_average_lacks_is_refused(flag, why, call, tmp_path, capsys):
+    assert call("fit", *TINY, *LIGHTNINGS, flag, folder=tmp_path) == 2
+    error = capsys.readouterr().err.strip()
+    assert why in error and "\n" not in error and not (tmp_path / "run.json").exists()
+
+
 def validations(folder: Path) -> list[dict]:
     return [row for row in read_metrics(folder / "metrics.csv") if "val/loss" in row]
 

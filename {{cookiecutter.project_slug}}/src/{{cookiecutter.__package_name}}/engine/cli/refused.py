@@ -9,7 +9,6 @@ from typing import Any
 
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
-    EMAWeightAveraging,
     GradientAccumulationScheduler,
     LearningRateFinder,
 )
@@ -17,7 +16,6 @@ from lightning.pytorch.callbacks import (
 from ..errors import UserError
 
 CALLBACKS = {
-    EMAWeightAveraging: "it waits for the device in each step. Set --model.ema 0.999 instead",
     BatchSizeFinder: (
         "its trial steps would change the weights and the record. Set --data.batch_size auto, or"
         " measure with make tune"

@@ -67,6 +67,7 @@ from ..run.numerics import StepSeed, numerics, prefer_determinism
 from ..run.record import RunRecord, facts_of, read_yaml
 from ..task import Task, has_plain_step, loss_and_outputs
 from . import arguments as resolve
+from .averaging import take_average
 from .errors import Parser
 from .launch import check_tasks, launch, launched, with_environment
 from .plain_values import make_plain
@@ -138,6 +139,9 @@ class Training(LightningCLI):
         check_tasks()
         config, stage = self.config[self.subcommand], str(self.subcommand)
         check_trainer_settings(config.trainer)
+        decay = take_average(config)
+        if decay is not None and stage == "fit" and is_rank_zero():
+            print(f"note: EMAWeightAveraging is --model.ema {decay} here.", flush=True)
         check_patience(config.patience)
         make_plain(config)
         resuming, path = stage == "fit", config.ckpt_path

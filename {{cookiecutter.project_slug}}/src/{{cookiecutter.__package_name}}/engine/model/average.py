@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class WeightAverage(L.Callback):
-    """Averages a task's weights once per optimizer step. Training goes on with the weights.
+    """The average of a task's weights, updated after each optimizer step, which it leaves alone.
 
     Validation measures the averages, best.ckpt holds them, and they are the task's weights when fit
     ends. In a checkpoint to resume from, `state_dict` holds them, and `averaging` the weights.

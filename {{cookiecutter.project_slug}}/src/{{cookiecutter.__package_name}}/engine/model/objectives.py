@@ -5,6 +5,7 @@ has second labels in `others`, and in `shares`, (n,), the share of its own. `rea
 False for rows that only fill up a batch.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -24,13 +25,14 @@ THRESHOLD = 0.5  # a label is predicted if its probability is above
 OF_CLASSES = ("label_smoothing", "focal_gamma", "class_weights", "test_flip")
 
 
-class _Objective:
-    """The parts that both have in common; `losses` returns the loss of each row, (n,)."""
+class _Objective(ABC):
+    """The parts that both have in common."""
 
     best: Best
 
+    @abstractmethod
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Return the loss of each row, (n,)."""
 
     def __call__(
         self,
@@ -46,6 +48,7 @@ class _Objective:
 
     def weight(self, *_: Tensor | None) -> None:
         """Return that the loss is a mean over rows."""
+        return None
 
 
 class Labels(_Objective):
