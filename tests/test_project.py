@@ -129,7 +129,7 @@ def free_port() -> int:
 
 
 def wait_until_it_listens(port: int) -> None:
-    for _ in range(100):
+    for _ in range(600):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return

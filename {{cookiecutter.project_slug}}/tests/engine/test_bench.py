@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from {{ cookiecutter.__package_name }}.engine.hardware import (
     Gpu,
     Machine,
 )
+from {{ cookiecutter.__package_name }}.engine.monitor import clock
 from {{ cookiecutter.__package_name }}.engine.tools import bench, bench_check, tune
 from {{ cookiecutter.__package_name }}.engine.tools.timing import (
     Clock,
@@ -293,20 +293,35 @@ def folder_of_images(tmp_path) -> list[str]:
     return [f"--data.options.path={tmp_path / 'images'}", *small]
 
 
-def test_the_clock_ignores_the_first_step_and_what_follows_the_last():
-    clock = Clock(torch.device("cpu"))
+class Work:
+    """The seconds that a test's training takes on the clock: no machine's load changes them."""
+
+    seconds = 0.0
+
+    @classmethod
+    def takes(cls, seconds: float) -> None:
+        cls.seconds += seconds
+
+
+@pytest.fixture
+def by_work(monkeypatch) -> None:
+    monkeypatch.setattr(clock, "now", lambda device: Work.seconds)
+
+
+def test_the_clock_ignores_the_first_step_and_what_follows_the_last(by_work):
+    timer = Clock(torch.device("cpu"))
     for _ in range(3):
-        time.sleep(0.2)  # the first step compiles
-        clock.step(10)
+        Work.takes(0.2)  # the first step compiles
+        timer.step(10)
         for _ in range(4):
-            time.sleep(0.01)
-            clock.step(10)
-        clock.end_epoch()
-        time.sleep(0.1)
-        clock.end_validation()
-    assert 500 < clock.inside <= 1000
-    assert len(clock.rates) == 3
-    assert 100 < clock.whole < 50 / 0.34
+            Work.takes(0.01)
+            timer.step(10)
+        timer.end_epoch()
+        Work.takes(0.1)
+        timer.end_validation()
+    assert timer.rates == pytest.approx([1000] * 3)
+    assert timer.inside == pytest.approx(1000)
+    assert timer.whole == pytest.approx(50 / 0.34)
 
 
 class Plain(L.LightningModule):
@@ -317,10 +332,11 @@ class Plain(L.LightningModule):
         self.layer = torch.nn.Linear(4, 2)
 
     def training_step(self, batch, batch_idx):
+        Work.takes(0.01)
         return torch.nn.functional.cross_entropy(self.layer(batch[0]), batch[1])
 
     def validation_step(self, batch, batch_idx):
-        time.sleep(0.05)
+        Work.takes(0.05)
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.5)
@@ -330,12 +346,12 @@ class SlowToStart(DataLoader):
     """A loader whose workers start slowly: this counts for the whole run, not inside an epoch."""
 
     def __iter__(self):
-        time.sleep(0.05)
+        Work.takes(0.05)
         return super().__iter__()
 
 
 @pytest.mark.parametrize("validates", [True, False])
-def test_the_clock_measures_any_trainer(tmp_path, validates):
+def test_the_clock_measures_any_trainer(tmp_path, validates, by_work):
     images = torch.randn(64, 4)
     batches = SlowToStart(TensorDataset(images, (images[:, 0] > 0).long()), batch_size=8)
     trainer = L.Trainer(
@@ -350,5 +366,6 @@ def test_the_clock_measures_any_trainer(tmp_path, validates):
     trainer.fit(Plain(), batches, batches if validates else None)
     found = json.loads((tmp_path / "clock.json").read_text())
     assert found["epochs"] == 4 and found["last_loss"] < found["first_loss"]
-    assert found["whole"] < found["inside"]
-    assert (found["whole"] < 64 / (8 * 0.05)) is validates
+    assert found["inside"] == pytest.approx(8 / 0.01)
+    validating = 8 * 0.05 + 0.05 if validates else 0.0  # its loader starts slowly, too
+    assert found["whole"] == pytest.approx(64 / (8 * 0.01 + 0.05 + validating))

@@ -235,26 +235,28 @@ def test_a_full_disk_is_reported_and_the_last_good_checkpoint_kept(
 
 
 def test_training_continues_while_a_checkpoint_is_written(whole, call, tmp_path, monkeypatch):
-    step, seen, save = 0, [], torch.save
+    last, step, begun, seen, save = 25, 0, threading.Condition(), [], torch.save
 
     def note(model: ImageClassifier, *_) -> None:
         nonlocal step
-        step = model.global_step
+        with begun:
+            step = model.global_step
+            begun.notify_all()
 
     def slowly(content: dict, file: BinaryIO) -> None:
-        begun = step
-        time.sleep(0.05)
-        seen.append((begun, step))
+        saved = min(content["global_step"], last - 1)  # nothing follows the last
+        with begun:  # the step that follows the saved one begins before the file is written
+            seen.append(begun.wait_for(lambda: step >= saved, 60))
         save(content, file)
 
     with monkeypatch.context() as patch:
         patch.setattr(ImageClassifier, "on_train_batch_start", note)
         patch.setattr(torch, "save", slowly)
-        interrupt(patch, "training_step", 25)
+        interrupt(patch, "training_step", last)
         assert call("fit", *THREE, "--checkpoints.seconds", "0", folder=tmp_path) == 130
-    assert any(begun < ended for begun, ended in seen), seen
+    assert len(seen) >= last and all(seen), seen
     (tmp_path / "checkpoints" / "last.ckpt").unlink()
-    assert content(tmp_path, "previous")["global_step"] == 25
+    assert content(tmp_path, "previous")["global_step"] == last
     assert call("fit", "--run", str(tmp_path)) == 0
     assert read_digests(tmp_path) == read_digests(whole(()))
 
