@@ -167,12 +167,15 @@ def test_processes_that_load_at_the_same_time_download_once(models, tmp_path):
     assert downloads(hub) == {"config.json": 1, "model.safetensors": 1}
 
 
-def test_transformers_is_imported_only_if_an_encoder_is_built():
-    code = f"import sys, {package.__name__}.engine.text.encoders as e; print(*sys.modules)"
+def test_transformers_is_imported_only_if_an_encoder_is_built_and_without_scipy():
+    code = f"import sys, {package.__name__}.engine.text.encoders as e; print(*sys.modules);"
+    code += "e.load_encoder('bert', 2, 100); print(*sys.modules)"
     command, surroundings = [sys.executable, "-c", code], os.environ | {"PYTHONPATH": str(SOURCE)}
-    modules = subprocess.check_output(command, env=surroundings, text=True).split()
-    assert f"{package.__name__}.engine.text.encoders" in modules
-    assert not {"transformers", "peft", "huggingface_hub", "sklearn"} & set(modules)
+    lines = subprocess.check_output(command, env=surroundings, text=True).splitlines()
+    imported, built = (set(line.split()) for line in lines)
+    assert f"{package.__name__}.engine.text.encoders" in imported
+    assert not {"transformers", "peft", "huggingface_hub", "sklearn"} & imported
+    assert "transformers.models.bert.modeling_bert" in built and "scipy" not in built
 
 
 def test_a_configuration_of_another_kind_is_named(tmp_path):
