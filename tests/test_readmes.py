@@ -1,6 +1,7 @@
 """Every command of the READMEs is run: here, by another test, or it stands in a list of exceptions.
 
 A command that is new in a README fails here until somebody has decided which of the three it is.
+The pages in a project's docs/ belong to its README.
 """
 
 import re
@@ -192,8 +193,13 @@ def decided() -> set[str]:
 
 @pytest.fixture(scope="module")
 def readmes(default_project, bake) -> dict[Path, str]:
-    folders = TEMPLATE, default_project.path, bake({"task": "text"}).path
-    return {folder: (folder / "README.md").read_text() for folder in folders}
+    projects = default_project.path, bake({"task": "text"}).path
+    pages = {folder: pages_of(folder) for folder in projects} | {TEMPLATE: [TEMPLATE / "README.md"]}
+    return {folder: "\n".join(page.read_text() for page in of) for folder, of in pages.items()}
+
+
+def pages_of(project: Path) -> list[Path]:
+    return [project / "README.md", *sorted((project / "docs").glob("*.md"))]
 
 
 def test_every_command_of_the_readmes_is_run_or_a_named_exception(readmes):
@@ -205,6 +211,28 @@ def test_every_command_of_the_readmes_is_run_or_a_named_exception(readmes):
 def test_a_command_is_found_in_a_block_and_in_a_sentence():
     text = "```sh\ncd x && make new   # comment\n```\nThen `make\nother A=1`, `data/` and `wandb/`."
     assert commands(text) == {"make new", "make other A=1"}
+
+
+@pytest.mark.parametrize("task", ["images", "text"])
+def test_every_link_of_a_projects_pages_leads_somewhere(task, bake):
+    pages, found = pages_of(bake({"task": task}).path), 0
+    for page in pages:
+        text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            name, _, anchor = target.partition("#")
+            if name.startswith("https://"):
+                continue
+            found, file = found + 1, page.parent / name if name else page
+            assert file.exists(), f"{page.name}: {target}"
+            if anchor:
+                assert anchor in anchors(file.read_text()), f"{page.name}: {target}"
+    assert found > 20 and len(pages) == 7
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("where", [*ELSEWHERE, *IN_A_TEXT_PROJECT])

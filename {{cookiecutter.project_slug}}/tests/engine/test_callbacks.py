@@ -1,4 +1,4 @@
-"""Lightning's callbacks and flags, as the table in README.md promises."""
+"""Lightning's callbacks and flags, as the table in docs/training.md promises."""
 
 import json
 import re
@@ -39,8 +39,8 @@ SWA += ("--trainer.callbacks.swa_epoch_start=1",)
 
 
 def table() -> dict[str, str]:
-    """Return flags and what happens, from the README."""
-    text = (project_root() / "README.md").read_text()
+    """Return flags and what happens, from the table."""
+    text = (project_root() / "docs" / "training.md").read_text()
     section = text.split("## Lightning's callbacks and flags")[1].split("\n## ")[0]
     return dict(re.findall(r"^\| `(--.+?)` \| (.+) \|$", section, re.MULTILINE))
 

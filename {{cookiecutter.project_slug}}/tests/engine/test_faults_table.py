@@ -1,4 +1,4 @@
-"""README.md's table of faults: its messages are printed, and what goes wrong often is in it."""
+"""The table in docs/problems.md has messages that are printed, and what goes wrong often."""
 
 import ast
 import errno
@@ -22,8 +22,8 @@ FOLDER = ("--config", "configs/imagefolder.yaml", "--data.options.path")
 
 def quoted() -> list[str]:
     """Return the messages in the first column of the table; … is any text."""
-    section = (project_root() / "README.md").read_text().split("## When something goes wrong")[1]
-    rows = re.findall(r"^\| (.+?) \| .+ \|$", section.split("\n## ")[0], re.MULTILINE)
+    text = (project_root() / "docs" / "problems.md").read_text()
+    rows = re.findall(r"^\| (.+?) \| .+ \|$", text, re.MULTILINE)
     assert rows[0] == "message" and len(rows) > 30
     return [message for row in rows[1:] for message in re.findall("`(.+?)`", row)]
 

@@ -1,6 +1,6 @@
 """Callbacks and settings of Lightning that don't work here, and what to do instead.
 
-Everything else of Lightning works: README.md has a table, which a test holds to this module.
+Everything else of Lightning works: docs/training.md has a table, which a test holds to this module.
 """
 
 from collections.abc import Iterator
