@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 LEFT_OUT = 3  # exit status of a row whose package is not installed
+STEP_GRAPH = {"model.compile": "step-graph"}
+DATA_PARALLEL = {"trainer.strategy": "data-parallel"}
 
 
 @dataclass(frozen=True)

@@ -197,10 +197,11 @@ def test_the_rows_of_the_benchmarks_train_on_texts(text, make, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "results.json").read_text())
     rows = {"usual", "eager", "trainer", "ours", "limit", "limit-uncompiled-deterministic"}
-    assert found["rows"].keys() == rows | {"bert-finetuning"}
+    assert found["rows"].keys() == rows | {"bert-finetuning", "several-limit"}
     for row, result in found["rows"].items():
         assert result["inside"] > 0 and result["first_step"] > 0, row
         assert result["last_loss"] < result["first_loss"] + 0.1, row
+    assert {"--trainer.devices=2", "--data.batch_size=4"} < {*found["command of several"]}
     assert found["lengths of an epoch of the limit"] == found["lengths of an epoch of ours"]
     assert found["usual step"] == pytest.approx(found["eager step"], rel=1e-3)
     assert found["plain accuracy"] == 1.0  # good or bad: one word decides

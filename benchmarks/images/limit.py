@@ -5,16 +5,13 @@ graph; no loader, no augmentation, no Lightning. On several devices, one all-red
 averages all gradients where they are.
 """
 
-import functools
-import socket
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 
 import torch
 from loop import Loop
 from my_project.data import synthetic
 from my_project.networks import build_network
+from several import average
 from torch.nn import functional as F
 
 from .loaders import fast_step
@@ -26,41 +23,6 @@ LEAST_VALIDATION = 2.0
 EVAL_BATCH = 1000  # as in configs/synthetic.yaml
 
 
-def limit_of_several(work: ImageWorkload, out: Path) -> None:
-    """Train on several devices, in a process each, and write what the first found."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    of_rank = functools.partial(_rank, devices=work.devices, work=work, out=out, port=port)
-    torch.multiprocessing.spawn(of_rank, nprocs=work.devices)
-
-
-def _rank(rank: int, devices: int, work: ImageWorkload, out: Path, port: int) -> None:
-    on_gpu = work.device == "cuda"
-    device = torch.device("cuda", rank) if on_gpu else torch.device("cpu")
-    if on_gpu:
-        torch.cuda.set_device(device)
-    store = torch.distributed.TCPStore("127.0.0.1", port, devices, rank == 0)
-    group = {"rank": rank, "world_size": devices, "store": store}
-    torch.distributed.init_process_group("nccl" if on_gpu else "gloo", **group)
-    torch.manual_seed(0)
-    loop = Loop(device, work.steps, devices)
-    limit(replace(work, batch=work.batch_of_each), loop)
-    if rank == 0:
-        loop.write(out)
-    torch.distributed.destroy_process_group()
-
-
-def _average(gradients: list[torch.Tensor]) -> None:
-    device, operation = gradients[0].device, torch.distributed.ReduceOp
-    if device.type != "cuda":  # gloo has neither
-        for gradient in gradients:
-            torch.distributed.all_reduce(gradient.div_(torch.distributed.get_world_size()))
-        return
-    with torch.distributed._coalescing_manager(device=device):
-        for gradient in gradients:
-            torch.distributed.all_reduce(gradient, operation.AVG)
-
-
 def limit(work: ImageWorkload, loop: Loop) -> None:
     """Train on one batch. Without CUDA there is no graph; the figure is then only for tests."""
     device = loop.device
@@ -70,7 +32,7 @@ def limit(work: ImageWorkload, loop: Loop) -> None:
     network = build_network(work.network, CLASSES, work.small_images)
     if work.compiles:
         network.compile(dynamic=False)
-    step = fast_step(network, device, _average if loop.devices > 1 else None)
+    step = fast_step(network, device, average if loop.devices > 1 else None)
     an_epoch = [(pixels, labels)] * (work.train // work.batch // loop.devices)
     if device.type != "cuda":
         loop.train(an_epoch, step)

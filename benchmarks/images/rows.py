@@ -4,8 +4,9 @@ from argparse import Namespace
 
 import torch
 from loop import Loop
+from several import on_several
 
-from .limit import limit, limit_of_several, limit_of_validation
+from .limit import limit, limit_of_validation
 from .loaders import timm_loading, torchvision_loading
 from .usual import lightning_project, script
 from .workloads import ImageWorkload
@@ -17,7 +18,7 @@ def train(work: ImageWorkload, row: str, asked: Namespace) -> None:
         lightning_project(work, asked.out)
         return
     if row == "several-limit":
-        limit_of_several(work, asked.out)
+        on_several(work, limit, asked.out)
         return
     loop = Loop(torch.device(work.device), work.steps)
     if row == "limit":

@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from workload import Row, Workload
+from workload import DATA_PARALLEL, STEP_GRAPH, Row, Workload
 
 CLASSES = 10
 KERNELS = ("flash", "efficient", "math", "cudnn")  # of attention, in torch
-STEP_GRAPH = {"model.compile": "step-graph"}
-DATA_PARALLEL = {"trainer.strategy": "data-parallel"}
 AVERAGED = {"model.ema": "0.999"}
 AUGMENTED = {  # all augmentations that can be combined
     "data.vertical_flip": "true",

@@ -11,6 +11,7 @@ import torch
 from loop import Loop
 from my_project.engine.data.order import BatchShard, EpochPlan
 from my_project.networks import build_network
+from several import average
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,11 +24,14 @@ PADDING = 4  # tokens of each row that the mask hides
 
 
 class OurLengths:
-    """The batches of our epochs, one epoch each time: their lengths, and their labels."""
+    """The batches of our epochs, one epoch each time: their lengths, and their labels.
 
-    def __init__(self, work: TextWorkload) -> None:
+    Of several devices, those of this one.
+    """
+
+    def __init__(self, work: TextWorkload, rank: int = 0, devices: int = 1) -> None:
         lengths = torch.tensor([len(text["input_ids"]) for text in texts(work, "train")])
-        shard = BatchShard(work.batch)
+        shard = BatchShard(work.batch, rank, devices)
         self.plan = EpochPlan(work.train, shard, position=lambda: (0, 0), lengths=lengths.int())
         self.labels = torch.zeros(work.batch, dtype=torch.int64)
         self.epoch = 0
@@ -38,13 +42,19 @@ class OurLengths:
         return ((length, self.labels) for length in lengths)
 
 
+def limit_of_each(work: TextWorkload, loop: Loop) -> None:
+    """Train on one of several devices, deterministically."""
+    limit(work, loop, compiled=work.compiles, deterministic=True)
+
+
 def limit(work: TextWorkload, loop: Loop, compiled: bool, deterministic: bool) -> None:
     """Train on one batch of each length. Without CUDA there is no graph: only for tests."""
     if deterministic:
         _be_deterministic()
     torch.set_float32_matmul_precision("high")
-    device, epochs = loop.device, OurLengths(work)
-    step = _whole_step(work, device, compiled)
+    rank = torch.distributed.get_rank() if loop.devices > 1 else 0
+    device, epochs = loop.device, OurLengths(work, rank, loop.devices)
+    step = _whole_step(work, device, compiled, average if loop.devices > 1 else None)
     ours = {length: _batch(work, length, device) for length in epochs.plan.fixed}
     if device.type != "cuda":
         loop.train(epochs, lambda length, _: step(*ours[length]))
@@ -60,7 +70,9 @@ def limit(work: TextWorkload, loop: Loop, compiled: bool, deterministic: bool) -
     torch.cuda.synchronize()
     for length, batch in ours.items():
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, stream=stream):
+        # thread_local: NCCL's own thread goes on during the capture
+        how = {"stream": stream, "capture_error_mode": "thread_local"}
+        with torch.cuda.graph(graph, pool=pool, **how):
             loss = step(*batch)
         graphs[length] = graph, loss
 
@@ -89,7 +101,10 @@ def _batch(work: TextWorkload, length: int, device: torch.device) -> tuple[Tenso
 
 
 def _whole_step(
-    work: TextWorkload, device: torch.device, compiled: bool
+    work: TextWorkload,
+    device: torch.device,
+    compiled: bool,
+    share: Callable[[list[Tensor]], None] | None = None,
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Return forward, backward, clipping and optimizer as one function that returns the loss."""
     network = build_network(work.network, 2, VOCABULARY).to(device).train()
@@ -111,6 +126,8 @@ def _whole_step(
         optimizer.zero_grad(set_to_none=True)
         loss = lose(tokens, mask, labels)
         loss.backward()
+        if share is not None:
+            share([weight.grad for weight in weights if weight.grad is not None])
         nn.utils.clip_grad_norm_(weights, MOST_NORM, foreach=True)
         optimizer.step()
         return loss.detach()

@@ -7,6 +7,7 @@ from argparse import Namespace
 
 import torch
 from loop import Loop
+from several import on_several
 
 from .workloads import TextWorkload
 
@@ -22,6 +23,11 @@ def train(work: TextWorkload, row: str, asked: Namespace) -> None:
         from .usual import fine_tune
 
         fine_tune(work, asked.out)
+        return
+    if row == "several-limit":
+        from .limit import limit_of_each
+
+        on_several(work, limit_of_each, asked.out)
         return
     loop = Loop(torch.device(work.device), work.steps)
     if row.startswith("limit"):

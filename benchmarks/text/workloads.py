@@ -5,12 +5,11 @@ from argparse import Namespace
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
-from workload import Row, Workload
+from workload import DATA_PARALLEL, STEP_GRAPH, Row, Workload
 
 VOCABULARY = 30522
 RATE, WEIGHT_DECAY, MOST_NORM = 2e-5, 0.01, 1.0  # of every row; MOST_NORM clips the gradients
 NONDETERMINISTIC = {"trainer.deterministic": "false"}
-STEP_GRAPH = {"model.compile": "step-graph"}
 EXACT = "limit-deterministic"
 
 
@@ -52,14 +51,35 @@ class TextWorkload(Workload):
         "limit-uncompiled-deterministic": Row("the limit, deterministic, uncompiled", None, EXACT),
         "limit": Row("the limit"),
         "limit-uncompiled": Row("the limit, uncompiled"),
+        "several": Row("ours, data-parallel on {devices}", DATA_PARALLEL, "several-limit"),
+        "several-step-graph": Row(
+            "ours, data-parallel on {devices}, step graph",
+            DATA_PARALLEL | STEP_GRAPH,
+            "several-limit",
+        ),
+        "several-ddp": Row(
+            "Lightning's ddp on {devices}", {"trainer.strategy": "ddp"}, "several-limit"
+        ),
+        "several-limit": Row("the limit of {devices}, deterministic", None, "several-limit"),
     }
+    OF_SEVERAL: ClassVar[tuple[str, ...]] = (
+        "ours",
+        "ours-step-graph",
+        "limit-deterministic",
+        "several",
+        "several-step-graph",
+        "several-ddp",
+        "several-limit",
+    )
 
     def flags(self, row: str, asked: Namespace) -> dict[str, Any]:
         options = {"rows": self.train, "vocabulary": VOCABULARY, **asdict(self.lengths)}
-        return {
+        several = {"trainer.devices": self.devices} if row.startswith("several") else {}
+        batch = self.batch_of_each if several else self.batch
+        return several | {
             "config": asked.project / "configs" / "synthetic.yaml",
             "data.options": json.dumps(options),
-            "data.batch_size": self.batch,
+            "data.batch_size": batch,
             "model.network": self.network,
             "trainer.gradient_clip_val": MOST_NORM,
             "trainer.max_epochs": self.epochs,
@@ -73,7 +93,7 @@ class TextWorkload(Workload):
 
 _BERT = TextWorkload(
     "BERT-base, 3,668 texts of 53 tokens on average, 103 at most, batch 32",
-    tuple(TextWorkload.ROWS),
+    tuple(name for name in TextWorkload.ROWS if not name.startswith("several")),
     network="bert",
     batch=32,
     epochs=21,
