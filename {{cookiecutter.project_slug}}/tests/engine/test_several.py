@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from killed import Job, Moment, by_two_ranks, log_of, outcome, start, steps_done, wait
 from torch import nn
+from warm import SERVER
 
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.data import ImageData
@@ -25,6 +27,7 @@ from {{ cookiecutter.__package_name }}.engine.fast.running_statistics import (
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 gpu = (pytest.mark.gpu, on_a_gpu)
 DIGITS = ("--config", "configs/digits.yaml", "--trainer.accelerator", "cpu")
+STARTS = int(os.environ.get("STARTS", "1"))  # of all ranks; every fifth is cold
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -262,6 +265,19 @@ def test_a_run_with_synchronized_batch_normalization_is_resumed_and_evaluated(tm
     assert wait(start(Job(["fit", "--run", str(folder)], folder, 2))) == 0, log_of(folder)
     assert steps_done(folder) == 8
     assert wait(start(Job(["validate", "--run", str(folder)], folder))) == 0, log_of(folder)
+
+
+@pytest.mark.parametrize("number", range(STARTS))
+def test_all_ranks_start(number, tmp_path, monkeypatch):
+    """On GPUs, if there are two. STARTS=100: 20 times in new processes, else in forks of one."""
+    if number % 5 == 4:
+        monkeypatch.delenv(SERVER)
+    kind = "cuda" if torch.cuda.device_count() > 1 else "cpu"
+    arguments = ["fit", *DIGITS[:2], "--trainer.accelerator", kind, "--trainer.devices", "2"]
+    few = ["--trainer.max_steps", "1", "--trainer.limit_val_batches", "1"]
+    folder = tmp_path / "run"
+    assert wait(start(Job([*arguments, *few], folder, 2))) == 0, log_of(folder)
+    assert steps_done(folder) == 1
 
 
 @pytest.mark.gpu
