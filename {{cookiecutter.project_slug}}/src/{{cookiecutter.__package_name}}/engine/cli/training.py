@@ -13,7 +13,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
@@ -35,24 +34,18 @@ from ..decisions import (
     get,
     in_common,
 )
-from ..fast.compile_messages import Compiling
 from ..fast.data_parallel import DataParallel
 from ..fast.first_use import use_soon
 from ..fast.patches import left_on_device
 from ..fast.settings import preserve_process_settings
-from ..fast.step_graph import StepGraph
 from ..fast.sync_batch_norm import SynchronizeBatchNorm
 from ..hardware import this_machine
 from ..hashing import sha256
 from ..model.checks import check_checkpoint, read_checkpoint
-from ..model.class_totals import are_measurable
-from ..monitor import class_report, summary
-from ..monitor.gpu import GpuUsage, OutOfMemory
+from ..monitor import summary
 from ..monitor.predictions import draw_pictures
-from ..monitor.progress import Progress, Throughput
-from ..monitor.reading import Reading
 from ..monitor.trackers import Tracking, build_trackers, decide_wandb
-from ..paths import project_root, shown
+from ..paths import project_root
 from ..ranks import is_launched, is_rank_zero, of_every_rank, of_rank_zero
 from ..run import resume_checks
 from ..run.checkpoint import RunCheckpoint
@@ -60,19 +53,20 @@ from ..run.checkpoint_files import BEST
 from ..run.digests import write_digests
 from ..run.ending import ending
 from ..run.environment import warn_of_other_versions
-from ..run.heartbeat import Heartbeat
 from ..run.interruption import Interruption
 from ..run.metrics import MetricsCSV
-from ..run.numerics import StepSeed, numerics, prefer_determinism
+from ..run.numerics import numerics, prefer_determinism
 from ..run.record import RunRecord, facts_of, read_yaml
-from ..task import Task, has_plain_step, loss_and_outputs
+from ..task import Task, has_plain_step
 from . import arguments as resolve
 from .averaging import take_average
+from .callbacks import callbacks_of, has_progress_bar
 from .errors import Parser
 from .launch import check_tasks, launch, launched, with_environment
 from .plain_values import make_plain
 from .project import Project, default_batch_size
 from .refused import check_patience, check_trainer_settings
+from .scoring import predict_test_split, score
 
 BATCH_SIZE, AUTO = "data.batch_size", "auto"
 
@@ -318,51 +312,31 @@ class Training(LightningCLI):
 
     def _callbacks(self) -> list[L.Callback]:
         """Return the callbacks of every run. In a file, a recipe's list would replace them."""
-        config = self.config[self.subcommand]
+        config, flags = self.config[self.subcommand], self.flags
+        asked = config.trainer.enable_progress_bar is not False
         self.checkpoint = RunCheckpoint(
             self.run_folder,
             self.interruption,
             config.checkpoints.seconds,
-            self.flags.until,
+            flags.until,
             self.facts.classes,
-            self.flags.allow_nan,
+            flags.allow_nan,
             config.checkpoints.keep,
             config.patience,
         )
-        return [
-            *([Progress()] if self._shows_our_bar() else []),
-            Throughput(),
-            *([Reading()] if self._is_read_by_workers() else []),
-            GpuUsage(self.run_folder),
-            OutOfMemory(),
-            StepSeed(config.seed_everything, by_rank=self.decisions.step_version.value == 1),
-            Compiling(),
-            *([StepGraph(loss_and_outputs)] if self.decisions.compile.value in STEP_GRAPHS else []),
-            *self._heartbeat(),
-            self.checkpoint,
-        ]
-
-    def _is_read_by_workers(self) -> bool:
-        """Return whether training rows are ready when workers have read them."""
-        decided = self.decisions
-        on_gpu = decided.decoder.value == "gpu"  # which then has work left
-        timed = decided.accelerator.value in ("cpu", "cuda")
-        return decided.loader.value == "streaming" and timed and not on_gpu
+        every = callbacks_of(
+            self.decisions,
+            self.run_folder,
+            config.seed_everything,
+            shows_progress=asked and not self._has_their_bar(),
+            fits=self.subcommand == "fit",
+            timeout=flags.stall_timeout,
+        )
+        return [*every, self.checkpoint]
 
     def _has_their_bar(self) -> bool:
         """Return whether the configuration adds a progress bar of Lightning."""
-        callbacks = self.config_init[self.subcommand]["trainer"]["callbacks"]
-        each = callbacks if isinstance(callbacks, list) else [callbacks]
-        return any(isinstance(callback, ProgressBar) for callback in each)
-
-    def _shows_our_bar(self) -> bool:
-        asked = self.config[self.subcommand].trainer.enable_progress_bar is not False
-        return asked and not self._has_their_bar()
-
-    def _heartbeat(self) -> list[L.Callback]:
-        if self.subcommand != "fit" or self.decisions.processes == 1:
-            return []
-        return [Heartbeat(self.run_folder, self.flags.stall_timeout)]
+        return has_progress_bar(self.config_init[self.subcommand]["trainer"]["callbacks"])
 
     def fit(self, model: Task, **kwargs: Any) -> None:
         if not is_rank_zero():
@@ -440,32 +414,12 @@ class Training(LightningCLI):
         return kept
 
     def predict(self, **kwargs: Any) -> None:
-        """Write the predictions for every row of the test split to predictions.csv."""
-        batches = self.trainer.predict(**{**kwargs, "return_predictions": True})
-        file = summary.write_predictions(batches, self.facts, self.run_folder)
-        summary.print_predicted(
-            f"the test {self.facts.unit}", self.run_folder, {"file": shown(file)}
-        )
+        kwargs.pop("return_predictions", None)
+        predict_test_split(self.trainer, self.facts, self.run_folder, **kwargs)
 
     def _score(self, stage: str, **kwargs: Any) -> None:
-        self.model.measured = self.facts
-        scores = getattr(self.trainer, stage)(**{**kwargs, "verbose": False})[0]
-        files: list[Path] = []
-        if self.model.evaluated is not None:
-            split = "val" if stage == "validate" else stage
-            predictions, targets = self.model.evaluated
-            if are_measurable(predictions, targets, self.facts):
-                several = self.facts.several
-                measure = class_report.measure_labels if several else class_report.measure
-                found = measure(predictions, targets)
-                more = {f"{split}/{name}": score for name, score in found.scores.items()}
-                scores |= {name: score for name, score in more.items() if name not in scores}
-                files = class_report.write(found, self.facts, self.run_folder, split)
-            if stage == "test" and is_rank_zero():
-                rows = torch.arange(len(targets)), targets, predictions
-                files.append(summary.write_predictions([rows], self.facts, self.run_folder))
-        RunRecord(self.run_folder).update(results=scores)
-        summary.print_scores(self.run_folder, scores, self.model.best, files)
+        kwargs.pop("verbose", None)
+        score(stage, self.trainer, self.model, self.facts, self.run_folder, **kwargs)
 
     validate, test = partialmethod(_score, "validate"), partialmethod(_score, "test")
 
