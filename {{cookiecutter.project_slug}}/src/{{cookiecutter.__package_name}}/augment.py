@@ -150,14 +150,17 @@ def erase(images: Tensor, uniforms: Tensor, share: float) -> Tensor:
     `images` are uint8 (n, c, h, w), `uniforms` (n, 5): whether, area, ratio, place (2). The whole
     box is in the image: one of too high a ratio is shortened.
     """
-    sides = torch.tensor(images.shape[2:], device=images.device)
+    sides = images.shape[2:]
     chance, area, ratio = uniforms[:, :3].double().unbind(1)
-    area = (AREA[0] + (AREA[1] - AREA[0]) * area) * sides.prod()
+    area = (AREA[0] + (AREA[1] - AREA[0]) * area) * sides.numel()
     ratio = RATIO[0] * (RATIO[1] / RATIO[0]) ** ratio  # as often above 1 as below
-    lengths = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], 1).round()
-    lengths = lengths.long().clamp(min=1).minimum(sides)
-    starts = (uniforms[:, 3:] * (sides - lengths + 1)).long()
-    box = _box(images, (starts + lengths / 2) / sides, lengths / 2)
+    inside = []
+    for i, length in enumerate(((area * ratio).sqrt(), (area / ratio).sqrt())):
+        length = length.round().long().clamp(1, sides[i])
+        start = (uniforms[:, 3 + i] * (sides[i] - length + 1)).long()
+        place = torch.arange(sides[i], device=images.device) - start[:, None]
+        inside.append((place >= 0) & (place < length[:, None]))
+    box = inside[0][:, :, None] & inside[1][:, None, :]
     return images * ~(box & (chance < share)[:, None, None])[:, None]
 
 

@@ -76,7 +76,7 @@ def shift_hue(images: Tensor, shift: Tensor) -> Tensor:
     some = chroma.where(chroma > 0, 1)
     of_blue = torch.where(value == green, 2 + (blue - red) / some, 4 + (red - green) / some)
     sixths = torch.where(value == red, (green - blue) / some, of_blue) + 6 * _of_image(shift)
-    start = torch.tensor([5, 3, 1], device=images.device)[:, None, None]
+    start = torch.arange(5, 0, -2, device=images.device)[:, None, None]  # 5, 3, 1
     place = (start + sixths) / 6
     place = 6 * (place - place.floor())  # where each channel is in its cycle, from 0 to 6
     return value - chroma * torch.minimum(place, 4 - place).clamp(0, 1)
