@@ -217,7 +217,7 @@ def test_a_table_names_images_labels_and_splits(images, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,class\na.jpg,x\n", r"begins with \['file', 'class'\]; expected path,label"),
+        ("file,class\na.jpg,x\n", r"begins with the line 'file,class'; expected path,label"),
         ("path,label\na.jpg,\n", "line 2: expected a path and a label"),
         ("path,label,split\na.jpg,x,tset\n", "line 2: the split is 'tset'; expected train"),
         ("path,label,set\na.jpg,x,train\nb.jpg,x,2\n", "line 3: the set is '2'; expected"),

@@ -107,7 +107,7 @@ def test_what_the_table_says_of_no_split_is_said(pool):
             "'set', 'split' all give a split",
         ),
         ("path,label\na.png,a cat, black\n", "line 2: 3 cells; expected 2. Put quotes"),
-        ("file;class\na.png;x\n", r"begins with \['file;class'\]; expected path,label"),
+        ("file;class\na.png;x\n", r"begins with the line 'file;class'; expected path,label"),
         ("path,label\na.png," + "x" * 200_000 + "\n", "line 2: field larger than field limit"),
         ("path,label,split\na.png,x,eval\n", "line 2: the split is 'eval'; expected train"),
     ],

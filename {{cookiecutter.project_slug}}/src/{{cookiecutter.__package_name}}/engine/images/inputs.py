@@ -85,7 +85,7 @@ def _on_disk(place: Path, names: list[str]) -> Paths:
         exists = exists or here
     if names and not exists:
         raise UserError(
-            f"{place}: none of its {len(names):,} files exists, such as {as_text(names[0])}. Paths"
+            f"{place}: no file that it lists exists, such as {as_text(names[0])}. Paths"
             f" are relative to {place.parent.absolute()}, or to the working directory."
         )
     return Paths.of(place.parent, found)

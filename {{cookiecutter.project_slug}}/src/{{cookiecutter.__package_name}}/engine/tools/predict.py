@@ -24,7 +24,7 @@ from ..contract import Inputs
 from ..data.module import EVAL_BATCH_SIZE, at_least
 from ..data.rows import as_rows
 from ..decisions import decide_layout
-from ..errors import UserError
+from ..errors import UserError, hint
 from ..fast.settings import preserve_process_settings
 from ..hardware import this_machine
 from ..monitor import summary
@@ -42,6 +42,7 @@ from .trained import load_trained
 
 FLAGS = {"trainer.devices", "trainer.accelerator"}
 FLAGS |= {"data.eval_batch_size", "data.workers", "data.prefetch"}
+KNOWN = ["--run", "--input", "--out", "--all", *(f"--{flag}" for flag in sorted(FLAGS))]
 OPTIONS = "data.options."
 DEFAULT_OUT = "predictions.csv"
 ERROR = Column("error", str)
@@ -116,7 +117,10 @@ def with_flags(config: dict[str, Any], flags: Sequence[str]) -> dict[str, Any]:
     for word in words:
         name, is_joined, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or not (name in FLAGS or name.startswith(OPTIONS)):
-            raise UserError(f"{word} is unknown with --input. Flags: {VERBS['predict'].others}.")
+            raise UserError(
+                f"{word} is unknown with --input.{hint(word, KNOWN)} Flags: --all,"
+                f" {VERBS['predict'].others}."
+            )
         given = read_yaml(value if is_joined else next(words, ""))
         if name.startswith(OPTIONS):
             data["options"][name.removeprefix(OPTIONS)] = given
@@ -191,6 +195,7 @@ def report(failed: list[str], n: int, unit: str) -> int:
     if not failed:
         return 0
     lines = [f"  {line}" for line in failed[:NAMED]] + ["  …"] * (len(failed) > NAMED)
-    which = f"{len(failed):,} of {n:,} {unit} have no prediction; the column error says why:"
+    have = "has" if len(failed) == 1 else "have"
+    which = f"{len(failed):,} of {n:,} {unit} {have} no prediction; the column error says why:"
     print("\n".join([which, *lines]), file=sys.stderr)
     return 3

@@ -169,8 +169,8 @@ def check_out(out: str) -> None:
         raise UserError(f"--out is {out}; expected a name that ends in .csv or .parquet, or -.")
     if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
         raise UserError(
-            f"--out is {out}, but pyarrow is not installed, which writes Parquet: make add"
-            " PKG=pyarrow, or write a .csv file."
+            f"--out is {out}, but Parquet needs pyarrow, which is not installed: make add"
+            " PKG=pyarrow, or choose a .csv file."
         )
 
 

@@ -20,6 +20,7 @@ from .split_columns import SplitColumns
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
 SEPARATORS = ",;\t|"
+SHOWN = 100  # characters of a first line that an error shows
 
 # Byte order marks; UTF-32's begins with UTF-16's.
 _MARKS = {
@@ -170,7 +171,7 @@ def _described(path: Path, needed: set[str], expected: str) -> _Table:
         columns = _columns(line, separator)
         if needed <= set(columns):
             return _Table(path, encoding, separator, columns, first)
-    raise UserError(f"{path} begins with {list(_columns(line, ','))}; {expected}.")
+    raise UserError(f"{path} begins with the line '{line.strip()[:SHOWN]}'; {expected}.")
 
 
 def _open(path: Path, encoding: str):  # type: ignore[no-untyped-def]
