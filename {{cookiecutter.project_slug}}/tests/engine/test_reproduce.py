@@ -54,7 +54,8 @@ def edit(archive: Path, ends: str, old: str, new: str) -> None:
 def test_a_copied_run_is_retrained_from_its_own_source(short, call, tmp_path, capfd):
     run = Path(shutil.copytree(short, tmp_path / "copied"))
     assert call("reproduce", "--run", str(run)) == 0
-    assert "identical: 6 losses and " in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "identical: 6 losses and " in said and "train again" not in said
     again, root = run / "reproduce" / "source", project_root()
     for path in (again / "src").rglob("*.py"):
         assert path.read_bytes() == (root / path.relative_to(again)).read_bytes()
@@ -75,7 +76,8 @@ def test_until_compares_only_the_steps_before(short, call, tmp_path, capfd):
         call("reproduce", "--run", str(short), "--until", "10", "--into", str(tmp_path / "quick"))
         == 0
     )
-    assert "identical: 2 losses, up to step 10" in capfd.readouterr().out
+    said = capfd.readouterr()
+    assert "identical: 2 losses, up to step 10" in said.out and "make resume" not in said.err
     assert json.loads((tmp_path / "quick/run/run.json").read_text())["reason"] == "--until 10"
 
 

@@ -176,7 +176,8 @@ def test_prune_lists_and_with_yes_deletes_all_but_the_newest_and_the_best(write,
     assert ask("prune", "--keep", "2") == 0
     said = capsys.readouterr().out
     assert all(f"runs/digits/{folder.name}" in said for folder in (*old, trial))
-    assert "3 of 7 runs would go and free 0.003 GB" in said and "YES=1" in said
+    assert "3 of 7 runs would go and free 0.003 GB" in said
+    assert "run the same command with YES=1" in said and "failed\n" in said
     assert max(map(len, said.splitlines())) <= 80 and {*root.rglob("*")} == everything
     assert ask("prune", "--keep", "2", "--yes") == 0
     assert "3 runs deleted, 0.003 GB freed" in capsys.readouterr().out
@@ -291,9 +292,16 @@ def test_compare_says_what_differs_in_code_settings_data_and_environment(write, 
     assert "rows.train: 100 -> 120\n" in said and "environment\n  torch: 2.11.0 -> 2.12.0" in said
     assert "One run each can't tell" in said and "   first\n" in said
     assert "+y = 2" not in said and "\n+y = 2" in compared(capsys, a, b, "--diff")
+    equal = compared(capsys, a, write(4, 0.5, rate=0.2))
+    assert "The scores are equal." in equal and "nothing but the seed" not in equal
     same = compared(capsys, a, write(3, 0.5, seed=1))
     assert same.count(": the same") == 3 and "seed_everything: 0 -> 1" in same
     assert "differ in nothing but the seed" in same
+
+
+def test_compare_names_the_run_that_is_not_given():
+    with pytest.raises(UserError, match=r"expected also b, another run's folder or name\. All"):
+        ask("compare", "runs/digits/a")
 
 
 @pytest.mark.parametrize(

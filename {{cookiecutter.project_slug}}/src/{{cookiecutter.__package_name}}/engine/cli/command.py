@@ -31,7 +31,8 @@ def run(project: Project, verb: str, options: argparse.Namespace, flags: list[st
     except UserError as error:
         message, status = f"error: {error}", error.status
     except Interrupted as end:
-        resume = " Checkpoint saved. Resume with: make resume" if end.saved else ""
+        is_kept = end.saved and not any(flag.startswith("--decisions") for flag in flags)
+        resume = " Checkpoint saved. Resume with: make resume" if is_kept else ""
         message, status = f"\nInterrupted ({end.reason}).{resume}", end.status
     except KeyboardInterrupt:
         message, status = "\nInterrupted (SIGINT).", 130

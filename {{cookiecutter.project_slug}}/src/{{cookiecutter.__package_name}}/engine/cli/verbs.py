@@ -137,11 +137,11 @@ VERBS = {
     ),
     "compare": Verb(
         "Runs",
-        "say what differs between two runs, and if scores really do",
+        "compare two runs: settings, code, data, environment and scores",
         "compare",
         (
             option("a", "a run's folder or name"),
-            option("b", "another's"),
+            option("b", "another run's folder or name"),
             option("--diff", "print the lines of code that differ", action="store_true"),
         ),
         quick=True,
@@ -233,6 +233,7 @@ VERBS = {
 OTHER_WORDS = {"train": "fit", "resume": "fit", "evaluate": "test", "eval": "test"}
 
 
+LACKING = re.compile(r"the following arguments are required: (.+)")
 WRONG_VALUE = re.compile(r"argument (\S+): invalid (\w+) value: (.+)")
 
 
@@ -243,6 +244,10 @@ class OptionParser(argparse.ArgumentParser):
         if wrong := WRONG_VALUE.fullmatch(message):
             kind = {"int": "a whole number", "float": "a number"}.get(wrong[2], f"a {wrong[2]}")
             message = f"{wrong[1]} is {wrong[3]}; expected {kind}"
+        if lacking := LACKING.fullmatch(message):
+            helps = {action.dest: action.help for action in self._actions}
+            names = lacking[1].split(", ")
+            message = f"expected also {', '.join(f'{name}, {helps[name]}' for name in names)}"
         raise UserError(f"{message}. All options: {self.prog} --help")
 
 

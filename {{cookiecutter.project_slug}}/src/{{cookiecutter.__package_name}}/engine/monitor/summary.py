@@ -31,7 +31,7 @@ def results_of(trainer: L.Trainer) -> dict[str, Any]:
     rows = read_metrics(Path(trainer.default_root_dir) / "metrics.csv")  # of all starts
     task: Any = trainer.lightning_module
     return {
-        "steps": found[RunCheckpoint].saved_step,
+        "steps": max(found[RunCheckpoint].saved_step, 0),  # -1 before the first
         "rows_per_second": found[Throughput].rows_per_second,
         "seconds_to_first_step": found[Throughput].seconds_to_first_step,
         **_reading(found.get(Reading)),
@@ -121,7 +121,7 @@ def print_fit(
         **_ended_early(record),
         "run folder": shown(folder),
         **{PICTURES.get(name, Path(name).stem): shown(folder / name) for name in pictures},
-        "next": _next(facts),
+        **_next(record["command"], facts),
     }
     took = f"{results['steps']} steps in {record['seconds']['total']:.0f} s"
     _print_block(f"{record['recipe']}: {took}", rows)
@@ -139,9 +139,12 @@ def _reason(decision: Decision) -> str:
     return f"{decision.value or 'off'}: {decision.why}"
 
 
-def _next(facts: Facts) -> str:
-    test = "make evaluate, once; then " if facts.rows.get("test") else ""
-    return f"{test}change networks.py, and make train"
+def _next(command: list[str], facts: Facts) -> dict[str, str]:
+    """Return the row that says what to do next; none if reproduce repeats a run."""
+    if any(word.startswith("--decisions") for word in command):
+        return {}
+    test = "make evaluate; or " if facts.rows.get("test") else ""
+    return {"next": f"{test}change networks.py and train again"}
 
 
 def format_score(score: float | None, best: Best) -> str:
@@ -156,7 +159,7 @@ def print_scores(folder: Path, scores: dict[str, float], best: Best, files: list
         name: format(value, best.format if name.partition("/")[2] == quantity else ".4f")
         for name, value in scores.items()
     }
-    rows |= {path.stem: shown(path) for path in files if path.suffix != ".png"}
+    rows |= {path.name: shown(path) for path in files}
     _print_block(f"evaluated {shown(folder)}", rows | {"record": shown(folder / "run.json")})
 
 

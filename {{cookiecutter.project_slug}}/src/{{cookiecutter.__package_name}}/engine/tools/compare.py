@@ -193,7 +193,9 @@ def compare_scores(a: Run, b: Run, runs: list[Run]) -> Iterator[str]:
         of = f"mean and deviation of {len(values)} seeds" if spread else "one seed"
         yield f"{letter}  {a.score.shown(statistics.mean(values))}{spread}  ({of})"
     if found["a"] == found["b"]:
-        yield "The two differ in nothing but the seed."
+        seeds = {settings_of(run).get("seed_everything") for run in (a, b)}
+        only_seed = len(seeds) == 2 and _repeats(a, b)
+        yield "The two differ in nothing but the seed." if only_seed else "The scores are equal."
         return
     apart = statistics.mean(found["b"].values()) - statistics.mean(found["a"].values())
     if (most := by_seeds(*(list(scores.values()) for scores in found.values()))) is None:

@@ -18,7 +18,7 @@ from ..run.runs import Run, is_locked, is_trial, read_record, runs_in
 from .runs import GB, by_recipe, chosen, state
 
 QUIET = 3600.0  # seconds: a record that says "running" is believed if its run wrote since then
-STAY = "The newest {} of each recipe stay, its best, and those that train."
+STAY = "Kept: the newest {} of each recipe, its best run, and runs that still train."
 
 
 def main(project: Project, options: argparse.Namespace, flags: list[str]) -> int:
@@ -30,16 +30,17 @@ def main(project: Project, options: argparse.Namespace, flags: list[str]) -> int
     runs = chosen(list(runs_in(root)), options.recipe)
     going = to_delete(root, runs, options.keep)
     for run in going:
-        score = "" if run.score is None else f"  {run.score}"
+        score = f"  {run.score}" if run.score and run.score.value is not None else ""
         name = f"runs/{run.recipe}/{run.folder.name}"
         print(f"  {run.size / GB:>8.3f} GB  {name}  {state(run)}{score}")
     total = sum(run.size for run in going) / GB
     if not going:
-        print(f"Nothing to delete. {STAY.format(options.keep)}")
+        print("Nothing to delete.", STAY.format(options.keep), sep="\n")
         return 0
     if not options.yes:
         print(f"\n{len(going)} of {len(runs)} runs would go and free {total:.3f} GB.")
-        print(STAY.format(options.keep), "To delete: make prune YES=1, or --yes", sep="\n")
+        print(STAY.format(options.keep))
+        print("To delete them, run the same command with YES=1 (make) or --yes (python).")
         return 0
     freed = [run.size for run in going if delete(root, run)]
     print(f"\n{len(freed)} runs deleted, {sum(freed) / GB:.3f} GB freed.")
