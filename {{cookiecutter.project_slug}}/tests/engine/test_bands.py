@@ -260,7 +260,7 @@ def test_a_file_with_other_channels_than_the_rest_is_named_or_left_out(tmp_path)
         folder(str(root), channels=5)
     assert "2 of 14 images can't be used" in str(error.value)
     assert "six.tif has 6 channels, and data.channels is 5: convert it" in str(error.value)
-    assert "turned.npy has 37 channels in its last dimension" in str(error.value)
+    assert "turned.npy has 37 channels in the last dimension" in str(error.value)
     splits = folder(str(root), channels=5, skip_bad=True, val_share=0.25)
     assert sum(splits.rows.values()) == 12 and splits.train.channels == 5
 

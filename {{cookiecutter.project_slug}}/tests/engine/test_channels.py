@@ -176,7 +176,7 @@ def test_images_in_memory_become_grey_or_rgb():
     ("settings", "message"),
     [
         ({"channels": 5}, r"channels is 5, and the images of the source 'digits' have 3: leave it"),
-        ({"channels": 0}, r"data\.channels is 0; expected 1 for grey, 3 for RGB, or another"),
+        ({"channels": 0}, r"data\.channels is 0; expected 1 \(grey\), 3 \(RGB\) or another"),
         ({"channels": 1, "decoder": "gpu"}, r"data\.decoder is gpu.*data\.channels is 1: leave"),
     ],
 )

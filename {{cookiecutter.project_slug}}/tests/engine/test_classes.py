@@ -180,10 +180,17 @@ def test_which_end_is_best_is_known_or_said(asked, logged, mode):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        ("--best=f1", "but validation logs val/loss, .* Did you mean 'val/f1_macro'"),
         ("--best=val/f1_makro", "but validation logs val/loss, .* Did you mean 'val/f1_macro'"),
         ("--best=val/accuracy high", "'high'; expected min or max, such as --best 'val/accuracy m"),
         ("--patience=0", "--patience is 0; expected 1 or more"),
         ("--model.class_weights={zero: 2}", "'zero', which is no class of the data"),
+        (
+            "--model.class_weights={zero:2}",
+            r"expected 'balanced' or a mapping \({name: value}\) or",
+        ),
+        ("--config=configs/digit.yaml", "digit.yaml does not exist. Did you mean 'digits.yaml'"),
+        ("--data.options.siz=3", r"it does not take siz\."),
         ("--model.class_weights={3: -1}", "-1.0 for '3'; it must be at least 0"),
         ("--model.focal_gamma=-2", "model.focal_gamma is -2.0; it must be at least 0"),
         ("--data.sampler=fair", "data.sampler is 'fair'; expected 'balanced'"),
@@ -245,6 +252,8 @@ def test_an_evaluation_writes_what_its_predictions_come_to(left_as_it_is, call, 
     matrix = [[int(count) for count in row[1:]] for row in rows]
     assert matrix == metrics.confusion_matrix(labels, predicted).tolist()
     assert (left_as_it_is / "test-confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert call("test", "--run", str(left_as_it_is)) == 0
+    assert "  test-confusion.png " in capsys.readouterr().out
 
 
 def test_a_run_out_of_patience_ends_also_if_it_was_killed_as_it_ended(call, monkeypatch, tmp_path):
@@ -256,7 +265,7 @@ def test_a_run_out_of_patience_ends_also_if_it_was_killed_as_it_ended(call, monk
     rows = read_metrics(tmp_path / "whole" / "metrics.csv")
     scores = [row["val/f1_macro"] for row in rows if "val/f1_macro" in row]
     assert scores[-1] <= scores[-2] == max(scores) == record["results"]["best val/f1_macro"]
-    best = f"no better val/f1_macro since epoch {len(scores) - 2} ({scores[-2]:.6g})"
+    best = f"no better val/f1_macro since epoch {len(scores) - 1} ({scores[-2]:.6g})"
     assert (record["state"], record["reason"]) == ("finished", f"--patience 1: {best}")
 
     def die(*_: object) -> None:

@@ -55,6 +55,13 @@ def run(request, digits, call, tmp_path_factory) -> tuple[str, Path]:
     return objective, place
 
 
+def test_labels_that_are_taken_for_classes_are_noted(digits):
+    (note,) = [line for line in folder(f"{digits}/labels.csv").remarks if "separates" in line]
+    assert "classes have a ; in their name, such as 'even;" in note
+    assert "--data.options.objective labels" in note
+    assert not any("separates" in line for line in folder(f"{digits}/classes.csv").remarks)
+
+
 def test_the_run_learns_and_its_table_has_its_scores(run):
     objective, place = run
     record, rows = json.loads((place / "run.json").read_text()), rows_of(place / "predictions.csv")

@@ -105,7 +105,7 @@ def test_a_file_of_weights_is_loaded_and_a_head_for_other_classes_is_new(tmp_pat
     torch.save(saved.network.state_dict(), file)
     task = classifier(pretrained=str(file), lora_rank=lora_rank)
     task.trainer = trainer(max_epochs=1)
-    assert task.initialize() == "pretrained: weights of weights.pth, except for a new head"
+    assert task.initialize() == "pretrained: weights of weights.pth, except for a new head (head)"
     network = task.for_export().network
     torch.testing.assert_close(
         network.embedding.tokens.weight, saved.network.embedding.tokens.weight

@@ -4,15 +4,17 @@ import csv
 import difflib
 import errno
 import re
+from pathlib import Path
 from typing import NoReturn
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ..data.open_files import FEW_OPEN_FILES
-from ..errors import FULL, UserError
+from ..errors import FULL, UserError, hint
 from ..monitor.gpu import out_of_memory
 from ..own_code import own_calls
+from ..paths import shown
 
 UNUSABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 SELF_EXPLAINING = (MisconfigurationException, UnicodeDecodeError, csv.Error)
@@ -39,10 +41,11 @@ KNOWN_ERRORS = {  # a pattern in the message of a RuntimeError, and what to prin
 
 UNKNOWN = re.compile(r"(?:unrecognized arguments:|does not accept option) '?-*([\w.]+)")
 LINKED = re.compile(r"argument (data\.\w+) --> (\S+):")  # a setting that the data determine
+MISSING = re.compile(r'Parser key "([^"]+)":?\s*File does not exist: .?([^\n]+?)\'?$')
 WRONG = re.compile(r'Parser key "([^"]+)":?\s*(.*)', re.DOTALL)
 FOUND = re.compile(r"(?:Got value|Given value): (.+?)\s*$", re.MULTILINE)
 IN_WORDS = {"int": "a whole number", "float": "a number", "str": "a string", "list": "a list"}
-IN_WORDS |= {"bool": "true or false", "NoneType": "null", "dict": "a mapping"}
+IN_WORDS |= {"bool": "true or false", "NoneType": "null", "dict": "a mapping ({name: value})"}
 EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value|$)", re.MULTILINE)
 
 
@@ -97,6 +100,11 @@ def in_one_line(message: str, known: list[str]) -> str:
         return f"unknown setting {unknown[1]}.{meant} All settings: fit --help-all"
     if linked := LINKED.search(message):
         return f"{linked[2]} comes from the data, as {linked[1]}: remove it"
+    if missing := MISSING.search(message):
+        path = Path(missing[2])
+        there = sorted(file.name for file in path.parent.glob("*.yaml"))
+        others = f" {shown(path.parent)} has {', '.join(there)}." if there else ""
+        return f"{missing[1]}: {shown(path)} does not exist.{hint(path.name, there)}{others}"
     wrong, found = WRONG.search(message), FOUND.search(message)
     if not wrong or not found:
         return " ".join((f"{wrong[1]}: {wrong[2]}" if wrong else message).split())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contract import Splits
-from ..errors import UserError
+from ..errors import UserError, hint
 from ..paths import shown
 from .shared import once_per_host
 
@@ -35,8 +35,14 @@ def load_source(
     try:
         takes.bind(**options)
     except TypeError as error:
+        unknown = next((key for key in options if key not in takes.parameters), None)
+        cause = (
+            f"it does not take {unknown}.{hint(unknown, takes.parameters)}"
+            if unknown
+            else f"{error}."
+        )
         raise UserError(
-            f"data.options do not fit the source '{name}': {error}."
+            f"data.options do not fit the source '{name}': {cause}"
             f" It takes: {', '.join(takes.parameters) or 'none'}."
         ) from error
     for key, value in options.items():

@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 
 from ..errors import UserError
-from ..model.objectives import ObjectiveName
+from ..model.objectives import SEPARATOR, ObjectiveName
 from ..paths import resolve_path
 from .checking.file_check import check
 from .checking.usable import only_usable
@@ -57,8 +57,21 @@ def folder(
             f" ({' '.join(sorted(EXTENSIONS))}), or train/, val/ and test/ with such folders.",
             remarks,
         )
+    if is_table and objective == "classes":
+        remarks += _of_several(found.names)
     found = read_labels(found, objective)
     return from_listing(found, place, val_share, test_share, skip_bad, remarks, bits, channels)
+
+
+def _of_several(names: Sequence[str]) -> list[str]:
+    """Return a line about classes that look like several labels of an image."""
+    joint = [name for name in names if SEPARATOR in name]
+    if not joint:
+        return []
+    return [
+        f"{len(joint):,} of {len(names):,} classes have a {SEPARATOR} in their name, such as"
+        f" '{joint[0]}'. If it separates labels, set --data.options.objective labels"
+    ]
 
 
 def from_entries(
@@ -109,8 +122,8 @@ def from_listing(
     }
     remarks += _of_division(unassigned, found.n, shares)
     if is_later():
-        by = ", and divided by their names" if any(shares.values()) else ""
-        remarks.append(f"images are checked while training{by}: --data.check now is the default")
+        by = ", so they are split by name, not by content" if any(shares.values()) else ""
+        remarks.append(f"images are checked while training (--data.check later){by}")
     splits = divided(contents, found.groups, found.splits, usable, shares)
     classes = _classes(found, splits, place, remarks)
     targets = targets_of(found.names, classes, found.objective)

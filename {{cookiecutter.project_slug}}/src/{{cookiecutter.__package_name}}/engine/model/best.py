@@ -24,9 +24,8 @@ def chosen_best(asked: str, own: Best, logged: list[str] | None) -> Best:
     """
     metric, _, mode = asked.strip().partition(" ")
     if logged is not None and metric not in logged:
-        raise UserError(
-            f"--best is '{metric}', but validation logs {', '.join(logged)}.{hint(metric, logged)}"
-        )
+        close = hint(metric, logged) or hint(f"val/{metric}", logged)
+        raise UserError(f"--best is '{metric}', but validation logs {', '.join(logged)}.{close}")
     known = own.mode if metric == own.metric else _mode(metric)
     if (mode or known) not in ("min", "max"):
         found = f"'{mode}'" if mode else "not known"

@@ -91,7 +91,10 @@ def weights_of_classes(asked: ClassWeights, counts: Mapping[str, int] | None) ->
     if asked is None:
         return None
     if counts is None:
-        raise UserError("model.class_weights is set, but the data have no class_counts.")
+        raise UserError(
+            "model.class_weights is set, but the data have no class_counts: the weights are for"
+            " classification. Remove the setting."
+        )
     if asked == "balanced":
         rows = torch.tensor(list(counts.values()), dtype=torch.float64)
         weights = rows.sum() / (rows.count_nonzero() * rows.clamp(min=1))

@@ -50,4 +50,4 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], file: Path) -> 
         )
     for key, weight in own.items():
         weight.copy_(found[key])
-    return f"weights of {file.name}" + (f", except for a new {name}" if other_head else "")
+    return f"weights of {file.name}" + (f", except for a new head ({name})" if other_head else "")

@@ -34,8 +34,8 @@ class BestSoFar:
         return self.patience is not None and self.waited >= self.patience
 
     def reason(self, metric: str) -> str:
-        """Return why a run that is out of patience ends."""
-        since = "" if self.score is None else f" since epoch {self.epoch} ({self.score:.6g})"
+        """Return why a run that is out of patience ends. Its epochs count from 1, as in the bar."""
+        since = "" if self.score is None else f" since epoch {self.epoch + 1} ({self.score:.6g})"
         return f"--patience {self.patience}: no better {metric}{since}"
 
     def state_dict(self) -> dict[str, Any]:

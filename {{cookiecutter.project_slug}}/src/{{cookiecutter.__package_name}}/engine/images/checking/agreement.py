@@ -63,7 +63,7 @@ def check_channels(
 
 def _count(seen: Inspected) -> str:
     """Return the number of an image's channels, and where an array has them."""
-    place = " in its last dimension" * seen.is_array
+    place = " in the last dimension" * seen.is_array
     return f"{seen.channels} channel{'s' * (seen.channels > 1)}{place}"
 
 

@@ -25,7 +25,9 @@ def with_channels(source: ImageSplits, name: str, channels: int | None) -> Image
     Raises UserError if that is not possible.
     """
     if channels is not None and channels < 1:
-        raise UserError(f"data.channels is {channels}; expected 1 for grey, 3 for RGB, or another.")
+        raise UserError(
+            f"data.channels is {channels}; expected 1 (grey), 3 (RGB) or another number above 0."
+        )
     parts = {part: getattr(source, part) for part in ("train", "val", "test")}
     found = {channels_of(part) for part in parts.values() if part is not None}
     if channels is None or found == {channels}:
