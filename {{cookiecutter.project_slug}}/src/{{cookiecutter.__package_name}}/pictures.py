@@ -11,10 +11,11 @@ from .engine.images.batch import ImageBatch
 from .engine.images.module import ImageModule
 from .engine.images.shown import as_rgb
 from .engine.model.objectives import THRESHOLD, labels_above
+from .engine.monitor.confusion import errors_in
 from .engine.monitor.names import drawable, listed, width
 from .engine.monitor.predictions import FinishedRun
 
-RIGHT, WRONG = "#2e7d32", "#c62828"
+RIGHT, WRONG, NEUTRAL = "#2e7d32", "#c62828", "black"
 COLUMNS, ROWS = 8, 4
 NAME_WIDTH = 22  # letters that fit over an image
 
@@ -45,7 +46,9 @@ def draw_predictions(
         said = of_classes(labels, probabilities, shown.names)
     order = said.order[: COLUMNS * ROWS].tolist()
     captions = [said.caption(i) for i in order]
-    colours = [WRONG if said.wrong[i] else RIGHT for i in order]
+    colours = [NEUTRAL] * len(order)  # of numbers, none is right or wrong
+    if said.wrong is not None:
+        colours = [WRONG if said.wrong[i] else RIGHT for i in order]
     return draw_sheet(images, captions, colours, shown.families, said.title, order)
 
 
@@ -59,8 +62,8 @@ def look(batch: ImageBatch, data: ImageModule) -> Figure:
         for i, weight in enumerate(batch.mix_weights.tolist()):
             other = in_words(batch.mixed_labels[i], shown.names, most)
             captions[i] = f"{weight:.0%} {captions[i]}\n{1 - weight:.0%} {other}"
-    colours = ["black"] * len(captions)
-    title = f"training images of {data.facts().name}, as the network sees them"
+    colours = [NEUTRAL] * len(captions)
+    title = "training images, as the network sees them"
     images = batch.images.permute(0, 2, 3, 1)
     return draw_sheet(images, captions, colours, shown.families, title)
 
@@ -103,11 +106,14 @@ def draw_sheet(
 
 
 class Said(NamedTuple):
-    """What is said of n images: in which order, int64 (n,), which are wrong, bool (n,), and how."""
+    """What is said of n images: in which order, int64 (n,), which are wrong, bool (n,), and how.
+
+    Of numbers, `wrong` is None.
+    """
 
     title: str
     order: Tensor
-    wrong: Tensor
+    wrong: Tensor | None
     caption: Callable[[int], str]
 
 
@@ -119,7 +125,8 @@ def of_classes(labels: Tensor, probabilities: Tensor, names: Sequence[str]) -> S
         pair = [predicted[i], *([labels[i]] if wrong[i] else [])]
         return f"{in_lines([names[int(one)] for one in pair])}\n{sure[i]:.0%} sure"
 
-    title = f"{int(wrong.sum())} errors in {len(labels)} images, the most confident first"
+    title = errors_in(int(wrong.sum()), len(labels), "images")
+    title += f", the {'most' if wrong.any() else 'least'} confident first"
     return Said(title, torch.where(wrong, -1 - sure, sure).argsort(stable=True), wrong, caption)
 
 
@@ -140,9 +147,8 @@ def of_numbers(labels: Tensor, numbers: Tensor) -> Said:
     error = (numbers - labels).abs()
     order = error.argsort(descending=True, stable=True)
     title = f"mean error {error.mean():.6g} in {len(labels)} images, the largest first"
-    nothing = torch.zeros_like(labels, dtype=torch.bool)
     pairs = list(zip(numbers, labels, strict=True))
-    return Said(title, order, nothing, lambda i: in_lines([in_words(one, ()) for one in pairs[i]]))
+    return Said(title, order, None, lambda i: in_lines([in_words(one, ()) for one in pairs[i]]))
 
 
 def in_lines(names: list[str]) -> str:

@@ -75,6 +75,27 @@ def test_a_formula_is_drawn_as_it_is_written():
     assert pixels_of(draw_curves(rows, Best("val/$x_{$", "min"))).std() > 1
 
 
+@pytest.mark.parametrize("epochs", [2, 3, 30, 300])
+def test_the_axis_of_epochs_has_whole_numbers(epochs):
+    rows = [{"step": i, "epoch": i, "val/loss": 1.0} for i in range(epochs)]
+    axes = draw_curves(rows, Best("val/loss", "min")).axes[0]
+    assert all(tick == int(tick) for tick in axes.get_xticks())
+
+
+@pytest.mark.parametrize(
+    ("predicted", "title"),
+    [
+        ((0, 1), "0 errors in 2 images, the least confident first"),
+        ((0, 0), "1 error in 2 images, the most confident first"),
+    ],
+)
+def test_the_title_says_which_images_come_first(predicted, title):
+    images = torch.zeros(2, 8, 8, 3, dtype=torch.uint8)
+    sure = torch.nn.functional.one_hot(torch.tensor(predicted), 2).float()
+    figure = draw_predictions(images, torch.tensor([0, 1]), sure, ("a", "b"))
+    assert figure.get_suptitle() == title
+
+
 def test_long_names_are_cut_in_the_middle():
     assert shortened(["short", "abcdefghijklmnopqrstuvwxyz"], 9) == ["short", "abcd…wxyz"]
 

@@ -60,7 +60,7 @@ def test_the_table_counts_each_label_and_prediction(tmp_path):
     counts = confusion_of(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 0, 0]), len(CLASSES))
     figure = draw_confusion(counts, CLASSES, "texts")
     assert sorted(words_in(figure, tmp_path / "confusion.png")) == ["1", "1", "2"]
-    assert figure.axes[0].get_title() == "1 errors in 4 texts"
+    assert figure.axes[0].get_title() == "1 error in 4 texts"
 
 
 def test_numbers_are_drawn_as_points(tmp_path):

@@ -37,5 +37,10 @@ def draw_confusion(confusion: Tensor, classes: tuple[str, ...], unit: str) -> Fi
         axis.set_label_text(meaning)
     axes.tick_params("x", rotation=90)
     total = int(confusion.sum())
-    axes.set_title(f"{total - int(confusion.diagonal().sum())} errors in {total} {unit}")
+    axes.set_title(errors_in(total - int(confusion.diagonal().sum()), total, unit))
     return figure
+
+
+def errors_in(errors: int, rows: int, unit: str) -> str:
+    """Return such as "3 errors in 360 images"."""
+    return f"{errors:,} error{'' if errors == 1 else 's'} in {rows:,} {unit}"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ..contract import Best
 
@@ -28,6 +28,7 @@ def draw_curves(rows: Sequence[dict[str, Any]], best: Best) -> Figure:
                 axes.plot(x, y, label=label, linewidth=1.5, **style)
                 axes.legend(frameon=False)
         axes.set(xlabel="epoch", xlim=(0, None))
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=(1, 2, 5, 10)))
         axes.set_title(quantity, parse_math=False)
         axes.grid(alpha=0.3)
         low, high = axes.dataLim.y0, axes.dataLim.y1

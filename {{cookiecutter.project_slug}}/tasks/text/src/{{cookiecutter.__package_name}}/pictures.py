@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .engine.monitor.confusion import confusion_of, draw_confusion
+from .engine.monitor.confusion import confusion_of, draw_confusion, errors_in
 from .engine.monitor.names import drawable, visible
 from .engine.monitor.predictions import FinishedRun
 from .engine.text.batch import TextBatch
@@ -64,7 +64,9 @@ def draw_predictions(
     order = torch.where(wrong, -1 - sure, sure).argsort(stable=True)[:ROWS].tolist()
     names = drawable(classes, NAME_WIDTH)
     figure = Figure(figsize=(12, 0.5 + 0.25 * len(order)))
-    figure.suptitle(f"{int(wrong.sum())} errors in {len(labels)} texts, the most confident first")
+    first = "most" if wrong.any() else "least"
+    errors = errors_in(int(wrong.sum()), len(labels), "texts")
+    figure.suptitle(f"{errors}, the {first} confident first")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set(xlim=(0, 1), ylim=(len(order), -2))
