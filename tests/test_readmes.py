@@ -58,7 +58,9 @@ ELSEWHERE = {
     "test_demo.py::test_the_demo_trains_from_a_bare_clone_whatever_its_folder_is_called": [
         *("make demo", "make train", "make evaluate", "make reproduce")
     ],
-    "test_demo.py::test_adding_a_package_leaves_torch_alone": ["make add PKG=timm"],
+    "test_demo.py::test_adding_a_package_leaves_torch_alone": [
+        *("make add PKG=timm", "make add PKG=pyarrow")
+    ],
     "test_engine.py::test_the_engines_tests_pass": ["make test-engine"],
     "test_resume.py::test_runs_that_are_killed_resume_to_the_same_bits": ["make test-resume"],
     "test_locks.py::test_the_committed_locks_resolve": ["make lock"],
