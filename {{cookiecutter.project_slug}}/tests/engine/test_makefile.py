@@ -108,3 +108,9 @@ def test_a_table_that_a_container_writes_is_kept(make):
     assert words[-4:] == ["--input", "data/photos", "--out", "runs/predictions.csv"]
     assert make("predict", "DOCKER=1")[-2:] == ["--run", "latest"]
     assert make("predict", "INPUT=data/photos")[-2:] == ["--input", "data/photos"]
+
+
+def test_a_file_in_place_of_a_target_is_an_error(make):
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        make("predict", "docs")
+    assert '"docs" is no target: name the variable, such as INPUT=docs' in error.value.stderr

@@ -254,6 +254,22 @@ def test_a_refused_resume_leaves_the_run_as_it_was(flags, message, trained, call
     assert call("fit", "--run", str(run), "--trainer.max_epochs", "5") == 0
 
 
+def test_a_recipe_that_is_no_yaml_is_one_line(call, capsys, tmp_path):
+    (tmp_path / "mine.yaml").write_text("data:\n\tsource: digits\n")
+    assert call("fit", "--config", str(tmp_path / "mine.yaml")) == 2
+    error = capsys.readouterr().err
+    assert "no valid YAML" in error and "line 2, column 1: perhaps a tab" in error
+    assert "unicode string" not in error and error.count("\n") == 1
+
+
+def test_a_resume_that_would_end_before_the_run_leaves_it_finished(trained, call, capsys, tmp_path):
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    before = read(run)
+    assert call("fit", "--run", str(run), "--trainer.max_epochs", "1") == 2
+    assert "trainer.max_epochs is 1, but the run has trained for" in capsys.readouterr().err
+    assert read(run) == before
+
+
 def test_resuming_a_finished_run_explains_how_to_train_longer(trained, call, capsys):
     assert call("fit", "--run", str(trained)) == 2
     assert "--trainer.max_epochs" in capsys.readouterr().err

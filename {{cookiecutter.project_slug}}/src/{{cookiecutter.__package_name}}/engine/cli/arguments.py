@@ -91,6 +91,8 @@ def take_fit_flags(arguments: list[str]) -> tuple[list[str], FitFlags]:
             f"--decisions is '{file}', which does not exist; expected a run's run.json."
         )
     rest, name = take(rest, "--name")
+    if name == "latest":
+        raise UserError("--name is 'latest', which stands for the newest run. Choose another name.")
     rest, note = take(rest, "--note")
     switches = {name: name in rest for name in ("--elastic", "--allow-nan")}
     rest = [word for word in rest if word not in switches]

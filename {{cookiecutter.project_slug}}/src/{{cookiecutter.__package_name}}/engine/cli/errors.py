@@ -14,7 +14,7 @@ from ..data.open_files import FEW_OPEN_FILES
 from ..errors import FULL, UserError, hint
 from ..monitor.gpu import out_of_memory
 from ..own_code import own_calls
-from ..paths import shown
+from ..paths import project_root, shown
 
 UNUSABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 SELF_EXPLAINING = (MisconfigurationException, UnicodeDecodeError, csv.Error)
@@ -39,9 +39,13 @@ KNOWN_ERRORS = {  # a pattern in the message of a RuntimeError, and what to prin
     ),
 }
 
+# Common names for a setting.
+OTHER_WORDS = {"lr": "model.learning_rate", "epochs": "trainer.max_epochs"}
+OTHER_WORDS |= {"gpus": "trainer.devices", "num_workers": "data.workers", "seed": "seed_everything"}
 UNKNOWN = re.compile(r"(?:unrecognized arguments:|does not accept option) '?-*([\w.]+)")
 LINKED = re.compile(r"argument (data\.\w+) --> (\S+):")  # a setting that the data determine
 MISSING = re.compile(r'Parser key "([^"]+)":?\s*File does not exist: .?([^\n]+?)\'?$')
+NO_YAML = re.compile(r"Problems parsing config:\s*(.+\"<unicode string>\".+)", re.DOTALL)
 WRONG = re.compile(r'Parser key "([^"]+)":?\s*(.*)', re.DOTALL)
 FOUND = re.compile(r"(?:Got value|Given value): (.+?)\s*$", re.MULTILINE)
 IN_WORDS = {"int": "a whole number", "float": "a number", "str": "a string", "list": "a list"}
@@ -95,16 +99,21 @@ class Parser(LightningArgumentParser):
 def in_one_line(message: str, known: list[str]) -> str:
     """Return jsonargparse's message in one line, with the closest `known` key."""
     if unknown := UNKNOWN.search(message):
-        close = difflib.get_close_matches(unknown[1], known, n=1)
+        other = OTHER_WORDS.get(unknown[1].rpartition(".")[2])
+        close = [other] if other in known else difflib.get_close_matches(unknown[1], known, n=1)
         meant = f" Did you mean {close[0]}?" if close else ""
         return f"unknown setting {unknown[1]}.{meant} All settings: fit --help-all"
     if linked := LINKED.search(message):
         return f"{linked[2]} comes from the data, as {linked[1]}: remove it"
     if missing := MISSING.search(message):
-        path = Path(missing[2])
-        there = sorted(file.name for file in path.parent.glob("*.yaml"))
-        others = f" {shown(path.parent)} has {', '.join(there)}." if there else ""
-        return f"{missing[1]}: {shown(path)} does not exist.{hint(path.name, there)}{others}"
+        path, root = Path(missing[2]), project_root()
+        recipes = sorted(f"configs/{file.name}" for file in root.glob("configs/*.yaml"))
+        meant = hint(f"configs/{path.stem}.yaml", recipes)
+        return f"{missing[1]}: {shown(path)} does not exist.{meant} There are {', '.join(recipes)}."
+    if problem := NO_YAML.search(message):
+        where = re.sub(r'\s*in "<unicode string>",', " in", problem[1])
+        tab = ": perhaps a tab; indent with spaces" if "cannot start any token" in where else ""
+        return f"the recipe is no valid YAML, {' '.join(where.split())}{tab}"
     wrong, found = WRONG.search(message), FOUND.search(message)
     if not wrong or not found:
         return " ".join((f"{wrong[1]}: {wrong[2]}" if wrong else message).split())

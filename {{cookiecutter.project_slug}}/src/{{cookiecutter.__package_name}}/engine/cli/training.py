@@ -229,6 +229,9 @@ class Training(LightningCLI):
             if path:
                 saved = read_checkpoint(path, resuming)
                 check_checkpoint(saved, self.model, self.facts.classes, resuming)
+                if resuming:
+                    asked = self.config[self.subcommand].trainer.max_epochs
+                    resume_checks.check_length(saved["epoch"], asked)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Make the remaining decisions, now that the data are known, and build the Trainer."""

@@ -53,8 +53,8 @@ def folder(
     found = from_table(place, remarks, objective) if is_table else from_folders(place, remarks)
     if not found.n:
         raise refusal(
-            f"{place} holds no images. Expected one folder per class with files in it"
-            f" ({' '.join(sorted(EXTENSIONS))}), or train/, val/ and test/ with such folders.",
+            f"{place} holds no images in class folders. Expected one folder per class with files in"
+            f" it ({' '.join(sorted(EXTENSIONS))}), or train/, val/ and test/ with such folders.",
             remarks,
         )
     if is_table and objective == "classes":

@@ -50,6 +50,15 @@ def check_resume(
         )
 
 
+def check_length(trained: int, max_epochs: int | None) -> None:
+    """Raise UserError if a run that has trained for some epochs is asked to end before."""
+    if max_epochs is not None and 0 <= max_epochs < trained:
+        raise UserError(
+            f"trainer.max_epochs is {max_epochs}, but the run has trained for {trained} epochs. Set"
+            " a larger number, or start a new run."
+        )
+
+
 def _fixed_settings(config: dict[str, Any], may_change: Mapping[str, Set[str]]) -> dict[str, Any]:
     """Return every setting of a configuration that affects what a run learns."""
     found = {

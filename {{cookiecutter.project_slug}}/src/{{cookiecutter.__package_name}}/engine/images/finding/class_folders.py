@@ -60,7 +60,7 @@ def _split_folders(root: Path, folders: list[Path], remarks: list[str]) -> dict[
     if named and len(flat) == len(named):
         if not classes:
             raise UserError(
-                f"{join_names(flat)} hold no folders of classes, so no image has a label. Expected"
+                f"no folders of classes in {join_names(flat)}, so no image has a label. Expected"
                 f" {flat[0].name}/<class>/<image>, or {root.name}/<class>/<image>."
             )
         remarks.append(f"taken for classes, not for splits: {join_names(flat)}")
