@@ -83,6 +83,19 @@ def test_the_axis_of_epochs_has_whole_numbers(epochs):
 
 
 @pytest.mark.parametrize(
+    ("low", "high"), [(0.9, 1), (1e-3, 2), (1e-7, 5e4), (1e-4, 1.1e-4), (1, 9e6)]
+)
+def test_the_axis_of_any_loss_has_short_numbers(low, high):
+    rows = [{"step": i, "epoch": i, "val/loss": loss} for i, loss in enumerate((high, low))]
+    figure = draw_curves(rows, Best("val/loss", "min"))
+    pixels_of(figure)
+    bottom, top = sorted(figure.axes[0].get_ylim())
+    ticks = zip(figure.axes[0].get_yticks(), figure.axes[0].get_yticklabels(), strict=True)
+    said = [label.get_text() for tick, label in ticks if bottom <= tick <= top]
+    assert len(said) > 1 and all(0 < len(text) <= 6 for text in said), said
+
+
+@pytest.mark.parametrize(
     ("predicted", "title"),
     [
         ((0, 1), "0 errors in 2 images, the least confident first"),

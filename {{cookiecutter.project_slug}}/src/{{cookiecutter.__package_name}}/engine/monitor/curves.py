@@ -31,10 +31,12 @@ def draw_curves(rows: Sequence[dict[str, Any]], best: Best) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=(1, 2, 5, 10)))
         axes.set_title(quantity, parse_math=False)
         axes.grid(alpha=0.3)
+        axes.ticklabel_format(axis="y", scilimits=(-3, 4))  # long numbers would reach the next axes
         low, high = axes.dataLim.y0, axes.dataLim.y1
         if quantity == "loss" and 0 < 5 * low < high:
             axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            subs = (1, 2, 5) if high < 1e4 * low else (1,)
+            axes.yaxis.set_major_locator(LogLocator(subs=subs))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter(NullFormatter())
     return figure
