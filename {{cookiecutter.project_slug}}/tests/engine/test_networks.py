@@ -155,7 +155,7 @@ def test_pretrained_weights_are_taken_and_only_a_head_for_other_classes_is_fresh
     fresh = {key: network.state_dict()[key].clone() for key in ("fc.weight", "fc.bias")}
     said = load_pretrained(network, SMALL, str(weights))
     assert alike(network.state_dict(), file | (fresh if num_classes == 10 else {}))
-    assert ("new fc" in said) == (num_classes == 10)
+    assert ("a new head (fc)" in said) == (num_classes == 10)
 
 
 def test_a_checkpoint_of_a_run_is_taken_as_pretrained(trained):
