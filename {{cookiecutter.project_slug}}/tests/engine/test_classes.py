@@ -189,6 +189,7 @@ def test_which_end_is_best_is_known_or_said(asked, logged, mode):
             "--model.class_weights={zero:2}",
             r"expected 'balanced' or a mapping \({name: value}\) or",
         ),
+        ("--name=latest", "--name is 'latest', which stands for the newest run"),
         ("--model.lr=1", "unknown setting model.lr. Did you mean model.learning_rate"),
         ("--epochs=3", "unknown setting epochs. Did you mean trainer.max_epochs"),
         ("--config=digit", "digit does not exist. Did you mean 'configs/digits.yaml'"),
