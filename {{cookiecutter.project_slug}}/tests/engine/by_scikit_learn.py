@@ -52,7 +52,7 @@ def of_numbers(
 ) -> tuple[Scores, dict[str, np.ndarray]]:
     """Return the scores of numbers (n,), learned on the scale of `trained`; no classes."""
     scores = {"loss": metrics.mean_squared_error(targets, found) / np.var(trained)}
-    scores["error"] = metrics.mean_absolute_error(targets, found)
+    scores["mae"] = metrics.mean_absolute_error(targets, found)
     scores["r2"] = metrics.r2_score(targets, found)
     return scores, {}
 

@@ -76,7 +76,7 @@ def test_the_run_learns_and_its_table_has_its_scores(run):
         known, said = ([float(row[key]) for row in rows] for key in ("target", "prediction"))
         assert known == pytest.approx([digit / 9 for digit in of_test], abs=1e-3)
         error = metrics.mean_absolute_error(known, said)
-        assert results["test/error"] == pytest.approx(error, abs=1e-6)
+        assert results["test/mae"] == pytest.approx(error, abs=1e-6)
         squared = metrics.mean_squared_error(known, said) / np.var(trained)
         assert results["test/loss"] == pytest.approx(squared, abs=1e-5)
         assert results["test/r2"] == pytest.approx(metrics.r2_score(known, said), abs=1e-6)

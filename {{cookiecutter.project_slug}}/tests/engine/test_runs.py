@@ -119,6 +119,17 @@ def test_runs_are_listed_in_80_columns_with_name_note_state_score_date_and_size(
     assert said[-2].startswith("    wide: twice the channels twice") and said[-2].endswith("…")
 
 
+def test_runs_with_several_metrics_say_which_and_are_sorted_by_each(write, capsys):
+    loss = {"metric": "val/loss", "mode": "min", "format": ".4f"}
+    for at, (score, best) in enumerate(((0.8, BEST), (0.3, loss), (0.9, BEST), (0.2, loss)), 1):
+        write(at, score, best=best, name="wide" if at == 1 else "")
+    assert ask("runs", "--sort", "score") == 0
+    said = capsys.readouterr().out.splitlines()
+    scores, of = ([line.strip() for line in said[first::2]] for first in (2, 3))
+    assert [line.split()[2] for line in scores if line] == ["0.2000", "0.3000", "90.00%", "80.00%"]
+    assert of[:4] == ["(val/loss)", "(val/loss)", "(val/accuracy)", "(val/accuracy) wide"]
+
+
 def test_a_run_whose_process_is_gone_was_killed_and_one_that_trains_shows_its_best_so_far(
     write, capsys
 ):
@@ -169,6 +180,7 @@ def test_a_run_is_found_by_its_name_the_newest_first(write, root):
 def test_prune_lists_and_with_yes_deletes_all_but_the_newest_and_the_best(write, root, capsys):
     best = write(1, 0.99)
     old = [write(2, 0.5), write(3, None, state="failed", reason="")]
+    old += [write(8, None, state="failed"), write(9, None, state="killed")]  # at their start
     new = [write(4, 0.7), write(5, 0.6)]
     trial = write(6, None, config={"trainer": {"fast_dev_run": True}})
     other = write(7, recipe="birds")
@@ -176,11 +188,11 @@ def test_prune_lists_and_with_yes_deletes_all_but_the_newest_and_the_best(write,
     assert ask("prune", "--keep", "2") == 0
     said = capsys.readouterr().out
     assert all(f"runs/digits/{folder.name}" in said for folder in (*old, trial))
-    assert "3 of 7 runs would go and free 0.003 GB" in said
+    assert "5 of 9 runs would go and free 0.005 GB" in said
     assert "run the same command with YES=1" in said and "failed\n" in said
     assert max(map(len, said.splitlines())) <= 80 and {*root.rglob("*")} == everything
     assert ask("prune", "--keep", "2", "--yes") == 0
-    assert "3 runs deleted, 0.003 GB freed" in capsys.readouterr().out
+    assert "5 runs deleted, 0.005 GB freed" in capsys.readouterr().out
     assert not any(folder.exists() for folder in (*old, trial))
     assert all((folder / "weights").exists() for folder in (best, *new, other))
     assert ask("prune", "--keep", "2", "--yes") == 0 and "Nothing" in capsys.readouterr().out
@@ -228,7 +240,7 @@ def test_prune_keeps_the_best_by_each_metric(metric, mode, best, write):
     mine = {"metric": metric, "mode": mode, "format": ".4f"}
     by_mine = [write(at, score, best=mine) for at, score in enumerate((0.5, best, 0.5, best, 0.3))]
     by_accuracy = [write(10 + at, score) for at, score in enumerate((0.6, 0.8, 0.7))]
-    newest = write(20, None, state="failed", reason="")
+    newest = write(20, None)
     assert ask("prune", "--keep", "1", "--yes") == 0
     left = [folder for folder in (*by_mine, *by_accuracy) if folder.exists()]
     assert left == [by_mine[3], by_accuracy[1]] and newest.exists()  # of equal ones the newer

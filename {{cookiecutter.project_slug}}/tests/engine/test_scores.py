@@ -24,7 +24,7 @@ PROJECT = Project(package.__name__, ImageClassifier, ImageData)
 OF_EPOCHS = {
     "classes": {"loss", "accuracy", "top5", "precision_macro", "recall_macro", "f1_macro"},
     "labels": {"loss", "map", "precision_macro", "recall_macro", "f1_macro"},
-    "numbers": {"loss", "error", "r2"},
+    "numbers": {"loss", "mae", "r2"},
 }
 
 

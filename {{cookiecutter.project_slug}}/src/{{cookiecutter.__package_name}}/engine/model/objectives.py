@@ -87,7 +87,7 @@ class Labels(_Objective):
 class Numbers(_Objective, nn.Module):
     """One number for each row: outputs (n, 1), targets float32 (n,).
 
-    The loss is that of scaled numbers; predictions and the error have the unit of the targets.
+    The loss is that of scaled numbers; predictions and `mae` have the unit of the targets.
     """
 
     best = Best("val/loss", "min")  # where the loss is lowest, R² is highest
@@ -104,7 +104,7 @@ class Numbers(_Objective, nn.Module):
         error = self.predict(outputs) - targets
         return {
             "loss": ((self.losses(outputs, targets) * real).sum(), real.sum()),
-            "error": ((error.abs() * real).sum(), real.sum()),
+            "mae": ((error.abs() * real).sum(), real.sum()),
         }
 
     def eval_totals(self, outputs: Tensor, targets: Tensor, real: Tensor) -> Totals:

@@ -1,7 +1,8 @@
 """Delete old runs: list what would go, and with --yes delete it.
 
-Of each recipe, the newest runs stay, the best one, and those that train; trials of a few batches
-go. Only folders in runs/ are deleted: a link to another folder stays, and so does that folder.
+Of each recipe, the newest runs stay, the best one, and those that train. Trials of a few batches
+go, and runs that failed before their first checkpoint. Only folders in runs/ are deleted: a link to
+another folder stays, and so does that folder.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from ..run.runs import Run, is_locked, is_trial, read_record, runs_in
 from .runs import GB, by_recipe, chosen, state
 
 QUIET = 3600.0  # seconds: a record that says "running" is believed if its run wrote since then
-STAY = "Kept: the newest {} of each recipe, its best run, and runs that still train."
+STAY = "Kept: each recipe's newest {} with a checkpoint, its best, and those that train."
 
 
 def main(project: Project, options: argparse.Namespace, flags: list[str]) -> int:
@@ -48,11 +49,14 @@ def main(project: Project, options: argparse.Namespace, flags: list[str]) -> int
 
 
 def to_delete(root: Path, runs: list[Run], keep: int) -> list[Run]:
-    """Return the runs that are neither a recipe's `keep` newest nor its best, and do not train."""
+    """Return the runs that are neither a recipe's `keep` newest nor its best, and do not train.
+
+    A trial, or a run that failed before its first checkpoint, is not among the newest.
+    """
     old = []
     for _, group in groupby(by_recipe(runs), lambda run: run.recipe):
         recipe = list(group)
-        real = [run for run in recipe if not is_trial(run.record.get("config"))]
+        real = [run for run in recipe if not is_trial(run.record.get("config")) and is_saved(run)]
         stay = real[:keep] + best_of(real)
         old += [run for run in recipe if run not in stay]
     return [run for run in old if is_inside(root, run.folder) and not is_training(run.folder)]
@@ -67,6 +71,11 @@ def best_of(runs: list[Run]) -> list[Run]:
             if known.score is not None and run.score.rank > known.score.rank:
                 best[run.score.metric] = run
     return list(best.values())
+
+
+def is_saved(run: Run) -> bool:
+    """Return whether a run has finished or has a checkpoint: not if it failed at its start."""
+    return run.state == "finished" or any(run.folder.glob("checkpoints/*.ckpt"))
 
 
 def is_inside(root: Path, folder: Path) -> bool:

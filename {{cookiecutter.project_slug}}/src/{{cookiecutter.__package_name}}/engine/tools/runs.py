@@ -15,11 +15,11 @@ from ..paths import project_root
 from ..run.runs import Run, is_trial, runs_in
 
 GB = 1e9
-COLUMN = 28  # characters of a run's name at most
+COLUMN, SCORE = 28, 12  # characters of a run's name at most, and of its score
 # What runs are sorted by: the highest, or the newest, first.
 KEYS: dict[str, Callable[[Run], Any]] = {
     "date": lambda run: run.started,
-    "score": lambda run: run.score.rank if run.score else float("-inf"),
+    "score": lambda run: (run.score.metric, run.score.rank) if run.score else ("", 0.0),
     "size": lambda run: run.size,
 }
 
@@ -60,17 +60,19 @@ def table(recipe: str, runs: list[Run]) -> Iterator[str]:
     width = min(max(len(run.folder.name) for run in runs), COLUMN)
     yield f"{recipe}: {len(runs)} run{'' if len(runs) == 1 else 's'}"
     title = next(iter(metrics)) if len(metrics) == 1 else "best"
-    head = f"  {'run':<{width}}  {'state':<11}  {title[:12]:>12}  {'started':<11}  {'GB':>7}"
-    yield head
+    column = max(SCORE, min(len(title), SCORE + COLUMN - width))
+    title = title[:column]
+    yield f"  {'run':<{width}}  {'state':<11}  {title:>{column}}  {'started':<11}  {'GB':>7}"
     for run in runs:
         score = "-" if run.score is None else str(run.score)
         name = run.folder.name if len(run.folder.name) <= COLUMN else f"{run.folder.name[:27]}…"
         yield (
-            f"  {name:<{width}}  {state(run):<11}  {score:>12}  {run.started:%m-%d %H:%M}"
+            f"  {name:<{width}}  {state(run):<11}  {score:>{column}}  {run.started:%m-%d %H:%M}"
             f"  {run.size / GB:>7.3f}"
         )
-        if run.label:
-            yield f"    {textwrap.shorten(run.label, WIDTH - 4, placeholder=' …')}"
+        of = f"({run.score.metric})" if run.score and len(metrics) > 1 else ""
+        if said := f"{of} {run.label}".strip():
+            yield f"    {textwrap.shorten(said, WIDTH - 4, placeholder=' …')}"
 
 
 def state(run: Run) -> str:

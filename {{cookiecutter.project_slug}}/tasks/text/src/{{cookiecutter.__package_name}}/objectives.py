@@ -54,7 +54,7 @@ class Classes(nn.Module):
 class Numbers(nn.Module):
     """One number for each row, such as how similar two texts are: outputs (n, 1), labels (n,).
 
-    The loss is that of scaled numbers; predictions and the error have the unit of the labels.
+    The loss is that of scaled numbers; predictions and `mae` have the unit of the labels.
     """
 
     best = Best("val/loss", "min")
@@ -79,7 +79,7 @@ class Numbers(nn.Module):
         error = self.predict(outputs) - labels
         return {
             "loss": ((losses * real).sum(), real.sum()),
-            "error": ((error.abs() * real).sum(), real.sum()),
+            "mae": ((error.abs() * real).sum(), real.sum()),
         }
 
     def predict(self, outputs: Tensor) -> Tensor:
