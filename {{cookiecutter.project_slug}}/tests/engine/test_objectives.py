@@ -18,6 +18,9 @@ from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.data import ImageData
 from {{ cookiecutter.__package_name }}.engine.cli.project import Project
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
+from {{ cookiecutter.__package_name }}.engine.images.finding.targets import (
+    doubts_of_classes,
+)
 from {{ cookiecutter.__package_name }}.engine.images.folder import folder
 from {{ cookiecutter.__package_name }}.engine.images.read import read
 from {{ cookiecutter.__package_name }}.engine.model.means import RunningTotals
@@ -60,6 +63,10 @@ def test_labels_that_are_taken_for_classes_are_noted(digits):
     assert "classes have a ; in their name, such as 'even;" in note
     assert "--data.options.objective labels" in note
     assert not any("separates" in line for line in folder(f"{digits}/classes.csv").remarks)
+    (note,) = doubts_of_classes(["0", "0.5"])
+    assert note.startswith("the 2 classes are numbers, such as 0. To learn numbers")
+    assert len(doubts_of_classes([str(i) for i in range(20)])) == 1
+    assert doubts_of_classes(["3", "10", "0"]) == doubts_of_classes(["0.5", "cat"]) == []
 
 
 def test_the_run_learns_and_its_table_has_its_scores(run):

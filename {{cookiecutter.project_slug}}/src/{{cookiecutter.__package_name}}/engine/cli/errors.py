@@ -5,7 +5,7 @@ import difflib
 import errno
 import re
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
@@ -86,7 +86,13 @@ def _without_room(error: OSError) -> str | None:
 
 
 class Parser(LightningArgumentParser):
-    """Lightning's parser. It reports an error in one line, without the usage."""
+    """Lightning's parser. It reports an error in one line, without the usage.
+
+    It takes no abbreviated names of settings, which a new setting would make ambiguous.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options | {"allow_abbrev": False})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if ex is not None and own_calls(ex):  # a class that a setting names can't be imported
@@ -111,9 +117,9 @@ def in_one_line(message: str, known: list[str]) -> str:
         meant = hint(f"configs/{path.stem}.yaml", recipes)
         return f"{missing[1]}: {shown(path)} does not exist.{meant} There are {', '.join(recipes)}."
     if problem := NO_YAML.search(message):
-        where = re.sub(r'\s*in "<unicode string>",', " in", problem[1])
+        where = re.sub(r'\s*in "<unicode string>",', " in", problem[1]).replace("\n", ", ")
         tab = ": perhaps a tab; indent with spaces" if "cannot start any token" in where else ""
-        return f"the recipe is no valid YAML, {' '.join(where.split())}{tab}"
+        return f"the recipe is no valid YAML: {' '.join(where.split())}{tab}"
     wrong, found = WRONG.search(message), FOUND.search(message)
     if not wrong or not found:
         return " ".join((f"{wrong[1]}: {wrong[2]}" if wrong else message).split())

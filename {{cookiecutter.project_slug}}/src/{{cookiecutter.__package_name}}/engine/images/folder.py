@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 
 from ..errors import UserError
-from ..model.objectives import SEPARATOR, ObjectiveName
+from ..model.objectives import ObjectiveName
 from ..paths import resolve_path
 from .checking.file_check import check
 from .checking.usable import only_usable
@@ -17,7 +17,7 @@ from .finding.kinds import EXTENSIONS
 from .finding.listing import ImageEntry, Listing, listing_of, refusal
 from .finding.names import SPLITS, join_names
 from .finding.table import from_table
-from .finding.targets import classes_in, read_labels, targets_of
+from .finding.targets import classes_in, doubts_of_classes, read_labels, targets_of
 from .later import LaterCheck, by_names, is_later
 from .splits import Files, ImageSplits
 
@@ -58,20 +58,9 @@ def folder(
             remarks,
         )
     if is_table and objective == "classes":
-        remarks += _of_several(found.names)
+        remarks += doubts_of_classes(found.names)
     found = read_labels(found, objective)
     return from_listing(found, place, val_share, test_share, skip_bad, remarks, bits, channels)
-
-
-def _of_several(names: Sequence[str]) -> list[str]:
-    """Return a line about classes that look like several labels of an image."""
-    joint = [name for name in names if SEPARATOR in name]
-    if not joint:
-        return []
-    return [
-        f"{len(joint):,} of {len(names):,} classes have a {SEPARATOR} in their name, such as"
-        f" '{joint[0]}'. If it separates labels, set --data.options.objective labels"
-    ]
 
 
 def from_entries(

@@ -13,6 +13,8 @@ from ...model.objectives import SEPARATOR, ObjectiveName
 from .listing import Listing
 from .names import printable
 
+MANY = 20  # so many whole numbers are perhaps no classes
+
 
 def read_labels(found: Listing, objective: ObjectiveName) -> Listing:
     """Return a list with what its labels say, written in one way: "b; a" is the same as "a;b".
@@ -35,6 +37,22 @@ def read_labels(found: Listing, objective: ObjectiveName) -> Listing:
         numbers[i] = names.setdefault(written, len(names))
     labels = numbers[found.labels]
     return replace(found, names=tuple(names), labels=labels, objective=objective)
+
+
+def doubts_of_classes(names: Sequence[str]) -> list[str]:
+    """Return a line about the classes of a table that look like several labels, or like numbers."""
+    if joint := [name for name in names if SEPARATOR in name]:
+        return [
+            f"{len(joint):,} of {len(names):,} classes have a {SEPARATOR} in their name, such as"
+            f" '{joint[0]}'. If it separates labels, set --data.options.objective labels"
+        ]
+    numbers = [_as_number(name) for name in names]
+    if None in numbers or (len(names) < MANY and all(map(float.is_integer, filter(None, numbers)))):
+        return []
+    return [
+        f"the {len(names):,} classes are numbers, such as {names[0]}. To learn numbers instead of"
+        " classes, set --data.options.objective numbers"
+    ]
 
 
 def several(name: str) -> tuple[str, ...]:
