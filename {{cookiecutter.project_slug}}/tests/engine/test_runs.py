@@ -117,17 +117,21 @@ def test_runs_are_listed_in_80_columns_with_name_note_state_score_date_and_size(
     assert diverged == ["2026-11-29_13-02-00", "diverged", "-", "11-29", "13:02", "0.001"]
     assert first == ["2026-11-29_13-01-00", "finished", "80.00%", "11-29", "13:01", "0.001"]
     assert said[-2].startswith("    wide: twice the channels twice") and said[-2].endswith("…")
+    assert "    Diverged: train/loss is NaN" in said
 
 
 def test_runs_with_several_metrics_say_which_and_are_sorted_by_each(write, capsys):
     loss = {"metric": "val/loss", "mode": "min", "format": ".4f"}
-    for at, (score, best) in enumerate(((0.8, BEST), (0.3, loss), (0.9, BEST), (0.2, loss)), 1):
+    scores = ((0.8, BEST), (0.3, loss), (0.9, BEST), (0.2, loss), (0.7, BEST))
+    for at, (score, best) in enumerate(scores, 1):
         write(at, score, best=best, name="wide" if at == 1 else "")
     assert ask("runs", "--sort", "score") == 0
     said = capsys.readouterr().out.splitlines()
-    scores, of = ([line.strip() for line in said[first::2]] for first in (2, 3))
-    assert [line.split()[2] for line in scores if line] == ["0.2000", "0.3000", "90.00%", "80.00%"]
-    assert of[:4] == ["(val/loss)", "(val/loss)", "(val/accuracy)", "(val/accuracy) wide"]
+    assert said[1].split()[2] == "val/accuracy"
+    scores = [line.split()[2] for line in said[2:] if "finished" in line]
+    assert scores == ["0.2000", "0.3000", "90.00%", "80.00%", "70.00%"]
+    others = [line.strip() for line in said[2:] if line and "finished" not in line]
+    assert others == ["(val/loss)", "(val/loss)", "wide"]
 
 
 def test_a_run_whose_process_is_gone_was_killed_and_one_that_trains_shows_its_best_so_far(

@@ -4,6 +4,7 @@ import argparse
 import csv
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from typing import Any
@@ -55,13 +56,16 @@ def by_recipe(runs: Iterable[Run], sort: str = "date") -> list[Run]:
 
 
 def table(recipe: str, runs: list[Run]) -> Iterator[str]:
-    """Yield the lines of a recipe's runs, of at most 80 columns."""
-    metrics = dict.fromkeys(run.score.metric for run in runs if run.score)
+    """Yield the lines of a recipe's runs, of at most 80 columns.
+
+    The title of the scores is their usual metric; those of another say which.
+    """
+    metrics = Counter(run.score.metric for run in runs if run.score and run.score.value is not None)
+    usual = next((metric for metric, _ in metrics.most_common(1)), "best")
     width = min(max(len(run.folder.name) for run in runs), COLUMN)
     yield f"{recipe}: {len(runs)} run{'' if len(runs) == 1 else 's'}"
-    title = next(iter(metrics)) if len(metrics) == 1 else "best"
-    column = max(SCORE, min(len(title), SCORE + COLUMN - width))
-    title = title[:column]
+    column = max(SCORE, min(len(usual), SCORE + COLUMN - width))
+    title = usual[:column]
     yield f"  {'run':<{width}}  {'state':<11}  {title:>{column}}  {'started':<11}  {'GB':>7}"
     for run in runs:
         score = "-" if run.score is None else str(run.score)
@@ -70,8 +74,11 @@ def table(recipe: str, runs: list[Run]) -> Iterator[str]:
             f"  {name:<{width}}  {state(run):<11}  {score:>{column}}  {run.started:%m-%d %H:%M}"
             f"  {run.size / GB:>7.3f}"
         )
-        of = f"({run.score.metric})" if run.score and len(metrics) > 1 else ""
-        if said := f"{of} {run.label}".strip():
+        is_other = run.score and run.score.value is not None and run.score.metric != usual
+        of = f"({run.score.metric})" if run.score and is_other else ""
+        failed = run.state in ("failed", "diverged")
+        why = str(run.record.get("reason") or "").removeprefix("UserError: ") if failed else ""
+        if said := " ".join(filter(None, [of, run.label, why])):
             yield f"    {textwrap.shorten(said, WIDTH - 4, placeholder=' …')}"
 
 
