@@ -158,8 +158,8 @@ def test_requests_of_one_batch_have_the_length_of_the_longest(trained):
 BROKEN = {
     "empty": ("", "is empty"),
     "blank": ("  \n", "is empty"),
-    "latin-1": ("caf\xe9".encode("latin-1"), "is no UTF-8 text: byte 3 is 0xe9"),
-    "an image": (b"\x89PNG\r\n\x1a\n", "is no UTF-8 text: byte 0 is 0x89"),
+    "latin-1": ("caf\xe9".encode("latin-1"), "is not UTF-8: byte 3 is 0xe9"),
+    "an image": (b"\x89PNG\r\n\x1a\n", "is not UTF-8: byte 0 is 0x89"),
     "10 MB": (b"word " * 2_000_000, r"has 10,000,000 characters; at most 1,000,000 are read"),
     "number": (3, "holds int; expected a text, or a pair of texts"),
     "null": (None, "holds NoneType; expected a text"),
@@ -315,7 +315,7 @@ def test_texts_that_can_not_be_predicted_are_rows_with_a_reason(trained, call, t
         ("texts", "a.csv", "words\nred\n", (), "has the columns 'words'; expected one of text"),
         ("texts", "a.csv", "", (), "a.csv is empty"),
         ("texts", "a.txt", "", (), "a.txt holds no texts"),
-        ("texts", "a.png", "red", (), "is no table"),
+        ("texts", "a.png", "red", (), "is not a table"),
         ("pairs", "a.txt", "text\nred\n", (), "Name the column"),
         (
             "texts",

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,9 +25,11 @@ def rows(n: int = 60, start: int = 0) -> list[Row]:
     ]
 
 
-def as_csv(given: list[Row], separator: str = ",") -> str:
+def as_csv(given: list[Row], separator: str = ",", quoting: Any = csv.QUOTE_MINIMAL) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(given[0]), delimiter=separator, lineterminator="\n")
+    writer = csv.DictWriter(
+        text, list(given[0]), delimiter=separator, lineterminator="\n", quoting=quoting
+    )
     writer.writeheader()
     writer.writerows(given)
     return text.getvalue()
@@ -71,6 +74,8 @@ EXPECTED = {row["text"]: row["label"] for row in rows()}
         (as_csv(rows()), "a.csv"),
         (as_csv(rows(), ";"), "a.csv"),
         (as_csv(rows(), "\t"), "a.txt"),
+        (as_csv(rows(), quoting=csv.QUOTE_ALL), "a.csv"),
+        (as_csv(rows(), ";", quoting=csv.QUOTE_ALL), "a.csv"),
         (as_tsv(rows()), "a.tsv"),
         (as_json(rows()), "a.jsonl"),
         (as_csv(rows()).encode("utf-8-sig"), "a.csv"),
@@ -109,7 +114,7 @@ def test_a_cell_in_quotes_may_have_several_lines_and_errors_name_the_first(read)
 def test_quotes_are_letters_in_tsv_and_where_the_settings_say_so(read):
     content = as_tsv([{"text": '"One quote', "label": "odd"}, *rows()])
     assert every(read(content, "a.tsv"))['"One quote'] == "odd"
-    with pytest.raises(UserError, match=r"a\.txt:2 is no row of cells between '\\t'"):
+    with pytest.raises(UserError, match=r"a\.txt:2 can't be split into cells at '\\t'"):
         read(content, "a.txt")
     assert every(read(content, "a.txt", quotes=False))['"One quote'] == "odd"
 
@@ -233,20 +238,20 @@ HEAD = b"text,label\n" + b"".join(b"text %d,%s\n" % (i, b"ab"[i % 2 :][:1]) for 
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
-        (HEAD + b"\xe9t\xe9,a\n", "a.csv", "a.csv:42 has the byte 0xE9, which is no UTF-8"),
+        (HEAD + b"\xe9t\xe9,a\n", "a.csv", "a.csv:42 has the byte 0xE9, which is not UTF-8"),
         (HEAD + b" ,a\n", "a.csv", "a.csv:42 has ' ' and no text in the column 'text'"),
         (HEAD + b",a\n", "a.csv", "a.csv:42 has no text in the column 'text'"),
         (HEAD + b"one, two,a\n", "a.csv", "a.csv:42 has 3 cells; expected 2: 'text', 'label'"),
         (HEAD + b"text,\n", "a.csv", "a.csv:42 has no label, as 1 of 41 rows"),
-        (HEAD + b'"open,a\n', "a.csv", "a.csv:42 is no row of cells between ','"),
-        (HEAD + b'"' + b"x" * 10**7 + b'",a\n', "a.csv", "a.csv:42 is no row of cells"),
+        (HEAD + b'"open,a\n', "a.csv", "a.csv:42 can't be split into cells at ','"),
+        (HEAD + b'"' + b"x" * 10**7 + b'",a\n', "a.csv", "a.csv:42 can't be split into cells"),
         (
             b"text\tlabel\n" + b"x" * 10**7 + b"\ta\n",
             "a.tsv",
-            "a.tsv:2 has 10,000,002 letters; expected at most 1,000,000",
+            "a.tsv:2 has 10,000,002 characters; expected at most 1,000,000",
         ),
         (b"", "a.csv", "a.csv is empty: expected a line with the names of the columns"),
-        (b"{]\n", "a.jsonl", "a.jsonl:1 is no JSON: Expecting property name"),
+        (b"{]\n", "a.jsonl", "a.jsonl:1 is not JSON: Expecting property name"),
         (b'{"text": "t", "label": 1}\n[1]\n', "a.jsonl", "a.jsonl:2 is a list; expected a JSON"),
         (b'["t", 1]\n', "a.jsonl", "a.jsonl:1 is a list; expected one JSON object a line"),
         (b'{"text": 7, "label": 1}\n', "a.jsonl", "a.jsonl:1 has '7' and no text in the column"),
@@ -256,7 +261,7 @@ HEAD = b"text,label\n" + b"".join(b"text %d,%s\n" % (i, b"ab"[i % 2 :][:1]) for 
             "a.csv",
             "has 40 different labels in 40 training rows, such as 'l0', 'l1', 'l10'",
         ),
-        (b"x", "a.xlsx", "a.xlsx is no table: expected a file that ends in .csv"),
+        (b"x", "a.xlsx", "a.xlsx is not a table: expected a file that ends in .csv"),
     ],
 )
 def test_a_wrong_row_is_named_with_what_to_do(content, name, message, read):

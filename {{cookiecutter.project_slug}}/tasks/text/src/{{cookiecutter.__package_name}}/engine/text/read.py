@@ -118,7 +118,7 @@ def _decoded(content: bytes) -> str:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         found = f"byte {error.start:,} is 0x{content[error.start]:02x}"
-        raise Unreadable(f"is no UTF-8 text: {found}") from None
+        raise Unreadable(f"is not UTF-8: {found}") from None
     return text.removesuffix("\n").removesuffix("\r")
 
 

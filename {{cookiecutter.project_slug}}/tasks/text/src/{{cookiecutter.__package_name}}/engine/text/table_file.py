@@ -62,7 +62,7 @@ def open_table(path: Path, fits: Fits, layout: Layout) -> TableFile:
         return _json_lines(path, layout)
     if suffix == PARQUET:
         return _parquet(path)
-    raise UserError(f"{path} is no table: expected a file that ends in {', '.join(SUFFIXES)}.")
+    raise UserError(f"{path} is not a table: expected a file that ends in {', '.join(SUFFIXES)}.")
 
 
 def _delimited(path: Path, fits: Fits, layout: Layout) -> TableFile:
@@ -92,12 +92,18 @@ def _headers(
     """Return for each separator the names of the columns that a file's first line would have."""
     if not line.strip():
         raise UserError(f"{path} is empty: expected a line with the names of the columns.")
-    choices = []
+    choices, refused = [], list[UserError]()
     for separator in separators:
-        _, cells = next(_cells(path, iter([line]), separator, quotes))
+        try:
+            _, cells = next(_cells(path, iter([line]), separator, quotes))
+        except UserError as error:  # in "text","label", what follows a quote is no semicolon
+            refused.append(error)
+            continue
         if isinstance(cells, str):
             raise UserError(f"{path}:1 {cells}.")
         choices.append((separator, tuple(cell.strip() for cell in cells)))
+    if not choices:
+        raise refused[0]
     return choices
 
 
@@ -118,8 +124,8 @@ def _cells(path: Path, lines: Iterator[str], separator: str, quotes: bool) -> It
             first = rows.line_num + 1
     except csv.Error as error:
         raise UserError(
-            f"{path}:{first} is no row of cells between {separator!r}: {error}. Double each quote"
-            " inside of a cell, or set --data.options.quotes false if quotes are letters here."
+            f"{path}:{first} can't be split into cells at {separator!r}: {error}. Double each quote"
+            " inside a cell, or set --data.options.quotes false if quotes are letters here."
         ) from None
     finally:
         csv.field_size_limit(limit)
@@ -148,7 +154,7 @@ def lines_of(path: Path, encoding: str, quotes: bool) -> Iterator[str]:
 def problem_in(text: str) -> str | None:
     """Return what is wrong with the text of a row, or None."""
     if len(text) > MOST_LETTERS:
-        return f"has {len(text):,} letters; expected at most {MOST_LETTERS:,}"
+        return f"has {len(text):,} characters; expected at most {MOST_LETTERS:,}"
     if text.isascii():
         return None
     try:
@@ -156,8 +162,8 @@ def problem_in(text: str) -> str | None:
     except UnicodeEncodeError as error:
         byte = ord(text[error.start]) - 0xDC00  # how surrogateescape keeps it
         if 0x80 <= byte <= 0xFF:
-            return f"has the byte 0x{byte:02X}, which is no UTF-8 (see data.options.encoding)"
-        return "has half of a letter (a lone surrogate)"
+            return f"has the byte 0x{byte:02X}, which is not UTF-8 (see data.options.encoding)"
+        return "has half of a character (a lone surrogate)"
     return None
 
 
@@ -179,7 +185,7 @@ def _json_lines(path: Path, layout: Layout) -> TableFile:
             try:
                 yield number, problem_in(line) or json.loads(line)
             except json.JSONDecodeError as error:
-                yield number, f"is no JSON: {error.msg} at letter {error.colno}"
+                yield number, f"is not JSON: {error.msg} at character {error.colno}"
 
     number, first = next(objects(), (1, "is empty"))
     if not isinstance(first, dict):
