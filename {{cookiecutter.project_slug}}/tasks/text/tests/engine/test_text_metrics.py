@@ -62,13 +62,13 @@ def test_the_correlation_with_a_constant_is_not_defined(recwarn):
 @pytest.mark.parametrize(
     ("name", "objective", "expected"),
     [
-        ("f2", "classes", "accuracy, f1, matthews"),
-        ("pearson", "classes", "accuracy, f1, matthews"),
-        ("f1", "numbers", "pearson, spearman"),
+        ("f2", "classes", "accuracy or f1 or matthews"),
+        ("pearson", "classes", "accuracy or f1 or matthews"),
+        ("f1", "numbers", "pearson or spearman"),
         ("f1", "masked", "nothing"),
     ],
 )
 def test_a_metric_that_does_not_fit_is_refused(name, objective, expected):
-    with pytest.raises(UserError, match=f"has '{name}'; expected of {expected}, as the objective"):
+    with pytest.raises(UserError, match=f"has '{name}'; expected {expected}, as the objective"):
         check_metrics(["accuracy", name] if objective == "classes" else [name], objective)
     check_metrics({"classes": ["f1"], "numbers": ["pearson"]}.get(objective, []), objective)

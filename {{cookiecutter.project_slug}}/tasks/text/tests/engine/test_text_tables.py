@@ -127,8 +127,16 @@ def test_columns_are_named_by_options(read):
     assert splits.remarks == ("texts.csv: texts are read from 'q' and 'a'; not used: 'id'",)
     with pytest.raises(UserError, match="has the columns 'q', 'a', 'right', 'id'; expected one of"):
         read(as_csv(given))
-    with pytest.raises(UserError, match=r"expected 'nothing'. Name the column"):
-        read(as_csv(given), text="nothing")
+    for option in ("text", "second", "label", "split"):
+        names = {"text": "q", option: "nothing"}
+        message = f"expected 'nothing'. Name the column with --data.options.{option}"
+        with pytest.raises(UserError, match=message):
+            read(as_csv(given), **names)
+
+
+def test_more_metrics_are_named_by_an_option(read):
+    assert read(as_csv(rows()), metrics="matthews").metrics == ("matthews",)
+    assert read(as_csv(rows()), metrics=["f1", "matthews"]).metrics == ("f1", "matthews")
 
 
 def test_numbers_with_fractions_are_numbers_and_whole_ones_are_classes(read):
@@ -242,7 +250,7 @@ HEAD = b"text,label\n" + b"".join(b"text %d,%s\n" % (i, b"ab"[i % 2 :][:1]) for 
         (HEAD + b" ,a\n", "a.csv", "a.csv:42 has ' ' and no text in the column 'text'"),
         (HEAD + b",a\n", "a.csv", "a.csv:42 has no text in the column 'text'"),
         (HEAD + b"one, two,a\n", "a.csv", "a.csv:42 has 3 cells; expected 2: 'text', 'label'"),
-        (HEAD + b"text,\n", "a.csv", "a.csv:42 has no label, as 1 of 41 rows"),
+        (HEAD + b"text,\n", "a.csv", "a.csv:42 has no label. Fix or remove"),
         (HEAD + b'"open,a\n', "a.csv", "a.csv:42 can't be split into cells at ','"),
         (HEAD + b'"' + b"x" * 10**7 + b'",a\n', "a.csv", "a.csv:42 can't be split into cells"),
         (
@@ -270,14 +278,14 @@ def test_a_wrong_row_is_named_with_what_to_do(content, name, message, read):
 
 
 def test_rows_that_cant_be_used_are_left_out_if_the_settings_say_so(read):
-    content = HEAD + b"\xe9t\xe9,a\n,a\n"
+    content = HEAD + b"\xe9t\xe9,a\n,a\nno label,\n"
     with pytest.raises(
-        UserError, match=r"texts\.csv: 2 of 42 rows can't be used:\n  .*:42 has the"
+        UserError, match=r"texts\.csv: 3 of 43 rows can't be used:\n  .*:42 has the"
     ):
         read(content)
     splits = read(content, skip_bad=True)
     assert sum(splits.rows.values()) == 40
-    assert splits.remarks[0].startswith("2 of 42 rows left out:\n")
+    assert splits.remarks[0].startswith("3 of 43 rows left out:\n")
     assert every(read(HEAD + b"\xe9t\xe9,a\n", encoding="cp1252"))["été"] == "a"
 
 

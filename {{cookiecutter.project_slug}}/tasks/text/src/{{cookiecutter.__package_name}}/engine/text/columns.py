@@ -56,10 +56,7 @@ def choose(wanted: Wanted, columns: Sequence[str], path: Path, remarks: list[str
         name = getattr(wanted, option)
         if found[option] is None and (name is not None or option == "text"):
             expected = f"{name!r}" if name is not None else f"one of {', '.join(usual)}"
-            raise UserError(
-                f"{path} has the columns {join_names(columns)}; expected {expected}. Name the"
-                f" column with --data.options.{option}."
-            )
+            raise missing_column(option, expected, columns, path)
     unused = [name for i, name in enumerate(columns) if i not in found.values()]
     text = found.pop("text")
     assert text is not None
@@ -68,6 +65,14 @@ def choose(wanted: Wanted, columns: Sequence[str], path: Path, remarks: list[str
         named = " and ".join(map(repr, chosen.of_texts(columns)))
         remarks.append(f"{path.name}: texts are read from {named}; not used: {join_names(unused)}")
     return chosen
+
+
+def missing_column(option: str, expected: str, columns: Sequence[str], path: Path) -> UserError:
+    """Return the error for a table that lacks the column of an option."""
+    return UserError(
+        f"{path} has the columns {join_names(columns)}; expected {expected}. Name the column with"
+        f" --data.options.{option}."
+    )
 
 
 def _index(name: str | None, usual: Sequence[str], columns: Sequence[str]) -> int | None:

@@ -14,7 +14,7 @@ from ..paths import resolve_path
 from .columns import Wanted, choose
 from .entries import Entries, Problems
 from .splits import TextSplits
-from .table import add_rows, from_entries
+from .table import add_rows, check_labels, from_entries
 from .table_file import Layout, open_table
 
 TSV = {"train": "train.tsv", "val": "dev.tsv", "test": "test.tsv"}
@@ -82,6 +82,7 @@ def glue(task: str, path: str = "data", val_share: float = 0.1) -> TextSplits:
     for split, file in files.items():
         _add(entries, problems, described, split, file)
     folder = files["train"].parent
+    check_labels(entries, problems, remarks)
     skip_bad = problems.count <= MOST_LEFT_OUT * entries.n
     problems.settle(entries.n, folder, skip_bad, remarks, ADVICE)
     return from_entries(

@@ -56,7 +56,7 @@ def check_metrics(names: Sequence[str], objective: str) -> None:
     for name in names:
         if name not in fitting:
             raise UserError(
-                f"model.metrics has '{name}'; expected of {', '.join(fitting) or 'nothing'}, as the"
+                f"data.options.metrics has '{name}'; expected {' or '.join(fitting) or 'nothing'}, as the"
                 f" objective is {objective}."
             )
 

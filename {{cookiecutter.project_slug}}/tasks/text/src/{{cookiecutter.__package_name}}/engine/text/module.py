@@ -73,10 +73,11 @@ class TextModule(Data):
         if not 0 <= masking < 1:
             raise UserError(f"data.masking is {masking}; expected a share, 0 or above, below 1.")
         if not masking and source.train.labels is None:
-            raise UserError(
+            advice = (
                 "The texts have no labels. Name their column with --data.options.label, or learn to"
                 " fill in masked words, without labels: --data.masking 0.15."
             )
+            raise UserError("\n".join([advice, *source.remarks]))
         read = once_per_host(lambda: _read(source, max_length, tokenizer, vocabulary))
         self.classes, self.tokenizer = source.classes, read.tokenizer
         self.max_length, self.masking = max_length, masking

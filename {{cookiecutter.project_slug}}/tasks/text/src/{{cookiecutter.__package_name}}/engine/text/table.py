@@ -1,14 +1,14 @@
 """Your own texts: a table of them, or a folder with one for each split."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import paths
 from ..errors import UserError
 from ..paths import resolve_path
-from .columns import Columns, Wanted, choose
+from .columns import Columns, Wanted, choose, missing_column
 from .division import contents, divide, of_contradictions, of_copies
 from .entries import Entries, Problems
 from .labels import UNLABELLED, are_numbers, as_word, classes_of, numbers_of
@@ -26,6 +26,7 @@ def table(
     val_share: float = 0.1,
     test_share: float = 0.1,
     numbers: bool | None = None,
+    metrics: Sequence[str] | str = (),
     quotes: bool | None = None,
     encoding: str = "utf-8",
     skip_bad: bool = False,
@@ -37,8 +38,8 @@ def table(
     usual ones. Without val, `val_share` of each class's training texts is used for validation.
     Without any split, `test_share` of them is used for the test too. Texts are chosen by their
     content: the choice depends neither on their order nor on a seed. Labels are classes, or
-    `numbers` if all are numbers and some have a fraction. `quotes` enclose cells of .csv, and are
-    letters in .tsv, unless set.
+    `numbers` if all are numbers and some have a fraction. `metrics` names more of them than the
+    usual ones: see metrics.py. `quotes` enclose cells of .csv, and are letters in .tsv, unless set.
 
     Raises UserError if the texts can't be trained on. Rows that can't be used raise UserError too,
     unless `skip_bad` leaves them out.
@@ -49,9 +50,13 @@ def table(
     for part, file in files_of(place):
         opened = open_table(file, wanted.fits, layout)
         columns = choose(wanted, opened.columns, file, remarks)
+        if label is not None and columns.label is None and part != "test":
+            raise missing_column("label", repr(label), opened.columns, file)
         add_rows(entries, problems, opened, columns, part)
+    check_labels(entries, problems, remarks)
     problems.settle(entries.n, place, skip_bad, remarks)
-    return from_entries(entries, place, val_share, test_share, numbers, remarks)
+    names = [metrics] if isinstance(metrics, str) else metrics
+    return from_entries(entries, place, val_share, test_share, numbers, remarks, names)
 
 
 def files_of(place: Path) -> list[tuple[str, Path]]:
@@ -145,7 +150,6 @@ def from_entries(
             f"data.options: val_share is {val_share} and test_share {test_share}; expected shares,"
             " below 1 together."
         )
-    _check_labels(entries, remarks)
     labelled = any(entries.labels)
     if numbers is None:
         numbers = labelled and are_numbers(entries.labels)
@@ -161,7 +165,9 @@ def from_entries(
         classes = () if numbers else classes_of(entries, place, remarks)
         labels = numbers_of(entries) if numbers else list(entries.labels)
     if not entries.of("val"):
-        raise UserError(f"{place} leaves no validation texts: add some, or set val_share.")
+        raise UserError(
+            f"{place} leaves no validation texts: add some, or set --data.options.val_share."
+        )
     parts = (_part(entries, labels, split) for split in SPLITS)
     remarks = list(dict.fromkeys(remarks))
     return TextSplits(
@@ -183,8 +189,8 @@ def _part(entries: Entries, labels: list[Label] | None, split: str) -> Texts | N
     return Texts(first, second, None if labels is None else [labels[i] for i in rows], places)
 
 
-def _check_labels(entries: Entries, remarks: list[str]) -> None:
-    """Leave out a test split without labels; raise UserError if only some rows have one."""
+def check_labels(entries: Entries, problems: Problems, remarks: list[str]) -> None:
+    """Leave out a test split without labels. If only some rows have none, these are problems."""
     test = entries.of("test")
     if test and {entries.labels[i] for i in test} <= {"", UNLABELLED}:
         first = entries.places[test[0]]
@@ -193,11 +199,9 @@ def _check_labels(entries: Entries, remarks: list[str]) -> None:
     missing = [i for i, label in enumerate(entries.labels) if not label]
     if len(missing) == entries.n:
         return  # tokens can be masked without labels
-    if missing:
-        raise UserError(
-            f"{entries.places[missing[0]]} has no label, as {len(missing):,} of {entries.n:,}"
-            " rows: add the labels, or remove these rows."
-        )
+    for i in missing:
+        problems.add(entries.places[i], "has no label")
+    _remove(entries, set(missing))
 
 
 def _remove(entries: Entries, rows: set[int]) -> None:
