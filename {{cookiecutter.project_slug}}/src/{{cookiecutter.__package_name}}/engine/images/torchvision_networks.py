@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..model.weights import load_weights, read_weights
 from .input_layer import for_channels
 
+ADVICE = "Set model.network and model.small_images to those that it was saved with."
 PRINT_ALL = "python -c 'from torchvision import models; print(*models.list_models(models))'"
 
 
@@ -70,7 +71,7 @@ def load_pretrained(body: nn.Module, name: str, pretrained: bool | str) -> str:
     auxiliary = ("AuxLogits.", "aux1.", "aux2.")  # extra heads, which torchvision_network omits
     kept = {names[key]: state[key] for key in state if not key.startswith(auxiliary)}
     kept, adapted = for_channels(kept, body)
-    return load_weights(body, kept, file) + (f"; {adapted}" if adapted else "")
+    return load_weights(body, kept, file, ADVICE) + (f"; {adapted}" if adapted else "")
 
 
 def weights_file(name: str, pretrained: bool | str) -> Path:

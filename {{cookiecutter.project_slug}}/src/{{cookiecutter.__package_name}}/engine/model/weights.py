@@ -29,11 +29,11 @@ def read_weights(file: Path, inside: str = "") -> dict[str, Tensor]:
     return state
 
 
-def load_weights(module: nn.Module, state: Mapping[str, Tensor], file: Path) -> str:
+def load_weights(module: nn.Module, state: Mapping[str, Tensor], file: Path, advice: str) -> str:
     """Copy weights into a module; a head with another shape keeps its own weights.
 
-    Returns a message for the user. Raises UserError if the weights differ in more than the shape
-    of the head.
+    Returns a message for the user. Raises UserError, which ends with `advice`, if the weights
+    differ in more than the shape of the head.
     """
     own = module.state_dict()
     # Files from before torch 0.4.1 lack this count. BatchNorm reads it only without a momentum.
@@ -45,8 +45,7 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], file: Path) -> 
         found |= of_head
     if differences := differing(found, own):
         raise UserError(
-            f"model.pretrained: {file} does not fit the network: {summarize(differences)}. Set"
-            " model.network and model.small_images to those that it was saved with."
+            f"model.pretrained: {file} does not fit the network: {summarize(differences)}. {advice}"
         )
     for key, weight in own.items():
         weight.copy_(found[key])

@@ -10,6 +10,11 @@ from ..model.weights import load_weights, read_weights
 from . import encoders
 from .lora import merged
 
+ADVICE = (
+    "Set model.network to the one that it was saved with, and data.tokenizer to the tokenizer of"
+    " that run, RUN/artifacts/tokenizer."
+)
+
 
 def load_pretrained(
     network: nn.Module, name: str, pretrained: bool | str, classes: Sequence[str] = ()
@@ -23,9 +28,9 @@ def load_pretrained(
         return encoders.load_weights(network, name, classes)
     file = Path(str(pretrained)).expanduser()
     if not has_lora(network):
-        return load_weights(network, read_weights(file), file)
+        return load_weights(network, read_weights(file), file, ADVICE)
     plain = merged(network)  # computes the same: what LoRA adds is still 0
-    message = load_weights(plain, read_weights(file), file)
+    message = load_weights(plain, read_weights(file), file, ADVICE)
     copy_weights(plain, network)
     return message
 
