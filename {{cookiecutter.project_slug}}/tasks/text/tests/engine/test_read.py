@@ -72,6 +72,8 @@ def trained(call: Callable[..., int], tmp_path_factory) -> Callable[[str], Path]
             flags = *flags, str(folder / "texts.csv"), *SIZES, "--trainer.max_steps", "2"
             if kind == "pairs":
                 flags = *flags, "--data.options.text=title", "--data.options.second=body"
+            if kind == "masked":
+                flags = *flags, "--data.masking=0.15"
             assert call("fit", *flags, folder=folder / "run") == 0
             assert call("predict", "--run", str(folder / "run")) == 0
             made[kind] = folder / "run"
@@ -262,6 +264,11 @@ def test_a_run_on_bare_tokens_reads_no_texts(trained, tmp_path):
     assert problems[0].startswith("can't be tokenized: this run was trained on tokens")
 
 
+def test_a_run_on_masked_tokens_classifies_no_texts(trained):
+    _, problems, _ = reading(trained("masked"), "the quick fox")
+    assert problems[0].startswith("can't be classified: this network learned to fill in masked")
+
+
 def test_the_service_takes_json_and_plain_text_and_cuts_with_truncate(trained):
     command = [sys.executable, "-m", package.__name__, "serve", "--run", str(trained("pairs"))]
     command += ["--port", "0", "--truncate"]
@@ -317,6 +324,7 @@ def test_texts_that_can_not_be_predicted_are_rows_with_a_reason(trained, call, t
         ("texts", "a.txt", "", (), "a.txt holds no texts"),
         ("texts", "a.png", "red", (), "is not a table"),
         ("pairs", "a.txt", "text\nred\n", (), "Name the column"),
+        ("masked", "a.txt", "red", (), "it learned to fill in masked tokens. Fine-tune"),
         (
             "texts",
             "a.txt",

@@ -10,7 +10,7 @@ from ..data.rows import TensorRows
 from ..errors import UserError
 from .columns import Wanted, choose
 from .module import SEQUENCES
-from .read import problem_of
+from .read import MASKED, problem_of
 from .table import texts_of
 from .table_file import SUFFIXES, Layout, lines_of, open_table, problem_in
 from .tokenizer import kept
@@ -24,13 +24,16 @@ def find(place: Path, facts: Facts, settings: Mapping[str, Any]) -> Inputs:
     A .txt file has a text in each line. A table (.csv, .tsv, .jsonl, .parquet) has the columns of
     the training table or, if data.options name none, the usual ones.
 
-    Raises UserError if the file has no texts, or lacks a column that the network needs.
+    Raises UserError if the file has no texts, or lacks a column that the network needs, or if the
+    network fills in masked tokens.
     """
     tokenizer, remarks, options = kept(), list[str](), settings.get("options") or {}
+    if facts.extra.get("objective") == "masked":
+        raise UserError(f"The run has no predictions for texts: it {MASKED}.")
     if tokenizer is None:
         raise UserError("This run was trained on tokens, without a tokenizer: it reads no texts.")
     if not place.is_file():
-        raise UserError(f"{place} is no file; expected one that ends in {', '.join(SUFFIXES)}.")
+        raise UserError(f"{place} is not a file; expected one that ends in {', '.join(SUFFIXES)}.")
     width, longest = 1 + facts.extra["pair"], facts.extra["max_length"]
     in_lines = place.suffix.lower() == ".txt" and width == 1
     found = _lines(place, options) if in_lines else _rows(place, options, width, remarks)

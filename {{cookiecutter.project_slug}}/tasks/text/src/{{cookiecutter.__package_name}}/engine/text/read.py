@@ -20,6 +20,10 @@ from .tokenizer import read as read_tokenizer
 MAX_CHARACTERS = 1_000_000  # of one text: more take seconds to tokenize
 MULTIPLE = 8  # the length of a batch without texts
 SEVERAL = ("texts", "pairs")  # the keys of a list of requests
+MASKED = (
+    "learned to fill in masked tokens. Fine-tune its weights on labels, with --model.pretrained"
+    " RUN/checkpoints/best.ckpt, and use that run"
+)
 TOKENIZING = threading.Lock()  # a tokenizer has one length to which it cuts, for all threads
 
 
@@ -65,6 +69,8 @@ def read(
     texts, problems, notes = [], dict[int, str](), dict[int, dict]()
     for i, request in enumerate(requests):
         try:
+            if facts.extra.get("objective") == "masked":
+                raise Unreadable(f"can't be classified: this network {MASKED}")
             text = _checked(_text_of(request, columns), is_pair)
             length = _length(tokenizer, text, longest)
             if length > longest and not truncate:
