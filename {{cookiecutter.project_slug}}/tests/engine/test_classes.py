@@ -184,7 +184,7 @@ def test_which_end_is_best_is_known_or_said(asked, logged, mode):
         ("--best=val/f1_makro", "but validation logs val/loss, .* Did you mean 'val/f1_macro'"),
         ("--best=val/accuracy high", "'high'; expected min or max, such as --best 'val/accuracy m"),
         ("--patience=0", "--patience is 0; expected 1 or more"),
-        ("--model.class_weights={zero: 2}", "'zero', which is no class of the data"),
+        ("--model.class_weights={zero: 2}", "'zero', which is not a class of the data"),
         (
             "--model.class_weights={zero:2}",
             r"expected 'balanced' or a mapping \({name: value}\) or",

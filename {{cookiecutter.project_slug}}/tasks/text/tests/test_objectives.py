@@ -37,7 +37,7 @@ def outputs_of(batch: TextBatch, objective: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ["classes", "numbers", "masked"])
 def test_rows_that_only_fill_a_batch_do_not_count(name):
-    objective = build_objective(name, 3, VOCABULARY, 0.1)
+    objective = build_objective(name, 3, VOCABULARY, 0.0 if name == "numbers" else 0.1)
     padded = batch_of(5, name, padding=3)
     whole = TextBatch(*(part if part is None else part[:5] for part in padded))
     found = objective.totals(outputs_of(padded, name), padded)
@@ -104,8 +104,16 @@ def test_class_weights_weigh_the_loss_and_only_classes_have_them():
     expected = cross_entropy(outputs, batch.labels, weights)
     torch.testing.assert_close(objective.loss(outputs, batch), expected)
     assert objective.loss_weight(batch) == weights[batch.labels].sum()
-    with pytest.raises(UserError, match="are for classes, but the data have numbers"):
+    with pytest.raises(UserError, match="are for classes, but the objective is numbers"):
         build_objective("numbers", 1, VOCABULARY, 0, 2.0)
+
+
+def test_label_smoothing_is_a_share_and_not_for_numbers():
+    for name in ("classes", "masked"):
+        with pytest.raises(UserError, match="label_smoothing is 2; expected a share"):
+            build_objective(name, 3, VOCABULARY, 2)
+    with pytest.raises(UserError, match="but the labels are numbers"):
+        build_objective("numbers", 1, VOCABULARY, 0.1)
 
 
 def test_label_smoothing_is_in_the_trained_loss_only():

@@ -21,6 +21,14 @@ TINY = 1e-6  # of a probability or a sum of weights: neither divides nor has a r
 FEW = 8  # classes that a message names
 
 
+def check_smoothing(smoothing: float) -> None:
+    """Raise UserError if the share of label smoothing is none."""
+    if not 0 <= smoothing < 1:
+        raise UserError(
+            f"model.label_smoothing is {smoothing}; expected a share, at least 0 and below 1."
+        )
+
+
 class LabelLoss(nn.Module):
     """The mean cross entropy; each row counts as much as the weight of its label.
 
@@ -29,12 +37,15 @@ class LabelLoss(nn.Module):
         gamma: of the focal loss, which multiplies a row's loss by (1 - p) ** gamma, where p is the
             probability of its label (Lin et al., "Focal Loss for Dense Object Detection", 2017).
         weights: float32 (C,), or None. They move with the task, and are not saved with it.
+
+    Raises UserError for a smoothing or a gamma that is not possible.
     """
 
     weights: Tensor | None
 
     def __init__(self, smoothing: float, gamma: float, weights: Tensor | None) -> None:
         super().__init__()
+        check_smoothing(smoothing)
         if not gamma >= 0:
             raise UserError(f"model.focal_gamma is {gamma}; it must be at least 0.")
         self.smoothing, self.gamma = smoothing, gamma
@@ -104,9 +115,9 @@ def weights_of_classes(asked: ClassWeights, counts: Mapping[str, int] | None) ->
     for name, weight in chosen.items():
         if name not in counts:
             raise UserError(
-                f"model.class_weights has '{name}', which is no class of the data."
-                f"{hint(name, counts)} Its {len(counts)} classes begin with"
-                f" {', '.join(list(counts)[:FEW])}."
+                f"model.class_weights has '{name}', which is not a class of the data."
+                f"{hint(name, counts)} The {len(counts)} classes: {', '.join(list(counts)[:FEW])}"
+                f"{', …' if len(counts) > FEW else ''}."
             )
         if not (math.isfinite(weight) and weight >= 0):
             raise UserError(

@@ -31,7 +31,7 @@ class TextClassifier(Task):
     Args:
         network: a name in networks.py, or an encoder of transformers: a name on the hub, such as
             bert-base-uncased, or a folder.
-        num_classes: number of classes; the command line takes it from the data, and the next four.
+        num_classes: number of classes; the command line takes it and the next five from the data.
         vocab_size: number of different tokens.
         padding_id: the token that fills up shorter rows.
         objective: classes, numbers or masked: see objectives.py.
@@ -51,11 +51,11 @@ class TextClassifier(Task):
         schedule: linear, cosine or constant, each after the warm-up.
         warmup: share of the steps in which the learning rate rises from nothing to its highest.
         label_smoothing: share of the target that is spread over all classes.
-        focal_gamma: how much less a text counts that is classified well; 0 is off, 2 is usual.
-        class_weights: balanced counts all classes alike; a mapping of classes to numbers says how
-            much the texts of each count, 1 for others.
-        dropout: share of the values inside of the network that are set to 0 in training; unset: 0.1
-            or, of an encoder of transformers, what its configuration says.
+        focal_gamma: gives less weight to texts that are classified well; 0 is off, 2 is usual.
+        class_weights: balanced gives all classes the same weight in the loss; a mapping of classes
+            to numbers sets the weight of some, and the others have 1.
+        dropout: share of the values inside the network that are set to 0 in training; unset: 0.1
+            or, for an encoder of transformers, what its configuration says.
     """
 
     network: nn.Module
@@ -101,6 +101,11 @@ class TextClassifier(Task):
         self.network = build_network(
             network, outputs, *tokens, objective, dropout, pretrained is True
         )
+        if lora_rank and freeze_backbone:
+            raise UserError(
+                "model.lora_rank trains the blocks, and model.freeze_backbone freezes them: leave"
+                " one of them unset."
+            )
         if lora_rank:
             add_lora(self.network, lora_rank, lora_alpha)
         if freeze_backbone:

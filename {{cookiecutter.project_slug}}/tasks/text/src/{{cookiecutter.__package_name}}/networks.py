@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
+from .engine import UserError
+from .engine.errors import hint
 from .engine.text.encoders import load_encoder
 from .objectives import ObjectiveName
 
@@ -174,4 +176,7 @@ def build_network(
         share = DROPOUT if dropout is None else dropout
         return NETWORKS[name](vocab_size, num_outputs, objective == "masked", share)
     sizes = num_outputs, vocab_size, objective, padding_id
-    return load_encoder(name, *sizes, dropout, pretrained)
+    try:
+        return load_encoder(name, *sizes, dropout, pretrained)
+    except UserError as error:  # perhaps a misspelled key of NETWORKS
+        raise UserError(f"{error}{hint(name, NETWORKS)}") from None

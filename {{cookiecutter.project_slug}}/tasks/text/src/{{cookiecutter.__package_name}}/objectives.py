@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from .engine import Best, UserError
-from .engine.model.label_loss import LabelLoss
+from .engine.model.label_loss import LabelLoss, check_smoothing
 from .engine.model.target_scale import TargetScale
 from .engine.text.batch import IGNORED, TextBatch
 
@@ -100,6 +100,7 @@ class MaskedTokens:
     per_token = True
 
     def __init__(self, vocab_size: int, label_smoothing: float) -> None:
+        check_smoothing(label_smoothing)
         self.outputs, self.label_smoothing = vocab_size, label_smoothing
 
     def loss(self, logits: Tensor, batch: TextBatch) -> Tensor:
@@ -145,8 +146,13 @@ def build_objective(
         return Classes(num_classes, LabelLoss(label_smoothing, focal_gamma, weights))
     if focal_gamma or weights is not None:
         raise UserError(
-            f"model.focal_gamma and model.class_weights are for classes, but the data have {name}."
-            " Leave them unset."
+            "model.focal_gamma and model.class_weights are for classes, but the objective is"
+            f" {name}. Leave them unset."
+        )
+    if label_smoothing and name == "numbers":
+        raise UserError(
+            "model.label_smoothing is for classes and masked tokens, but the labels are numbers."
+            " Leave it unset."
         )
     return Numbers() if name == "numbers" else MaskedTokens(vocab_size, label_smoothing)
 

@@ -103,7 +103,7 @@ def test_what_is_wrong_with_a_name_is_one_line_and_status_2(
     shutil.copytree(models / NAME, folder)
     for name, message in (
         (str(tmp_path / "none"), "is not a folder; expected one with config.json"),
-        ("gpt2", "whose model type is gpt2: that is no encoder"),
+        ("gpt2", "whose model type is gpt2: that is not an encoder"),
     ):
         flags = flags_of(table, str(folder))
         assert call(*flags, f"--model.network={name}", folder=tmp_path / message) == 2

@@ -139,7 +139,9 @@ def test_model_types_that_are_spelled_like_an_unknown_name_are_named(hub):
 
 @pytest.mark.parametrize("name", ["a b", "-tiny", "owner/na:me"])
 def test_what_can_be_no_name_of_a_model_is_refused(name, hub):
-    with pytest.raises(UserError, match="which is no name of a model on a hub, and no folder"):
+    with pytest.raises(
+        UserError, match="which is neither the name of a model on a hub nor a folder"
+    ):
         load_encoder(name, 2, 100)
 
 
@@ -186,11 +188,11 @@ def test_a_configuration_of_another_kind_is_named(tmp_path):
     with pytest.raises(UserError, match=r"has no config.json"):
         load_encoder(str(folder), 2, 100)
     for content, message in (
-        ("{", "is no configuration of transformers"),
-        ('{"hidden_size": 8}', "is no configuration of transformers"),
+        ("{", "is not a configuration of transformers"),
+        ('{"hidden_size": 8}', "is not a configuration of transformers"),
         ('{"model_type": "of-2030"}', "whose model type of-2030 is unknown to this version"),
-        ('{"model_type": "gpt2"}', "whose model type is gpt2: that is no encoder"),
-        ('{"model_type": "t5"}', "whose model type is t5: that is no encoder"),
+        ('{"model_type": "gpt2"}', "whose model type is gpt2: that is not an encoder"),
+        ('{"model_type": "t5"}', "whose model type is t5: that is not an encoder"),
     ):
         (folder / "config.json").write_text(content)
         with pytest.raises(UserError, match=message) as error:

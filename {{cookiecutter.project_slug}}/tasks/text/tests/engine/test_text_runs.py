@@ -119,13 +119,17 @@ def test_several_seeds_print_the_metric_as_it_is(data, call, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--model.class_weights={green: 2}", "'green', which is no class of the data"),
+        ("--model.class_weights={green: 2}", "'green', which is not a class of the data"),
+        ("--model.network=tinyencoder", "Did you mean 'tiny_encoder'"),
+        ("--model.label_smoothing=2", "is 2.0; expected a share"),
+        ("--model.lora_rank=2 --model.freeze_backbone=true", "leave one of them unset"),
+        ("--data.options.metrics=pearson", "has 'pearson'; expected accuracy or f1 or matthews"),
         ("--best=val/acuracy", "Did you mean 'val/accuracy'"),
         ("--best=val/f1_makro", "Did you mean 'val/f1_macro'"),
     ],
 )
 def test_a_wrong_choice_is_one_line_before_training(flag, message, data, call, tmp_path, capsys):
-    flags = *TABLE, f"--data.options.path={data / 'texts.csv'}", flag
+    flags = *TABLE, f"--data.options.path={data / 'texts.csv'}", *re.split(" (?=--)", flag)
     assert call("fit", *flags, folder=tmp_path) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ") and "\n" not in error and message in error

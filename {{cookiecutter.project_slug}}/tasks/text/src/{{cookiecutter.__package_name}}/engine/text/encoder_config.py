@@ -41,8 +41,8 @@ def config_of(name: str) -> Any:
     kind = config.model_type
     if config.is_encoder_decoder or kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         raise UserError(
-            f"model.network is {name}, whose model type is {kind}: that is no encoder. Choose one"
-            f" of a type such as {SUCH_AS}."
+            f"model.network is {name}, whose model type is {kind}: that is not an encoder. Choose"
+            f" one of a type such as {SUCH_AS}."
         )
     config._name_or_path = name
     return config
@@ -99,7 +99,7 @@ def _read(name: str) -> Any:
     if not file.is_file():
         where = folder if is_path(name) else name
         raise UserError(
-            f"model.network is {name}, but {where} has no {CONFIG[0]}: it is no model of"
+            f"model.network is {name}, but {where} has no {CONFIG[0]}: it is not a model of"
             " transformers. Choose another."
         )
     return _parsed(file, name)
@@ -121,7 +121,7 @@ def _parsed(file: Path, name: str) -> Any:
         kind = content["model_type"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"model.network is {name}, whose {file} is no configuration of transformers"
+            f"model.network is {name}, whose {file} is not a configuration of transformers"
             f" ({type(error).__name__}: {error}). Copy or download it again."
         ) from None
     try:

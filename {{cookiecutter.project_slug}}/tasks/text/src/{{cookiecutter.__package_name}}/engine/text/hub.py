@@ -112,7 +112,7 @@ def _explained(error: Exception, name: str, setting: str) -> UserError:
     refused = error if isinstance(error, errors.HfHubHTTPError) else error.__cause__
     status = getattr(getattr(refused, "response", None), "status_code", None)
     if isinstance(error, errors.HFValidationError):
-        return UserError(f"{found}, which is no name of a model on a hub, and no folder.")
+        return UserError(f"{found}, which is neither the name of a model on a hub nor a folder.")
     if isinstance(error, errors.RevisionNotFoundError):
         return UserError(f"{found}, but the model has no such revision. Check it on the hub.")
     if isinstance(refused, errors.GatedRepoError) or status == 403:

@@ -40,7 +40,7 @@ def add_lora(network: nn.Module, rank: int, alpha: float) -> nn.Module:
     ]
     if not layers:
         raise UserError(
-            f"model.lora_rank is {rank}, but {type(network).__name__} has no linear layer inside of"
+            f"model.lora_rank is {rank}, but {type(network).__name__} has no linear layer inside"
             " an nn.ModuleList: put its blocks into one, or set model.lora_rank to 0."
         )
     last = max(i for i, name in enumerate(names) if name.startswith(blocks))

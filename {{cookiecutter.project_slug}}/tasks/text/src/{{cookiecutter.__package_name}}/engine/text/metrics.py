@@ -56,8 +56,8 @@ def check_metrics(names: Sequence[str], objective: str) -> None:
     for name in names:
         if name not in fitting:
             raise UserError(
-                f"data.options.metrics has '{name}'; expected {' or '.join(fitting) or 'nothing'}, as the"
-                f" objective is {objective}."
+                f"data.options.metrics has '{name}'; expected {' or '.join(fitting) or 'nothing'},"
+                f" as the objective is {objective}."
             )
 
 

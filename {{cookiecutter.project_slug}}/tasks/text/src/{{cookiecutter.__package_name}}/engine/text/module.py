@@ -134,7 +134,7 @@ class TextModule(Data):
         lengths = f"{', '.join(few)} or {most}" if few else most
         share = loader.plan.padding()
         if is_rank_zero():
-            print(f"batches of {lengths} tokens; {share:.1%} of them are padding\n", flush=True)
+            print(f"texts are padded to {lengths} tokens: {share:.1%} is padding\n", flush=True)
         return loader
 
     def artifacts(self) -> dict[str, Path | bytes]:

@@ -202,7 +202,9 @@ def loaded(name: str) -> TextTokenizer:
         found: Any = AutoTokenizer.from_pretrained(str(folder))
         backend = found.backend_tokenizer
     except Exception as error:  # of many kinds, as files are missing or damaged in many ways
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).removesuffix(".")
+        if folder == here and not (folder / FILE).is_file():
+            reason = f"it has no {FILE}"
         raise UserError(
             f"data.tokenizer is '{name}', which can't be loaded: {reason}. Expected a folder with"
             f" {FILE} and {CONFIG_FILE}, such as artifacts/tokenizer of a run."
