@@ -57,3 +57,10 @@ def test_what_is_printed():
     assert str(Size(135_000, 135_000, 512, 72)).endswith(
         ", 512 FLOPs forward for a row of length 72"
     )
+
+
+@pytest.mark.parametrize(
+    ("number", "short"), [(999, "999 parameters"), (999_600, "1 M"), (11_234_567, "11.2 M")]
+)
+def test_a_number_has_three_digits_and_a_prefix(number, short):
+    assert str(Size(number, number, None, None)).startswith(short)

@@ -61,6 +61,6 @@ def _countable() -> Iterator[None]:
 def _short(number: int) -> str:
     """Return a number as three digits and a prefix of its unit, such as `11.2 M`."""
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
+        if number >= 0.9995 * size:  # 999,950 is 1 M, not 1e+03 k
             return f"{number / size:.3g} {unit}"
     return f"{number} "
