@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from {{ cookiecutter.__package_name }}.engine.monitor.confusion import (
@@ -32,6 +33,16 @@ def test_errors_come_first_then_the_least_confident(tmp_path):
     assert words[0].startswith("de, 80% sure, not ") and words[1].endswith("70% sure, not de")
     assert words[2].endswith("60% sure") and words[3] == "de, 90% sure"
     assert words[4] == "$wrong$" and "…" in words[5] and words[7] == "right"
+
+
+def test_texts_without_a_font_are_marks_without_a_number(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(font_manager, "findSystemFonts", list)
+    labels, probabilities = torch.tensor([0, 0]), torch.tensor([[0.9, 0.1]] * 2)
+    figure = draw_predictions(["水 flows", "火 burns"], labels, probabilities, ("a", "b"))
+    words = words_in(figure, tmp_path / "predictions.png")
+    assert words[2:] == ["□ flows", "□ burns"]
+    said = capsys.readouterr().out
+    assert "predictions.png: no installed font has all characters. Install a font" in said
 
 
 def test_texts_begin_after_the_longest_prediction_and_fit(tmp_path):

@@ -15,6 +15,9 @@ from typing import NamedTuple
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
+INSTALL = (
+    "Install a font that has them, such as Noto Sans CJK (Debian: apt install fonts-noto-cjk)."
+)
 MARK = "□"  # drawn for a character that no installed font has
 USUAL = "DejaVu Sans"  # comes with matplotlib
 INVISIBLE = {"Cf", "Me"}  # Unicode categories: joiners and other format characters
@@ -30,13 +33,14 @@ class Drawable(NamedTuple):
     note: str | None
 
 
-def drawable(names: Sequence[str], most: int) -> Drawable:
+def drawable(names: Sequence[str], most: int, numbered: bool = True) -> Drawable:
     """Return each name as it can be drawn, at most `most` columns wide; all stay different.
 
-    A name with a character that no installed font has gets marks, and its number in `names`.
+    A name with a character that no installed font has gets marks, and its number in `names`. If
+    not `numbered`, no name gets a number, and different names may be drawn alike.
     """
     plain = [visible(name) for name in names]
-    for same in _groups(names, plain):
+    for same in _groups(names, plain) if numbered else ():
         for i in same:
             plain[i] += f" ({i})"
     needed = {character for name in plain for character in name}
@@ -45,9 +49,11 @@ def drawable(names: Sequence[str], most: int) -> Drawable:
     boxed = [i for i, name in enumerate(plain) if not known.issuperset(name)]
     for i in boxed:
         marked = "".join(c if c in known else MARK for c in plain[i])
-        plain[i] = f"{shortened([marked], most - len(f' ({i})'))[0]} ({i})"
+        number = f" ({i})" if numbered else ""
+        plain[i] = shortened([marked], most - len(number))[0] + number
+    short = shortened(plain, most) if numbered else [_cut(name, most) for name in plain]
     families = [USUAL, *(family_of(file) for file in fonts[1:])]
-    return Drawable(tuple(shortened(plain, most)), families, _note(names, boxed))
+    return Drawable(tuple(short), families, _note(names, boxed))
 
 
 def visible(name: str) -> str:
@@ -187,6 +193,5 @@ def _note(names: Sequence[str], boxed: Sequence[int]) -> str | None:
     count = f"{len(boxed)} name{'' if len(boxed) == 1 else 's'}"
     return (
         f"no installed font has all characters of {count}: {shown}{others}. They are"
-        f" drawn as {MARK} and a number. Install a font that has them, such as Noto Sans CJK"
-        " (Debian: apt install fonts-noto-cjk)."
+        f" drawn as {MARK} and a number. {INSTALL}"
     )

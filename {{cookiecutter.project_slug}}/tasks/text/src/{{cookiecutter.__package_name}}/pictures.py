@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .engine.monitor.confusion import confusion_of, draw_confusion, errors_in
-from .engine.monitor.names import drawable, visible
+from .engine.monitor.names import INSTALL, drawable, visible
 from .engine.monitor.predictions import FinishedRun
 from .engine.text.batch import TextBatch
 from .engine.text.module import TextModule
@@ -16,7 +16,7 @@ from .engine.text.shown import texts_of, tokens_of
 
 RIGHT, WRONG = "#2e7d32", "#c62828"
 ROWS = 24  # texts that are shown
-NAME_WIDTH = 22  # letters of a class's name
+NAME_WIDTH = 22  # columns of a class's name
 LINE = 80  # columns of printed text
 LETTER = 0.0052  # width of a text's letter, as a share of the picture's
 MOST_CLASSES = 40  # that a table has room for
@@ -80,11 +80,11 @@ def draw_predictions(
         drawn = axes.text(0.01, line, said, color=colour, fontfamily=names.families, **small)
         right = max(right, drawn.get_window_extent().x1 / figure.bbox.width)
     left = right + 0.02
-    shown = drawable([texts[i] for i in order], int((1 - left) / LETTER))
+    shown = drawable([texts[i] for i in order], int((1 - left) / LETTER), numbered=False)
     for line, text in enumerate(shown.names):
         axes.text(left, line, text, fontfamily=shown.families, **small)
     if names.note or shown.note:
-        print("note: picture of the predictions: no installed font has all letters", flush=True)
+        print(f"note: predictions.png: no installed font has all characters. {INSTALL}", flush=True)
     return figure
 
 
