@@ -196,7 +196,7 @@ def test_a_model_type_gets_its_defaults_and_the_vocabulary_of_the_data(monkeypat
     assert own.num_hidden_layers == defaults.num_hidden_layers == 12
     assert not any(part.p for part in made.modules() if isinstance(part, nn.Dropout))
     assert load_weights(made, "bert") == (
-        "none: bert is a model type of transformers, so its weights are random"
+        "no weights, as bert is a model type of transformers: they are random"
     )
 
 
@@ -314,7 +314,7 @@ def test_an_encoder_with_lora_is_one_graph_too():
 
 
 def test_lora_without_blocks_or_rank_is_refused():
-    with pytest.raises(UserError, match="has no linear layer inside of"):
+    with pytest.raises(UserError, match="has no linear layer inside"):
         add_lora(nn.Sequential(nn.Linear(2, 2)), 4, 8.0)
     with pytest.raises(UserError, match="lora_rank is -1; expected at least 1"):
         add_lora(Tiny(), -1, 8.0)

@@ -127,7 +127,7 @@ def load_weights(network: nn.Module, name: str, classes: Sequence[str] = ()) -> 
     UserError if they can't be read or do not fit.
     """
     if encoder_config.is_model_type(name):
-        return f"none: {name} is a model type of transformers, so its weights are random"
+        return f"no weights, as {name} is a model type of transformers: they are random"
     encoder = encoder_in(network)
     return load_into(encoder.model, name, classes if encoder.objective == "classes" else ())
 
