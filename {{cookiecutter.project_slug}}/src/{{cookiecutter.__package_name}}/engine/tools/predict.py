@@ -182,7 +182,8 @@ def write(
     for i, answer in enumerate(found, file.n):
         begin = [values[i] for values in columns.values()]
         if isinstance(answer, str):
-            failed.append(f"{begin[0]} {answer}")
+            name = f"{next(iter(columns))} " if isinstance(begin[0], int) else ""
+            failed.append(f"{name}{begin[0]} {answer}")
             rows.append([*begin, *empty, answer])
         else:
             rows.append([*begin, *answer, None])

@@ -312,7 +312,9 @@ def test_texts_that_can_not_be_predicted_are_rows_with_a_reason(trained, call, t
             assert error in row["error"] and bool(row["error"]) == bool(error)
             assert bool(row["class"]) == bool(not error)
     said = capsys.readouterr()
-    assert "2 of 4 texts have no prediction; the column error says why:\n  2 is empty" in said.err
+    assert (
+        "2 of 4 texts have no prediction; the column error says why:\n  row 2 is empty" in said.err
+    )
     assert "'second' is not used: the network was trained on one text" in said.out
 
 
