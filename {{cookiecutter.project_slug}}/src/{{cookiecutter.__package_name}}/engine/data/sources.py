@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any
 
 from ..contract import Splits
@@ -58,8 +59,15 @@ def load_source(
 
 
 def _check_type(key: str, value: Any, parameter: inspect.Parameter | None) -> None:
-    """Raise UserError if a parameter is declared as text, a number or a bool, and this is not."""
-    kind = parameter.annotation if parameter is not None else None
+    """Raise UserError if a parameter is declared as text, a number or a bool, and this is not.
+
+    One that is declared as such a type or None may be None, too.
+    """
+    kind: Any = parameter.annotation if parameter is not None else None
+    if isinstance(kind, UnionType) and NoneType in kind.__args__ and len(kind.__args__) == 2:
+        if value is None:
+            return
+        (kind,) = (each for each in kind.__args__ if each is not NoneType)
     if kind not in KINDS:
         return
     fits = isinstance(value, (int, float) if kind is float else kind)

@@ -123,6 +123,7 @@ def test_several_seeds_print_the_metric_as_it_is(data, call, tmp_path, capsys):
         ("--model.network=tinyencoder", "Did you mean 'tiny_encoder'"),
         ("--model.label_smoothing=2", "is 2.0; expected a share"),
         ("--model.lora_rank=2 --model.freeze_backbone=true", "leave one of them unset"),
+        ("--data.options.quotes=maybe", "data.options.quotes is 'maybe'; expected true or false"),
         ("--data.options.metrics=pearson", "has 'pearson'; expected accuracy or f1 or matthews"),
         ("--best=val/acuracy", "Did you mean 'val/accuracy'"),
         ("--best=val/f1_makro", "Did you mean 'val/f1_macro'"),

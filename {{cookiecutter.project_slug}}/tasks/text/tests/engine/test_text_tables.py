@@ -134,6 +134,11 @@ def test_columns_are_named_by_options(read):
             read(as_csv(given), **names)
 
 
+def test_a_column_has_one_meaning(read):
+    with pytest.raises(UserError, match="the column 'label' would be both second and label"):
+        read(as_csv(rows()), second="label")
+
+
 def test_more_metrics_are_named_by_an_option(read):
     assert read(as_csv(rows()), metrics="matthews").metrics == ("matthews",)
     assert read(as_csv(rows()), metrics=["f1", "matthews"]).metrics == ("f1", "matthews")

@@ -57,6 +57,13 @@ def choose(wanted: Wanted, columns: Sequence[str], path: Path, remarks: list[str
         if found[option] is None and (name is not None or option == "text"):
             expected = f"{name!r}" if name is not None else f"one of {', '.join(usual)}"
             raise missing_column(option, expected, columns, path)
+    options = dict[int, str]()
+    for option, place in found.items():
+        if place is not None and options.setdefault(place, option) != option:
+            raise UserError(
+                f"{path}: the column {columns[place]!r} would be both {options[place]} and"
+                f" {option}. Name another with --data.options.{options[place]} or {option}."
+            )
     unused = [name for i, name in enumerate(columns) if i not in found.values()]
     text = found.pop("text")
     assert text is not None
