@@ -124,7 +124,7 @@ def test_columns_are_named_by_options(read):
     splits = read(as_csv(given), text="q", second="A", label="right")
     assert splits.classes == ("0", "1")
     assert splits.train.second == [text.replace("q", "a") for text in splits.train.first]
-    assert splits.remarks == ("texts.csv: texts are read from 'q' and 'a'; not used: 'id'",)
+    assert splits.remarks == ("texts.csv: texts are read from 'q' and 'a'; columns not used: 'id'",)
     with pytest.raises(UserError, match="has the columns 'q', 'a', 'right', 'id'; expected one of"):
         read(as_csv(given))
     for option in ("text", "second", "label", "split"):

@@ -70,7 +70,9 @@ def choose(wanted: Wanted, columns: Sequence[str], path: Path, remarks: list[str
     chosen = Columns(text, **found)
     if unused:
         named = " and ".join(map(repr, chosen.of_texts(columns)))
-        remarks.append(f"{path.name}: texts are read from {named}; not used: {join_names(unused)}")
+        remarks.append(
+            f"{path.name}: texts are read from {named}; columns not used: {join_names(unused)}"
+        )
     return chosen
 
 
