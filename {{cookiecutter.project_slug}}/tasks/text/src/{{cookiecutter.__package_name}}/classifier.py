@@ -90,7 +90,10 @@ class TextClassifier(Task):
         super().__init__()
         self.save_hyperparameters()
         if num_classes is None or vocab_size is None:
-            raise UserError("model.num_classes is not set, and there are no data to take it from.")
+            raise UserError(
+                "model.num_classes and model.vocab_size are not set, and there are no data to take"
+                " them from."
+            )
         weights = weights_of_classes(class_weights, class_counts)
         sizes = num_classes, vocab_size
         self.objective = build_objective(objective, *sizes, label_smoothing, focal_gamma, weights)

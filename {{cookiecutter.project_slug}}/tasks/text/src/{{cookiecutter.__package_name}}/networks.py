@@ -81,7 +81,7 @@ class Embedding(nn.Module):
 class Neighbours(nn.Module):
     """Adds to each token what it makes of the tokens beside it: a convolution over three tokens.
 
-    Parts of words are read together so. Attention alone learns this only from many more texts.
+    It reads parts of words together. Attention alone learns this only from many more texts.
     """
 
     def __init__(self, width: int) -> None:
@@ -96,8 +96,8 @@ class Neighbours(nn.Module):
 class Encoder(nn.Module):
     """Embedding, blocks, and a head on the mean of a row's real tokens, or on each token.
 
-    In training, attention and mean see only a part of the tokens, without `hidden`, a share: a text
-    has to be recognized by any part of it.
+    In training, a share `hidden` of the tokens is left out of attention and mean, so that each part
+    of a text has to be enough to recognize it.
     """
 
     def __init__(
