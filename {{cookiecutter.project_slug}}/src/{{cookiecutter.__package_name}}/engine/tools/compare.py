@@ -179,7 +179,7 @@ def compare_scores(a: Run, b: Run, runs: list[Run]) -> Iterator[str]:
     """Yield lines that say how two runs' configurations score, and what seeds explain of it."""
     for letter, run in (("a", a), ("b", b)):
         if run.score is None or run.score.value is None:
-            yield f"{letter} has no score: it is {run.state}, and no validation is recorded."
+            yield f"{letter} has no score: its state is {run.state}, and no validation is recorded."
             return
     assert a.score is not None and b.score is not None
     if a.score.metric != b.score.metric:
