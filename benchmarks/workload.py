@@ -25,6 +25,20 @@ class Row:
     limit: str = "limit"
 
 
+ON_SEVERAL = {  # devices, as --devices says
+    "several": Row("ours, data-parallel on {devices}", DATA_PARALLEL, "several-limit"),
+    "several-step-graph": Row(
+        "ours, data-parallel on {devices}, step graph",
+        DATA_PARALLEL | STEP_GRAPH,
+        "several-limit",
+    ),
+    "several-ddp": Row(
+        "Lightning's ddp on {devices}", {"trainer.strategy": "ddp"}, "several-limit"
+    ),
+    "several-limit": Row("the limit of {devices}", None, "several-limit"),
+}
+
+
 @dataclass(frozen=True)
 class Workload(ABC):
     """A network, its data, and the number of epochs that our command line trains.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from workload import DATA_PARALLEL, STEP_GRAPH, Row, Workload
+from workload import ON_SEVERAL, STEP_GRAPH, Row, Workload
 
 CLASSES = 10
 KERNELS = ("flash", "efficient", "math", "cudnn")  # of attention, in torch
@@ -75,25 +75,9 @@ class ImageWorkload(Workload):
         "cudnn-nondeterministic": Row(
             "ours, uncompiled, cuDNN, nondeterministic", with_kernel("cudnn") | NONDETERMINISTIC
         ),
-        "several": Row("ours, data-parallel on {devices}", DATA_PARALLEL, "several-limit"),
-        "several-step-graph": Row(
-            "ours, data-parallel on {devices}, step graph",
-            DATA_PARALLEL | STEP_GRAPH,
-            "several-limit",
-        ),
-        "several-ddp": Row(
-            "Lightning's ddp on {devices}", {"trainer.strategy": "ddp"}, "several-limit"
-        ),
-        "several-limit": Row("the limit of {devices}", None, "several-limit"),
+        **ON_SEVERAL,
     }
-    OF_SEVERAL: ClassVar[tuple[str, ...]] = (
-        "ours",
-        "limit",
-        "several",
-        "several-step-graph",
-        "several-ddp",
-        "several-limit",
-    )
+    OF_SEVERAL: ClassVar[tuple[str, ...]] = ("ours", "limit", *ON_SEVERAL)
 
     def flags(self, row: str, asked: Namespace) -> dict[str, Any]:
         streams = self.folder and row != "ours-resident"
@@ -113,7 +97,7 @@ class ImageWorkload(Workload):
             "model.compile": json.dumps(self.compiles),
             "trainer.max_epochs": self.epochs,
         }
-        if row.startswith("several"):
+        if row in ON_SEVERAL:
             flags |= {"trainer.devices": self.devices, "data.batch_size": self.batch_of_each}
         if streams:
             flags |= {"data.image_size": self.image_size}

@@ -5,7 +5,7 @@ from argparse import Namespace
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
-from workload import DATA_PARALLEL, STEP_GRAPH, Row, Workload
+from workload import ON_SEVERAL, STEP_GRAPH, Row, Workload
 
 VOCABULARY = 30522
 RATE, WEIGHT_DECAY, MOST_NORM = 2e-5, 0.01, 1.0  # of every row; MOST_NORM clips the gradients
@@ -51,30 +51,13 @@ class TextWorkload(Workload):
         "limit-uncompiled-deterministic": Row("the limit, deterministic, uncompiled", None, EXACT),
         "limit": Row("the limit"),
         "limit-uncompiled": Row("the limit, uncompiled"),
-        "several": Row("ours, data-parallel on {devices}", DATA_PARALLEL, "several-limit"),
-        "several-step-graph": Row(
-            "ours, data-parallel on {devices}, step graph",
-            DATA_PARALLEL | STEP_GRAPH,
-            "several-limit",
-        ),
-        "several-ddp": Row(
-            "Lightning's ddp on {devices}", {"trainer.strategy": "ddp"}, "several-limit"
-        ),
-        "several-limit": Row("the limit of {devices}, deterministic", None, "several-limit"),
+        **ON_SEVERAL,
     }
-    OF_SEVERAL: ClassVar[tuple[str, ...]] = (
-        "ours",
-        "ours-step-graph",
-        "limit-deterministic",
-        "several",
-        "several-step-graph",
-        "several-ddp",
-        "several-limit",
-    )
+    OF_SEVERAL: ClassVar[tuple[str, ...]] = ("ours", "ours-step-graph", EXACT, *ON_SEVERAL)
 
     def flags(self, row: str, asked: Namespace) -> dict[str, Any]:
         options = {"rows": self.train, "vocabulary": VOCABULARY, **asdict(self.lengths)}
-        several = {"trainer.devices": self.devices} if row.startswith("several") else {}
+        several = {"trainer.devices": self.devices} if row in ON_SEVERAL else {}
         batch = self.batch_of_each if several else self.batch
         return several | {
             "config": asked.project / "configs" / "synthetic.yaml",
@@ -93,7 +76,7 @@ class TextWorkload(Workload):
 
 _BERT = TextWorkload(
     "BERT-base, 3,668 texts of 53 tokens on average, 103 at most, batch 32",
-    tuple(name for name in TextWorkload.ROWS if not name.startswith("several")),
+    tuple(name for name in TextWorkload.ROWS if name not in ON_SEVERAL),
     network="bert",
     batch=32,
     epochs=21,

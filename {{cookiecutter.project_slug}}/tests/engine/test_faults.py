@@ -82,7 +82,7 @@ def test_a_wrong_setting_is_one_line_with_what_to_do(flags, message, call, capsy
             "data:\n  batch_sizes: 3\n",
             "unknown setting data.batch_sizes. Did you mean data.batch_size?",
         ),
-        ("data: [\n", "the recipe is no valid YAML: while parsing a flow node, did not find"),
+        ("data: [\n", "the recipe is not valid YAML: while parsing a flow node, did not find"),
         ("- 3\n", "error: "),
         ("trainer:\n  max_epochs: 1\ndata:\n", "The section 'data:' of the config"),
     ],

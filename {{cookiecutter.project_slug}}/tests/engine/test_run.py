@@ -258,7 +258,7 @@ def test_a_recipe_that_is_no_yaml_is_one_line(call, capsys, tmp_path):
     (tmp_path / "mine.yaml").write_text("data:\n\tsource: digits\n")
     assert call("fit", "--config", str(tmp_path / "mine.yaml")) == 2
     error = capsys.readouterr().err
-    assert "no valid YAML" in error and "line 2, column 1: perhaps a tab" in error
+    assert "is not valid YAML" in error and "line 2, column 1: perhaps a tab" in error
     assert "unicode string" not in error and error.count("\n") == 1
 
 

@@ -122,16 +122,16 @@ def test_runs_are_listed_in_80_columns_with_name_note_state_score_date_and_size(
 
 def test_runs_with_several_metrics_say_which_and_are_sorted_by_each(write, capsys):
     loss = {"metric": "val/loss", "mode": "min", "format": ".4f"}
-    scores = ((0.8, BEST), (0.3, loss), (0.9, BEST), (0.2, loss), (0.7, BEST))
+    scores = ((0.8, BEST), (0.3, loss), (0.9, BEST), (0.2, loss), (0.7, BEST), (None, loss))
     for at, (score, best) in enumerate(scores, 1):
         write(at, score, best=best, name="wide" if at == 1 else "")
     assert ask("runs", "--sort", "score") == 0
     said = capsys.readouterr().out.splitlines()
     assert said[1].split()[2] == "val/accuracy"
     scores = [line.split()[2] for line in said[2:] if "finished" in line]
-    assert scores == ["0.2000", "0.3000", "90.00%", "80.00%", "70.00%"]
+    assert scores == ["90.00%", "80.00%", "70.00%", "0.2000", "0.3000", "-"]
     others = [line.strip() for line in said[2:] if line and "finished" not in line]
-    assert others == ["(val/loss)", "(val/loss)", "wide"]
+    assert others == ["wide", "(val/loss)", "(val/loss)"]
 
 
 def test_a_run_whose_process_is_gone_was_killed_and_one_that_trains_shows_its_best_so_far(

@@ -12,6 +12,7 @@ from ..own_code import report
 from ..ranks import is_rank_zero
 from ..run.environment import check_own_code
 from ..run.interruption import Interrupted
+from ..run.runs import is_repeat
 from .errors import explain
 from .project import Project
 from .training import train
@@ -31,7 +32,7 @@ def run(project: Project, verb: str, options: argparse.Namespace, flags: list[st
     except UserError as error:
         message, status = f"error: {error}", error.status
     except Interrupted as end:
-        is_kept = end.saved and not any(flag.startswith("--decisions") for flag in flags)
+        is_kept = end.saved and not is_repeat(flags)
         resume = " Checkpoint saved. Resume with: make resume" if is_kept else ""
         message, status = f"\nInterrupted ({end.reason}).{resume}", end.status
     except KeyboardInterrupt:

@@ -119,7 +119,7 @@ def in_one_line(message: str, known: list[str]) -> str:
     if problem := NO_YAML.search(message):
         where = re.sub(r'\s*in "<unicode string>",', " in", problem[1]).replace("\n", ", ")
         tab = ": perhaps a tab; indent with spaces" if "cannot start any token" in where else ""
-        return f"the recipe is no valid YAML: {' '.join(where.split())}{tab}"
+        return f"the recipe is not valid YAML: {' '.join(where.split())}{tab}"
     wrong, found = WRONG.search(message), FOUND.search(message)
     if not wrong or not found:
         return " ".join((f"{wrong[1]}: {wrong[2]}" if wrong else message).split())

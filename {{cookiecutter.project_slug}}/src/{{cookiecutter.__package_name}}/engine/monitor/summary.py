@@ -17,6 +17,7 @@ from ..paths import shown
 from ..run.checkpoint import RunCheckpoint
 from ..run.checkpoint_files import write_atomically
 from ..run.metrics import read_metrics
+from ..run.runs import is_repeat
 from .gpu import GpuUsage
 from .progress import Throughput
 from .reading import Reading
@@ -141,7 +142,7 @@ def _reason(decision: Decision) -> str:
 
 def _next(command: list[str], facts: Facts) -> dict[str, str]:
     """Return the row that says what to do next; none if reproduce repeats a run."""
-    if any(word.startswith("--decisions") for word in command):
+    if is_repeat(command):
         return {}
     test = "make evaluate; or " if facts.rows.get("test") else ""
     return {"next": f"{test}change networks.py and train again"}

@@ -5,7 +5,7 @@ import fcntl
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -136,6 +136,11 @@ def is_trial(config: Any) -> bool:
     """Return whether a run's configuration asks for a few batches only, to try the code."""
     trainer = config.get("trainer") if isinstance(config, dict) else None
     return isinstance(trainer, dict) and bool(trainer.get("fast_dev_run"))
+
+
+def is_repeat(command: Iterable[str]) -> bool:
+    """Return whether a command is reproduce's own, which repeats a run by its decisions."""
+    return any(word.startswith("--decisions") for word in command)
 
 
 def is_locked(folder: Path) -> bool:

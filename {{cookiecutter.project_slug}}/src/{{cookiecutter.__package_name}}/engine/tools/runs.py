@@ -17,12 +17,9 @@ from ..run.runs import Run, is_trial, runs_in
 
 GB = 1e9
 COLUMN, SCORE = 28, 12  # characters of a run's name at most, and of its score
+Key = Callable[[Run], Any]
 # What runs are sorted by: the highest, or the newest, first.
-KEYS: dict[str, Callable[[Run], Any]] = {
-    "date": lambda run: run.started,
-    "score": lambda run: (run.score.metric, run.score.rank) if run.score else ("", 0.0),
-    "size": lambda run: run.size,
-}
+KEYS: dict[str, Key] = {"date": lambda run: run.started, "size": lambda run: run.size}
 
 
 def main(project: Project, options: argparse.Namespace, flags: list[str]) -> int:
@@ -51,8 +48,31 @@ def by_recipe(runs: Iterable[Run], sort: str = "date") -> list[Run]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.recipe, []).append(run)
-    key = KEYS[sort]
-    return [run for each in groups.values() for run in sorted(each, key=key, reverse=True)]
+    return [
+        run
+        for each in groups.values()
+        for run in sorted(each, key=KEYS.get(sort) or by_score(each), reverse=True)
+    ]
+
+
+def by_score(runs: Iterable[Run]) -> Key:
+    """Return a key that is highest for the best run by the metric that most runs have.
+
+    Runs without a score are last.
+    """
+    counts = metrics_of(runs)
+
+    def key(run: Run) -> tuple[int, str, float]:
+        if run.score is None or run.score.value is None:
+            return 0, "", 0.0
+        return counts[run.score.metric], run.score.metric, run.score.rank
+
+    return key
+
+
+def metrics_of(runs: Iterable[Run]) -> Counter[str]:
+    """Return how many runs have a score by each metric."""
+    return Counter(run.score.metric for run in runs if run.score and run.score.value is not None)
 
 
 def table(recipe: str, runs: list[Run]) -> Iterator[str]:
@@ -60,8 +80,7 @@ def table(recipe: str, runs: list[Run]) -> Iterator[str]:
 
     The title of the scores is their usual metric; those of another say which.
     """
-    metrics = Counter(run.score.metric for run in runs if run.score and run.score.value is not None)
-    usual = next((metric for metric, _ in metrics.most_common(1)), "best")
+    usual = next((metric for metric, _ in metrics_of(runs).most_common(1)), "best")
     width = min(max(len(run.folder.name) for run in runs), COLUMN)
     yield f"{recipe}: {len(runs)} run{'' if len(runs) == 1 else 's'}"
     column = max(SCORE, min(len(usual), SCORE + COLUMN - width))
