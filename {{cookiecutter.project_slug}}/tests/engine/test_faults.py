@@ -40,6 +40,7 @@ SHORT = (*DIGITS, "--trainer.max_epochs", "1")
             ("--data.batch_sise", "3"),
             "unknown setting data.batch_sise. Did you mean data.batch_size? All settings: fit",
         ),
+        (("--trainer.max_epoch=3",), "unknown setting trainer.max_epoch. Did you mean"),
         (
             ("--data.batch_size", "many"),
             "data.batch_size is 'many'; expected a whole number or 'auto'.",
