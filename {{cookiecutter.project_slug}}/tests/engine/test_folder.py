@@ -544,13 +544,14 @@ def test_a_run_says_whether_reading_or_training_limits_it(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("mode", ["false", "step-graph"])
-def test_steps_on_a_gpu_are_timed_there(mode, images, call, tmp_path):
+def test_steps_on_a_gpu_are_timed_there(mode, call, tmp_path):
     """The network is so large that the GPU, not the host, sets the pace of the steps."""
-    source = ["--data.source=folder", f"--data.options.path={images}", "--data.image_size=224"]
-    sizes = ["--data.batch_size=48", "--data.workers=4", "--trainer.max_epochs=60"]
+    path = write_classes(tmp_path / "images", 200)
+    source = ["--data.source=folder", f"--data.options.path={path}", "--data.image_size=224"]
+    sizes = ["--data.batch_size=48", "--data.workers=4", "--trainer.max_epochs=4"]
     network = ["--model.network=resnet50", "--model.compile", mode, "--data.decoder=cpu"]
-    assert call("fit", *source, *sizes, *network, folder=tmp_path) == 0
-    results = json.loads((tmp_path / "run.json").read_text())["results"]
+    assert call("fit", *source, *sizes, *network, folder=tmp_path / "run") == 0
+    results = json.loads((tmp_path / "run" / "run.json").read_text())["results"]
     lower = min(results["reading"].values())
     assert 0.5 * lower < results["rows_per_second"] < 1.2 * lower
 

@@ -1,8 +1,13 @@
-"""What a machine has: cores within quotas and affinity."""
+"""What a machine has: cores within quotas and affinity. And the first use of its GPU."""
+
+from threading import Event
 
 import pytest
+import torch
 
 from {{ cookiecutter.__package_name }}.engine import hardware
+from {{ cookiecutter.__package_name }}.engine.cli.training import Training
+from {{ cookiecutter.__package_name }}.engine.fast import first_use
 
 
 @pytest.mark.parametrize(
@@ -22,3 +27,27 @@ def test_a_process_looks_at_its_machine_once():
     machine = hardware.this_machine()
     assert machine.cores >= 1
     assert hardware.this_machine() is machine
+
+
+def test_the_first_use_of_a_gpu_goes_on_beside_until_it_is_awaited(monkeypatch):
+    begun, may_end, ended = Event(), Event(), Event()
+
+    def use(device: torch.device) -> None:
+        begun.set()
+        may_end.wait()
+        ended.set()
+
+    monkeypatch.setattr(first_use, "_use", use)
+    wait = first_use.use_soon(torch.device("cuda", 0))
+    assert begun.wait(60) and not ended.is_set()
+    may_end.set()
+    wait()
+    assert ended.is_set()
+
+
+def test_a_run_waits_for_the_first_use_of_its_gpu_before_training(call, monkeypatch):
+    order = []
+    monkeypatch.setattr(Training, "_use_gpu_soon", lambda *_: lambda: order.append("is over"))
+    monkeypatch.setattr(Training, "fit", lambda *_, **__: order.append("trains"))
+    call("fit", "--config", "configs/synthetic.yaml", "--trainer.accelerator=cpu")
+    assert order == ["is over", "trains"]

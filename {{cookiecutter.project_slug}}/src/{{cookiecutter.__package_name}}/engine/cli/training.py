@@ -161,20 +161,24 @@ class Training(LightningCLI):
         if is_rank_zero():
             warn_of_other_versions(self.root)
         prefer_determinism(config.trainer.deterministic)
-        self._use_gpu_soon(layout)
+        self.await_gpu = self._use_gpu_soon(layout)
         self.run_folder, self.record = folder, None
         is_new = resuming and not self.resumed
         self.at_end.enter_context(artifacts_of(None if is_new else folder))
         if resuming and is_rank_zero() and not (folder / "run.json").exists():
             self.record = self._start_record()
 
-    def _use_gpu_soon(self, layout: Layout) -> None:
-        """Begin to use the GPU, if it is the first one and no process measures its memory first."""
+    def _use_gpu_soon(self, layout: Layout) -> Callable[[], None]:
+        """Begin to use the GPU, if it is the first one and no process measures its memory first.
+
+        Return what waits for it.
+        """
         first = get(self.asked, "trainer.devices") in (None, "auto", 1)
         alone = layout.devices.value * layout.num_nodes.value == 1 and not is_launched()
         measures = get(self.asked, BATCH_SIZE) == AUTO
         if layout.accelerator.value == "cuda" and first and alone and not measures:
-            use_soon(torch.device("cuda", 0))
+            return use_soon(torch.device("cuda", 0))
+        return lambda: None
 
     def _check_resume(self, layout: Layout) -> None:
         record = RunRecord(self.resumed)  # type: ignore[arg-type]
@@ -221,6 +225,7 @@ class Training(LightningCLI):
         """Build everything; refuse wrong data or a wrong checkpoint before recording a resume."""
         with self.record.watch() if self.record else nullcontext():
             super().instantiate_classes()
+            self.await_gpu()
             resuming, path = self.subcommand == "fit", self.config[self.subcommand].ckpt_path
             if (self.run_folder / "run.json").exists():
                 content = RunRecord(self.run_folder).content

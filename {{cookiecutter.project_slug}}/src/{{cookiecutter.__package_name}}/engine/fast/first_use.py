@@ -1,22 +1,28 @@
 """Begin to use the GPU while the program still reads its data and builds its network.
 
-The first use of a GPU takes a second: the driver sets it up for this process, and cuBLAS loads its
-kernels. A thread does that beside the work of the CPU, which leaves Python's lock there.
+The first use of a GPU takes a second: the driver sets it up for this process, and cuBLAS is loaded.
+A thread does that beside the work of the CPU, which leaves Python's lock there.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from threading import Thread
 
 import torch
 
 
-def use_soon(device: torch.device) -> None:
-    """Return at once. If the GPU can't be used, nothing is said: training will say it."""
-    Thread(target=_use, args=(device,), daemon=True).start()
+def use_soon(device: torch.device) -> Callable[[], None]:
+    """Return at once, with a function that waits for the end: call it before the GPU computes.
+
+    A kernel of this thread beside the main thread's `torch.cuda.empty_cache()` ended half of such
+    starts with an illegal memory access (torch 2.11, H200, driver 580). If the GPU can't be used,
+    nothing is said: training will say it.
+    """
+    thread = Thread(target=_use, args=(device,), daemon=True)
+    thread.start()
+    return thread.join
 
 
 def _use(device: torch.device) -> None:
-    with suppress(RuntimeError, AssertionError):
-        matrix = torch.zeros(8, 8, device=device)
-        torch.mm(matrix, matrix)
-        torch.cuda.synchronize(device)
+    with suppress(RuntimeError, AssertionError), torch.cuda.device(device):
+        torch.cuda.current_blas_handle()

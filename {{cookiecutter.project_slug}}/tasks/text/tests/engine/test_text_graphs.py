@@ -1,4 +1,8 @@
-"""A CUDA graph for each length of a batch, on a GPU."""
+"""On a GPU: a CUDA graph for each length of a batch, and starts of short runs."""
+
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,10 +16,11 @@ ROWS = (
     "--data.options={rows: 4096, vocabulary: 500, mean: 40, spread: 20, shortest: 4, longest: 96}"
 )
 STEPS = ("--data.batch_size=16", "--trainer.max_epochs=3", "--trainer.max_steps=600")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_gpu
 @pytest.mark.parametrize("mode", ["step-graph", "eager-graph"])
 @pytest.mark.parametrize("network", ["tiny_encoder", "bert"])
 def test_every_length_has_its_graph_early_and_nothing_is_compiled_or_recorded_after(
@@ -37,6 +42,7 @@ def test_every_length_has_its_graph_early_and_nothing_is_compiled_or_recorded_af
 
     monkeypatch.setattr(TextClassifier, "on_train_batch_start", count, raising=False)
     flags = (ROWS, *STEPS, f"--model.network={network}", f"--model.compile={mode}")
+    flags += ("--trainer.limit_val_batches=0",)  # validation compiles the network when it is due
     try:
         assert call("fit", "--config", "configs/synthetic.yaml", *flags) == 0
     finally:
@@ -44,3 +50,25 @@ def test_every_length_has_its_graph_early_and_nothing_is_compiled_or_recorded_af
     assert len(graphs) == 600 and len(lengths) > 1
     assert set(graphs[KNOWN:]) == {len(lengths)}
     assert len(set(compiled[KNOWN:])) == 1
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_starts_that_soon_need_the_gpu_end_well(tmp_path):
+    """Their first step comes so early that the GPU's first use is still going on."""
+    fit = (sys.executable, "-m", TextClassifier.__module__.partition(".")[0], "fit")
+    flags = ("--config=configs/synthetic.yaml", "--model.network=tiny_encoder")
+    flags += ("--trainer.max_steps=1", "--model.compile=false")
+    for _ in range(3):
+        starts = [
+            subprocess.Popen(
+                [*fit, *flags],
+                env=os.environ | {"RUN_FOLDER": str(tmp_path / str(i))},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for i in range(6)
+        ]
+        ends = [start.communicate()[1] for start in starts]
+        assert not any(start.returncode for start in starts), ends
