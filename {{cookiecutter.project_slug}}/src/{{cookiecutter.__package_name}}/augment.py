@@ -6,7 +6,7 @@ Shapes: n images, c channels, h by w pixels.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -79,8 +79,10 @@ class Augmentation:
         """Return the augmentation for images that were already cropped and mirrored."""
         return replace(self, crop_padding=0, flip=False)
 
-    def __call__(self, batch: ImageBatch, uniforms: Uniforms, batch_size: int) -> ImageBatch:
-        """Augment one or several batches of `batch_size` images.
+    def __call__(
+        self, batch: ImageBatch, uniforms: Uniforms, batch_size: int, compiles: bool = False
+    ) -> ImageBatch:
+        """Augment one or several batches of `batch_size` images, if `compiles` in fewer kernels.
 
         An image's uniforms: 0 and 1 shift, 2 mirrors, 3 and 4 place the cutout, 5 to 9 mix. Of
         those for the changes in LATER, 10 flips, 11 rotates, 12 to 15 are for RandAugment or
@@ -90,12 +92,18 @@ class Augmentation:
             images = shift_and_flip(batch.images, uniforms(3), self.crop_padding, self.flip)
             batch = batch._replace(images=images)
         if any(getattr(self, name) for name in LATER):
-            batch = batch._replace(images=self._change(batch.images, uniforms(25)[:, 10:]))
+            change = self._compiled_change if compiles else self._change
+            batch = batch._replace(images=change(batch.images, uniforms(25)[:, 10:]))
         if self.cutout:
             batch = batch._replace(images=cut_out(batch.images, uniforms(5)[:, 3:], self.cutout))
         if self.mixup or self.cutmix:
             return mix(batch, uniforms(10)[:, 5:], batch_size, self.mixup, self.cutmix)
         return batch
+
+    @functools.cached_property
+    def _compiled_change(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The changes, compiled once for any number of images."""
+        return torch.compile(self._change, dynamic=True)
 
     def _change(self, images: Tensor, uniforms: Tensor) -> Tensor:
         """Apply the changes in LATER: `images` are uint8 (n, c, h, w), `uniforms` (n, 15)."""
