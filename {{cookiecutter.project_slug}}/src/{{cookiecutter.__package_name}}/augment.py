@@ -6,7 +6,7 @@ Shapes: n images, c channels, h by w pixels.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .engine import Uniforms, UserError
 from .engine.images.augmenting.colours import jitter, without_alpha
+from .engine.images.augmenting.compiled import compiled
 from .engine.images.augmenting.policies import (
     MOST_MAGNITUDE,
     rand_augment,
@@ -92,18 +93,13 @@ class Augmentation:
             images = shift_and_flip(batch.images, uniforms(3), self.crop_padding, self.flip)
             batch = batch._replace(images=images)
         if any(getattr(self, name) for name in LATER):
-            change = self._compiled_change if compiles else self._change
+            change = compiled(self._change) if compiles else self._change
             batch = batch._replace(images=change(batch.images, uniforms(25)[:, 10:]))
         if self.cutout:
             batch = batch._replace(images=cut_out(batch.images, uniforms(5)[:, 3:], self.cutout))
         if self.mixup or self.cutmix:
             return mix(batch, uniforms(10)[:, 5:], batch_size, self.mixup, self.cutmix)
         return batch
-
-    @functools.cached_property
-    def _compiled_change(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """The changes, compiled once for any number of images."""
-        return torch.compile(self._change, dynamic=True)
 
     def _change(self, images: Tensor, uniforms: Tensor) -> Tensor:
         """Apply the changes in LATER: `images` are uint8 (n, c, h, w), `uniforms` (n, 15)."""

@@ -4,13 +4,18 @@ import math
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torchvision.transforms.v2 import functional as F
 
 from {{ cookiecutter.__package_name }}.augment import Augmentation, erase
+from {{ cookiecutter.__package_name }}.engine import hardware
 from {{ cookiecutter.__package_name }}.engine.data import order
 from {{ cookiecutter.__package_name }}.engine.images.augmenting.colours import (
     histograms,
     jitter,
+)
+from {{ cookiecutter.__package_name }}.engine.images.augmenting.compiled import (
+    compiled,
 )
 from {{ cookiecutter.__package_name }}.engine.images.augmenting.policies import (
     MOST_MAGNITUDE,
@@ -164,8 +169,53 @@ def test_an_image_depends_only_on_its_own_numbers(name, channels):
     assert torch.equal(together, images) == (name in ("saturation", "hue") and channels in (1, 6))
 
 
+def assert_compiled_once_to_the_same_bits(device: str, channels: int, **settings: float) -> None:
+    change = Augmentation(**settings)._change
+    torch._dynamo.reset()
+    counters.clear()
+    for n in (40, 17, 300):
+        images = pictures(n, channels).to(device)
+        drawn = order.uniforms(0, n, torch.arange(n, device=device), 15)
+        assert torch.equal(compiled(change)(images, drawn), change(images, drawn))
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
+
+
+@pytest.mark.skipif(not hardware._has_compiler(), reason="needs a C compiler and Python's headers")
+def test_compiled_changes_give_the_same_bits():
+    changes = ("vertical_flip", "rotation", "brightness", "contrast", "saturation", "hue")
+    settings = {name: CHANGES[name] for name in (*changes, "erasing")}
+    assert_compiled_once_to_the_same_bits("cpu", 3, **settings)
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_gpu
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("other", ["randaugment", "trivialaugment"])
+def test_all_changes_give_the_same_bits_when_compiled_for_a_gpu(other, channels):
+    settings = {name: CHANGES[name] for name in CHANGES if name != other}
+    assert_compiled_once_to_the_same_bits("cuda", channels, **settings)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("compiles", [False, True])
+def test_changes_never_wait_for_the_gpu(compiles):
+    change = Augmentation(**CHANGES | {"trivialaugment": False})._change
+    change = compiled(change) if compiles else change
+    images, drawn = pictures(20).cuda(), torch.rand(20, 15, device="cuda")
+    change(images, drawn)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        change(images, drawn)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@needs_gpu
 @pytest.mark.parametrize("channels", [1, 3])
 def test_values_are_counted_on_a_gpu_as_on_the_cpu(channels):
     images = torch.randint(40, 200, (5, channels, 33, 47), dtype=torch.uint8)

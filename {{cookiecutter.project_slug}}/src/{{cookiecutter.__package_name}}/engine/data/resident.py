@@ -17,7 +17,7 @@ from .order import EpochPlan
 from .prefetch import prefetch
 from .rows import TensorRows
 
-AT_ONCE = 32 * 2**20  # bytes augmented together: launches are then too few to need compiling
+AT_ONCE = 32 * 2**20  # bytes augmented together, so that launches are few
 
 Augment = Callable[[Any, Uniforms], Any]
 
