@@ -1,6 +1,9 @@
 """Each augmentation does what torchvision's transform of the same name does."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -214,10 +217,35 @@ def test_changes_never_wait_for_the_gpu(compiles):
         torch.cuda.set_sync_debug_mode("default")
 
 
+COUNT = """
+import torch
+from {package}.engine.images.augmenting import colours, counting
+for channels in (1, 3, 4):
+    for size in ((33, 47), (8, 8), (1, 1)):
+        images = torch.randint(0, 256, (5, channels, *size), dtype=torch.uint8)
+        for same in (images, images.contiguous(memory_format=torch.channels_last), images.mT):
+            assert torch.equal(counting.count(same).long(), colours.histograms(same))
+print("as scatter_add counts")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton is for Linux")
+def test_the_kernel_counts_values_as_the_cpu_does():
+    code = COUNT.replace("{package}", order.__name__.split(".")[0])
+    interpreted = {"TRITON_INTERPRET": "1"}  # Triton's own reading of a kernel, without a GPU
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | interpreted, capture_output=True, text=True
+    )
+    assert done.stdout == "as scatter_add counts\n", done.stderr
+
+
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("channels", [1, 3])
 def test_values_are_counted_on_a_gpu_as_on_the_cpu(channels):
+    from {{ cookiecutter.__package_name }}.engine.images.augmenting import counting
+
     images = torch.randint(40, 200, (5, channels, 33, 47), dtype=torch.uint8)
     images = images.to(memory_format=torch.channels_last)
     assert torch.equal(histograms(images), histograms(images.cuda()).cpu())
+    assert torch.equal(histograms(images), counting.count(images.cuda()).cpu().long())
