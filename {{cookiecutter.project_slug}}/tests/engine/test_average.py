@@ -1,5 +1,6 @@
 """--model.ema: averages follow the formula, are validated, and change no training step."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import lightning as L
@@ -17,6 +18,7 @@ from {{ cookiecutter.__package_name }}.engine.model.average import (
 )
 
 DECAY, BATCHES = 0.8, 40
+KINDS = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 QUIET = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
 QUIET |= {"accelerator": "cpu", "enable_model_summary": False, "num_sanity_val_steps": 0}
 
@@ -128,8 +130,38 @@ def test_weights_of_any_layout_and_kind_are_averaged():
     before = [weight.detach().clone() for weight in task.parameters()]
     for weight in task.parameters():
         weight.data.mul_(3)
-    averaged.update()
+    averaged.step_ends()
+    averaged.settle()
     share = 9 / 11
     for weight, old in zip(task.parameters(), before, strict=True):
         expected = old + share * (weight.detach() - old)
         torch.testing.assert_close(averaged.averages[weight], expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_averages_that_lag_by_a_step_are_the_same_when_they_are_read(kind):
+    """As a step graph computes them; they are read after some of the steps."""
+    found = []
+    for lags in (False, True):
+        torch.manual_seed(0)
+        task = torch.nn.Linear(5, 3, device=kind)
+        task.device, averaged, read = torch.device(kind), WeightAverage(DECAY), []
+        averaged.on_train_start(SimpleNamespace(global_step=0), task)
+        averaged.on_train_batch_start(None, task, None, 0)
+        for step in range(12):
+            changes = [torch.randn_like(weight) for weight in task.parameters()]
+            with averaged.beside() if lags else nullcontext():
+                pass
+            for weight, change in zip(task.parameters(), changes, strict=True):
+                weight.data.add_(change)
+            averaged.step_ends()
+            if not lags or step in (3, 4, 11):
+                averaged.settle()
+                averaged.settle()
+            if step in (3, 4, 11):
+                read.append([average.clone() for average in averaged.averages.values()])
+                read[-1].append(averaged.updates.clone())
+        found.append(read)
+    for one, other in zip(*found, strict=True):
+        assert all(map(torch.equal, one, other))
+    assert int(found[0][-1][-1]) == 12

@@ -11,6 +11,7 @@ options and each shape of a batch gets its own: step_versions.py tells versions 
 import copy
 import random
 from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -258,25 +259,27 @@ class StepGraph(L.Callback):
     def _train_step(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], Any]:
         torch.clear_autocast_cache()  # it holds casts of the weights before the last step
         optimizer, parts = self.optimizer.optimizer, self.model.parts
-        if parts is None:
-            optimizer.zero_grad(set_to_none=True)
-        elif parts.begins:
-            parts.start()
-        loss, terms, outputs = self.model.train_step(self.model, batch)
-        if parts is None:
-            loss.backward()
-        else:
-            parts.buffer.expect()
-            parts.backward(parts.weigh(batch, outputs, loss, terms))
-            parts.finish()
+        average, begins = self.model.weight_average, parts is None or parts.begins
+        with average.beside() if average is not None and begins else nullcontext():
+            if parts is None:
+                optimizer.zero_grad(set_to_none=True)
+            elif parts.begins:
+                parts.start()
+            loss, terms, outputs = self.model.train_step(self.model, batch)
+            if parts is None:
+                loss.backward()
+            else:
+                parts.buffer.expect()
+                parts.backward(parts.weigh(batch, outputs, loss, terms))
+                parts.finish()
         if parts is None or parts.ends:
             trainer = self.model.trainer
             self.model.configure_gradient_clipping(
                 optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
             )
             optimizer.step()
-            if self.model.weight_average is not None:
-                self.model.weight_average.update()
+            if average is not None:
+                average.step_ends()
         return apply_to_collection((loss, terms, outputs), Tensor, Tensor.detach)
 
 

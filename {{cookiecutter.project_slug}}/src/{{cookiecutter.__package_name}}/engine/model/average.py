@@ -1,8 +1,11 @@
 """The exponential moving average (EMA) of the weights, which is evaluated and saved in their place.
 
-The update is part of the training step and waits for no device, so a CUDA graph can record it.
+The update is part of the training step and waits for no device, so a CUDA graph can record it. On a
+GPU it runs beside the next step's forward and backward pass, which leave the weights as they are.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -45,6 +48,9 @@ class WeightAverage(L.Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         pl_module.weight_average, self.step = self, trainer.global_step
         self.updates = torch.as_tensor(self.saved_updates).to(pl_module.device, copy=True)
+        self.due = torch.zeros_like(self.updates)  # 1 if the last step is not averaged yet
+        on_gpu = pl_module.device.type == "cuda"
+        self.stream = torch.cuda.Stream(pl_module.device) if on_gpu else None
         for name, weight in pl_module.named_parameters():
             if name in self.saved:
                 self._add(weight, self.saved[name])
@@ -58,16 +64,40 @@ class WeightAverage(L.Callback):
             if weight.requires_grad and weight not in self.averages:
                 self._add(weight, weight)
 
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """Average the last step's weights beside the block, which must not change them."""
+        if self.stream is None:
+            self._update()
+            yield
+            return
+        here = torch.cuda.current_stream()
+        self.stream.wait_stream(here)
+        with torch.cuda.stream(self.stream):
+            self._update()
+        yield
+        here.wait_stream(self.stream)
+
+    def step_ends(self) -> None:
+        """Note on the device that the optimizer has changed the weights."""
+        self.due.fill_(1)
+
+    def settle(self) -> None:
+        """Average the last step's weights now, if that is due."""
+        if self.averages:
+            self._update()
+            self.due.zero_()
+
     @torch.no_grad()
-    def update(self) -> None:
-        """Move the averages towards the weights, after an optimizer step.
+    def _update(self) -> None:
+        """Move the averages towards the weights if that is due, which only the device knows.
 
         average -= share * (average - weight) is what SGD computes with the weight, negated, as
         gradient, a weight decay of 1 and the share as learning rate. torch has it as one kernel
         for all weights that reads the share on the device; its lerps would need one for each.
         """
-        self.updates.add_(1)
-        share = (9 / (self.updates + 10)).clamp(min=1 - self.decay)
+        self.updates.add_(self.due)
+        share = (9 / (self.updates + 10)).clamp(min=1 - self.decay) * self.due
         pairs = [(average, weight.to(average.dtype)) for weight, average in self.averages.items()]
         plain = [pair for pair in pairs if _are_alike(*pair)]
         options: Any = {"momentum": 0.0, "dampening": 0.0, "nesterov": False}
@@ -83,10 +113,12 @@ class WeightAverage(L.Callback):
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if pl_module.step_graph is None and trainer.global_step > self.step:
-            self.update()
+            self.step_ends()
+            self.settle()
         self.step = trainer.global_step
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        self.settle()
         self.trained = {weight: weight.detach().clone() for weight in self.averages}
         self._set_weights(self.averages)
 
@@ -96,9 +128,11 @@ class WeightAverage(L.Callback):
         self.trained = None
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        self.settle()
         self._set_weights(self.averages)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self.settle()
         weights, trained = checkpoint["state_dict"], {}
         for name, weight in pl_module.named_parameters(remove_duplicate=False):  # tied ones too
             if weight in self.averages and name in weights:
