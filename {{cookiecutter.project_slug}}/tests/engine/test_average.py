@@ -1,6 +1,7 @@
 """--model.ema: averages follow the formula, are validated, and change no training step."""
 
 from contextlib import nullcontext
+from operator import attrgetter
 from types import SimpleNamespace
 
 import lightning as L
@@ -138,20 +139,22 @@ def test_weights_of_any_layout_and_kind_are_averaged():
         torch.testing.assert_close(averaged.averages[weight], expected)
 
 
+@pytest.mark.parametrize("changes_within", [None, "weight", "weight.data"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_averages_that_lag_by_a_step_are_the_same_when_they_are_read(kind):
-    """As a step graph computes them; they are read after some of the steps."""
+def test_averages_that_lag_by_a_step_are_the_same_when_they_are_read(kind, changes_within):
+    """As a step graph computes them, whether a forward pass only reads the weights or not."""
     found = []
     for lags in (False, True):
         torch.manual_seed(0)
-        task = torch.nn.Linear(5, 3, device=kind)
+        task = torch.nn.Linear(1000, 1000, device=kind)
         task.device, averaged, read = torch.device(kind), WeightAverage(DECAY), []
         averaged.on_train_start(SimpleNamespace(global_step=0), task)
         averaged.on_train_batch_start(None, task, None, 0)
         for step in range(12):
             changes = [torch.randn_like(weight) for weight in task.parameters()]
-            with averaged.beside() if lags else nullcontext():
-                pass
+            with averaged.beside() if lags else nullcontext(), torch.no_grad():
+                if changes_within:
+                    attrgetter(changes_within)(task).div_(task.weight.norm())
             for weight, change in zip(task.parameters(), changes, strict=True):
                 weight.data.add_(change)
             averaged.step_ends()
@@ -161,6 +164,7 @@ def test_averages_that_lag_by_a_step_are_the_same_when_they_are_read(kind):
             if step in (3, 4, 11):
                 read.append([average.clone() for average in averaged.averages.values()])
                 read[-1].append(averaged.updates.clone())
+        assert averaged.changed_within == bool(lags and changes_within)
         found.append(read)
     for one, other in zip(*found, strict=True):
         assert all(map(torch.equal, one, other))

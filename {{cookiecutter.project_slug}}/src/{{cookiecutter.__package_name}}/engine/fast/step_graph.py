@@ -240,6 +240,8 @@ class StepGraph(L.Callback):
             # thread_local: the loader's thread keeps copying during the capture
             how: Any = {"stream": self.stream, "capture_error_mode": "thread_local"}
             before, reason, drawn = torch.cuda.current_stream(), "", _random_state()
+            average = self.model.weight_average
+            known = average is not None and average.changed_within
             with isolate_rng(include_cuda=False):
                 try:
                     with torch.cuda.graph(graph, pool=self.pool, **how):
@@ -253,6 +255,8 @@ class StepGraph(L.Callback):
             if reason:
                 self._give_up(reason)
                 return None
+            if average is not None and average.changed_within != known:
+                return self._graph(batch, version)  # the average comes first now
             self.graphs[kind] = Recorded(graph, self.batches[shapes], results)
         return self.graphs[kind]
 

@@ -1,7 +1,7 @@
 """The exponential moving average (EMA) of the weights, which is evaluated and saved in their place.
 
 The update is part of the training step and waits for no device, so a CUDA graph can record it. On a
-GPU it runs beside the next step's forward and backward pass, which leave the weights as they are.
+GPU it runs beside the next step's forward and backward pass, unless these change weights.
 """
 
 from collections.abc import Iterator
@@ -35,6 +35,8 @@ class WeightAverage(L.Callback):
         self.trained: dict[nn.Parameter, Tensor] | None = None  # set while averages replace them
         self.saved: dict[str, Tensor] = {}  # averages in the checkpoint that fit resumes from
         self.saved_updates: Tensor | int = 0
+        self.began = False  # whether a step was computed since training started
+        self.changed_within = False  # whether a forward or backward pass has changed weights
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != "fit" or "averaging" not in checkpoint:
@@ -49,6 +51,7 @@ class WeightAverage(L.Callback):
         pl_module.weight_average, self.step = self, trainer.global_step
         self.updates = torch.as_tensor(self.saved_updates).to(pl_module.device, copy=True)
         self.due = torch.zeros_like(self.updates)  # 1 if the last step is not averaged yet
+        self.began = self.changed_within = False
         on_gpu = pl_module.device.type == "cuda"
         self.stream = torch.cuda.Stream(pl_module.device) if on_gpu else None
         for name, weight in pl_module.named_parameters():
@@ -66,17 +69,35 @@ class WeightAverage(L.Callback):
 
     @contextmanager
     def beside(self) -> Iterator[None]:
-        """Average the last step's weights beside the block, which must not change them."""
-        if self.stream is None:
+        """Average the last step's weights beside the block, or before it if it changes weights.
+
+        That it does is seen at its end: the first block of a training has nothing to average yet,
+        and a graph of such a block has to be recorded again.
+        """
+        before, here = self._versions(), None
+        if self.stream is None or self.changed_within:
             self._update()
-            yield
-            return
-        here = torch.cuda.current_stream()
-        self.stream.wait_stream(here)
-        with torch.cuda.stream(self.stream):
-            self._update()
+        else:
+            here = torch.cuda.current_stream()
+            self.stream.wait_stream(here)
+            with torch.cuda.stream(self.stream):
+                self._update()
         yield
-        here.wait_stream(self.stream)
+        if here is not None and self.stream is not None:
+            here.wait_stream(self.stream)
+        if before != self._versions():
+            self.changed_within = True
+        self.began = True
+
+    def _versions(self) -> list[int]:
+        """Return numbers that differ if weights were changed: for the first block, of their bits.
+
+        autograd counts changes, but not those of weight.data.
+        """
+        if self.began:
+            return [weight._version for weight in self.averages]
+        parts = [weight.detach().flatten().view(torch.uint8).sum() for weight in self.averages]
+        return torch.stack(parts).tolist() if parts else []
 
     def step_ends(self) -> None:
         """Note on the device that the optimizer has changed the weights."""
