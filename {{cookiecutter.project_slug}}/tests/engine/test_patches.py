@@ -66,10 +66,7 @@ ALLOWED = {
     "fast/installed_networks.py": {"_dynamo", "_is_compiling_flag"},
     "fast/gradients.py": {"_foreach_add_", "_foreach_copy_"},  # documented by torch
     "images/augmenting/compiled.py": {"_dynamo"},  # maybe_mark_dynamic is documented by torch
-    "model/average.py": {
-        "_fused_sgd_",
-        "_version",
-    },  # its optimizer and autograd have them
+    "model/average.py": {"_fused_sgd_", "_version"},  # of torch's optimizers and autograd
     "fast/sync_batch_norm.py": {"_functional_collectives"},
     "run/heartbeat.py": {"_current_frames"},  # documented by Python
     "fast/compile_messages.py": {"_inductor", "_logging"},
