@@ -139,7 +139,7 @@ EXCEPTIONS = {
         *(
             f"make bench WORKLOAD={name}"
             for name in (
-                *("accuracy", "resnet18-128", "resnet18-512"),
+                *("accuracy", "resnet18-128", "resnet18-512", "resnet18-extras"),
                 *("resnet50-jpeg", "resnet50-jpeg-4cores"),
                 *("bert-32", "bert-128", "bert-512", "bert-finetuning"),
                 *("vit-b-128", "gains", "timeline"),

@@ -116,9 +116,8 @@ class ImageData(ImageModule):
         sizes = batch_size, eval_batch_size, image_size, smallest_crop
         flip = self.augmentation.flip
         super().__init__(images, source, *sizes, flip, decoder, channels, sampler)
-        if self.are_files:  # they are cropped, and mirrored, when they are read
-            self.augmentation = self.augmentation.after_cropping()
 
     def augment(self, batch: ImageBatch, uniforms: Uniforms) -> ImageBatch:
-        """Return the augmented training images."""
-        return self.augmentation(batch, uniforms, self.batch_size, self.compiles)
+        """Return the augmented training images. Files were already cropped when they were read."""
+        augmentation = self.augmentation.after_cropping() if self.are_files else self.augmentation
+        return augmentation(batch, uniforms, self.batch_size, self.compiles)

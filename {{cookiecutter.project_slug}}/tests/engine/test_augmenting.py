@@ -173,10 +173,10 @@ def test_an_image_depends_only_on_its_own_numbers(name, channels):
 
 
 def assert_compiled_once_to_the_same_bits(device: str, channels: int, **settings: float) -> None:
-    change = Augmentation(**settings)._change
     torch._dynamo.reset()
     counters.clear()
     for n in (40, 17, 300):
+        change = Augmentation(**settings)._change
         images = pictures(n, channels).to(device)
         drawn = order.uniforms(0, n, torch.arange(n, device=device), 15)
         assert torch.equal(compiled(change)(images, drawn), change(images, drawn))

@@ -1,7 +1,8 @@
 """Changes of images, compiled: hundreds of kernels become about forty, with the same bits."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from types import MethodType
 from typing import Any
 
 import torch
@@ -14,10 +15,17 @@ Change = Callable[[Tensor, Tensor], Tensor]  # (images, uniforms) to images
 EXACT: dict[str, Any] = {"emulate_precision_casts": True, "eager_numerics.division_rounding": True}
 
 
+def compiled(change: Any) -> Change:
+    """Return a method compiled for any number of images, which come first in both tensors.
+
+    Equal objects share what was compiled.
+    """
+    return _compiled(change.__func__, change.__self__)
+
+
 @functools.cache
-def compiled(change: Change) -> Change:
-    """Return the change, compiled once for any number of images, which come first in tensors."""
-    faster = torch.compile(change, options=EXACT)
+def _compiled(function: Callable[..., Tensor], owner: Hashable) -> Change:
+    faster = torch.compile(MethodType(function, owner), options=EXACT)
 
     def of_any_number(images: Tensor, uniforms: Tensor) -> Tensor:
         for tensor in (images, uniforms):
