@@ -71,12 +71,6 @@ class Data(L.LightningDataModule):
         return decide(config, hardware.this_machine(), with_size(self.facts(), self.splits))
 
     @property
-    def compiles(self) -> bool:
-        """Whether the run compiles its steps on a GPU: then it is worth it for augmentation too."""
-        worth = self.decisions.compile.value not in (False, "eager-graph")
-        return worth and self._device().type == "cuda"
-
-    @property
     def batch_lengths(self) -> int:
         """The number of different lengths that training batches have."""
         lengths = as_rows(self.splits.train).lengths

@@ -10,6 +10,7 @@ from ..contract import Facts
 from ..data.classes import Sampler, check_sampler, class_counts, remarks_on, sample_weights
 from ..data.module import Data
 from ..errors import UserError
+from .augmenting.compiled import pays
 from .batch import ImageBatch
 from .checking.inspection import FAULTS
 from .reading.reader import FileRows, ReadConfig
@@ -34,6 +35,7 @@ class ImageModule(Data):
     """
 
     may_change: ClassVar[frozenset[str]] = frozenset({"decoder"})
+    compiles = False  # whether this run's augmentation is compiled
 
     def __init__(
         self,
@@ -101,7 +103,10 @@ class ImageModule(Data):
 
     def setup(self, stage: str) -> None:
         trainer = self.trainer
-        if self._later and stage == "fit" and trainer is not None and trainer.local_rank == 0:
+        if stage != "fit" or trainer is None:
+            return
+        self.compiles = pays(trainer, self)
+        if self._later and trainer.local_rank == 0:
             self._later.start()
 
     def transfer_batch_to_device(
