@@ -15,7 +15,10 @@ from {{ cookiecutter.__package_name }}.augment import Augmentation, erase
 from {{ cookiecutter.__package_name }}.engine import hardware
 from {{ cookiecutter.__package_name }}.engine.contract import Facts
 from {{ cookiecutter.__package_name }}.engine.data import order
-from {{ cookiecutter.__package_name }}.engine.decisions import AS_CONFIGURED, Decision
+from {{ cookiecutter.__package_name }}.engine.decisions import (
+    AS_CONFIGURED,
+    Decision,
+)
 from {{ cookiecutter.__package_name }}.engine.images.augmenting.colours import (
     histograms,
     jitter,
