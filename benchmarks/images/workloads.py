@@ -11,7 +11,8 @@ from workload import ON_SEVERAL, STEP_GRAPH, Row, Workload
 CLASSES = 10
 KERNELS = ("flash", "efficient", "math", "cudnn")  # of attention, in torch
 AVERAGED = {"model.ema": "0.999"}
-AUGMENTED = {  # all augmentations that can be combined
+AUGMENTED = {  # all augmentations that can be combined, compiled as in a long run
+    "data.compile_augmentation": "true",
     "data.vertical_flip": "true",
     "data.rotation": "15",
     "data.randaugment": "9",

@@ -87,6 +87,7 @@ class ImageData(ImageModule):
             TIFF or .npy files of a folder have. If unset, 3, or those of the images in memory.
         decoder: where a folder's JPEG files are decoded, cpu or gpu. If unset, gpu if there are too
             few cores and the GPU has JPEG engines.
+        compile_augmentation: whether compiled code augments images; unset: in long runs on a GPU.
         sampler: balanced draws each class as often as another, with replacement; unset: each image
             once in an epoch.
         check: whether a folder's files are checked now, before training, or later, while it runs.
@@ -106,6 +107,7 @@ class ImageData(ImageModule):
         channels: int | None = None,
         smallest_crop: float = 0.25,
         decoder: Literal["cpu", "gpu"] | None = None,
+        compile_augmentation: bool | None = None,
         sampler: Literal["balanced"] | None = None,
         check: Literal["now", "later"] = "now",
         **augmentation: Any,
@@ -115,7 +117,9 @@ class ImageData(ImageModule):
             images = load_source(SOURCES, source, options or {}, channels=channels)
         sizes = batch_size, eval_batch_size, image_size, smallest_crop
         flip = self.augmentation.flip
-        super().__init__(images, source, *sizes, flip, decoder, channels, sampler)
+        super().__init__(
+            images, source, *sizes, flip, decoder, channels, sampler, compile_augmentation
+        )
 
     def augment(self, batch: ImageBatch, uniforms: Uniforms) -> ImageBatch:
         """Return the augmented training images. Files were already cropped when they were read."""

@@ -4,7 +4,6 @@ import math
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,19 +12,13 @@ from torchvision.transforms.v2 import functional as F
 
 from {{ cookiecutter.__package_name }}.augment import Augmentation, erase
 from {{ cookiecutter.__package_name }}.engine import hardware
-from {{ cookiecutter.__package_name }}.engine.contract import Facts
 from {{ cookiecutter.__package_name }}.engine.data import order
-from {{ cookiecutter.__package_name }}.engine.decisions import (
-    AS_CONFIGURED,
-    Decision,
-)
 from {{ cookiecutter.__package_name }}.engine.images.augmenting.colours import (
     histograms,
     jitter,
 )
 from {{ cookiecutter.__package_name }}.engine.images.augmenting.compiled import (
     compiled,
-    pays,
 )
 from {{ cookiecutter.__package_name }}.engine.images.augmenting.policies import (
     MOST_MAGNITUDE,
@@ -195,31 +188,6 @@ def test_compiled_changes_give_the_same_bits():
     changes = ("vertical_flip", "rotation", "brightness", "contrast", "saturation", "hue")
     settings = {name: CHANGES[name] for name in (*changes, "erasing")}
     assert_compiled_once_to_the_same_bits("cpu", 3, **settings)
-
-
-@pytest.mark.parametrize(
-    ("mode", "why", "kind", "epochs", "expected"),
-    [
-        ("step-graph", "", "cuda", 200, True),
-        ("step-graph", "", "cuda", 100, False),
-        ("step-graph", AS_CONFIGURED, "cuda", 1, True),
-        ("step-graph", "", "cuda", -1, True),
-        ("eager-graph", "", "cuda", 200, False),
-        (False, AS_CONFIGURED, "cuda", 200, False),
-        ("default", AS_CONFIGURED, "cpu", 200, False),
-    ],
-)
-def test_changes_are_compiled_only_in_runs_of_which_it_saves_time(
-    mode, why, kind, epochs, expected
-):
-    """The images are those of CIFAR-10."""
-    facts = Facts("", {"train": 50_000}, "", shapes={"images": (3, 32, 32)})
-    decisions = SimpleNamespace(compile=Decision(mode, why))
-    data = SimpleNamespace(decisions=decisions, facts=lambda: facts, batch_size=64)
-    strategy = SimpleNamespace(root_device=torch.device(kind))
-    lengths = {"max_steps": -1, "max_epochs": epochs, "limit_train_batches": 1.0}
-    trainer = SimpleNamespace(strategy=strategy, world_size=1, **lengths)
-    assert pays(trainer, data) == expected
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -182,6 +182,7 @@ def test_a_run_from_files_on_an_h200():
         "data.workers": 15,
         "data.prefetch": 2,
         "data.decoder": "gpu",
+        "data.compile_augmentation": "none",
         "model.compile": "step-graph",
         "checkpoints.seconds": "adaptive",
         "tracking.wandb": "off",
@@ -212,6 +213,25 @@ def test_a_laptop_keeps_small_data_in_memory_and_compiles_nothing():
     assert found["data.decoder"] == "none"
     assert found["model.compile"] is False
     assert found["trainer.log_every_n_steps"] == 4  # the steps of an epoch
+
+
+@pytest.mark.parametrize(
+    ("expected", "machine", "settings"),
+    [
+        (True, H200, {"trainer__max_epochs": 200}),
+        (False, H200, {"trainer__max_epochs": 100}),
+        (True, H200, {"trainer__max_epochs": -1}),
+        (False, H200, {"trainer__max_epochs": 200, "model__compile": False}),
+        (False, H200, {"trainer__max_epochs": 200, "model__compile": "eager-graph"}),
+        (False, LAPTOP, {"trainer__max_epochs": 200}),
+        (True, LAPTOP, {"data__compile_augmentation": True}),
+        (False, H200, {"data__compile_augmentation": False, "trainer__max_epochs": 200}),
+    ],
+)
+def test_augmentation_is_compiled_in_runs_that_this_makes_shorter(expected, machine, settings):
+    facts = Facts("cifar10", {"train": 50_000}, "", "images", shapes={"images": (3, 32, 32)})
+    config = configured(**{"data__compile_augmentation": None} | settings)
+    assert decide(config, machine, facts).compile_augmentation.value is expected
 
 
 def test_every_decision_has_a_value_and_a_reason():

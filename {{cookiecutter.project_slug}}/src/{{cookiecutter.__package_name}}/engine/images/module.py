@@ -10,7 +10,6 @@ from ..contract import Facts
 from ..data.classes import Sampler, check_sampler, class_counts, remarks_on, sample_weights
 from ..data.module import Data
 from ..errors import UserError
-from .augmenting.compiled import pays
 from .batch import ImageBatch
 from .checking.inspection import FAULTS
 from .reading.reader import FileRows, ReadConfig
@@ -32,10 +31,10 @@ class ImageModule(Data):
         decoder: cpu or gpu, where a folder's JPEG files are decoded.
         channels: the number of channels; None for those that the source returned.
         sampler: balanced draws each class as often as another, with replacement.
+        compile_augmentation: whether compiled code augments images; None if that is to be decided.
     """
 
-    may_change: ClassVar[frozenset[str]] = frozenset({"decoder"})
-    compiles = False  # whether this run's augmentation is compiled
+    may_change: ClassVar[frozenset[str]] = frozenset({"decoder", "compile_augmentation"})
 
     def __init__(
         self,
@@ -49,8 +48,10 @@ class ImageModule(Data):
         decoder: Literal["cpu", "gpu"] | None,
         channels: int | None = None,
         sampler: Sampler = None,
+        compile_augmentation: bool | None = None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size)
+        self.compile_augmentation = compile_augmentation
         _check_size(image_size)
         source = with_channels(source, name, channels)
         self.num_channels = channels_of(source.train)
@@ -94,6 +95,12 @@ class ImageModule(Data):
         """Whether training reads, crops and mirrors files in each epoch."""
         return self.decisions.loader.value == "streaming"
 
+    @property
+    def compiles(self) -> bool:
+        """Whether compiled code augments images."""
+        asked, decided = self.compile_augmentation, self.decisions.compile_augmentation.value
+        return decided is True if asked is None else asked
+
     def facts(self) -> Facts:
         """Return the facts; of files that are checked while training, what is known by now."""
         if self._later is None:
@@ -103,10 +110,7 @@ class ImageModule(Data):
 
     def setup(self, stage: str) -> None:
         trainer = self.trainer
-        if stage != "fit" or trainer is None:
-            return
-        self.compiles = pays(trainer, self)
-        if self._later and trainer.local_rank == 0:
+        if self._later and stage == "fit" and trainer is not None and trainer.local_rank == 0:
             self._later.start()
 
     def transfer_batch_to_device(
