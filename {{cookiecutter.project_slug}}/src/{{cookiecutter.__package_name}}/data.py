@@ -87,10 +87,10 @@ class ImageData(ImageModule):
             TIFF or .npy files of a folder have. If unset, 3, or those of the images in memory.
         decoder: where a folder's JPEG files are decoded, cpu or gpu. If unset, gpu if there are too
             few cores and the GPU has JPEG engines.
-        compile_augmentation: whether compiled code augments images; unset: in long runs on a GPU.
         sampler: balanced draws each class as often as another, with replacement; unset: each image
             once in an epoch.
         check: whether a folder's files are checked now, before training, or later, while it runs.
+        compile_augmentation: whether compiled code augments images; unset: in long runs on a GPU.
         augmentation: the settings of Augmentation, in augment.py.
     """
 
@@ -107,9 +107,9 @@ class ImageData(ImageModule):
         channels: int | None = None,
         smallest_crop: float = 0.25,
         decoder: Literal["cpu", "gpu"] | None = None,
-        compile_augmentation: bool | None = None,
         sampler: Literal["balanced"] | None = None,
         check: Literal["now", "later"] = "now",
+        compile_augmentation: bool | None = None,
         **augmentation: Any,
     ) -> None:
         self.augmentation = Augmentation(**augmentation)
