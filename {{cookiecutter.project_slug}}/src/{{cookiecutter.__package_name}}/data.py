@@ -90,7 +90,8 @@ class ImageData(ImageModule):
         sampler: balanced draws each class as often as another, with replacement; unset: each image
             once in an epoch.
         check: whether a folder's files are checked now, before training, or later, while it runs.
-        compile_augmentation: whether compiled code augments images; unset: in long runs on a GPU.
+        compile_augmentation: whether compiled code augments images that are kept in GPU memory;
+            unset: in long runs.
         augmentation: the settings of Augmentation, in augment.py.
     """
 

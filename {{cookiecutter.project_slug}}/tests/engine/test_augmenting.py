@@ -1,5 +1,6 @@
 """Each augmentation does what torchvision's transform of the same name does."""
 
+import json
 import math
 import os
 import subprocess
@@ -180,6 +181,7 @@ def assert_compiled_once_to_the_same_bits(device: str, channels: int, **settings
         images = pictures(n, channels).to(device)
         drawn = order.uniforms(0, n, torch.arange(n, device=device), 15)
         assert torch.equal(compiled(change)(images, drawn), change(images, drawn))
+        assert compiled(change) is compiled(Augmentation(**settings)._change)
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
 
 
@@ -188,6 +190,15 @@ def test_compiled_changes_give_the_same_bits():
     changes = ("vertical_flip", "rotation", "brightness", "contrast", "saturation", "hue")
     settings = {name: CHANGES[name] for name in (*changes, "erasing")}
     assert_compiled_once_to_the_same_bits("cpu", 3, **settings)
+
+
+def test_on_a_cpu_nothing_is_compiled(call, tmp_path):
+    """Code for a CPU would not compile: torch 2.11 writes C++ that no compiler takes."""
+    flags = ("--data.compile_augmentation=true", "--data.randaugment=9", "--trainer.max_steps=2")
+    short = ("--config=configs/digits.yaml", "--trainer.accelerator=cpu", *flags)
+    assert call("fit", *short, folder=tmp_path) == 0
+    decisions = json.loads((tmp_path / "run.json").read_text())["decisions"]
+    assert decisions["data.compile_augmentation"] == {"value": False, "why": "no GPU"}
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -224,12 +224,15 @@ def test_a_laptop_keeps_small_data_in_memory_and_compiles_nothing():
         (False, H200, {"trainer__max_epochs": 200, "model__compile": False}),
         (False, H200, {"trainer__max_epochs": 200, "model__compile": "eager-graph"}),
         (False, LAPTOP, {"trainer__max_epochs": 200}),
-        (True, LAPTOP, {"data__compile_augmentation": True}),
+        (True, H200, {"data__compile_augmentation": True}),
+        (False, LAPTOP, {"data__compile_augmentation": True}),
+        (False, H200, {"data__compile_augmentation": True, "data__loader": "mapped"}),
         (False, H200, {"data__compile_augmentation": False, "trainer__max_epochs": 200}),
     ],
 )
 def test_augmentation_is_compiled_in_runs_that_this_makes_shorter(expected, machine, settings):
-    facts = Facts("cifar10", {"train": 50_000}, "", "images", shapes={"images": (3, 32, 32)})
+    images = {"unit": "images", "shapes": {"images": (3, 32, 32)}, "nbytes": 154_000_000}
+    facts = Facts("cifar10", {"train": 50_000}, "", **images)
     config = configured(**{"data__compile_augmentation": None} | settings)
     assert decide(config, machine, facts).compile_augmentation.value is expected
 

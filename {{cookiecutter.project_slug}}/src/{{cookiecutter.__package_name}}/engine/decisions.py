@@ -23,7 +23,7 @@ Config = Mapping[str, Any]
 # ResNet-50, and saves 3 and 16 ms per step. It pays off after about this many steps.
 MIN_STEPS_TO_COMPILE = 3000
 
-# Compiling what changes images takes 15 s there, or 5 s again later, and saves 0.3 s for each GB.
+# There, compiling what changes images takes 15 s, or 5 s again later, and saves 0.3 s for each GB.
 GB_TO_COMPILE_FOR = 30
 
 # The whole step as one CUDA graph: compiled, or of the kernels that run without compiling.
@@ -306,7 +306,9 @@ def decide(
         **loading,
         decoder=_decoder(asked, machine, layout, decodes and facts.nbytes is None),
         compile=compiled,
-        compile_augmentation=_compile_augmentation(asked, kind, compiled, facts, rows),
+        compile_augmentation=_compile_augmentation(
+            asked, kind, loading["loader"], compiled, facts, rows
+        ),
         log_every_n_steps=_log_interval(asked, batches // accumulate.value),
         checkpoint_seconds=asked("checkpoint_seconds") or saving,
         wandb=wandb,
@@ -418,20 +420,30 @@ def _decoder(asked: _Asked, machine: Machine, layout: Layout, decodes: bool) -> 
 
 
 def _compile_augmentation(
-    asked: _Asked, accelerator: str, compiled: Decision, facts: Facts, rows: float
+    asked: _Asked,
+    accelerator: str,
+    loader: Decision,
+    compiled: Decision,
+    facts: Facts,
+    rows: float,
 ) -> Decision:
-    """Return whether images, which are uint8, are augmented by compiled code."""
+    """Return whether compiled code augments this number of rows, whose values are bytes."""
     if "compile_augmentation" not in (asked.config.get("data") or {}):
         return Decision("none", "no such setting")
+    if accelerator != "cuda":
+        return Decision(False, "no GPU")
+    # Other loaders augment in a thread. torch's settings for compiling are those of all threads:
+    # the step, compiled at the same time, might get those of the augmentation.
+    if loader.value != "resident":
+        return Decision(False, f"a thread of the {loader.value} loader can't compile")
     if (found := asked("compile_augmentation")) is not None:
         return found
-    if accelerator != "cuda" or compiled.value in (False, "eager-graph"):
-        return Decision(False, "the steps are not compiled on a GPU")
+    if compiled.value in (False, "eager-graph"):
+        return Decision(False, "the steps are not compiled")
     gigabytes = rows * sum(map(math.prod, facts.shapes.values())) / 1e9
-    if gigabytes < GB_TO_COMPILE_FOR:
-        amount = f"{gigabytes:,.1f} GB of {facts.unit}"
-        return Decision(False, f"{amount}; compiling pays off after {GB_TO_COMPILE_FOR}")
-    return Decision(True, f"{GB_TO_COMPILE_FOR} GB of {facts.unit} or more")
+    pays = gigabytes >= GB_TO_COMPILE_FOR
+    few = f"{gigabytes:,.1f} GB of {facts.unit}; compiling pays off after {GB_TO_COMPILE_FOR}"
+    return Decision(pays, f"{GB_TO_COMPILE_FOR} GB of {facts.unit} or more" if pays else few)
 
 
 def _log_interval(asked: _Asked, steps_an_epoch: int) -> Decision:

@@ -98,8 +98,11 @@ class ImageModule(Data):
     @property
     def compiles(self) -> bool:
         """Whether compiled code augments images."""
-        asked, decided = self.compile_augmentation, self.decisions.compile_augmentation.value
-        return decided is True if asked is None else asked
+        decided, loader = self.decisions.compile_augmentation.value, self.decisions.loader.value
+        if decided != "none":
+            return decided
+        on_gpu = self._device().type == "cuda"  # without a command line
+        return bool(self.compile_augmentation) and on_gpu and loader == "resident"
 
     def facts(self) -> Facts:
         """Return the facts; of files that are checked while training, what is known by now."""
