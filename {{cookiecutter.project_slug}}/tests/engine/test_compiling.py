@@ -319,6 +319,31 @@ def test_a_step_has_a_version_for_each_set_of_values_that_its_code_reads():
     assert task.layer.num_batches_tracked == 0, "asking has computed the step"
 
 
+def test_what_is_asked_leaves_torchs_limit_of_versions_to_the_step():
+    compiled: list[Any] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    step = torch.compile(switching_step, backend=backend, dynamic=False)
+    task, versions = Switching(), StepVersions(switching_step)
+    limit = torch._dynamo.config.recompile_limit
+    for version in range(limit):
+        task.factor = 1.5 + version
+        step(task, torch.ones(2, 3))
+        assert versions.of(task, torch.ones(2, 3)) == version and len(compiled) == version + 1
+    task.factor = 0.5
+    assert versions.of(task, torch.ones(2, 3)) is None and "limit" in versions.problem
+
+
+def test_without_torch_compile_there_are_no_versions(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda step, **_: step)
+    task, versions = Switching(), StepVersions(switching_step)
+    assert versions.of(task, torch.ones(2, 3)) is None and "turned off" in versions.problem
+
+
 class Factor(nn.Linear):
     """A student's layer in an installed network."""
 

@@ -8,6 +8,7 @@ packages are known by their settings instead: installed_networks.py.
 
 import random
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ class StepVersions:
     torch.compile, it depends on more than torch's limit of 8 sets of values, or on chance.
     """
 
-    def __init__(self, step: Callable[[Any, Any], Any]) -> None:
+    def __init__(self, step: FunctionType) -> None:
         self.count, self.version, self.problem = 0, -1, ""
         self.step = step
         self.traced: Callable[[Any, Any], Any] | None = None  # None: not asked yet
@@ -53,11 +54,15 @@ class StepVersions:
     def _ask(self, task: Any, batch: Any) -> int | None:
         how: Any = {"backend": self._backend, "fullgraph": True, "dynamic": False}
         if self.traced is None:
-            self.traced = torch.compile(self.step, **how)
+            self.traced = torch.compile(_copy(self.step), **how)
         settings, drawn = self.installed.settings(), random.getstate()
         before = [(vars(module), vars(module).copy()) for module in self.installed.followed]
+        self.version = -1
         with self.installed.opaque():
             self.traced(task, batch)
+        if self.version < 0:
+            self.problem = "torch.compile is turned off"
+            return None
         changed = [places for places in before if differ(*places)]
         for attributes, unchanged in changed:
             attributes.clear()
@@ -82,3 +87,15 @@ class StepVersions:
             return nothing
 
         return note
+
+
+def _copy(step: FunctionType) -> FunctionType:
+    """Return the function with code of its own.
+
+    torch limits the versions of each code, and reports all but the first. So what is asked here
+    counts apart from what is computed.
+    """
+    code, name = step.__code__.replace(), step.__name__
+    copy = FunctionType(code, step.__globals__, name, step.__defaults__, step.__closure__)
+    copy.__kwdefaults__ = step.__kwdefaults__
+    return copy
