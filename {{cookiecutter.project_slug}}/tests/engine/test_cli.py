@@ -243,7 +243,8 @@ def test_torchmetrics_is_imported_when_more_than_lightning_needs_is_used():
         import torchmetrics
         assert type(torchmetrics) is Later and "torchmetrics.functional" not in sys.modules
         assert torchmetrics.Metric is Metric and not hasattr(torchmetrics, "__wrapped__")
-        assert torchmetrics.__version__[0].isdigit() and type(torchmetrics) is Later
+        assert torchmetrics.__version__[0].isdigit() and not hasattr(torchmetrics, "of_nobody")
+        assert type(torchmetrics) is Later
         assert issubclass(torchmetrics.MeanMetric, Metric) and type(torchmetrics) is not Later
         import_later()
         assert torchmetrics is sys.modules["torchmetrics"] and torchmetrics.functional.accuracy

@@ -24,14 +24,15 @@ class Later(ModuleType):
     _logger = getLogger(TORCHMETRICS)  # which its utilities log with
 
     __version__: str
+    names: frozenset[str]  # that occur in its code
     loading = False
 
     def __getattr__(self, name: str) -> Any:
         if name in ALONE:
             import_module(f"{TORCHMETRICS}.utilities")  # first: each of the two imports the other
             return getattr(import_module(f"{TORCHMETRICS}.{ALONE[name]}"), name)
-        # Those who look at all modules ask for other names that begin so.
-        if name.startswith("__") and name != "__all__":
+        # pickle and others that search all modules ask for names that it does not have.
+        if name not in self.names:
             raise AttributeError(name)
         with LOCK:
             if type(self) is Later:
@@ -54,5 +55,7 @@ def import_later() -> None:
     module = Later(TORCHMETRICS)
     module.__spec__, module.__loader__, module.__file__ = spec, spec.loader, spec.origin
     module.__version__ = version(TORCHMETRICS)
+    code = spec.loader.get_code(TORCHMETRICS)  # type: ignore[union-attr]
+    module.names = frozenset(part for name in code.co_names for part in name.split("."))
     module.__package__, module.__path__ = TORCHMETRICS, spec.submodule_search_locations or []
     sys.modules[TORCHMETRICS] = module
