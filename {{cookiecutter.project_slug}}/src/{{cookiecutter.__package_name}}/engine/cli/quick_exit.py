@@ -16,6 +16,9 @@ class QuickExit:
 
     def __call__(self, status: int) -> NoReturn:
         self.status = status
+        # torch waits for its compilers to end: they end by themselves when this process has.
+        if compilers := sys.modules.get("torch._inductor.async_compile"):
+            atexit.unregister(compilers.shutdown_compile_workers)
         raise SystemExit(status)
 
     def _end(self) -> None:
