@@ -1,7 +1,7 @@
 """Begin to use the GPU while the program still reads its data and builds its network.
 
-The first use of a GPU takes a second: the driver sets it up for this process, and cuBLAS is loaded.
-A thread does that beside the work of the CPU, which leaves Python's lock there.
+The driver takes about half a second to set up a GPU for this process. A thread waits for that,
+without Python's lock, beside the work of the CPU.
 """
 
 from collections.abc import Callable
@@ -24,5 +24,5 @@ def use_soon(device: torch.device) -> Callable[[], None]:
 
 
 def _use(device: torch.device) -> None:
-    with suppress(RuntimeError, AssertionError), torch.cuda.device(device):
-        torch.cuda.current_blas_handle()
+    with suppress(RuntimeError, AssertionError):
+        torch.cuda.synchronize(device)
