@@ -45,6 +45,15 @@ def test_the_first_use_of_a_gpu_goes_on_beside_until_it_is_awaited(monkeypatch):
     assert ended.is_set()
 
 
+def test_the_first_use_computes_tritons_hash_which_torch_compile_asks_for():
+    compat = pytest.importorskip("torch._inductor.runtime.triton_compat")
+    key = pytest.importorskip("triton.runtime.cache").triton_key
+    key.cache_clear()
+    first_use._use(torch.device("cuda", 0))
+    assert key.cache_info().misses == 1
+    assert compat.triton_key() and key.cache_info().misses == 1
+
+
 def test_a_run_waits_for_the_first_use_of_its_gpu_before_training(call, monkeypatch):
     order = []
     monkeypatch.setattr(Training, "_use_gpu_soon", lambda *_: lambda: order.append("is over"))

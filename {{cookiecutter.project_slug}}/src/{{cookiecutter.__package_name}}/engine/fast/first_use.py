@@ -1,7 +1,7 @@
 """Begin to use the GPU while the program still reads its data and builds its network.
 
-The driver takes about half a second to set up a GPU for this process. A thread waits for that,
-without Python's lock, beside the work of the CPU.
+A thread waits, without Python's lock, for the driver to set up the GPU for this process, and for
+Triton's hash of its own library of some hundred MB, which torch.compile needs.
 """
 
 from collections.abc import Callable
@@ -26,3 +26,7 @@ def use_soon(device: torch.device) -> Callable[[], None]:
 def _use(device: torch.device) -> None:
     with suppress(RuntimeError, AssertionError):
         torch.cuda.synchronize(device)
+    with suppress(ImportError):  # without Triton, or with another version
+        from triton.runtime.cache import triton_key
+
+        triton_key()  # which keeps it
