@@ -25,7 +25,7 @@ class StepVersions:
     torch.compile, it depends on more than torch's limit of 8 sets of values, or on chance.
     """
 
-    def __init__(self, step: FunctionType) -> None:
+    def __init__(self, step: Callable[[Any, Any], Any]) -> None:
         self.count, self.version, self.problem = 0, -1, ""
         self.step = step
         self.traced: Callable[[Any, Any], Any] | None = None  # None: not asked yet
@@ -89,8 +89,8 @@ class StepVersions:
         return note
 
 
-def _copy(step: FunctionType) -> FunctionType:
-    """Return the function with code of its own.
+def _copy(step: Any) -> FunctionType:
+    """Return a function with code of its own.
 
     torch limits the versions of each code, and reports all but the first. So what is asked here
     counts apart from what is computed.
