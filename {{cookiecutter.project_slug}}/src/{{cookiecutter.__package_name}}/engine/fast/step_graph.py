@@ -263,8 +263,9 @@ class StepGraph(L.Callback):
     def _train_step(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], Any]:
         torch.clear_autocast_cache()  # it holds casts of the weights before the last step
         optimizer, parts = self.optimizer.optimizer, self.model.parts
-        average, begins = self.model.weight_average, parts is None or parts.begins
-        with average.beside() if average is not None and begins else nullcontext():
+        average = self.model.weight_average
+        begins, ends = parts is None or parts.begins, parts is None or parts.ends
+        with average.beside(ends) if average is not None and begins else nullcontext():
             if parts is None:
                 optimizer.zero_grad(set_to_none=True)
             elif parts.begins:
@@ -276,13 +277,13 @@ class StepGraph(L.Callback):
                 parts.buffer.expect()
                 parts.backward(parts.weigh(batch, outputs, loss, terms))
                 parts.finish()
-        if parts is None or parts.ends:
+        if ends:
             trainer = self.model.trainer
             self.model.configure_gradient_clipping(
                 optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
             )
             optimizer.step()
-            if average is not None:
+            if average is not None and not begins:
                 average.step_ends()
         return apply_to_collection((loss, terms, outputs), Tensor, Tensor.detach)
 

@@ -68,20 +68,23 @@ class WeightAverage(L.Callback):
                 self._add(weight, weight)
 
     @contextmanager
-    def beside(self) -> Iterator[None]:
+    def beside(self, ends: bool) -> Iterator[None]:
         """Average the last step's weights beside the block, or before it if it changes weights.
 
         That it does is seen at its end: the first block of a training has nothing to average yet,
-        and a graph of such a block has to be recorded again.
+        and a graph of such a block has to be recorded again. `ends` tells whether the optimizer
+        changes the weights next.
         """
         before, here = self._versions(), None
         if self.stream is None or self.changed_within:
             self._update()
+            self.due.fill_(ends)
         else:
             here = torch.cuda.current_stream()
             self.stream.wait_stream(here)
             with torch.cuda.stream(self.stream):
                 self._update()
+                self.due.fill_(ends)
         yield
         if here is not None and self.stream is not None:
             here.wait_stream(self.stream)
