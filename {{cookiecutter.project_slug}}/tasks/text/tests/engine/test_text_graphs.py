@@ -72,3 +72,4 @@ def test_starts_that_soon_need_the_gpu_end_well(tmp_path):
         ]
         ends = [start.communicate()[1] for start in starts]
         assert not any(start.returncode for start in starts), ends
+        assert "UserWarning" not in "".join(ends)
