@@ -119,12 +119,10 @@ class WeightAverage(L.Callback):
         average -= share * (average - weight) is what SGD computes with the weight, negated, as
         gradient, a weight decay of 1 and the share as learning rate. torch has it as one kernel
         for all weights that reads the share on the device; its lerps would need one for each.
-        The last weights come first: the optimizer's step has left them in the GPU's cache.
         """
         self.updates.add_(self.due)
         share = (9 / (self.updates + 10)).clamp(min=1 - self.decay) * self.due
-        last_first = reversed(self.averages.items())
-        pairs = [(average, weight.to(average.dtype)) for weight, average in last_first]
+        pairs = [(average, weight.to(average.dtype)) for weight, average in self.averages.items()]
         plain = [pair for pair in pairs if _are_alike(*pair)]
         options: Any = {"momentum": 0.0, "dampening": 0.0, "nesterov": False}
         options |= {"maximize": True, "is_first_step": False}
