@@ -3,6 +3,7 @@
 import copy
 import inspect
 import json
+import logging
 import os
 import random
 from collections import Counter
@@ -338,10 +339,34 @@ def test_what_is_asked_leaves_torchs_limit_of_versions_to_the_step():
     assert versions.of(task, torch.ones(2, 3)) is None and "limit" in versions.problem
 
 
+def test_each_training_has_torchs_limit_of_versions_to_itself():
+    torch.compiler.reset()
+    for _ in range(torch._dynamo.config.recompile_limit + 1):
+        assert StepVersions(switching_step).of(Switching(), torch.ones(2, 3)) == 0
+
+
+def test_a_first_question_is_reported_as_no_recompilation():
+    reported: list[logging.LogRecord] = []
+    log, keep = logging.getLogger("torch._dynamo.guards.__recompiles"), reported.append
+    torch.compiler.reset()
+    torch._logging.set_logs(recompiles=True)
+    log.addFilter(keep)
+    try:
+        task, versions = Switching(), StepVersions(switching_step)
+        torch.compile(switching_step, backend="eager")(task, torch.ones(2, 3))
+        assert versions.of(task, torch.ones(2, 3)) == 0 and not reported
+        task.factor = 2.0
+        assert versions.of(task, torch.ones(2, 3)) == 1 and reported
+    finally:
+        log.removeFilter(keep)
+        torch._logging.set_logs()
+
+
 def test_without_torch_compile_there_are_no_versions(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda step, **_: step)
     task, versions = Switching(), StepVersions(switching_step)
     assert versions.of(task, torch.ones(2, 3)) is None and "turned off" in versions.problem
+    assert task.layer.num_batches_tracked == 0, "asking has computed the step"
 
 
 class Factor(nn.Linear):

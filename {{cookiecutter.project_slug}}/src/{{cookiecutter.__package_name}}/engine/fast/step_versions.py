@@ -54,15 +54,11 @@ class StepVersions:
     def _ask(self, task: Any, batch: Any) -> int | None:
         how: Any = {"backend": self._backend, "fullgraph": True, "dynamic": False}
         if self.traced is None:
-            self.traced = torch.compile(_copy(self.step), **how)
+            self.traced = torch.compile(_question(self.step), **how)
         settings, drawn = self.installed.settings(), random.getstate()
         before = [(vars(module), vars(module).copy()) for module in self.installed.followed]
-        self.version = -1
         with self.installed.opaque():
             self.traced(task, batch)
-        if self.version < 0:
-            self.problem = "torch.compile is turned off"
-            return None
         changed = [places for places in before if differ(*places)]
         for attributes, unchanged in changed:
             attributes.clear()
@@ -89,13 +85,17 @@ class StepVersions:
         return note
 
 
-def _copy(step: Any) -> FunctionType:
-    """Return a function with code of its own.
+def _question(step: Callable[[Any, Any], Any]) -> FunctionType:
+    """Return a function that torch.compile follows into the step, and that can't compute it.
 
-    torch limits the versions of each code, and reports all but the first. So what is asked here
-    counts apart from what is computed.
+    It has code of its own: torch limits the versions of each code, and reports all but the first.
+    So what is asked counts apart from what is computed.
     """
-    code, name = step.__code__.replace(), step.__name__
-    copy = FunctionType(code, step.__globals__, name, step.__defaults__, step.__closure__)
-    copy.__kwdefaults__ = step.__kwdefaults__
-    return copy
+
+    def question(task: Any, batch: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            raise RuntimeError("torch.compile is turned off")
+        return step(task, batch)
+
+    code, closure = question.__code__.replace(), question.__closure__
+    return FunctionType(code, globals(), question.__name__, None, closure)

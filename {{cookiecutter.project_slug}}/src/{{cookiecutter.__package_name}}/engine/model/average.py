@@ -75,19 +75,15 @@ class WeightAverage(L.Callback):
         and a graph of such a block has to be recorded again. `ends` tells whether the optimizer
         changes the weights next.
         """
-        before, here = self._versions(), None
-        if self.stream is None or self.changed_within:
+        before, beside = self._versions(), None if self.changed_within else self.stream
+        if beside is not None:
+            beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):  # None: the current one
             self._update()
             self.due.fill_(ends)
-        else:
-            here = torch.cuda.current_stream()
-            self.stream.wait_stream(here)
-            with torch.cuda.stream(self.stream):
-                self._update()
-                self.due.fill_(ends)
         yield
-        if here is not None and self.stream is not None:
-            here.wait_stream(self.stream)
+        if beside is not None:
+            torch.cuda.current_stream().wait_stream(beside)
         if before != self._versions():
             self.changed_within = True
         self.began = True
