@@ -294,17 +294,21 @@ def test_a_run_on_another_disk_is_found_again(trained, tmp_path, monkeypatch):
     assert find_run(root, "latest") == older
 
 
-def test_the_program_does_not_wait_for_torchs_compilers_which_end_after_it():
+@pytest.mark.parametrize(("status", "said"), [(0, "run"), (130, "run, waits")])
+def test_only_a_program_that_fails_waits_for_torchs_compilers(status, said):
     """They hold its output, so that by_python returns when they have ended."""
-    done = by_python("""
+    done = by_python(
+        f"status = {status}"
+        + """
 from {package}.engine.cli.quick_exit import QuickExit
 end = QuickExit()
 import torch._inductor.async_compile as compilers
 compilers.config.compile_threads = 2
 compilers.AsyncCompile.warm_pool()
 process = compilers.AsyncCompile.process_pool().process
-process.wait = lambda *_: print("waits")
-print("runs" if process.poll() is None else process.returncode)
-end(7)
-""")
-    assert (done.returncode, done.stdout, done.stderr) == (7, "runs\n", "")
+process.wait = lambda *_: print(", waits", end="")
+print("run" if process.poll() is None else process.returncode, end="")
+end(status)
+"""
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (status, said, "")

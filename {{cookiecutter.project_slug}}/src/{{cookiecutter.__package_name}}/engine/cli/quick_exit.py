@@ -16,8 +16,10 @@ class QuickExit:
 
     def __call__(self, status: int) -> NoReturn:
         self.status = status
-        # torch waits for its compilers to end: they end by themselves when this process has.
-        if compilers := sys.modules.get("torch._inductor.async_compile"):
+        # torch waits a second for its compilers. After a success they have no work left, and end by
+        # themselves when this process has. If it was interrupted, they would go on without it.
+        compilers = sys.modules.get("torch._inductor.async_compile")
+        if compilers and not status:
             atexit.unregister(compilers.shutdown_compile_workers)
         raise SystemExit(status)
 
