@@ -59,17 +59,17 @@ def test_starts_that_soon_need_the_gpu_end_well(tmp_path):
     fit = (sys.executable, "-m", TextClassifier.__module__.partition(".")[0], "fit")
     flags = ("--config=configs/synthetic.yaml", "--model.network=tiny_encoder")
     flags += ("--trainer.max_steps=1", "--model.compile=false")
-    for _ in range(3):
-        starts = [
-            subprocess.Popen(
-                [*fit, *flags],
-                env=os.environ | {"RUN_FOLDER": str(tmp_path / str(i))},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for i in range(6)
-        ]
-        ends = [start.communicate()[1] for start in starts]
-        assert not any(start.returncode for start in starts), ends
-        assert "UserWarning" not in "".join(ends)
+    for trial in range(3):
+        folders = [tmp_path / f"{trial} {i}" for i in range(6)]
+        starts, outputs = list[subprocess.Popen](), [folder / "output.txt" for folder in folders]
+        for folder, output in zip(folders, outputs, strict=True):
+            folder.mkdir()
+            settings = os.environ | {"RUN_FOLDER": str(folder / "run")}
+            with output.open("w") as file:
+                starts.append(
+                    subprocess.Popen([*fit, *flags], env=settings, stdout=file, stderr=file)
+                )
+        failed = [start.wait() for start in starts]
+        said = "".join(output.read_text() for output in outputs)
+        assert not any(failed), said
+        assert "UserWarning" not in said
