@@ -117,18 +117,14 @@ class StepGraph(L.Callback):
 
     def step(self, batch: Any) -> Tensor:
         """Train on a batch and return its loss."""
-        parts = self.model.parts
-        ends = parts is None or parts.ends
+        parts, average = self.model.parts, self.model.weight_average
+        begins, ends = parts is None or parts.begins, parts is None or parts.ends
         if ends:
             for count in self.counts:
                 count.increment_ready()
-        if not self.compiled and (parts is None or parts.begins):
-            self._time_eager_steps()
-        is_early = self.steps < EAGER_STEPS or not self.pays
-        version = None if is_early else self._number_of_version(batch)
-        if not self.prepared and version is not None and (parts is None or parts.begins):
-            self._prepare_lengths(version)
-        recorded = None if version is None else self._graph(batch, version)
+        recorded = self._recorded(batch, begins)
+        if average is not None and begins:
+            average.prepare()
         if recorded is None:
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
@@ -137,15 +133,31 @@ class StepGraph(L.Callback):
         else:
             loss, terms, outputs = recorded.replay(batch)
         if ends:
-            self.steps += 1
-            for count in self.counts:
-                count.increment_completed()
-            if parts is None and self.model.logs(self.model.global_step):
-                terms = {name: term.clone() for name, term in terms.items()}
-                self.model.log_step(batch, outputs, loss.clone(), terms)
-            for schedule in self.model.trainer.lr_scheduler_configs:
-                schedule.scheduler.step()
+            self._end_step(batch, outputs, loss, terms)
         return loss
+
+    def _recorded(self, batch: Any, begins: bool) -> "Recorded | None":
+        """Return the graph for this batch; None if it is early, or there can be none."""
+        if begins and not self.compiled:
+            self._time_eager_steps()
+        if self.steps < EAGER_STEPS or not self.pays:
+            return None
+        version = self._number_of_version(batch)
+        if begins and not self.prepared and version is not None:
+            self._prepare_lengths(version)
+        return None if version is None else self._graph(batch, version)
+
+    def _end_step(self, batch: Any, outputs: Any, loss: Tensor, terms: dict[str, Tensor]) -> None:
+        if self.model.weight_average is not None:
+            self.model.weight_average.step_ends()
+        self.steps += 1
+        for count in self.counts:
+            count.increment_completed()
+        if self.model.parts is None and self.model.logs(self.model.global_step):
+            terms = {name: term.clone() for name, term in terms.items()}
+            self.model.log_step(batch, outputs, loss.clone(), terms)
+        for schedule in self.model.trainer.lr_scheduler_configs:
+            schedule.scheduler.step()
 
     def _addresses(self) -> list[int]:
         """Return where in memory the weights and buffers are."""
@@ -265,7 +277,7 @@ class StepGraph(L.Callback):
         optimizer, parts = self.optimizer.optimizer, self.model.parts
         average = self.model.weight_average
         begins, ends = parts is None or parts.begins, parts is None or parts.ends
-        with average.beside(ends) if average is not None and begins else nullcontext():
+        with average.beside() if average is not None and begins else nullcontext():
             if parts is None:
                 optimizer.zero_grad(set_to_none=True)
             elif parts.begins:
@@ -283,8 +295,6 @@ class StepGraph(L.Callback):
                 optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
             )
             optimizer.step()
-            if average is not None and not begins:
-                average.step_ends()
         return apply_to_collection((loss, terms, outputs), Tensor, Tensor.detach)
 
 

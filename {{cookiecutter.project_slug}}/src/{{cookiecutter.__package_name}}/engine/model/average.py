@@ -34,14 +34,16 @@ class WeightAverage(L.Callback):
         self.averages: dict[nn.Parameter, Tensor] = {}
         self.trained: dict[nn.Parameter, Tensor] | None = None  # set while averages replace them
         self.saved: dict[str, Tensor] = {}  # averages in the checkpoint that fit resumes from
-        self.saved_updates: Tensor | int = 0
+        self.updates = 0
+        self.due = False  # whether the last step is not averaged yet
         self.began = False  # whether a step was computed since training started
         self.changed_within = False  # whether a forward or backward pass has changed weights
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != "fit" or "averaging" not in checkpoint:
             return
-        self.saved_updates, trained = checkpoint["averaging"].values()
+        updates, trained = checkpoint["averaging"].values()
+        self.updates = int(updates)
         self.saved = {name: checkpoint["state_dict"][name] for name in trained}
         for name, weight in pl_module.named_parameters():
             if name in trained:
@@ -49,9 +51,8 @@ class WeightAverage(L.Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         pl_module.weight_average, self.step = self, trainer.global_step
-        self.updates = torch.as_tensor(self.saved_updates).to(pl_module.device, copy=True)
-        self.due = torch.zeros_like(self.updates)  # 1 if the last step is not averaged yet
-        self.began = self.changed_within = False
+        self.share, self.next_share = torch.zeros((), device=pl_module.device), 0.0
+        self.due = self.began = self.changed_within = False
         on_gpu = pl_module.device.type == "cuda"
         self.stream = torch.cuda.Stream(pl_module.device) if on_gpu else None
         for name, weight in pl_module.named_parameters():
@@ -67,20 +68,29 @@ class WeightAverage(L.Callback):
             if weight.requires_grad and weight not in self.averages:
                 self._add(weight, weight)
 
+    def prepare(self) -> None:
+        """Tell the device how far the next update goes: not at all if none is due.
+
+        The host tells it because a graph that computed this would take longer.
+        """
+        self.updates += self.due
+        share = max(1 - self.decay, 9 / (self.updates + 10)) if self.due else 0.0
+        if share != self.next_share:
+            self.share.fill_(share)
+        self.due, self.next_share = False, share
+
     @contextmanager
-    def beside(self, ends: bool) -> Iterator[None]:
+    def beside(self) -> Iterator[None]:
         """Average the last step's weights beside the block, or before it if it changes weights.
 
         That it does is seen at its end: the first block of a training has nothing to average yet,
-        and a graph of such a block has to be recorded again. `ends` tells whether the optimizer
-        changes the weights next.
+        and a graph of such a block has to be recorded again.
         """
         before, beside = self._versions(), None if self.changed_within else self.stream
         if beside is not None:
             beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):  # None: the current one
             self._update()
-            self.due.fill_(ends)
         yield
         if beside is not None:
             torch.cuda.current_stream().wait_stream(beside)
@@ -99,35 +109,33 @@ class WeightAverage(L.Callback):
         return torch.stack(parts).tolist() if parts else []
 
     def step_ends(self) -> None:
-        """Note on the device that the optimizer has changed the weights."""
-        self.due.fill_(1)
+        """Note that the optimizer has changed the weights."""
+        self.due = True
 
     def settle(self) -> None:
         """Average the last step's weights now, if that is due."""
-        if self.averages:
+        if self.averages and self.due:
+            self.prepare()
             self._update()
-            self.due.zero_()
 
     @torch.no_grad()
     def _update(self) -> None:
-        """Move the averages towards the weights if that is due, which only the device knows.
+        """Move the averages towards the weights, as far as `prepare` has said.
 
         average -= share * (average - weight) is what SGD computes with the weight, negated, as
         gradient, a weight decay of 1 and the share as learning rate. torch has it as one kernel
         for all weights that reads the share on the device; its lerps would need one for each.
         """
-        self.updates.add_(self.due)
-        share = (9 / (self.updates + 10)).clamp(min=1 - self.decay) * self.due
         pairs = [(average, weight.to(average.dtype)) for weight, average in self.averages.items()]
         plain = [pair for pair in pairs if _are_alike(*pair)]
         options: Any = {"momentum": 0.0, "dampening": 0.0, "nesterov": False}
         options |= {"maximize": True, "is_first_step": False}
         if plain:
             averages, weights = map(list, zip(*plain, strict=True))
-            torch._fused_sgd_(averages, weights, [], lr=share, weight_decay=1.0, **options)
+            torch._fused_sgd_(averages, weights, [], lr=self.share, weight_decay=1.0, **options)
         for average, weight in pairs:
             if not _are_alike(average, weight):
-                average.lerp_(weight, share.to(average.dtype))
+                average.lerp_(weight, self.share.to(average.dtype))
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -161,7 +169,7 @@ class WeightAverage(L.Callback):
         checkpoint["averaging"] = {"updates": self.updates, "weights": trained}
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        pl_module.weight_average, self.averages = None, {}
+        pl_module.weight_average, self.averages, self.updates = None, {}, 0
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self.on_validation_end(trainer, pl_module)
