@@ -1,9 +1,9 @@
 """Where the time of a whole run goes, and its share of the limit: `timeline.py`.
 
-It measures the limit, fills the cache of compiled code by a run of one epoch, and trains once more
-for about `--seconds`, as shipped (ResNet-18, batch 128, validation after each epoch). The run's
-time counts from the start of its process to its exit. The limit is the mean of two measurements,
-before and after the run, because the speed of a GPU varies.
+It measures the limit, fills the cache of compiled code by a run until after its first validation,
+and trains once more for about `--seconds`, as shipped (ResNet-18, batch 128, validation after each
+epoch). The run's time counts from the start of its process to its exit. The limit is the mean of
+two measurements, before and after the run, because the speed of a GPU varies.
 
     make bench WORKLOAD=timeline ARGS="--seconds 300"
     PYTHONPATH=PROJECT/src python3 benchmarks/timeline.py --project PROJECT
@@ -38,7 +38,7 @@ def main() -> int:
     steps = work.train // work.batch
     epochs = max(round(asked.seconds * before["limit"] / (steps * work.batch)), 2)
     if not asked.cold:
-        train(asked, work, 1)
+        train(asked, work, epochs, (f"--until={2 * steps}",))
     found = train(asked, work, epochs)
     after = limits(asked, work, 1)
     if found is None or after is None:
@@ -62,7 +62,9 @@ def limits(asked: argparse.Namespace, work: Workload, round_: int) -> dict[str, 
     return found
 
 
-def train(asked: argparse.Namespace, work: Workload, epochs: int) -> dict[str, Any] | None:
+def train(
+    asked: argparse.Namespace, work: Workload, epochs: int, more: tuple[str, ...] = ()
+) -> dict[str, Any] | None:
     """Train and return when each part began; None if the run failed."""
     with tempfile.TemporaryDirectory(dir=asked.out) as folder:
         marks = Path(folder) / "marks.json"
@@ -71,7 +73,7 @@ def train(asked: argparse.Namespace, work: Workload, epochs: int) -> dict[str, A
             for part in command_of(asked, work, "ours", marks)
             if not part.startswith("--model.compile")  # decided automatically, as for any run
         ]
-        command.append(f"--trainer.max_epochs={epochs}")
+        command += [f"--trainer.max_epochs={epochs}", *more]
         log = asked.out / "timeline.log"
         begun = time.time()
         with log.open("w") as output:

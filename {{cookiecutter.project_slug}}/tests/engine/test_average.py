@@ -14,8 +14,17 @@ from {{ cookiecutter.__package_name }}.data import ImageData
 from {{ cookiecutter.__package_name }}.engine.cli.project import (
     task_with_flags,
 )
+from {{ cookiecutter.__package_name }}.engine.fast.patches import (
+    step_counts,
+)
+from {{ cookiecutter.__package_name }}.engine.fast.step_graph import (
+    StepGraph,
+)
 from {{ cookiecutter.__package_name }}.engine.model.average import (
     WeightAverage,
+)
+from {{ cookiecutter.__package_name }}.engine.task import (
+    loss_and_outputs,
 )
 
 DECAY, BATCHES = 0.8, 40
@@ -41,16 +50,35 @@ class Seen(L.Callback):
         self.validated.append((trainer.global_step, weights_of(pl_module)))
 
 
+class AsGraph(StepGraph):
+    """A step graph that computes a step again where a GPU replays it."""
+
+    def on_train_start(self, trainer, pl_module):
+        pl_module.automatic_optimization, pl_module.step_graph = False, self
+        self.model, self.counts, self.steps = pl_module, step_counts(trainer), 0
+        self.optimizer = pl_module.optimizers()
+
+    def on_train_batch_start(self, *_):
+        pass
+
+    def reset(self):
+        pass
+
+    def _recorded(self, batch, begins):
+        return SimpleNamespace(replay=self._train_step)
+
+
 def weights_of(task):
     return [weight.detach().clone().float().numpy() for weight in task.parameters()]
 
 
-def train(ema, **options):
+def train(ema, callbacks=(), **options):
     L.seed_everything(3, verbose=False)
     task = task_with_flags(ImageClassifier)(num_classes=10, small_images=True, ema=ema)
     seen = Seen()
     lengths = {"max_epochs": 1, "limit_train_batches": BATCHES, "limit_val_batches": 1}
-    trainer = L.Trainer(**QUIET, **lengths, val_check_interval=0.25, callbacks=[seen], **options)
+    options |= {"val_check_interval": 0.25, "callbacks": [seen, *callbacks]}
+    trainer = L.Trainer(**QUIET, **lengths, **options)
     trainer.fit(task, datamodule=ImageData("digits", batch_size=16))
     return seen, task
 
@@ -70,8 +98,9 @@ def averages_of(steps):
     [{}, {"accumulate_grad_batches": 2}, {"precision": "bf16-true"}],
     ids=["float32", "accumulating", "bfloat16"],
 )
-def test_validation_measures_the_averages_and_training_goes_on_with_the_weights(options):
-    seen, task = train(DECAY, **options)
+@pytest.mark.parametrize("graphs", [False, True])
+def test_validation_measures_the_averages_and_training_goes_on_with_the_weights(graphs, options):
+    seen, task = train(DECAY, [AsGraph(loss_and_outputs)] if graphs else [], **options)
     plain, _ = train(None, **options)
     assert len(seen.steps) == 1 + BATCHES // options.get("accumulate_grad_batches", 1)
     for with_averages, without in zip(seen.steps, plain.steps, strict=True):

@@ -72,7 +72,7 @@ class WarmPopen(subprocess.Popen):
         command = list(args) if not isinstance(args, str) else []
         command = [part for i, part in enumerate(command) if not (i == 1 and part == "-u")]
         warm = command[:1] == [_python()] and command[1:2] != ["-c"] and SERVER in os.environ
-        if not warm or subprocess.PIPE in (options.get("stdout"), options.get("stderr")):
+        if not warm or subprocess.PIPE in map(options.get, ("stdin", "stdout", "stderr")):
             super().__init__(args, **options)
             return
         self.args, self.returncode = args, None

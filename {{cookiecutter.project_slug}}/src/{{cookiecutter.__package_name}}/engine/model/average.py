@@ -51,7 +51,8 @@ class WeightAverage(L.Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         pl_module.weight_average, self.step = self, trainer.global_step
-        self.share, self.next_share = torch.zeros((), device=pl_module.device), 0.0
+        self.share = torch.zeros((), dtype=torch.float32, device=pl_module.device)
+        self.next_share = 0.0
         self.due = self.began = self.changed_within = False
         on_gpu = pl_module.device.type == "cuda"
         self.stream = torch.cuda.Stream(pl_module.device) if on_gpu else None
@@ -169,7 +170,7 @@ class WeightAverage(L.Callback):
         checkpoint["averaging"] = {"updates": self.updates, "weights": trained}
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        pl_module.weight_average, self.averages, self.updates = None, {}, 0
+        pl_module.weight_average, self.averages, self.saved, self.updates = None, {}, {}, 0
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self.on_validation_end(trainer, pl_module)
