@@ -79,29 +79,29 @@ def choose(what: str, draw: random.Random) -> Moment:
         return Moment(what, STEPS * draw.randrange(2, EPOCHS + 1) - 1)
     if what == "validation":
         return Moment(what, STEPS * draw.randrange(2, EPOCHS + 1))
-    last = EPOCHS * STEPS - 2 if what == "SIGTERM" else EPOCHS * STEPS  # ranks agree a step later
-    return Moment(what, draw.randrange(STEPS, last))
+    return Moment(what, draw.randrange(STEPS, EPOCHS * STEPS))
 
 
 def kill(job: Job, draw: random.Random) -> None:
     """Run the job until it is killed: by itself at its moment, or from outside at any time.
 
-    One that has ended before it was killed from outside is run again, and killed sooner.
+    A kill from outside takes a while, and ranks look for another's signal every tenth of a second.
+    A run that has ended before is run again, and killed sooner.
     """
-    from_outside, longest = job.moment.what == "from outside", 0.5
-    status = run_until_killed(job, draw.uniform(0.0, longest) if from_outside else None)
-    while from_outside and status == 0 and longest > 0.001:
+    longest = 0.5
+    status = run_until_killed(job, draw.uniform(0.0, longest))
+    while status == 0 and longest > 0.001:
         shutil.rmtree(job.folder)
         job.folder.mkdir()
-        longest /= 2
+        longest, job.moment.step = longest / 2, (job.moment.step + STEPS) // 2
         status = run_until_killed(job, draw.uniform(0.0, longest))
     assert status == (143 if job.moment.what == "SIGTERM" else -9), said(job.folder)
 
 
-def run_until_killed(job: Job, seconds: float | None) -> int:
-    """Run the job, kill it so many seconds after its first checkpoint, and return its status."""
+def run_until_killed(job: Job, seconds: float) -> int:
+    """Run the job and return its status. A kill from outside is so long after a checkpoint."""
     started = start(job)
-    if seconds is not None:
+    if job.moment.what == "from outside":
         deadline = time.monotonic() + 120
         while steps_done(job.folder) is None and time.monotonic() < deadline:
             time.sleep(0.02)
