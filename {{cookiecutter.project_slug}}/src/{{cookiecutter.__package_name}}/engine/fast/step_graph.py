@@ -148,6 +148,7 @@ class StepGraph(L.Callback):
         return None if version is None else self._graph(batch, version)
 
     def _end_step(self, batch: Any, outputs: Any, loss: Tensor, terms: dict[str, Tensor]) -> None:
+        """Count the step, log it if that is due, and set the next learning rates."""
         if self.model.weight_average is not None:
             self.model.weight_average.step_ends()
         self.steps += 1

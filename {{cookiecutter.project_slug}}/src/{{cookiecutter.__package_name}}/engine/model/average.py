@@ -52,7 +52,7 @@ class WeightAverage(L.Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         pl_module.weight_average, self.step = self, trainer.global_step
         self.share = torch.zeros((), dtype=torch.float32, device=pl_module.device)
-        self.next_share = 0.0
+        self.told = 0.0  # what `share` holds
         self.due = self.began = self.changed_within = False
         on_gpu = pl_module.device.type == "cuda"
         self.stream = torch.cuda.Stream(pl_module.device) if on_gpu else None
@@ -76,9 +76,9 @@ class WeightAverage(L.Callback):
         """
         self.updates += self.due
         share = max(1 - self.decay, 9 / (self.updates + 10)) if self.due else 0.0
-        if share != self.next_share:
+        if share != self.told:
             self.share.fill_(share)
-        self.due, self.next_share = False, share
+        self.due, self.told = False, share
 
     @contextmanager
     def beside(self) -> Iterator[None]:
