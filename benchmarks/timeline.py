@@ -44,6 +44,7 @@ def main() -> int:
         return 1
     after = limits(asked, work, 1) or before  # a long run is not lost if they fail
     found |= {row: statistics.mean((before[row], after[row])) for row in LIMITS}
+    found["start_of_limit"] = after["start"]
     lines = table(found, work)
     (asked.out / "timeline.json").write_text(json.dumps(found) + "\n")
     (asked.out / "timeline.md").write_text(lines)
@@ -52,13 +53,17 @@ def main() -> int:
 
 
 def limits(asked: argparse.Namespace, work: Workload, round_: int) -> dict[str, float] | None:
-    """Return how fast the GPU trains and validates at most, in rows/s; None if a limit failed."""
+    """Return how fast the GPU trains and validates at most, in rows/s; None if a limit failed.
+
+    `start` is the seconds until the first step of the loop that measures training has ended.
+    """
     found = {}
     for row in LIMITS:
         limit = run(asked, work, row, round_)
         if limit is None:
             return None
         found[row] = limit["inside"]
+        found.setdefault("start", limit["first_step"])
     return found
 
 
@@ -145,7 +150,9 @@ def table(found: dict[str, Any], work: Workload) -> str:
             f" ({speeds[0]}, {speeds[1]}), and at {least['training'] / whole:.1%} of one that does"
             f" not validate. Training alone is at {least['training'] / parts['training']:.1%},"
             f" validation at {least['validation'] / parts['validation']:.1%}. The first step ended"
-            f" after {start:.1f} s. Saving took {found['saving']:.2f} s of the training process.",
+            f" after {start:.1f} s, that of the limit's bare loop after"
+            f" {found['start_of_limit']:.1f} s. Saving took {found['saving']:.2f} s of the training"
+            " process.",
             "",
         ]
     )
