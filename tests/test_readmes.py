@@ -145,6 +145,10 @@ EXCEPTIONS = {
                 *("vit-b-128", "gains", "timeline"),
             )
         ),
+        *(
+            f'make bench WORKLOAD={name} ARGS="--devices 2"'
+            for name in ("allreduce", "resnet18-128")
+        ),
         'make bench CONFIG=configs/synthetic.yaml ARGS="--all-modes --model.network resnet18"',
         'make bench CONFIG=configs/imagefolder.yaml ARGS="--all-modes --rounds 1 --model.network'
         ' resnet50 --data.batch_size 256 --data.options.path FOLDER"',

@@ -53,8 +53,10 @@ def synthetic(
     def noise(start: int, n: int) -> ImageBatch:
         labels = torch.arange(start, start + n) % num_classes
         generator = torch.Generator().manual_seed(SPLIT_SEED + start)
-        shape = (n, image_size, image_size, 3)
-        pixels = torch.randint(0, 160, shape, generator=generator, dtype=torch.uint8)
+        size = n * image_size * image_size * 3
+        eights = torch.empty(size // 8 + 1, dtype=torch.int64)  # drawing 8 bytes at once is faster
+        drawn = eights.random_(generator=generator).view(torch.uint8)[:size]
+        pixels = drawn.view(n, image_size, image_size, 3) & 127
         pixels += colours[labels][:, None, None, :]
         return in_memory(pixels, labels)
 

@@ -1,11 +1,16 @@
 """What a machine has: cores within quotas and affinity. And the first use of its GPU."""
 
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
 from threading import Event
 
 import pytest
 import torch
 
-from {{ cookiecutter.__package_name }}.engine import hardware
+from {{ cookiecutter.__package_name }}.engine import hardware, nvml
 from {{ cookiecutter.__package_name }}.engine.cli.training import Training
 from {{ cookiecutter.__package_name }}.engine.fast import first_use
 
@@ -27,6 +32,36 @@ def test_a_process_looks_at_its_machine_once():
     machine = hardware.this_machine()
     assert machine.cores >= 1
     assert hardware.this_machine() is machine
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+def test_the_driver_is_initialized_beside_python_with_its_settings(tmp_path):
+    """With a driver that says what it was told, in a process of its own."""
+    (tmp_path / "driver.c").write_text(
+        textwrap.dedent("""
+        #include <stdio.h>
+        #include <stdlib.h>
+        int cuInit(unsigned int flags) {
+            printf("%u, %s queues", flags, getenv("CUDA_DEVICE_MAX_CONNECTIONS"));
+            fflush(stdout);
+            return 100;  /* no GPU: torch tells it */
+        }
+        """)
+    )
+    built = ["cc", "-shared", "-fPIC", "-o", "libcuda.so.1", "driver.c"]
+    subprocess.run(built, cwd=tmp_path, check=True)
+    code = f"""
+        import threading
+        from {nvml.__name__} import start_driver
+        start_driver()
+        for thread in threading.enumerate()[1:]:
+            thread.join()
+    """
+    settings = os.environ | {"LD_LIBRARY_PATH": str(tmp_path)}
+    settings.pop("CUDA_DEVICE_MAX_CONNECTIONS", None)
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    said = subprocess.run(command, env=settings, check=True, capture_output=True, text=True)
+    assert said.stdout == "0, 32 queues"
 
 
 def test_the_first_use_of_a_gpu_goes_on_beside_until_it_is_awaited(monkeypatch):

@@ -1,13 +1,11 @@
 """Run a verb and report its errors. main.py imports this only when it runs a verb."""
 
 import argparse
-import os
 import sys
 from importlib import import_module
 
 from ..errors import UserError
 from ..monitor import quiet_lightning
-from ..nvml import prefer_idle_gpus
 from ..own_code import report
 from ..ranks import is_rank_zero
 from ..run.environment import check_own_code
@@ -22,8 +20,6 @@ from .verbs import VERBS
 def run(project: Project, verb: str, options: argparse.Namespace, flags: list[str]) -> int:
     """Run a verb, print the error or interruption that ended it, and return its exit status."""
     quiet_lightning()
-    prefer_idle_gpus()
-    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # see images/gpu_decode.py
     try:
         check_own_code(project.package)
         if tool := VERBS[verb].tool:

@@ -75,8 +75,8 @@ def content(split: ImageBatch | Files) -> str:
     labels = split.labels.numpy().tobytes()
     if isinstance(split, Files):
         return sha256_of(chain(_in_hexadecimal(split.sha256), [labels]))
-    pixels = split.images.permute(0, 2, 3, 1)
-    return sha256_of([repr(tuple(pixels.shape)).encode(), pixels.numpy().tobytes(), labels])
+    pixels = split.images.permute(0, 2, 3, 1).numpy()
+    return sha256_of([repr(pixels.shape).encode(), pixels.reshape(-1).data, labels])
 
 
 def _in_hexadecimal(digests: np.ndarray) -> Iterator[bytes]:
