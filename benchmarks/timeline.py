@@ -42,9 +42,10 @@ def main() -> int:
     found = train(asked, work, epochs)
     if found is None:
         return 1
-    after = limits(asked, work, 1) or before  # a long run is not lost if they fail
-    found |= {row: statistics.mean((before[row], after[row])) for row in LIMITS}
-    found["start_of_limit"] = after["start"]
+    after = limits(asked, work, 1)  # a long run is not lost if they fail
+    found |= {row: statistics.mean((before[row], (after or before)[row])) for row in LIMITS}
+    if started := before if asked.cold else after:  # as cold as the run
+        found["start_of_limit"] = started["start"]
     lines = table(found, work)
     (asked.out / "timeline.json").write_text(json.dumps(found) + "\n")
     (asked.out / "timeline.md").write_text(lines)
@@ -140,6 +141,8 @@ def table(found: dict[str, Any], work: Workload) -> str:
     gpu = this_gpu()
     on = gpu.name if gpu else "CPU"
     speeds = [f"{found[name]:,.0f} img/s" for name in ("limit", "limit-validation")]
+    loop = found.get("start_of_limit")
+    of_loop = f", that of the limit's bare loop after {loop:.1f} s" if loop else ""
     return "\n".join(
         [
             f"**{work.title}, on {on}: {count} epochs, from start to exit**",
@@ -150,8 +153,7 @@ def table(found: dict[str, Any], work: Workload) -> str:
             f" ({speeds[0]}, {speeds[1]}), and at {least['training'] / whole:.1%} of one that does"
             f" not validate. Training alone is at {least['training'] / parts['training']:.1%},"
             f" validation at {least['validation'] / parts['validation']:.1%}. The first step ended"
-            f" after {start:.1f} s, that of the limit's bare loop after"
-            f" {found['start_of_limit']:.1f} s. Saving took {found['saving']:.2f} s of the training"
+            f" after {start:.1f} s{of_loop}. Saving took {found['saving']:.2f} s of the training"
             " process.",
             "",
         ]

@@ -1,5 +1,6 @@
 """The benchmarks: every kind of row runs, small and on a CPU, and the table is correct."""
 
+import json
 import os
 import shutil
 import sys
@@ -237,6 +238,8 @@ def test_the_parts_of_a_run_add_up_to_its_time(compare, python, default_project)
     assert sum(lost[:-1]) == pytest.approx(lost[-1], abs=0.1)
     assert len(parts) == 9 and min(parts) >= 0
     assert sum(parts) == pytest.approx(whole, abs=0.1) and whole > 1
+    of_loop = json.loads((out / "timeline.json").read_text())["start_of_limit"]
+    assert of_loop > 0.1 and f"that of the limit's bare loop after {of_loop:.1f} s." in lines[-1]
 
 
 def test_a_row_with_a_batch_size_of_its_own_says_so(results):

@@ -54,9 +54,9 @@ def synthetic(
         labels = torch.arange(start, start + n) % num_classes
         generator = torch.Generator().manual_seed(SPLIT_SEED + start)
         size = n * image_size * image_size * 3
-        eights = torch.empty(size // 8 + 1, dtype=torch.int64)  # drawing 8 bytes at once is faster
-        drawn = eights.random_(generator=generator).view(torch.uint8)[:size]
-        pixels = drawn.view(n, image_size, image_size, 3) & 127
+        draws = torch.empty(size // 8 + 1, dtype=torch.int64)  # of 8 bytes each, which is faster
+        values = draws.random_(generator=generator).view(torch.uint8)[:size]
+        pixels = values.view(n, image_size, image_size, 3) & 127
         pixels += colours[labels][:, None, None, :]
         return in_memory(pixels, labels)
 

@@ -10,9 +10,12 @@ from threading import Event
 import pytest
 import torch
 
-from {{ cookiecutter.__package_name }}.engine import hardware, nvml
+import {{ cookiecutter.__package_name }} as package
+from {{ cookiecutter.__package_name }}.engine import hardware
 from {{ cookiecutter.__package_name }}.engine.cli.training import Training
 from {{ cookiecutter.__package_name }}.engine.fast import first_use
+
+PACKAGE = package.__name__
 
 
 @pytest.mark.parametrize(
@@ -52,7 +55,7 @@ def test_the_driver_is_initialized_beside_python_with_its_settings(tmp_path):
     subprocess.run(built, cwd=tmp_path, check=True)
     code = f"""
         import threading
-        from {nvml.__name__} import start_driver
+        from {PACKAGE}.engine.fast.first_use import start_driver
         start_driver()
         for thread in threading.enumerate()[1:]:
             thread.join()
@@ -62,6 +65,21 @@ def test_the_driver_is_initialized_beside_python_with_its_settings(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(code)]
     said = subprocess.run(command, env=settings, check=True, capture_output=True, text=True)
     assert said.stdout == "0, 32 queues"
+
+
+def test_the_driver_starts_before_torch_is_imported():
+    """In a process of its own: torch is imported here."""
+    code = f"""
+        import sys
+        from {PACKAGE}.engine import main
+        from {PACKAGE}.engine.fast import first_use
+        first_use.start_driver = lambda: print("torch" in sys.modules)
+        __package__ = {PACKAGE!r}
+        main(task=".none:None", data=".none:None", arguments=["fit", "--run", "of-nobody"])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    said = subprocess.run(command, capture_output=True, text=True)
+    assert said.stdout == "False\n" and "of-nobody" in said.stderr
 
 
 def test_the_first_use_of_a_gpu_goes_on_beside_until_it_is_awaited(monkeypatch):

@@ -1,10 +1,9 @@
 """The state of NVIDIA GPUs: who uses them, their utilization, temperature and memory.
 
-It comes from the driver through NVML, without initializing CUDA: only start_driver() does that.
-Without a driver there are no GPUs.
+It comes from the driver through NVML, without initializing CUDA. Without a driver there are no
+GPUs.
 """
 
-import ctypes
 import os
 import pwd
 from collections.abc import Sequence
@@ -12,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pynvml
@@ -69,22 +67,6 @@ def prefer_idle_gpus() -> None:
     chosen = os.environ.keys() & {"CUDA_VISIBLE_DEVICES", "TORCHELASTIC_RUN_ID"}
     if not chosen and len(states := gpu_states()) > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in idle_first(states))
-
-
-def start_driver() -> None:
-    """Prefer idle GPUs, and begin to initialize CUDA's driver in a thread.
-
-    It takes some tenths of a second, in which Python can import libraries: torch does the same, but
-    holds Python's lock meanwhile. Without a driver nothing happens.
-    """
-
-    def initialize() -> None:
-        with suppress(OSError):
-            ctypes.CDLL("libcuda.so.1").cuInit(0)  # an error is torch's to tell
-
-    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # for nvJPEG's streams
-    prefer_idle_gpus()
-    Thread(target=initialize, daemon=True).start()
 
 
 def other_users(gpu: GpuState, own_bytes: int = 0) -> dict[str, int]:

@@ -92,7 +92,7 @@ def _main(project: Project, words: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait leave the cores free
     import_later()
     with collecting_later(), ending_at_once():
-        from ..nvml import start_driver
+        from ..fast.first_use import start_driver
 
         start_driver()
         from .command import run

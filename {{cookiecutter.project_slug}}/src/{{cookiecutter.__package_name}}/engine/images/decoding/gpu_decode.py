@@ -2,7 +2,7 @@
 
 By default all CUDA streams share 8 queues. nvJPEG has 14 streams: one shares a queue with training
 and waits there for a whole step, and the others wait for it. Beside ResNet-50 on an H200, a batch
-of 256 then takes 51 ms, and 38 ms with the 32 queues that nvml.py sets.
+of 256 then takes 51 ms, and 38 ms with the 32 queues that fast/first_use.py sets.
 
 The workers only read files. They decode those for which nvJPEG differs from libjpeg (EXIF rotation,
 CMYK, PNG …). Two kernels crop, resize and mirror images of different sizes as decode.py does:
