@@ -67,6 +67,8 @@ class Loop:
         self.losses.append(float(loss))
         return steps
 
-    def write(self, out: Path) -> None:
-        """Write what ClockCallback writes for a Lightning run."""
-        out.write_text(json.dumps(self.clock.found(self.losses), indent=2) + "\n")
+    def write(self, out: Path | None) -> None:
+        """Write what ClockCallback writes for a Lightning run. Only one of several ranks does."""
+        found = self.clock.found(self.losses)
+        if out is not None:
+            out.write_text(json.dumps(found, indent=2) + "\n")

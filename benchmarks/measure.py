@@ -58,8 +58,9 @@ def run(asked: argparse.Namespace, work: Workload, row: str, round_: int) -> dic
     log = asked.out / f"{asked.workload}-{row}-{round_}.log"
     with tempfile.TemporaryDirectory(dir=asked.out) as folder:
         out = Path(folder) / "found.json"
-        few = ",".join(map(str, sorted(os.sched_getaffinity(0))[: work.cores]))
-        command = ["taskset", "-c", few] if work.cores and "limit" not in row else []
+        cores = work.cores_of(row)
+        few = ",".join(map(str, sorted(os.sched_getaffinity(0))[:cores]))
+        command = ["taskset", "-c", few] if cores else []
         command += [sys.executable, *command_of(asked, work, row, out)]
         settings = environment(asked, work, folder)
         begun = time.time()

@@ -135,6 +135,7 @@ def table(results: list[Result]) -> str:
     strong = " --strong" if newest.get("strong") else ""
     devices = f' ARGS="--devices {newest["devices"]}{strong}"' if "devices" in newest else ""
     lines += ["", f"{measured(results)}: `make bench WORKLOAD={newest['workload']}{devices}`."]
+    lines += memory_of_ranks(results)
     lines += [f"{row.problem}." for row in rows if row.problem]
     return "\n".join(lines) + "\n"
 
@@ -202,10 +203,19 @@ def measured(results: list[Result]) -> str:
     newest = results[-1]
     each = Counter((r["workload"], r["row"]) for r in results if "left_out" not in r).values()
     rounds = " to ".join(map(str, sorted({min(each, default=0), max(each, default=0)})))
-    on, cores = newest.get("gpu", "CPU"), newest.get("pinned") or newest["cores"]
-    torch = newest["versions"]["torch"]
+    devices = newest.get("devices")
+    cores = str(newest.get("pinned") or newest["cores"] // (devices or 1))
+    cores += " cores a GPU" if devices else " cores"
+    on, torch = newest.get("gpu", "CPU"), newest["versions"]["torch"]
     of = "One round" if rounds == "1" else f"Medians of {rounds} interleaved rounds"
-    return f"{of} on {on}, {cores} cores, torch {torch}"
+    return f"{of} on {on}, {cores}, torch {torch}"
+
+
+def memory_of_ranks(results: list[Result]) -> list[str]:
+    """Return a sentence on how much the ranks' peak memory differs, if that was measured."""
+    peaks = [r["peaks_gib"] for r in results if len(r.get("peaks_gib", ())) > 1]
+    apart = [1 - min(each) / max(each) for each in peaks if None not in each]
+    return [f"The ranks' peak memory differs by {max(apart):.1%} at most."] if apart else []
 
 
 def number(value: float | None) -> str:

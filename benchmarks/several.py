@@ -35,8 +35,7 @@ def _rank(
     torch.manual_seed(0)
     loop = Loop(device, work.steps, devices)
     train(replace(work, batch=work.batch_of_each), loop)
-    if rank == 0:
-        loop.write(out)
+    loop.write(out if rank == 0 else None)
     torch.distributed.destroy_process_group()
 
 

@@ -45,7 +45,7 @@ class Workload(ABC):
 
     The first of the `epochs` compiles and is not part of the figures. If `whole_process`, the
     figure is the time from the start of the process to its end instead. Every row but the limit is
-    pinned to `cores` cores, if set. A loop without Lightning times at least `steps` steps.
+    pinned to `cores` cores a GPU, if set. A loop without Lightning times at least `steps` steps.
     `devices` is the number of GPUs of the rows that train on several; if `strong`, they divide the
     batch. A row is stopped after
     `longest` seconds; `expected` is an estimate of its seconds before it has run.
@@ -104,6 +104,18 @@ class Workload(ABC):
     def batch_of_each(self) -> int:
         """The batch size of each of several devices."""
         return self.batch // (self.devices or 1) if self.strong else self.batch
+
+    def cores_of(self, row: str) -> int | None:
+        """The cores that a row is pinned to: as many for each of several GPUs as for one.
+
+        None if it may use all.
+        """
+        if self.device != "cuda" or "limit" in row:
+            return None
+        if not self.devices:
+            return self.cores
+        each = self.cores or len(os.sched_getaffinity(0)) // self.devices
+        return each * (self.devices if row in ON_SEVERAL else 1)
 
     @property
     def all_workers(self) -> int:

@@ -12,7 +12,7 @@ BENCHMARKS = TEMPLATE / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import report  # noqa: E402
-from workloads import WORKLOADS  # noqa: E402
+from workloads import WORKLOADS, workload  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,7 @@ def test_rows_of_several_devices_stand_beside_one(compare):
     assert status == 0, said
     results = report.read(compare.out / "resnet18-128-2gpus.jsonl")
     assert all(row["devices"] == 2 and report.falls(row) for row in results)
+    assert all(row["peaks_gib"] == [None, None] for row in results)  # of each rank's GPU
     table = (compare.out / "resnet18-128-2gpus.md").read_text()
     assert "| ours, data-parallel on 2 GPUs | " in table and "| the limit of 2 GPUs | " in table
     assert table.endswith('`make bench WORKLOAD=resnet18-128 ARGS="--devices 2"`.\n')
@@ -152,6 +153,25 @@ def test_rows_of_several_devices_are_compared_with_the_limit_of_as_many(results)
     table = report.table([line | {"devices": 2} for line in results])
     assert "| ours | 70,001 | 70,000 to 70,002 | 78% |" in table
     assert "| ours, data-parallel on 2 GPUs | 120,000 | 120,000 to 120,000 | 75% |" in table
+    assert "on NVIDIA H200, 8 cores a GPU, torch" in table and "memory" not in table
+
+
+def test_the_memory_of_the_ranks_that_differs_most_is_told(results):
+    peaks = [[8.0, 8.0], [8.0, 7.8], [None, None], [4.0, 4.0, 3.9, 4.0], [9.0]]
+    lines = [
+        line | {"devices": 2, "peaks_gib": seen}
+        for line, seen in zip(results[1:], peaks, strict=False)
+    ]
+    assert report.table(lines).endswith("\nThe ranks' peak memory differs by 2.5% at most.\n")
+
+
+def test_each_of_several_gpus_has_as_many_cores_as_one(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(32)))
+    rows = "ours", "several", "limit", "several-limit"
+    for name, cores in {"resnet50-jpeg": [16, 32], "resnet50-jpeg-4cores": [4, 8]}.items():
+        work = workload(name, devices=2)
+        assert [work.cores_of(row) for row in rows] == [*cores, None, None]
+    assert workload("resnet50-jpeg").cores_of("ours") is None
 
 
 def test_rows_of_texts_are_compared_with_the_limit_that_is_as_deterministic():

@@ -61,7 +61,7 @@ def test_bench_writes_the_same_rows_to_a_table_a_json_and_a_picture(measured, ca
         assert row["epoch_seconds"] == pytest.approx(1077 / row["rows_per_second"])
         step = 1e3 * result["batch_size"] / row["rows_per_second"]
         assert set(row["step_ms"]) == {"data", "forward", "backward", "optimizer"}
-        assert step / 3 < sum(row["step_ms"].values()) < step * 3
+        assert step / 5 < sum(row["step_ms"].values()) < step * 5  # some steps may stall
     assert result["versions"]["torch"] == torch.__version__ and "CPU" in result["device"]
     assert len(result["left_out"]) == 2  # GPU and compiler
     table = bench.table(result)

@@ -68,18 +68,29 @@ class Clock:
         return (after - before) / (end - begin)
 
     def found(self, losses: Sequence[float]) -> dict[str, Any]:
-        """Return all measurements, with the first and the last loss.
+        """Return all measurements, with the first and the last loss. All ranks must call it.
 
         `window` is when the epochs of `inside` were trained, in time.time().
         """
         on_gpu, timed = self.device.type == "cuda", self.spans[1:] or self.spans
+        peak = torch.cuda.max_memory_allocated(self.device) / 2**30 if on_gpu else None
         return {
             "inside": self.inside,
             "whole": self.whole,
             "rates": self.rates,
             "window": [timed[0][0], timed[-1][1]] if timed else None,
             "epochs": len(self.rates),
-            "peak_gib": torch.cuda.max_memory_allocated(self.device) / 2**30 if on_gpu else None,
+            "peak_gib": peak,
+            "peaks_gib": _of_every_rank(peak),
             "first_step": self.first_step,
             **dict(zip(("first_loss", "last_loss"), [*losses[:1], *losses[-1:]], strict=False)),
         }
+
+
+def _of_every_rank(value: float | None) -> list[float | None]:
+    """Return the values of all ranks of a training, in rank order."""
+    if not torch.distributed.is_initialized():
+        return [value]
+    values = [value] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values

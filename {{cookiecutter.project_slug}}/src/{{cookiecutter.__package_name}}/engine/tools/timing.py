@@ -17,8 +17,9 @@ class ClockCallback(L.Callback):
     """A Clock in any Lightning Trainer. It writes its results to a JSON file when fit ends.
 
     The keys are inside, whole, rates (per epoch), window (when they were timed), epochs, peak_gib
-    (CUDA memory), first_step (when it ended), first_loss and last_loss (the mean loss of some steps
-    in the first and the last epoch), and the network's number of parameters.
+    (CUDA memory), peaks_gib (of every rank), first_step (when it ended), first_loss and last_loss
+    (the mean loss of some steps in the first and the last epoch), and the network's number of
+    parameters.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -53,9 +54,9 @@ class ClockCallback(L.Callback):
 
     def on_fit_end(self, trainer, pl_module) -> None:
         losses = [float(torch.stack(some).mean()) for some in self.losses if some]
+        count = sum(weight.numel() for weight in pl_module.parameters())
+        found = self.clock.found(losses) | {"parameters": count}
         if trainer.is_global_zero:
-            count = sum(weight.numel() for weight in pl_module.parameters())
-            found = self.clock.found(losses) | {"parameters": count}
             self.path.write_text(to_json(found, indent=2) + "\n")
 
     def _end_epoch(self, trainer: L.Trainer) -> None:
