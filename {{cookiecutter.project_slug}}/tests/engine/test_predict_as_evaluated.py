@@ -66,8 +66,12 @@ def test_photographs(place, channels, loader, photographs, call, tmp_path, monke
     assert call("fit", *flags, folder=tmp_path) == 0
     assert call("test", "--run", str(tmp_path)) == 0
     predict_as_in_the_evaluation(call, tmp_path, list_of_test_files(data, tmp_path / "files.txt"))
-    answers = [list(row.values())[2:] for row in rows_of(tmp_path / "predictions.csv")]
-    assert len({tuple(answer) for answer in answers}) > len(answers) // 2  # they do differ
+    rows = rows_of(tmp_path / "predictions.csv")
+    assert len({tuple(row.values())[3:] for row in rows}) > len(rows) // 2  # they do differ
+    root = photographs / place if place == "images" else photographs
+    assert all((root / row["path"]).is_file() for row in rows)
+    if place == "images":
+        assert all(row["path"].split("/")[-2] == row["label"] for row in rows)
 
 
 @pytest.mark.parametrize("loader", ["mapped", "resident"])

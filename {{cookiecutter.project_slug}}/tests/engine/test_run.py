@@ -137,9 +137,9 @@ def test_predictions_are_written_for_every_test_image(trained, call):
 def test_predictions_that_can_not_be_written_leave_the_old_table(tmp_path):
     facts = Facts("mine", {}, "", classes=("cat", "dog"))
     rows, shares = torch.arange(2000), torch.rand(2000, 2)
-    written = write_predictions([(rows, rows % 2, shares)], facts, tmp_path).read_bytes()
+    written = write_predictions([(rows, rows % 2, shares)], facts, {}, tmp_path).read_bytes()
     with pytest.raises(IndexError):  # the last label is no class
-        write_predictions([(rows, rows // 1999 * 2, shares)], facts, tmp_path)
+        write_predictions([(rows, rows // 1999 * 2, shares)], facts, {}, tmp_path)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [written]
 
 

@@ -229,6 +229,10 @@ class Data(Protocol):
         """
         ...
 
+    def test_columns(self) -> Mapping[str, Sequence[Any]]:
+        """Return columns of predictions.csv that say which rows of the test split these are."""
+        ...
+
 
 # Shows training rows, the first of a run, before it is trained: a matplotlib Figure, or a text to
 # print. The arguments are the batch, augmented, and the data that it is from.

@@ -1,5 +1,6 @@
 """What validate, test and predict of a run's data write and print."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,22 @@ from ..ranks import is_rank_zero
 from ..run.record import RunRecord
 from ..task import Task
 
+Columns = Mapping[str, Sequence[Any]]
+
 
 def score(
-    stage: str, trainer: L.Trainer, task: Task, facts: Facts, folder: Path, **kwargs: Any
+    stage: str,
+    trainer: L.Trainer,
+    task: Task,
+    facts: Facts,
+    columns: Columns,
+    folder: Path,
+    **kwargs: Any,
 ) -> None:
-    """Score a run by `stage`, validate or test: record and print it, and write what it measured."""
+    """Score a run by `stage`, validate or test: record and print it, and write what it measured.
+
+    The `columns` say which rows the test split has.
+    """
     task.measured = facts
     scores = getattr(trainer, stage)(**kwargs, verbose=False)[0]
     files: list[Path] = []
@@ -33,13 +45,15 @@ def score(
             files = class_report.write(found, facts, folder, split)
         if stage == "test" and is_rank_zero():
             rows = torch.arange(len(targets)), targets, predictions
-            files.append(summary.write_predictions([rows], facts, folder))
+            files.append(summary.write_predictions([rows], facts, columns, folder))
     RunRecord(folder).update(results=scores)
     summary.print_scores(folder, scores, task.best, files)
 
 
-def predict_test_split(trainer: L.Trainer, facts: Facts, folder: Path, **kwargs: Any) -> None:
+def predict_test_split(
+    trainer: L.Trainer, facts: Facts, columns: Columns, folder: Path, **kwargs: Any
+) -> None:
     """Write the predictions for every row of the test split to predictions.csv."""
     batches = trainer.predict(**kwargs, return_predictions=True)
-    file = summary.write_predictions(batches, facts, folder)
+    file = summary.write_predictions(batches, facts, columns, folder)
     summary.print_predicted(f"the test {facts.unit}", folder, {"file": shown(file)})

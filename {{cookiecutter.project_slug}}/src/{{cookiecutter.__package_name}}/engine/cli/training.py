@@ -423,11 +423,13 @@ class Training(LightningCLI):
 
     def predict(self, **kwargs: Any) -> None:
         kwargs.pop("return_predictions", None)
-        predict_test_split(self.trainer, self.facts, self.run_folder, **kwargs)
+        columns = self.datamodule.test_columns()
+        predict_test_split(self.trainer, self.facts, columns, self.run_folder, **kwargs)
 
     def _score(self, stage: str, **kwargs: Any) -> None:
         kwargs.pop("verbose", None)
-        score(stage, self.trainer, self.model, self.facts, self.run_folder, **kwargs)
+        columns = self.datamodule.test_columns() if stage == "test" else {}
+        score(stage, self.trainer, self.model, self.facts, columns, self.run_folder, **kwargs)
 
     validate, test = partialmethod(_score, "validate"), partialmethod(_score, "test")
 

@@ -1,6 +1,6 @@
 """The base class of data: it builds loaders for the splits, on any number of devices."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -61,6 +61,9 @@ class Data(L.LightningDataModule):
         return batch
 
     def artifacts(self) -> Mapping[str, Path | bytes]:
+        return {}
+
+    def test_columns(self) -> Mapping[str, Sequence[Any]]:
         return {}
 
     @cached_property

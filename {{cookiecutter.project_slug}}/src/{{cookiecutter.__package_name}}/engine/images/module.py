@@ -1,5 +1,6 @@
 """The base class of image data: how files are read, and the facts in a run's record."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
@@ -12,6 +13,7 @@ from ..data.module import Data
 from ..errors import UserError
 from .batch import ImageBatch
 from .checking.inspection import FAULTS
+from .finding.names import as_text
 from .reading.reader import FileRows, ReadConfig
 from .reading.source_channels import channels_of, with_channels
 from .splits import Files, ImageSplits
@@ -110,6 +112,13 @@ class ImageModule(Data):
             return self._facts
         extra = self._facts.extra | {"check_later": self._later.as_json()}
         return replace(self._facts, extra=extra, remarks=self._facts.remarks + self._later.remarks)
+
+    def test_columns(self) -> dict[str, list[str]]:
+        """Return the paths of the test images, if they are files."""
+        if not isinstance(self.splits.test, FileRows):
+            return {}
+        paths = self.splits.test.files.paths
+        return {"path": [as_text(os.fsdecode(paths.written(i))) for i in range(len(paths))]}
 
     def setup(self, stage: str) -> None:
         trainer = self.trainer

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +165,12 @@ def print_scores(folder: Path, scores: dict[str, float], best: Best, files: list
     _print_block(f"evaluated {shown(folder)}", rows | {"record": shown(folder / "run.json")})
 
 
-def write_predictions(batches: Any, facts: Facts, folder: Path) -> Path:
+def write_predictions(
+    batches: Any, facts: Facts, columns: Mapping[str, Sequence[Any]], folder: Path
+) -> Path:
     """Write (row, target, prediction) of all batches to predictions.csv, and return its path.
+
+    The `columns` say which row of the split each is, such as its path. They have all rows of it.
 
     For class probabilities, the prediction is the most probable class and its probability; if a row
     may have several, those above one half, and the probability of each class. For anything else, it
@@ -178,15 +183,16 @@ def write_predictions(batches: Any, facts: Facts, folder: Path) -> Path:
     writer = csv.writer(text)
     if classes and several:
         names = [f"p_{name}" for name in classes]
-        writer.writerow(["index", "labels", "prediction", *names])
+        writer.writerow(["index", *columns, "labels", "prediction", *names])
     elif classes:
-        writer.writerow(["index", "label", "prediction", "probability"])
+        writer.writerow(["index", *columns, "label", "prediction", "probability"])
     else:
-        writer.writerow(["index", "target", "prediction"])
+        writer.writerow(["index", *columns, "target", "prediction"])
     for row, targets, predictions in batches:
         for i, index in enumerate(row.tolist()):
             target = None if targets is None else targets[i]
-            writer.writerow([index, *_cells(target, predictions[i], classes, several)])
+            place = [column[index] for column in columns.values()]
+            writer.writerow([index, *place, *_cells(target, predictions[i], classes, several)])
     write_atomically(path, text.getvalue())
     return path
 

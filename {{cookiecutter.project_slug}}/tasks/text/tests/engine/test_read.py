@@ -111,6 +111,7 @@ def test_service_and_predict_show_and_answer_what_evaluation_does(kind, trained,
         tokens = reading(run, row, truncate=True)[0].tokens
         texts[tuple(tokens[0].tolist())] = row
     split, asked = data_of(run).splits.test.batch, []
+    lines = (run.parent / "texts.csv").read_text().splitlines()
     for row in csv.DictReader((run / "predictions.csv").open()):
         place = int(row["index"])
         length = int(split.lengths[place])
@@ -123,6 +124,9 @@ def test_service_and_predict_show_and_answer_what_evaluation_does(kind, trained,
             assert torch.equal(batch.segments[0], split.segments[place, :padded])
         said = served.answer(request)
         assert said["class"] == row["prediction"]
+        first, second = (*request.values(), None)[:2]
+        assert row["text"] == first and row.get("second") == second
+        assert lines[int(row["place"].rpartition(":")[2]) - 1].startswith(first)
         assert said["probability"] == pytest.approx(float(row["probability"]), abs=1e-5)
         asked.append(request)
     assert len(asked) >= 10

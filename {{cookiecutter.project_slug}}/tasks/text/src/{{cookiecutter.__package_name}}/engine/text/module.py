@@ -79,7 +79,7 @@ class TextModule(Data):
             )
             raise UserError("\n".join([advice, *source.remarks]))
         read = once_per_host(lambda: _read(source, max_length, tokenizer, vocabulary))
-        self.classes, self.tokenizer = source.classes, read.tokenizer
+        self.classes, self.tokenizer, self._test = source.classes, read.tokenizer, source.test
         self.max_length, self.masking = max_length, masking
         self.vocab_size = read.vocabulary
         self.metrics = () if masking else source.metrics
@@ -142,6 +142,13 @@ class TextModule(Data):
         if self.tokenizer is None:
             return {}
         return {f"{KEPT}/{name}": content for name, content in self.tokenizer.files().items()}
+
+    def test_columns(self) -> dict[str, list[str]]:
+        """Return where each test text is from, and the text."""
+        if not isinstance(self._test, Texts):
+            return {}
+        columns = {"place": self._test.places, "text": self._test.first}
+        return columns | ({"second": self._test.second} if self._test.second else {})
 
     def augment(self, batch: TextBatch, uniforms: Uniforms) -> TextBatch:
         """Return training texts, with masked tokens if these are to be predicted."""
