@@ -204,6 +204,14 @@ def test_prune_lists_and_with_yes_deletes_all_but_the_newest_and_the_best(write,
         ask("prune", "--keep", "0")
 
 
+def test_prune_keeps_runs_with_a_name_or_a_note(write):
+    named, noted = write(1, 0.5, name="thesis"), write(2, 0.5, note="for the thesis")
+    failed, old, new = write(3, None, state="failed", name="x"), write(4, 0.5), write(5, 0.9)
+    assert ask("prune", "--keep", "1", "--yes") == 0
+    kept = [folder.exists() for folder in (named, noted, failed, old, new)]
+    assert kept == [True, True, False, False, True]
+
+
 def test_prune_never_deletes_a_run_that_trains(write, capsys):
     training = write(1, state="running")
     elsewhere = write(2, state="running")  # on another computer: its lock is not seen here

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..hashing import sha256
 
-NOT_SOURCE = {"runs", "data", "build", "dist"}  # at the top of the project
+NOT_SOURCE = {"runs", "data", "build", "dist", "predictions.csv"}  # at the top of the project
 NOT_OURS = ("pyvenv.cfg", "run.json")  # a folder with one of these is an environment or a run
 LARGEST_SOURCE_FILE = 1_000_000  # bytes
 

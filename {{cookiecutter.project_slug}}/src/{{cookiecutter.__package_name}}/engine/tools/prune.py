@@ -1,8 +1,8 @@
 """Delete old runs: list what would go, and with --yes delete it.
 
-Of each recipe, the newest runs stay, the best one, and those that train. Trials of a few batches
-go, and runs that failed before their first checkpoint. Only folders in runs/ are deleted: a link to
-another folder stays, and so does that folder.
+Of each recipe, the newest runs stay, the best one, those that have a name or a note, and those that
+train. Trials of a few batches go, and runs that failed before their first checkpoint. Only folders
+in runs/ are deleted: a link to another folder stays, and so does that folder.
 """
 
 import argparse
@@ -19,7 +19,8 @@ from ..run.runs import Run, is_locked, is_trial, read_record, runs_in
 from .runs import GB, by_recipe, chosen, state
 
 QUIET = 3600.0  # seconds: a record that says "running" is believed if its run wrote since then
-STAY = "Kept: each recipe's newest {} with a checkpoint, its best, and those that train."
+STAY = """Kept: each recipe's newest {} with a checkpoint, its best, runs with a name
+or a note, and runs that train."""
 
 
 def main(project: Project, options: argparse.Namespace, flags: list[str]) -> int:
@@ -51,13 +52,14 @@ def main(project: Project, options: argparse.Namespace, flags: list[str]) -> int
 def to_delete(root: Path, runs: list[Run], keep: int) -> list[Run]:
     """Return the runs that are neither a recipe's `keep` newest nor its best, and do not train.
 
+    Runs that have a name or a note are not among them.
     A trial, or a run that failed before its first checkpoint, is not among the newest.
     """
     old = []
     for _, group in groupby(by_recipe(runs), lambda run: run.recipe):
         recipe = list(group)
         real = [run for run in recipe if not is_trial(run.record.get("config")) and is_saved(run)]
-        stay = real[:keep] + best_of(real)
+        stay = real[:keep] + best_of(real) + [run for run in real if run.label]
         old += [run for run in recipe if run not in stay]
     return [run for run in old if is_inside(root, run.folder) and not is_training(run.folder)]
 
