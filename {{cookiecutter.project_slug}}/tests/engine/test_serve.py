@@ -193,6 +193,7 @@ BLACK = np.zeros((60, 60, 3), np.uint8)
 def test_a_body_that_is_not_an_image_is_refused_with_the_reason(body, reason, ask):
     status, said = ask("/predict", body)
     assert status == 422 and reason in said["detail"]
+    assert said["detail"].endswith(" It was read as a file, not as application/json.")
 
 
 def test_images_of_any_shape_are_accepted(ask):

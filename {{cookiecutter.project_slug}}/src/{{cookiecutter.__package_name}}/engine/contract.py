@@ -1,15 +1,15 @@
 """The interface between the engine and a project. Read it before you write another task.
 
-A project has up to seven parts, which its `__main__.py` names:
+The parts of a project, which its `__main__.py` names. Only the first two are needed:
 
-    main(task=".classifier:ImageClassifier",   # a Task: the network, its loss and its metrics
-         data=".data:ImageData",               # a Data: the rows to train and evaluate on
-         inputs=".engine.images.inputs:find",  # optional: what `predict --input` finds in a file
-         read=".engine.images.read:read",      # optional: how the service reads a request
-         read_flags={"strict": "help"},        # optional: flags of `serve` that read takes
-         several=".engine.text.read:several",  # optional: the requests in a body that has several
-         pictures=".pictures:draw",            # optional: the pictures drawn at the end of a run
-        look=".pictures:look",                # optional: the training rows that `look` shows
+    main(task=".classifier:Classifier",  # a Task: the network, its loss and its metrics
+         data=".data:MyData",            # a Data: the rows to train and evaluate on
+         inputs=".requests:find",        # what `predict --input` finds in a file
+         read=".requests:read",          # how the service reads a request
+         read_flags={"strict": "help"},  # flags of `serve` that read takes
+         several=".requests:several",    # the requests in a body that has several
+         pictures=".pictures:draw",      # the pictures drawn at the end of a run
+         look=".pictures:look",          # the training rows that `look` shows
          links={"data.num_classes": "model.num_classes"})  # settings that the data determine
 
 The engine compiles the training step, trains on one device or many, logs, saves, resumes to the

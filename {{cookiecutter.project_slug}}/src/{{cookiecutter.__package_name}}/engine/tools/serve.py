@@ -185,8 +185,9 @@ def build_app(loading: "Future[ServedRun]") -> FastAPI:
         try:
             return ready().answer(body)
         except BadRequest as reason:
-            expected = "Send a file as curl --data-binary @FILE does, or JSON as application/json."
-            raise HTTPException(422, f"The body {reason}. {expected}") from None
+            is_file = isinstance(body, bytes)
+            read_as = "a file, not as application/json" if is_file else "application/json"
+            raise HTTPException(422, f"The body {reason}. It was read as {read_as}.") from None
 
     return app
 

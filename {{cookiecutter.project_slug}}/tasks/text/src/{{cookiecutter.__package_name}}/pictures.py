@@ -93,7 +93,9 @@ def draw_numbers(predictions: Tensor, labels: Tensor) -> Figure:
     figure = Figure(figsize=(6, 6), layout="constrained")
     axes = figure.add_subplot()
     axes.scatter(labels, predictions, s=8, alpha=0.5)
-    middle = float(labels.mean())
+    middle, error = float(labels.mean()), float((predictions - labels).abs().mean())
     axes.axline((middle, middle), slope=1, color="grey", linewidth=1)
-    axes.set(xlabel="label", ylabel="prediction", title=f"{len(labels)} texts")
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set(xlabel="label", ylabel="prediction")
+    axes.set_title(f"{len(labels)} texts, mean absolute error {error:.3g}")
     return figure

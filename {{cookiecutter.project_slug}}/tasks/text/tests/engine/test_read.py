@@ -294,6 +294,8 @@ def test_the_service_takes_json_and_plain_text_and_cuts_with_truncate(trained):
             assert status == 200 and [len(each) for each in said["predictions"]] == [6, 3]
             status, said = ask(b"one text", "text/plain")
             assert status == 422 and "trained on pairs" in said["detail"]
+            said = ask(json.dumps({"Title": "", "Body": ""}).encode())[1]
+            assert said["detail"].endswith(" It was read as application/json.")
             assert ask(b"\xff", "text/plain")[0] == ask(b"{", "application/json")[0] == 422
         finally:
             process.terminate()
