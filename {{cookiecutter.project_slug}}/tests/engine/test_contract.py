@@ -122,6 +122,20 @@ def ask(address: str, content: Any) -> dict[str, Any]:
         return json.load(answer)
 
 
+def test_the_toys_pass_the_check_of_types(tmp_path):
+    """As the main program of a project, which is what README tells to make of one."""
+    pytest.importorskip("mypy")
+    package = tmp_path / "src" / ENGINE.parent.name
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "engine").symlink_to(ENGINE)
+    for toy in (ROOT / "tests" / "engine" / "toys").glob("*/__main__.py"):
+        shutil.copy(toy, package / f"{toy.parent.name}.py")
+    told = [sys.executable, "-m", "mypy", "--config-file", ROOT / "pyproject.toml", "src"]
+    done = subprocess.run(told, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.parametrize("name", sorted(REQUESTS))
 def test_every_verb_works_for_a_task_that_the_engine_does_not_know(name, toy):
     it = toy(name)

@@ -119,6 +119,6 @@ def test_a_file_in_place_of_a_target_is_an_error(make):
 def test_a_variable_in_small_letters_is_an_error(make, monkeypatch):
     with pytest.raises(subprocess.CalledProcessError) as error:
         make("train", "config=configs/base.yaml")
-    assert "\"config=\" is not read: write make's variables in capitals" in error.value.stderr
+    assert '"config=" is not read: write make\'s variables in capitals' in error.value.stderr
     monkeypatch.setenv("name", "of something else")
     assert make("train")

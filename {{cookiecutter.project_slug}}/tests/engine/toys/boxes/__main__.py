@@ -21,8 +21,8 @@ class Scenes(NamedTuple):
     there: bool (n, 3), which of the boxes are."""
 
     image: Tensor
-    box: Tensor | None
-    there: Tensor | None
+    box: Any  # a Tensor, or None in a request
+    there: Any  # a Tensor, or None in a request
     row: Tensor
 
 

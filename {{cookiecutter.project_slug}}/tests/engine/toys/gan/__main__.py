@@ -13,7 +13,7 @@ from .engine import Best, Data, Facts, Splits, Task, Uniforms, digest, main
 class Ring(NamedTuple):
     """point: float32 (n, 2), on the ring; noise: float32 (n, 4), what a point is drawn from."""
 
-    point: Tensor | None
+    point: Any  # a Tensor, or None in a request
     noise: Tensor
     row: Tensor
 
@@ -38,8 +38,9 @@ class RingTask(Task):
     def loss(self, points: Tensor, batch: Ring) -> Tensor:
         return softplus(-self.critic(points)).mean()
 
-    def training_step(self, batch: Ring, batch_idx: int) -> None:
-        of_network, of_critic = self.optimizers()
+    def training_step(self, batch: Ring, batch_idx: int) -> Any:
+        optimizers: Any = self.optimizers()
+        of_network, of_critic = optimizers
         drawn = self(batch).detach()
         wrong = softplus(self.critic(drawn)) + softplus(-self.critic(batch.point))
         for optimizer, make in ((of_critic, wrong.mean), (of_network, None)):

@@ -28,8 +28,8 @@ class Places(NamedTuple):
     """place: float32 (n, 2); quarter: int64 (n,); radius: float32 (n,)."""
 
     place: Tensor
-    quarter: Tensor | None
-    radius: Tensor | None
+    quarter: Any  # a Tensor, or None in a request
+    radius: Any  # a Tensor, or None in a request
     row: Tensor
 
 

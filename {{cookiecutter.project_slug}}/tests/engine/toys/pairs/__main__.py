@@ -22,7 +22,7 @@ class Pairs(NamedTuple):
 
     curve: Tensor
     settings: Tensor
-    distance: Tensor | None
+    distance: Any  # a Tensor, or None in a request
     row: Tensor
 
 

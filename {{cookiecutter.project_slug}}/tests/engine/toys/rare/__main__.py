@@ -17,7 +17,7 @@ class Points(NamedTuple):
     """x: float32 (n, 4); kind: int64 (n,)."""
 
     x: Tensor
-    kind: Tensor | None
+    kind: Any  # a Tensor, or None in a request
     row: Tensor
 
 

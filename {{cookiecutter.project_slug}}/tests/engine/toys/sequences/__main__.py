@@ -17,7 +17,7 @@ class Sequences(NamedTuple):
     """tokens: int64 (n, length), 0 after the end; following: the token after the last, (n,)."""
 
     tokens: Tensor
-    following: Tensor | None
+    following: Any  # a Tensor, or None in a request
     row: Tensor
 
 
@@ -85,7 +85,7 @@ class SequenceData(Data):
         self.splits = Splits(*(sequences(n, seed) for seed, n in enumerate((640, 200, 200))))
 
     def facts(self) -> Facts:
-        shapes = {"tokens": (LONGEST,)}
+        shapes: dict[str, tuple[int, ...]] = {"tokens": (LONGEST,)}
         rows, content = self.splits.rows, digest(self.splits)
         return Facts("steps", rows, content, unit="sequences", shapes=shapes, classes=NAMES)
 

@@ -1,7 +1,7 @@
 """A toy: learn sin(x) from noisy points. All that the engine needs for a regression."""
 
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ class Points(NamedTuple):
     """x, y: float32 (n, 1); row: int64 (n,), the row's place in its split, -1 for padding."""
 
     x: Tensor
-    y: Tensor | None
+    y: Any  # a Tensor, or None in a request
     row: Tensor
 
 
