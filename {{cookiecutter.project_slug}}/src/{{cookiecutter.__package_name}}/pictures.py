@@ -11,7 +11,7 @@ from .engine.images.batch import ImageBatch
 from .engine.images.module import ImageModule
 from .engine.images.shown import as_rgb
 from .engine.model.objectives import THRESHOLD, labels_above
-from .engine.monitor.confusion import errors_in
+from .engine.monitor.confusion import errors_in, in_order
 from .engine.monitor.names import drawable, listed, width
 from .engine.monitor.predictions import FinishedRun
 
@@ -125,8 +125,8 @@ def of_classes(labels: Tensor, probabilities: Tensor, names: Sequence[str]) -> S
         pair = [predicted[i], *([labels[i]] if wrong[i] else [])]
         return f"{in_lines([names[int(one)] for one in pair])}\n{sure[i]:.0%} sure"
 
-    title = errors_in(int(wrong.sum()), len(labels), "images")
-    title += f", the {'most' if wrong.any() else 'least'} confident first"
+    title = errors_in(int(wrong.sum()), len(labels), "validation images")
+    title += f", {in_order(bool(wrong.any()))}"
     return Said(title, torch.where(wrong, -1 - sure, sure).argsort(stable=True), wrong, caption)
 
 
@@ -139,14 +139,16 @@ def of_labels(labels: Tensor, probabilities: Tensor, names: Sequence[str]) -> Sa
         most = NAME_WIDTH - 6  # "not " comes before it
         return in_lines([in_words(row, names, most) for row in each])
 
-    title = f"{int(wrong.sum())} of {len(labels)} images have a wrong label, the worst first"
+    title = (
+        f"{int(wrong.sum())} of {len(labels)} validation images have a wrong label, the worst first"
+    )
     return Said(title, error.mean(1).argsort(descending=True, stable=True), wrong, caption)
 
 
 def of_numbers(labels: Tensor, numbers: Tensor) -> Said:
     error = (numbers - labels).abs()
     order = error.argsort(descending=True, stable=True)
-    title = f"mean error {error.mean():.6g} in {len(labels)} images, the largest first"
+    title = f"mean error {error.mean():.6g} in {len(labels)} validation images, the largest first"
     pairs = list(zip(numbers, labels, strict=True))
     return Said(title, order, None, lambda i: in_lines([in_words(one, ()) for one in pairs[i]]))
 

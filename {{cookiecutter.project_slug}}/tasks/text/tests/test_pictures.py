@@ -77,6 +77,6 @@ def test_the_table_counts_each_label_and_prediction(tmp_path):
 def test_numbers_are_drawn_as_points(tmp_path):
     figure = draw_numbers(torch.tensor([1.0, 2.0]), torch.tensor([1.5, 2.5]))
     words_in(figure, tmp_path / "numbers.png")
-    assert figure.axes[0].get_title() == "2 texts, mean absolute error 0.5"
+    assert figure.axes[0].get_title() == "2 validation texts, mean absolute error 0.5"
     assert figure.axes[0].get_aspect() == 1  # so that distances to the line can be compared
     assert figure.axes[0].collections[0].get_offsets().tolist() == [[1.5, 1.0], [2.5, 2.0]]

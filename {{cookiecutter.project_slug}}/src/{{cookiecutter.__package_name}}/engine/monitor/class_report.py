@@ -130,13 +130,14 @@ def write(found: ClassReport, facts: Facts, folder: Path, split: str) -> list[Pa
     for name, true, said, *numbers in zip(classes, *values, strict=True):
         table.append([name, true, said, *("" if x != x else f"{x:.6f}" for x in numbers)])
     files = [_write_csv(folder / f"{split}-classes.csv", table)]
+    unit = f"{'validation' if split == 'val' else split} {facts.unit}"
     if found.confusion is not None:
         matrix = [["label", *classes]]
         matrix += [[c, *row] for c, row in zip(classes, found.confusion.tolist(), strict=True)]
         files.append(_write_csv(folder / f"{split}-confusion.csv", matrix))
     if found.confusion is not None and len(classes) <= MOST_IN_PICTURE:
         files.append(folder / f"{split}-confusion.png")
-        draw_confusion(found.confusion, classes, facts.unit).savefig(files[-1], dpi=110)
+        draw_confusion(found.confusion, classes, unit).savefig(files[-1], dpi=110)
     return files
 
 

@@ -42,5 +42,11 @@ def draw_confusion(confusion: Tensor, classes: tuple[str, ...], unit: str) -> Fi
 
 
 def errors_in(errors: int, rows: int, unit: str) -> str:
-    """Return such as "3 errors in 360 images"."""
+    """Return such as "3 errors in 360 test images"."""
     return f"{errors:,} error{'' if errors == 1 else 's'} in {rows:,} {unit}"
+
+
+def in_order(errors: bool) -> str:
+    """Return how a picture of predictions is ordered: errors come first, if there are any."""
+    right = "the least confident first"
+    return f"the most confident first, then correct ones, {right}" if errors else right

@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .engine.monitor.confusion import confusion_of, draw_confusion, errors_in
+from .engine.monitor.confusion import confusion_of, draw_confusion, errors_in, in_order
 from .engine.monitor.names import INSTALL, drawable, visible
 from .engine.monitor.predictions import FinishedRun
 from .engine.text.batch import TextBatch
@@ -35,7 +35,7 @@ def draw(run: FinishedRun) -> dict[str, Figure]:
         pictures["predictions.png"] = draw_predictions(texts, labels, predictions, classes)
     if len(classes) <= MOST_CLASSES:
         counts = confusion_of(predictions.argmax(1), labels, len(classes))
-        pictures["confusion.png"] = draw_confusion(counts, classes, run.facts.unit)
+        pictures["confusion.png"] = draw_confusion(counts, classes, "validation texts")
     return pictures
 
 
@@ -64,9 +64,8 @@ def draw_predictions(
     order = torch.where(wrong, -1 - sure, sure).argsort(stable=True)[:ROWS].tolist()
     names = drawable(classes, NAME_WIDTH)
     figure = Figure(figsize=(12, 0.5 + 0.25 * len(order)))
-    first = "most" if wrong.any() else "least"
-    errors = errors_in(int(wrong.sum()), len(labels), "texts")
-    figure.suptitle(f"{errors}, the {first} confident first")
+    errors = errors_in(int(wrong.sum()), len(labels), "validation texts")
+    figure.suptitle(f"{errors}, {in_order(bool(wrong.any()))}")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set(xlim=(0, 1), ylim=(len(order), -2))
@@ -97,5 +96,5 @@ def draw_numbers(predictions: Tensor, labels: Tensor) -> Figure:
     axes.axline((middle, middle), slope=1, color="grey", linewidth=1)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set(xlabel="label", ylabel="prediction")
-    axes.set_title(f"{len(labels)} texts, mean absolute error {error:.3g}")
+    axes.set_title(f"{len(labels)} validation texts, mean absolute error {error:.3g}")
     return figure
