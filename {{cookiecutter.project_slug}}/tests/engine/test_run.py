@@ -1,8 +1,10 @@
 """Whole runs through the command line: record, metrics and end."""
 
+import csv
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import zipfile
@@ -12,12 +14,13 @@ import lightning as L
 import matplotlib.image
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 import {{ cookiecutter.__package_name }}
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
-from {{ cookiecutter.__package_name }}.data import ImageData
+from {{ cookiecutter.__package_name }}.data import ImageData, digits
 from {{ cookiecutter.__package_name }}.engine.cli.arguments import expand_run
 from {{ cookiecutter.__package_name }}.engine.contract import Facts
 from {{ cookiecutter.__package_name }}.engine.decisions import KEYS
@@ -149,6 +152,24 @@ def test_a_checkpoint_loads_without_the_command_line(trained):
     assert not any("_orig_mod" in name for name in state)
     model = ImageClassifier.load_from_checkpoint(path, weights_only=True)
     assert digest(model.state_dict()) == digest(state)
+
+
+def test_the_python_of_the_docs_predicts_as_the_evaluation_does(trained, call, tmp_path):
+    assert call("test", "--run", str(trained)) == 0
+    rows = list(csv.DictReader((trained / "predictions.csv").open()))[:3]
+    pixels = digits().test.images[:3].permute(0, 2, 3, 1).numpy()
+    files = [tmp_path / f"{i}.png" for i in range(3)]
+    for file, image in zip(files, pixels, strict=True):
+        Image.fromarray(image).save(file)
+    text = (project_root() / "docs" / "predict.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0]
+    code = re.sub(r'Path\("runs/.*?"\)', f"Path({str(trained)!r})", code)
+    named = {}
+    exec(code.replace('[Path("image.jpg")]', f"map(Path, {[*map(str, files)]})"), named)
+    sure, said = named["probabilities"].max(1)
+    assert [digits().classes[i] for i in said] == [row["prediction"] for row in rows]
+    known = torch.tensor([float(row["probability"]) for row in rows])
+    assert torch.allclose(sure, known, atol=1e-5)
 
 
 def test_only_the_same_seed_gives_the_same_weights(call, tmp_path):

@@ -194,6 +194,11 @@ def _is_installed(name: str) -> bool:
     return False
 
 
+def facts_in(run: Path) -> Facts:
+    """Return the facts of the data that a run was trained on, from its record."""
+    return facts_of(read_record(run / "run.json")["data"])
+
+
 def facts_of(data: dict[str, Any]) -> Facts:
     """Return the facts about the data in run.json, also from the format of older versions."""
     if "rows" in data:

@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..model.checks import read_saved
 from ..paths import shown
 from ..run.checkpoint_files import find_checkpoint
-from ..run.record import facts_of, read_record
+from ..run.record import facts_in
 from ..task import Task
 
 
@@ -29,7 +29,7 @@ def load_trained(project: Project, folder: Path) -> Trained:
     fit the current source.
     """
     saved = read_saved(find_checkpoint(folder, "best", "last"), "--run")
-    facts = facts_of(read_record(folder / "run.json")["data"])
+    facts = facts_in(folder)
     with artifacts_of(folder):
         task = _task_of(project, saved, shown(folder))
     if not all(t.isfinite().all() for t in task.state_dict().values() if t.is_floating_point()):

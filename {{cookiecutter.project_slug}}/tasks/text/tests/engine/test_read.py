@@ -25,11 +25,8 @@ from {{ cookiecutter.__package_name }}.engine.cli.project import (
     Project,
     data_with_flags,
 )
-from {{ cookiecutter.__package_name }}.engine.contract import Facts
-from {{ cookiecutter.__package_name }}.engine.run.record import (
-    facts_of,
-    read_record,
-)
+from {{ cookiecutter.__package_name }}.engine.paths import project_root
+from {{ cookiecutter.__package_name }}.engine.run.record import facts_in
 from {{ cookiecutter.__package_name }}.engine.text.read import read, several
 from {{ cookiecutter.__package_name }}.engine.tools.serve import (
     BadRequest,
@@ -89,16 +86,27 @@ def reading(run: Path, *requests: Any, **flags: bool) -> Any:
     return rows.batch, *rest
 
 
-def facts_in(run: Path) -> Facts:
-    return facts_of(read_record(run / "run.json")["data"])
-
-
 def data_of(run: Path) -> Any:
     options = {"path": str(run.parent / "texts.csv")}
     if run.parent.name.startswith("pairs"):
         options |= {"text": "title", "second": "body"}
     sizes = {"max_length": LONGEST, "vocabulary": 200}
     return data_with_flags(TextData)(source="table", options=options, **sizes)
+
+
+def test_the_python_of_the_docs_predicts_as_the_evaluation_does(trained):
+    run = trained("texts")
+    rows = rows_of(run / "predictions.csv")[:4]
+    text = (project_root() / "docs" / "predict.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0]
+    code = re.sub(r'Path\("runs/.*?"\)', f"Path({str(run)!r})", code)
+    code = code.replace("best.ckpt", "last.ckpt")  # this run has not validated
+    named = dict[str, Any]()
+    exec(code.replace('["Deutsch", "Schweiz"]', repr([row["text"] for row in rows])), named)
+    sure, said = named["probabilities"].max(1)
+    assert [named["facts_in"](run).classes[i] for i in said] == [row["prediction"] for row in rows]
+    known = torch.tensor([float(row["probability"]) for row in rows])
+    assert torch.allclose(sure, known, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["texts", "pairs"])
