@@ -379,9 +379,8 @@ class Training(LightningCLI):
             record.end(state, reason)
             if state == "finished":
                 self.checkpoint.drop_unneeded()
-        summary.print_fit(
-            self.run_folder, record.content, self.decisions, model.best, self.facts, drawn
-        )
+        best = model.best, self.checkpoint.best_so_far.epoch + 1
+        summary.print_fit(self.run_folder, record.content, self.decisions, *best, self.facts, drawn)
 
     def _out_of_patience(self) -> str | None:
         """Return why the run has ended, if it was out of patience."""

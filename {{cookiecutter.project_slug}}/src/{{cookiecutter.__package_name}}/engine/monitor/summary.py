@@ -107,16 +107,21 @@ def print_fit(
     record: dict[str, Any],
     decisions: Decisions,
     best: Best,
+    best_epoch: int,
     facts: Facts,
     pictures: list[str],
 ) -> None:
-    """Print the results of a training run, where its files are and what to try next."""
+    """Print the results of a training run, where its files are and what to try next.
+
+    `best_epoch` counts from 1.
+    """
     results = record["results"]
     score, speed = results[f"best {best.metric}"], results["rows_per_second"]
     heat = "{busy_percent}% busy, up to {temperature_celsius} °C and {memory_gib} GiB"
     split, _, name = best.metric.partition("/")
     rows = {
-        f"{'validation' if split == 'val' else split} {name}": format_score(score, best),
+        f"{'validation' if split == 'val' else split} {name}": format_score(score, best)
+        + ("" if score is None else f" (best: epoch {best_epoch})"),
         "speed": "too short to measure" if speed is None else f"{speed:,.0f} {facts.unit}/s",
         **({"GPU": heat.format(**results["gpu"])} if results["gpu"] else {}),
         "torch.compile": _reason(decisions.compile),
