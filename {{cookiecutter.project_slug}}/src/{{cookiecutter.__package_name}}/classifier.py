@@ -145,6 +145,8 @@ class ImageClassifier(Task):
         if options["pretrained"]:
             names = options["network"], options["pretrained"]
             lines.append(f"pretrained: {load_pretrained(self.network.body, *names)}")
+        elif options["freeze_backbone"]:
+            lines.append("note: model.pretrained is not set: frozen weights stay as they are")
         if options["num_channels"] != 3:
             lines.append(normalize_by(self.network.normalize, self.trainer))
         if isinstance(self.other, Numbers):

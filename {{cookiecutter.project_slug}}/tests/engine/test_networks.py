@@ -244,6 +244,18 @@ def test_a_run_needs_its_pretrained_file_only_when_it_starts(trained, call, tmp_
     assert "pretrained:" not in capsys.readouterr().out
 
 
+def test_a_frozen_backbone_without_trained_weights_is_noted(trained, call, tmp_path, capsys):
+    flags = ("--trainer.max_steps", "1", "--model.freeze_backbone", "true")
+    for name, pretrained in (
+        ("random", "false"),
+        ("trained", str(trained / "checkpoints/best.ckpt")),
+    ):
+        more = ("--model.pretrained", pretrained)
+        assert call("fit", *DIGITS, *flags, *more, folder=tmp_path / name) == 0
+        noted = "note: model.pretrained is not set" in capsys.readouterr().out
+        assert noted is (name == "random")
+
+
 class Modes(ImageClassifier):
     """Keep which modules were in training mode at each step."""
 

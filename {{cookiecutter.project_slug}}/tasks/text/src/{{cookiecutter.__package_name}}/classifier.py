@@ -154,6 +154,8 @@ class TextClassifier(Task):
             trainer: Any = self.trainer
             classes = getattr(trainer.datamodule, "classes", ())
             lines.append(f"pretrained: {load_pretrained(self.network, name, pretrained, classes)}")
+        elif not pretrained and (self.hparams["freeze_backbone"] or self.hparams["lora_rank"]):
+            lines.append("note: model.pretrained is not set: frozen weights stay as they are")
         if isinstance(self.objective, Numbers):
             lines.append(self.objective.scale.measure(self.trainer))
         return "\n".join(filter(None, lines)) or None
