@@ -14,6 +14,7 @@ from .. import hardware
 from ..contract import Facts, Rows, Splits, Uniforms, count
 from ..decisions import Decisions, LoaderName, decide
 from ..errors import UserError
+from .augmented import FirstChecked, wrong_with
 from .open_files import check_open_files
 from .order import BatchShard, EpochPlan, fixed_lengths
 from .resident import ResidentLoader
@@ -60,6 +61,10 @@ class Data(L.LightningDataModule):
     def augment(self, batch: Any, uniforms: Uniforms) -> Any:
         return batch
 
+    def check_augmented(self, batch: Any, augmented: Any) -> str | None:
+        """Return what is wrong with the first batch that augment() returned, or None."""
+        return wrong_with(augmented, batch)
+
     def artifacts(self) -> Mapping[str, Path | bytes]:
         return {}
 
@@ -93,7 +98,9 @@ class Data(L.LightningDataModule):
         position = partial(self._position, shard.batches(rows.n))
         plan = EpochPlan(rows.n, shard, seed, position, weights, rows.lengths, overfits)
         overridden = type(self).augment is not Data.augment  # the default costs a call per batch
-        return self._loader(rows, plan, self.augment if overridden else None)
+        name = f"{type(self).__name__}.augment()"
+        augment = FirstChecked(self.augment, self.check_augmented, name) if overridden else None
+        return self._loader(rows, plan, augment)
 
     def eval_loader(self, split: Any, first: int | None = None) -> Loader:
         """Return a loader for evaluation: this process's shard of a split, in order.

@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import UserError
+from .arrays import as_labels, as_pixels
+
 
 class ImageBatch(NamedTuple):
     """Images with their labels.
@@ -29,12 +32,15 @@ class ImageBatch(NamedTuple):
 
 
 def in_memory(pixels: np.ndarray | Tensor, labels: np.ndarray | Tensor) -> ImageBatch:
-    """Return one split of images: `pixels` uint8 (n, h, w, c), `labels` integers (n,).
+    """Return one split of images: `pixels` uint8 (n, h, w, c), 0 to 255, `labels` integers (n,).
 
     `labels` may also be floats (n,), numbers to learn, or (n, labels), 1 where an image has one.
+    Raises UserError if pixels or labels are anything else, or not as many.
     """
-    labels = torch.as_tensor(labels)
-    one_class = labels.ndim == 1 and not labels.is_floating_point()
-    labels = labels.to(torch.int64 if one_class else torch.float32)
-    images = torch.as_tensor(pixels).permute(0, 3, 1, 2)
-    return ImageBatch(images, labels, torch.arange(len(labels)))
+    pixels, labels = as_pixels(pixels), as_labels(labels)
+    if len(pixels) != len(labels):
+        raise UserError(
+            f"in_memory(): there are pixels of {len(pixels)} images and labels of {len(labels)};"
+            " expected one label for each image: select both with the same index."
+        )
+    return ImageBatch(pixels.permute(0, 3, 1, 2), labels, torch.arange(len(labels)))

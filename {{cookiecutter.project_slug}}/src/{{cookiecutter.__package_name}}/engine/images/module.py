@@ -11,12 +11,18 @@ from ..contract import Facts
 from ..data.classes import Sampler, check_sampler, class_counts, remarks_on, sample_weights
 from ..data.module import Data
 from ..errors import UserError
+from ..ranks import is_rank_zero
 from .batch import ImageBatch
 from .checking.inspection import FAULTS
 from .finding.names import as_text
 from .reading.reader import FileRows, ReadConfig
 from .reading.source_channels import channels_of, with_channels
 from .splits import Files, ImageSplits
+
+RESIZED = (
+    "note: augment.py changes the training images from {} by {} to {} by {} pixels (height by"
+    " width); evaluation doesn't."
+)
 
 
 class ImageModule(Data):
@@ -112,6 +118,21 @@ class ImageModule(Data):
             return self._facts
         extra = self._facts.extra | {"check_later": self._later.as_json()}
         return replace(self._facts, extra=extra, remarks=self._facts.remarks + self._later.remarks)
+
+    def check_augmented(self, batch: ImageBatch, augmented: ImageBatch) -> str | None:
+        """Return what is wrong with the first augmented images, or None.
+
+        Another height or width is only noted: a network may be trained at another resolution.
+        """
+        wrong = super().check_augmented(batch, augmented)
+        if wrong is None:
+            (_, before, *size), (_, after, *new_size) = batch.images.shape, augmented.images.shape
+            if before == after:
+                if size != new_size and is_rank_zero():
+                    print(RESIZED.format(*size, *new_size), flush=True)
+                return None
+            wrong = f"returns images of {after} channels; expected {before}, as in evaluation"
+        return f"{wrong}: change augment.py"
 
     def test_columns(self) -> dict[str, list[str]]:
         """Return the paths of the test images, if they are files."""

@@ -4,13 +4,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..contract import Splits
+from ..data.augmented import described
+from ..errors import UserError
 from ..hashing import sha256_of
 from ..model.objectives import ObjectiveName
+from .arrays import check_classes, check_labels
 from .batch import ImageBatch
 from .checking.left_out import Unchecked
 from .finding.file_paths import Paths
@@ -56,6 +61,16 @@ class ImageSplits(Splits):
     remarks: tuple[str, ...] = field(default=(), kw_only=True)
     later: LaterCheck | None = field(default=None, kw_only=True)
 
+    def __post_init__(self) -> None:
+        """Raise UserError if a split has no images, or its labels don't fit the classes."""
+        check_classes(self.classes)
+        for name in ("train", "val", "test"):
+            part = getattr(self, name)
+            if hasattr(part, "take") or (part is None and name == "test"):
+                continue
+            _check(part, name)
+            check_labels(part.labels, self.classes, name)
+
     @property
     def objective(self) -> ObjectiveName:
         """What an image has: one of the classes, any number of them, or a number."""
@@ -66,8 +81,25 @@ class ImageSplits(Splits):
     @property
     def fingerprint(self) -> str:
         """The SHA-256 of the classes and the content of all three splits."""
-        contents = (content(part) for part in (self.train, self.val, self.test))
+        parts = (part for part in (self.train, self.val, self.test) if part is not None)
+        contents = map(content, parts)
         return sha256_of([" ".join([repr(self.classes), *contents]).encode()])
+
+
+def _check(split: Any, name: str) -> None:
+    """Raise UserError if a split is neither images in memory, uint8, nor files."""
+    if isinstance(split, Files):
+        return
+    if not isinstance(split, ImageBatch):
+        raise UserError(
+            f"ImageSplits: {name} is of the type {type(split).__name__}; expected what"
+            " in_memory(pixels, labels) returns, or a split of folder()."
+        )
+    if split.images.dtype != torch.uint8 or split.images.ndim != 4:
+        raise UserError(
+            f"ImageSplits: the images of {name} are {described(split.images)}; expected uint8"
+            " (n, channels, height, width), as in_memory(pixels, labels) returns them."
+        )
 
 
 def content(split: ImageBatch | Files) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from ...data.order import BatchShard, EpochPlan
@@ -16,7 +17,7 @@ from ...data.streaming import Reader, StreamConfig, StreamingLoader
 from ...errors import UserError
 from ...hardware import this_machine
 from ...paths import cache_folder, exclusive_lock
-from ..batch import ImageBatch, in_memory
+from ..batch import ImageBatch
 from ..decoding.boxes import Size
 from ..decoding.decode import VERSION
 from ..splits import Files, content
@@ -55,7 +56,8 @@ def decoded(files: Files, size: Size, reader: MakeReader) -> ImageBatch:
                 ) from None
             _write(files, size, reader, path)
             pixels = np.load(path, mmap_mode="c")
-    return in_memory(pixels, files.labels)
+    images = torch.as_tensor(pixels).permute(0, 3, 1, 2)
+    return ImageBatch(images, files.labels, torch.arange(files.n))
 
 
 def _write(files: Files, size: Size, reader: MakeReader, path: Path) -> None:

@@ -30,6 +30,12 @@ def with_channels(source: ImageSplits, name: str, channels: int | None) -> Image
         )
     parts = {part: getattr(source, part) for part in ("train", "val", "test")}
     found = {channels_of(part) for part in parts.values() if part is not None}
+    if channels is None and len(found) > 1:
+        raise UserError(
+            f"The images of the source '{name}' have {' and '.join(map(str, sorted(found)))}"
+            " channels; expected the same number in all splits: set data.channels, or change the"
+            " source in data.py."
+        )
     if channels is None or found == {channels}:
         return source
     if any(isinstance(part, Files) for part in parts.values()):
