@@ -45,7 +45,7 @@ def wrong_with(augmented: Any, batch: Any) -> str | None:
             f" batch._replace({batch._fields[0]}=...)"
         )
     for name, part in augmented._asdict().items():
-        before = getattr(batch, name)
+        before = getattr(batch, name, None)
         if part is None and before is None:
             continue
         if not isinstance(part, Tensor):
