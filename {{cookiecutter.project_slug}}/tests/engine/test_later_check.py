@@ -125,7 +125,7 @@ def test_what_can_not_be_used_ends_training_and_is_named(tmp_path):
     paths = classes(tmp_path / "images", 8)
     damaged_in_the_middle(paths[3])
     check = done(listed(tmp_path / "images"))
-    assert "1 images can't be used" in check.problem and "skip_bad true" in check.problem
+    assert "1 image can't be used" in check.problem and "skip_bad true" in check.problem
     assert "03.jpg is damaged" in check.problem
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 from .contract import Facts
 from .errors import UserError
 from .hardware import Gpu, Machine
+from .plurals import counted
 
 LoaderName = Literal["resident", "mapped", "streaming"]
 # A configuration as plain mappings, such as config["trainer"]["devices"].
@@ -545,7 +546,8 @@ def workers(machine: Machine, processes: int) -> Decision:
     The training process keeps one core. More than 16 workers would only use more memory.
     """
     count = max(min(threads_per_process(machine, processes) - 1, 16), 0)
-    share = f"{machine.cores} cores" + (f" for {processes} processes" if processes > 1 else "")
+    share = counted(machine.cores, "core")
+    share += f" for {processes} processes" if processes > 1 else ""
     return Decision(count, f"{share}, one for the training process")
 
 
@@ -556,7 +558,8 @@ def decoder(machine: Machine, accelerator: str, processes: int) -> Decision:
     if not able:
         return Decision("cpu", "no GPU with a JPEG decoder")
     if cores < MIN_CORES_TO_DECODE:
-        return Decision("gpu", f"{cores} cores per GPU; the CPU needs {MIN_CORES_TO_DECODE}")
+        few = f"{counted(cores, 'core')} per GPU"
+        return Decision("gpu", f"{few}; the CPU needs {MIN_CORES_TO_DECODE}")
     return Decision("cpu", f"{cores} cores per GPU are enough")
 
 
@@ -569,7 +572,7 @@ def device_name(machine: Machine, accelerator: str) -> str:
     """Return the device's name for tables and summaries."""
     if accelerator == "cuda":
         return machine.gpus[0].name
-    return "Apple GPU" if accelerator == "mps" else f"CPU ({machine.cores} cores)"
+    return "Apple GPU" if accelerator == "mps" else f"CPU ({counted(machine.cores, 'core')})"
 
 
 def in_common(machines: list[Machine]) -> Machine:

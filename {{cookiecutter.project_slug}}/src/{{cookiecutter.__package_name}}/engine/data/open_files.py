@@ -1,6 +1,7 @@
 """Open files: every worker of a loader needs some, and systems allow a process only so many."""
 
 from ..errors import UserError
+from ..plurals import counted, plural
 
 PER_WORKER = 4  # pipes of a worker, in the training process
 OTHERS = 64  # that libraries, logs and the data keep open
@@ -17,8 +18,8 @@ def check_open_files(workers: int) -> None:
     allowed, needed = _raised_limit(), OTHERS + PER_WORKER * workers
     if workers and allowed is not None and needed > allowed:
         raise UserError(
-            f"This process may have {allowed} open files, and {workers} workers need about"
-            f" {needed}. {FEW_OPEN_FILES}"
+            f"This process may have {allowed} open files, and {counted(workers, 'worker')}"
+            f" {plural(workers, 'needs', 'need')} about {needed}. {FEW_OPEN_FILES}"
         )
 
 

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..contract import Rows, Uniforms
 from ..errors import UserError
+from ..plurals import counted, plural
 from .order import EpochPlan, fixed_lengths
 from .prefetch import prefetch
 from .torch_workers import end_workers, shared_storage
@@ -132,11 +133,12 @@ def check_shared_memory(
     """
     needed = loaders * config.slots * slot_size
     if config.workers and free is not None and needed > free:
+        n, ahead = loaders * config.workers, counted(config.prefetch, "batch", "batches")
         raise UserError(
-            f"/dev/shm has {free / 2**20:.0f} MiB free, and {loaders * config.workers} workers that"
-            f" read {config.prefetch} batches ahead need {needed / 2**20:.0f} MiB. Start the"
-            " container with --shm-size=8g (or --ipc=host), or set --data.workers, --data.prefetch"
-            " or the batch size lower."
+            f"/dev/shm has {free / 2**20:.0f} MiB free, and {counted(n, 'worker')} that"
+            f" {plural(n, 'reads', 'read')} {ahead} ahead {plural(n, 'needs', 'need')}"
+            f" {needed / 2**20:.0f} MiB. Start the container with --shm-size=8g (or --ipc=host), or"
+            " set --data.workers, --data.prefetch or the batch size lower."
         )
 
 

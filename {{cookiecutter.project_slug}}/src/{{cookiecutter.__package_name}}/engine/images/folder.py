@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import UserError
 from ..model.objectives import ObjectiveName
 from ..paths import resolve_path
+from ..plurals import plural
 from .checking.file_check import check
 from .checking.usable import only_usable
 from .finding.class_folders import from_folders
@@ -132,7 +133,8 @@ def _of_division(unassigned: int, n: int, shares: dict[str, float]) -> Iterator[
     if unassigned == n:
         return
     if unassigned:
-        yield f"{unassigned} of {n} images have no split: they are taken for train"
+        have, they = plural(unassigned, "has", "have"), plural(unassigned, "it is", "they are")
+        yield f"{unassigned} of {n} images {have} no split: {they} taken for train"
     if shares["val"]:
         yield f"no validation split is given: {shares['val']:.0%} of train is used for it"
 
@@ -172,7 +174,10 @@ def _classes(
             remarks,
         )
     if unvalidated := set(classes) - val:
+        n = len(unvalidated)
         remarks.append(
-            f"no validation images of {join_names(unvalidated)}: validation leaves them out"
+            f"the {plural(n, 'class', 'classes')} {join_names(unvalidated)}"
+            f" {plural(n, 'has', 'have')} no validation images, so validation does not measure"
+            f" {plural(n, 'it', 'them')}"
         )
     return classes

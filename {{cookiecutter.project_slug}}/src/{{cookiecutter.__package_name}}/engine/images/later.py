@@ -23,6 +23,7 @@ import torch
 
 from ..errors import UserError
 from ..paths import is_writable
+from ..plurals import counted, plural
 from .checking.agreement import problem_of
 from .checking.checked_files import CheckedFiles
 from .checking.file_check import folder_of, gradually
@@ -183,7 +184,10 @@ class _Flagged:
         if later.skip_bad or not lines:
             return "", tuple(f"left out from now on: {line}" for line in lines)
         text = "\n  ".join(lines)
-        return f"{len(new)} images can't be used, as the check found:\n  {text}\n{ADVICE}", ()
+        return (
+            f"{counted(len(new), 'image')} can't be used, as the check found:\n  {text}\n{ADVICE}",
+            (),
+        )
 
 
 def _of_all(later: LaterCheck, found: CheckedFiles) -> Report:
@@ -208,5 +212,6 @@ def _of_all(later: LaterCheck, found: CheckedFiles) -> Report:
     divided = copies(contents, listing.labels, later.splits, usable) >= 0
     later.left_out.flags[~usable | divided] = 1
     if count := int(divided.sum()):
-        remarks.append(f"{count} images left out: they are copies of images in another split")
+        copy_of = plural(count, "a copy of an image", "copies of images")
+        remarks.append(f"{counted(count, 'image')} left out: {copy_of} in another split")
     return "", tuple(remarks)

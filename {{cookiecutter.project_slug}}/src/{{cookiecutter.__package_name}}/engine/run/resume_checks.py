@@ -6,6 +6,7 @@ from typing import Any
 
 from ..contract import Facts
 from ..errors import UserError
+from ..plurals import counted
 from .source import changed_source
 
 # An elastic resume may change these: how the global batch is divided and computed.
@@ -54,8 +55,8 @@ def check_length(trained: int, max_epochs: int | None) -> None:
     """Raise UserError if a run that has trained for some epochs is asked to end before."""
     if max_epochs is not None and 0 <= max_epochs < trained:
         raise UserError(
-            f"trainer.max_epochs is {max_epochs}, but the run has trained for {trained} epochs. Set"
-            " a larger number, or start a new run."
+            f"trainer.max_epochs is {max_epochs}, but the run has trained for"
+            f" {counted(trained, 'epoch')}. Set a larger number, or start a new run."
         )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..cli.project import Project
 from ..errors import UserError
 from ..paths import project_root
+from ..plurals import counted
 from ..run.runs import Run, is_locked, is_trial, read_record, runs_in
 from .runs import GB, by_recipe, chosen, state
 
@@ -45,7 +46,7 @@ def main(project: Project, options: argparse.Namespace, flags: list[str]) -> int
         print("To delete them, run the same command with YES=1 (make) or --yes (python).")
         return 0
     freed = [run.size for run in going if delete(root, run)]
-    print(f"\n{len(freed)} runs deleted, {sum(freed) / GB:.3f} GB freed.")
+    print(f"\n{counted(len(freed), 'run')} deleted, {sum(freed) / GB:.3f} GB freed.")
     return 0
 
 

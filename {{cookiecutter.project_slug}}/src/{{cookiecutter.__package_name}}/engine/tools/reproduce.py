@@ -24,6 +24,7 @@ from ..decisions import applied, get
 from ..errors import UserError
 from ..hashing import sha256
 from ..paths import project_root, shown
+from ..plurals import plural
 from ..run.differences import IGNORED, differences, flat
 from ..run.digests import Digests
 from ..run.environment import not_as_locked
@@ -156,9 +157,10 @@ def compare(then: Digests, now: Digests, until: int | None, differs: list[str]) 
     if not steps and not names:
         raise UserError("The run's folder has no losses and no digests to compare with.")
     if not differing and not tensors:
-        tensors_too = f" and {len(names)} tensors" if names else ""
+        losses = f"{len(steps)} {plural(len(steps), 'loss', 'losses')}"
+        tensors_too = f" and {len(names)} {plural(len(names), 'tensor')}" if names else ""
         rest = "" if until is None else f", up to step {until}"
-        print(f"\nidentical: {len(steps)} losses{tensors_too}{rest}, bit for bit")
+        print(f"\nidentical: {losses}{tensors_too}{rest}, bit for bit")
         return 0
     print("\ndifferent")
     if differing:

@@ -10,6 +10,7 @@ from heapq import nsmallest
 import numpy as np
 
 from ...errors import UserError
+from ...plurals import counted, plural
 from ..decoding.channels import fits
 from ..decoding.depth import depth_of, too_dark
 from ..finding.file_paths import Paths
@@ -103,15 +104,17 @@ def bits_in_common(
     dark = [v for v, peak in peaks.items() if peak < 2**14 and not problems[v]]
     total = int(counts[list(peaks)].sum())
     if peaks and bits < 16:
+        have, they = plural(total, "has", "have"), plural(total, "it is", "they are")
         remarks.append(
-            f"{total} images have 16 bits and no value above {largest}: they are read as"
+            f"{counted(total, 'image')} {have} 16 bits and no value above {largest}: {they} read as"
             f" {bits} bits, in training, evaluation and the service"
         )
     elif dark:
         images = np.flatnonzero(np.isin(checked.found, dark))
+        have, they = plural(len(images), "has", "have"), plural(len(images), "it is", "they are")
         remarks.append(
-            f"{len(images)} of {total} images of 16 bits have no value above {2**14 - 1}, others"
-            f" {largest}; all are read with one scale, so these are dark:"
+            f"{len(images)} of {total} images of 16 bits {have} no value above {2**14 - 1}, others"
+            f" {largest}; all are read with one scale, so {they} dark:"
             f" {_first_names(paths, images)}"
         )
     return bits
@@ -124,7 +127,8 @@ def lines_about(paths: Paths, checked: CheckedFiles, told: dict[int, str]) -> li
         kinds.setdefault(text, []).append(v)
     having = [(np.flatnonzero(np.isin(checked.found, of)), text) for text, of in kinds.items()]
     return [
-        f"{len(images)} images have {text}: {_first_names(paths, images)}"
+        f"{counted(len(images), 'image')} {plural(len(images), 'has', 'have')} {text}:"
+        f" {_first_names(paths, images)}"
         for images, text in sorted(having, key=lambda each: each[0][:1].tolist())
         if len(images)
     ]

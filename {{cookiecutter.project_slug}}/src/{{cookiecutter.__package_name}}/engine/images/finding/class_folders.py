@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import UserError
+from ...plurals import counted, plural
 from .file_paths import Paths
 from .kinds import is_image
 from .listing import Listing, refusal, split_index
@@ -70,8 +71,8 @@ def _split_folders(root: Path, folders: list[Path], remarks: list[str]) -> dict[
         if folder in flat:
             count = _count_images(folder)
             remarks.append(
-                f"{join_names([folder])} holds {count} images, but no folders of classes: without"
-                " labels they are not used"
+                f"{join_names([folder])} holds {counted(count, 'image')}, but no folders of"
+                f" classes: without labels, {plural(count, 'it is', 'they are')} not used"
             )
         elif split in splits:
             raise UserError(f"{root} holds both {splits[split].name} and {folder.name}: keep one.")
@@ -104,9 +105,10 @@ def _of_known_classes(parts: list[Part], found: Found, remarks: list[str]) -> li
     counts = [part.images for part in parts]
     is_test = [part.split == "test" for part in parts]
     found.leave_out(np.repeat(is_test, counts))
+    n = int(np.dot(is_test, counts))
     remarks.append(
-        f"the test split holds {np.dot(is_test, counts)} images of {join_names(labels['test'])}, no"
-        " class of train: without labels they are not used"
+        f"the test split holds {counted(n, 'image')} of {join_names(labels['test'])}, no class of"
+        f" train: without labels, {plural(n, 'it is', 'they are')} not used"
     )
     return [part for part in parts if part.split != "test"]
 

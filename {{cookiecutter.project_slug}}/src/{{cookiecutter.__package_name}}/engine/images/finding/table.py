@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ...errors import UserError
 from ...model.objectives import SEPARATOR, ObjectiveName
+from ...plurals import counted
 from .file_paths import Paths
 from .listing import Listing, Stats, arrays, status_of
 from .names import FilesOnDisk, as_text, join_names
@@ -56,9 +57,9 @@ class _Table:
                 for cells in rows:
                     if len(cells) > width and any(cells[width:]):
                         raise UserError(
-                            f"{self.path}, line {rows.line_num + self.first}: {len(cells)} cells;"
-                            f" expected {width}. Put quotes around a cell that"
-                            f" contains {self.separator!r}."
+                            f"{self.path}, line {rows.line_num + self.first}:"
+                            f" {counted(len(cells), 'cell')}; expected {width}. Put quotes"
+                            f" around a cell that contains {self.separator!r}."
                         )
                     if len(cells) < width:
                         cells += [""] * (width - len(cells))
