@@ -4,8 +4,6 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 
 def rows_of(table: Path) -> list[dict[str, str]]:
     with table.open(newline="", encoding="utf-8") as file:
@@ -25,6 +23,4 @@ def predict_as_in_the_evaluation(call: Callable[..., int], run: Path, place: Pat
     shares = [name for name in expected[0] if name == "probability" or name.startswith("p_")]
     found = [[row[name] for name in (answer, *shares)] for row in new]
     known = [[row[name] for name in ("prediction", *shares)] for row in expected]
-    if answer == "prediction":  # the shortest and the exact decimals of a float32
-        found, known = (np.array(each).astype(np.float32).tolist() for each in (found, known))
     assert found == known

@@ -10,6 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -218,7 +219,7 @@ def test_several_seeds_print_mean_and_standard_deviation(call, tmp_path, capsys)
     records = [json.loads((run / "run.json").read_text()) for run in runs]
     assert [record["seed"] for record in records] == [3, 4]
     values = [record["results"]["best val/accuracy"] for record in records]
-    assert [float(row["best val/accuracy"]) for row in rows] == values
+    assert [row["best val/accuracy"] for row in rows] == [str(np.float32(v)) for v in values]
     assert f"best val/accuracy {sum(values) / 2:.2%} ± " in said
     assert table.parent.name == recipe.stem
     shutil.rmtree(table.parent)

@@ -146,6 +146,22 @@ def test_predictions_that_can_not_be_written_leave_the_old_table(tmp_path):
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [written]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64])
+def test_predicted_numbers_are_written_with_as_few_digits_as_give_them_again(dtype, tmp_path):
+    numbers = torch.tensor([[8.43, 0.1, -3e-9], [1e20, 2.0, torch.nan]])
+    numbers = (numbers.nan_to_num() % 100 if dtype == torch.int64 else numbers).to(dtype)
+    rows = torch.arange(2)
+    written = write_predictions([(rows, numbers, numbers)], Facts("mine", {}, ""), {}, tmp_path)
+    lines = list(csv.DictReader(written.open(newline="")))
+    for line, expected in zip(lines, numbers, strict=True):
+        assert line["target"] == line["prediction"]
+        again = torch.tensor([float(word) for word in json.loads(line["target"])]).to(dtype)
+        torch.testing.assert_close(again, expected, rtol=0, atol=0, equal_nan=True)
+    if dtype == torch.float32:
+        assert lines[0]["target"] == "[8.43, 0.1, -3e-09]"
+        assert lines[1]["target"] == '[1e+20, 2.0, "NaN"]'
+
+
 def test_a_checkpoint_loads_without_the_command_line(trained):
     path = trained / "checkpoints" / "best.ckpt"
     state = torch.load(path, weights_only=True)["state_dict"]

@@ -15,10 +15,12 @@ from ..json_text import to_json
 from ..model.class_totals import are_probabilities
 from ..model.objectives import joined_labels
 from ..paths import shown
+from ..plurals import plural
 from ..run.checkpoint import RunCheckpoint
 from ..run.checkpoint_files import write_atomically
 from ..run.metrics import read_metrics
 from ..run.runs import is_repeat
+from ..short_floats import short_list
 from .gpu import GpuUsage
 from .progress import Throughput
 from .reading import Reading
@@ -130,7 +132,8 @@ def print_fit(
         **{PICTURES.get(name, Path(name).stem): shown(folder / name) for name in pictures},
         **_next(record["command"], facts),
     }
-    took = f"{results['steps']} steps in {record['seconds']['total']:.0f} s"
+    steps = f"{results['steps']} {plural(results['steps'], 'step')}"
+    took = f"{steps} in {record['seconds']['total']:.0f} s"
     _print_block(f"{record['recipe']}: {took}", rows)
 
 
@@ -206,8 +209,8 @@ def _cells(
     target: Tensor | None, prediction: Tensor, classes: tuple[str, ...], several: bool
 ) -> list[Any]:
     if not classes:
-        known = "" if target is None else to_json(target.tolist())
-        return [known, to_json(prediction.tolist())]
+        known = "" if target is None else to_json(short_list(target))
+        return [known, to_json(short_list(prediction))]
     if several:
         known = "" if target is None else joined_labels(target.tolist(), classes)
         shares = prediction.tolist()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..json_text import to_json
 from ..model.objectives import joined_labels
+from ..short_floats import short_list
 from .prediction_file import Column
 
 BEST = 5  # classes that are named
@@ -101,10 +102,7 @@ class OfNumbers:
         return (predictions.reshape(len(predictions), -1),)
 
     def cells(self, *reduced: Tensor) -> list[list[Any]]:
-        numbers = reduced[0].numpy()
-        if numbers.dtype.kind == "f":  # 0.3, not the nearest float32 with 17 digits
-            numbers = numbers.astype(str).astype(float)
-        return numbers.tolist()
+        return short_list(reduced[0])
 
 
 class AsJson:
@@ -117,4 +115,4 @@ class AsJson:
         return (predictions,)
 
     def cells(self, *reduced: Tensor) -> list[list[Any]]:
-        return [[to_json(each)] for each in reduced[0].tolist()]
+        return [[to_json(each)] for each in short_list(reduced[0])]

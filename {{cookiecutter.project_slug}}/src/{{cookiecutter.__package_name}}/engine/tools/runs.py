@@ -14,6 +14,7 @@ from ..cli.verbs import WIDTH
 from ..errors import UserError
 from ..paths import project_root
 from ..run.runs import Run, is_trial, runs_in
+from ..short_floats import short
 
 GB = 1e9
 COLUMN, SCORE = 28, 12  # characters of a run's name at most, and of its score
@@ -119,7 +120,7 @@ def write_csv(runs: Iterable[Run]) -> None:
             [
                 *(f"runs/{run.recipe}/{run.folder.name}", run.recipe),
                 *(record.get("name", ""), record.get("note", ""), state(run)),
-                *(metric, "" if best is None else best, record["started"]),
+                *(metric, "" if best is None else short(best), record["started"]),
                 *(record.get("seed", ""), f"{run.size / GB:.3f}"),
             ]
         )

@@ -16,9 +16,11 @@ from ..errors import UserError
 from ..json_text import number
 from ..monitor.summary import format_score
 from ..paths import project_root, shown
+from ..plurals import counted
 from ..run.folder import RUN_FOLDER_VARIABLE, recipe_name
 from ..run.interruption import passing_on_sigterm
 from ..run.record import read_record
+from ..short_floats import short
 
 
 def read_seeds(given: str, arguments: list[str]) -> list[int]:
@@ -80,7 +82,9 @@ def _summarize(runs: dict[int, Path], table: Path) -> None:
     with table.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["seed", column, "run"])
-        writer.writerows([seed, results[seed], folder.name] for seed, folder in runs.items())
+        for seed, folder in runs.items():
+            value = results[seed]
+            writer.writerow([seed, value if value is None else short(value), folder.name])
     for seed, value in results.items():
         score = format_score(value, best)
         print(f"  seed {seed:<10} {score:>8}  {shown(runs[seed])}")
@@ -90,7 +94,8 @@ def _summarize(runs: dict[int, Path], table: Path) -> None:
         mean = format_score(statistics.mean(values), best)
         print(
             f"\n{column} {mean} ± {format_score(spread, best)}"
-            f" (mean and standard deviation of {len(values)} seeds)\ntable: {shown(table)}\n"
+            f" (mean and standard deviation of {counted(len(values), 'seed')})"
+            f"\ntable: {shown(table)}\n"
         )
 
 
