@@ -315,7 +315,7 @@ def test_texts_that_can_not_be_predicted_are_rows_with_a_reason(trained, call, t
     (tmp_path / "table.tsv").write_text("text\tsecond\none\ttwo\n\ttwo\nred\n")
     for file, texts, errors in (
         ("lines.txt", ["the quick fox", "", "", 'words, and "more"'], ["", "is empty", "0xFF", ""]),
-        ("table.tsv", ["one", "", ""], ["", "has no text in the column 'text'", "has 1 cells"]),
+        ("table.tsv", ["one", "", ""], ["", "has no text in the column 'text'", "has 1 cell;"]),
     ):
         flags = ("--run", str(run), "--input", str(tmp_path / file), "--out", str(out))
         assert call("predict", *flags) == 3
@@ -384,10 +384,35 @@ def test_columns_may_be_named_and_parquet_is_written(trained, call, tmp_path):
     assert table["error"] == [None, None]
 
 
+def test_a_table_without_the_columns_of_training_may_have_the_usual_ones(
+    trained, call, tmp_path, capsys
+):
+    """The run's options name its columns; only those that are named now must be there."""
+    table, out = tmp_path / "mine.csv", tmp_path / "out.csv"
+    files = "--run", str(trained("pairs")), "--input", str(table), "--out", str(out)
+    answers = []
+    for content in (
+        "Body,Title\na dog,the fox\n",
+        "text,Title,Body\n1,the fox,a dog\n",
+        "sentence1,sentence2,label\nthe fox,a dog,red\n",
+    ):
+        table.write_text(content)
+        assert call("predict", *files) == 0
+        answers += rows_of(out)
+    assert answers[0]["text"] == "the fox" and answers[0]["second"] == "a dog"
+    assert answers[1:] == answers[:1] * 2
+    noted = "mine.csv has no column 'Title', 'Body', which training read: texts are read from"
+    assert f"{noted} 'sentence1' and 'sentence2'" in capsys.readouterr().out
+    for name, expected in (("headline", "'headline'"), ("null", "one of Title, text, sentence")):
+        table.write_text("words,second\nthe fox,a dog\n")
+        assert call("predict", *files, f"--data.options.text={name}") == 2
+        assert f"'words', 'second'; expected {expected}" in capsys.readouterr().err
+
+
 def test_numbers_are_predicted_in_one_column(call, tmp_path):
     write_table(tmp_path / "texts.csv", pairs=False)
     rows = list(csv.DictReader((tmp_path / "texts.csv").open()))
-    lines = [f"{row['text']},{i / 8},{'test' if i > 80 else ''}" for i, row in enumerate(rows)]
+    lines = [f"{row['text']},{i / 10},{'test' if i > 80 else ''}" for i, row in enumerate(rows)]
     (tmp_path / "texts.csv").write_text("\n".join(["text,label,split", *lines]))
     (tmp_path / "new.jsonl").write_text("\n".join(json.dumps(row) for row in rows[81:]))
     run, flags = tmp_path / "run", ("--data.options.path", str(tmp_path / "texts.csv"), *SIZES)
@@ -398,3 +423,5 @@ def test_numbers_are_predicted_in_one_column(call, tmp_path):
     found = [float(row["prediction"]) for row in rows_of(run / "new.csv")]
     expected = [json.loads(row["prediction"]) for row in rows_of(run / "predictions.csv")]
     assert len(found) == 20 and found == pytest.approx(expected, rel=1e-6)
+    labels = [row["target"] for row in rows_of(run / "predictions.csv")]
+    assert labels == [f"{i / 10}" for i in range(81, 101)]

@@ -15,16 +15,28 @@ SPLIT = ("split", "partition")
 
 @dataclass(frozen=True)
 class Wanted:
-    """The names of columns as the settings give them; None for the usual names."""
+    """The names of columns as the settings give them; None for the usual names.
+
+    `trained` are the columns of texts that a run was trained on; a table may have the usual ones
+    instead.
+    """
 
     text: str | None = None
     second: str | None = None
     label: str | None = None
     split: str | None = None
+    trained: tuple[str, ...] = ()
+
+    @property
+    def usual(self) -> dict[str, tuple[str, ...]]:
+        """The names that each column may have if the settings give none."""
+        first, second = (*self.trained[:1], *FIRST), (*self.trained[1:], *SECOND)
+        usual = {"text": first, "second": second, "label": LABEL, "split": SPLIT}
+        return {option: tuple(dict.fromkeys(names)) for option, names in usual.items()}
 
     def fits(self, columns: Sequence[str]) -> bool:
         """Return whether a table with these columns has a text."""
-        return _index(self.text, FIRST, columns) is not None
+        return _index(self.text, self.usual["text"], columns) is not None
 
 
 @dataclass(frozen=True)
@@ -46,16 +58,12 @@ def choose(wanted: Wanted, columns: Sequence[str], path: Path, remarks: list[str
 
     Raises UserError if there is no text, or no column with a name that the settings give.
     """
-    found = {
-        "text": _index(wanted.text, FIRST, columns),
-        "second": _index(wanted.second, SECOND, columns),
-        "label": _index(wanted.label, LABEL, columns),
-        "split": _index(wanted.split, SPLIT, columns),
-    }
-    for option, usual in (("text", FIRST), ("second", SECOND), ("split", SPLIT)):
+    usual = wanted.usual
+    found = {each: _index(getattr(wanted, each), usual[each], columns) for each in usual}
+    for option in ("text", "second", "split"):
         name = getattr(wanted, option)
         if found[option] is None and (name is not None or option == "text"):
-            expected = f"{name!r}" if name is not None else f"one of {', '.join(usual)}"
+            expected = f"{name!r}" if name is not None else f"one of {', '.join(usual[option])}"
             raise missing_column(option, expected, columns, path)
     options = dict[int, str]()
     for option, place in found.items():

@@ -8,8 +8,11 @@ from typing import Any
 from ..contract import Facts, Inputs
 from ..data.rows import TensorRows
 from ..errors import UserError
+from ..plurals import counted
 from .columns import Wanted, choose
 from .module import SEQUENCES
+from .names import find as position
+from .names import join_names
 from .read import MASKED, problem_of
 from .table import texts_of
 from .table_file import SUFFIXES, Layout, lines_of, open_table, problem_in
@@ -22,7 +25,7 @@ def find(place: Path, facts: Facts, settings: Mapping[str, Any]) -> Inputs:
     """Return the texts in a file, as tokens, cut to the length that the run was trained on.
 
     A .txt file has a text in each line. A table (.csv, .tsv, .jsonl, .parquet) has the columns of
-    the training table or, if data.options name none, the usual ones.
+    the training table, or those with the usual names, or those that data.options name.
 
     Raises UserError if the file has no texts, or lacks a column that the network needs, or if the
     network fills in masked tokens.
@@ -36,7 +39,9 @@ def find(place: Path, facts: Facts, settings: Mapping[str, Any]) -> Inputs:
         raise UserError(f"{place} is not a file; expected one that ends in {', '.join(SUFFIXES)}.")
     width, longest = 1 + facts.extra["pair"], facts.extra["max_length"]
     in_lines = place.suffix.lower() == ".txt" and width == 1
-    found = _lines(place, options) if in_lines else _rows(place, options, width, remarks)
+    found = _lines(place, options)
+    if not in_lines:
+        found = _rows(place, options, _columns(options, facts), width, remarks)
     texts, problems = list[list[str]](), dict[int, str]()
     for i, row in enumerate(found):
         problem = row if isinstance(row, str) else next(filter(None, map(problem_of, row)), None)
@@ -49,9 +54,7 @@ def find(place: Path, facts: Facts, settings: Mapping[str, Any]) -> Inputs:
     tokens = tokenizer.encode(first, second[0] if second else None, longest)
     cut = int((tokens.whole > tokens.lengths).sum())
     if cut:
-        remarks.append(
-            f"{cut:,} of {tokens.n:,} texts are longer than {longest} tokens: they are cut"
-        )
+        remarks.append(f"{cut:,} of {counted(tokens.n, 'text')} cut to {longest} tokens")
     batch = tokens.batch(tokenizer.padding_id)
     columns = {"row": range(1, tokens.n + 1), "text": first}
     columns |= {"second": second[0]} if second else {}
@@ -64,9 +67,21 @@ def _lines(place: Path, options: Mapping[str, Any]) -> Iterator[Row]:
         yield problem_in(line) or [line.rstrip("\r\n")]
 
 
-def _rows(place: Path, options: Mapping[str, Any], width: int, remarks: list[str]) -> Iterator[Row]:
+def _columns(options: Mapping[str, Any], facts: Facts) -> Wanted:
+    """Return the columns to look for; those that only training named need not be there."""
+    trained = tuple(facts.extra.get("columns", ()))
+    text, second = options.get("text"), options.get("second")
+    if text is not None and position(text, trained[:1]) is not None:
+        text = None
+    if second is not None and position(second, trained[1:]) is not None:
+        second = None
+    return Wanted(text, second, trained=trained)
+
+
+def _rows(
+    place: Path, options: Mapping[str, Any], wanted: Wanted, width: int, remarks: list[str]
+) -> Iterator[Row]:
     """Yield the texts of each row of a table, `width` of them. Raises UserError."""
-    wanted = Wanted(options.get("text"), options.get("second"))
     layout = Layout(options.get("quotes"), options.get("encoding") or "utf-8")
     table = open_table(place, wanted.fits, layout)
     columns = choose(wanted, table.columns, place, remarks)
@@ -79,5 +94,12 @@ def _rows(place: Path, options: Mapping[str, Any], width: int, remarks: list[str
         name = table.columns[columns.second]
         remarks.append(f"{place.name}: {name!r} is not used: the network was trained on one text")
         columns = replace(columns, second=None)
+    missing = [name for name in wanted.trained if position(name, table.columns) is None]
+    if missing and wanted.text is None and wanted.second is None:
+        used = " and ".join(map(repr, columns.of_texts(table.columns)))
+        remarks.append(
+            f"{place.name} has no column {join_names(missing)}, which training read: texts are read"
+            f" from {used}"
+        )
     for _, cells in table.rows():
         yield cells if isinstance(cells, str) else texts_of(cells, columns, table)
