@@ -1,6 +1,7 @@
 """Tables of texts as people's programs write them: read as they were meant, or with a line."""
 
 import csv
+import inspect
 import io
 import json
 import re
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
+from {{ cookiecutter.__package_name }}.engine.paths import project_root
 from {{ cookiecutter.__package_name }}.engine.text.splits import Texts, TextSplits
 from {{ cookiecutter.__package_name }}.engine.text.table import table
 
@@ -107,7 +109,7 @@ def test_parquet_is_read(tmp_path):
 def test_a_cell_in_quotes_may_have_several_lines_and_errors_name_the_first(read):
     content = as_csv([{"text": "two\nlines", "label": "odd"}, *rows()])
     assert every(read(content))["two\nlines"] == "odd"
-    with pytest.raises(UserError, match=r"texts\.csv:4 has 1 cells; expected 2: 'text', 'label'"):
+    with pytest.raises(UserError, match=r"texts\.csv:4 has 1 cell; expected 2: 'text', 'label'"):
         read(content.replace(',odd\n"Text 0', ',odd\nlost\n"Text 0', 1))
 
 
@@ -154,6 +156,75 @@ def test_numbers_with_fractions_are_numbers_and_whole_ones_are_classes(read):
     assert read(as_json(stars), "a.jsonl", label="stars").classes == tuple(map(str, range(11)))
     with pytest.raises(UserError, match=r"texts.csv:2 has the label 'even'; expected a number"):
         read(as_csv(rows()), numbers=True)
+
+
+SOME_OTHERS = {7: "NA", 30: "k.A.", 41: "2,43", 50: "nan"}
+
+
+def rated(others: dict[int, str] = SOME_OTHERS) -> str:
+    """A table of numbers with two digits after the point, except a few cells."""
+    return as_csv([{"text": f"t {i}", "label": others.get(i, f"{i / 8:.2f}")} for i in range(60)])
+
+
+def test_labels_of_which_most_are_numbers_with_fractions_are_no_classes(read):
+    with pytest.raises(UserError, match=r"^\S*: 4 of 60 rows can't be used:\n") as error:
+        read(rated())
+    first, *_, advice = str(error.value).splitlines()[1:]
+    assert first.endswith("texts.csv:9 has the label 'NA'; expected a number")
+    assert "43 has the label '2,43'; expected a number with a decimal point" in str(error.value)
+    assert advice.startswith("Fix or remove such rows, or leave them out with --data.options.skip")
+    assert advice.endswith(
+        "57 of 60 labels are numbers. If they are classes, set --data.options.numbers false."
+    )
+    with pytest.raises(UserError, match=r"texts.csv:9 has the label 'NA'; expected a number\. Fix"):
+        read(rated({7: "NA"}))
+    classes = [row | {"label": f"3.{i % 4}"} for i, row in enumerate(rows())]
+    classes[0]["label"], classes[1]["label"] = "other", "other"
+    assert read(as_csv(classes), numbers=False).classes == ("3.0", "3.1", "3.2", "3.3", "other")
+
+
+def test_a_table_with_decimal_commas_is_no_table_of_classes(read):
+    content = as_csv([{"text": f"t {i}", "label": f"{i % 9},5"} for i in range(60)])
+    with pytest.raises(UserError, match="2 has the label '0,5'; expected a number with a decimal"):
+        read(content)
+    with pytest.raises(UserError, match=r"texts\.csv: no row can be used:\n"):
+        read(content, skip_bad=True)
+
+
+@pytest.mark.parametrize("numbers", [None, True])
+def test_rows_whose_label_is_no_number_are_left_out_if_the_settings_say_so(numbers, read):
+    splits = read(rated(), numbers=numbers, skip_bad=True)
+    kept = [round(i / 8, 2) for i in range(60) if i not in SOME_OTHERS]
+    assert splits.classes == () and sorted(every(splits).values()) == kept
+    said, *lines = splits.remarks[0].splitlines()
+    assert said == "4 of 60 rows left out:"
+    assert [int(re.search(r":(\d+) has", line)[1]) - 2 for line in lines] == [*SOME_OTHERS]
+
+
+def test_ratings_that_are_taken_for_classes_are_noted_with_the_flag_for_numbers(read):
+    rating = [{"text": f"t {i}", "label": i % 7 + 1} for i in range(140)]
+    (remark,) = read(as_csv(rating)).remarks
+    assert remark == (
+        "the labels are taken for classes, 7 of which are whole numbers, such as 1. To learn"
+        " numbers instead, set --data.options.numbers true"
+    )
+    assert not read(as_csv(rating), numbers=False).remarks
+    assert not read(as_csv([row | {"label": row["label"] % 5} for row in rating])).remarks
+    rating[100]["label"] = "NA"
+    noted, unmeasured = read(as_csv(rating)).remarks
+    assert noted == remark
+    assert unmeasured == (
+        "the class 'NA' has no validation texts, so validation does not measure it"
+    )
+
+
+def test_the_documentation_lists_the_options_of_a_table_with_their_defaults():
+    text = (project_root() / "docs" / "data.md").read_text()
+    _, _, section = text.partition("\n## Options\n")
+    found = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", section.split("\n## ")[0], re.MULTILINE))
+    words = {inspect.Parameter.empty: "required", None: "unset", (): "none", False: "`false`"}
+    parameters = inspect.signature(table).parameters.values()
+    assert found == {p.name: words.get(p.default, f"`{p.default}`") for p in parameters}
 
 
 def test_texts_are_divided_by_their_content_and_equal_texts_stay_together(read):
@@ -233,7 +304,7 @@ def test_copies_in_two_splits_and_labels_that_contradict_are_named(tmp_path):
     remarks = table(str(tmp_path)).remarks
     train, val = (tmp_path / name for name in ("train.csv", "val.csv"))
     assert remarks == (
-        f"1 training texts have another label than the same text elsewhere, such as {train}:22"
+        f"1 training text has another label than the same text elsewhere, such as {train}:22"
         f" ({train}:2)",
         f"2 of 10 validation texts are also training texts, such as {val}:2 ({train}:20):"
         " validation metrics are too good",
@@ -265,6 +336,14 @@ HEAD = b"text,label\n" + b"".join(b"text %d,%s\n" % (i, b"ab"[i % 2 :][:1]) for 
         ),
         (b"", "a.csv", "a.csv is empty: expected a line with the names of the columns"),
         (b"{]\n", "a.jsonl", "a.jsonl:1 is not JSON: Expecting property name"),
+        (b'{"text": "a\tb"}\n', "a.jsonl", "JSON: Invalid control character at character 12;"),
+        (b'{"text": "a\n', "a.jsonl", "is not JSON: Unterminated string starting at character 10;"),
+        (b'{"text": "\\c"}\n', "a.jsonl", "a.jsonl:1 is not JSON: Invalid \\escape at character"),
+        (
+            b'{"text": "t", "label": ["a", "b"]}\n',
+            "a.jsonl",
+            """a.jsonl:1 has the label '["a", "b"]'; expected one word or number, as a text has""",
+        ),
         (b'{"text": "t", "label": 1}\n[1]\n', "a.jsonl", "a.jsonl:2 is a list; expected a JSON"),
         (b'["t", 1]\n', "a.jsonl", "a.jsonl:1 is a list; expected one JSON object a line"),
         (b'{"text": 7, "label": 1}\n', "a.jsonl", "a.jsonl:1 has '7' and no text in the column"),
@@ -292,6 +371,14 @@ def test_rows_that_cant_be_used_are_left_out_if_the_settings_say_so(read):
     assert sum(splits.rows.values()) == 40
     assert splits.remarks[0].startswith("3 of 43 rows left out:\n")
     assert every(read(HEAD + b"\xe9t\xe9,a\n", encoding="cp1252"))["été"] == "a"
+    several = as_json([*rows(), {"text": "of two", "label": ["odd", "even"]}])
+    assert every(read(several, "a.jsonl", skip_bad=True)) == EXPECTED
+
+
+def test_a_quote_that_is_not_closed_stops_everything(read):
+    """Nobody knows where the next row begins."""
+    with pytest.raises(UserError, match=r"texts\.csv:42 can't be split into cells at ','"):
+        read(HEAD + b'"open,a\nmore,b\n', skip_bad=True)
 
 
 def test_an_unknown_label_at_evaluation_is_named(tmp_path):

@@ -150,7 +150,7 @@ def test_texts_that_are_cut_are_counted():
     data = module(splits(most=60), 16)
     (first, *_) = data.facts().remarks
     long = sum(len(text.split()) > 14 for text in splits(most=60).train.first)
-    assert first.startswith(f"{long} of 50 training texts ({long / 50:.1%}) are longer than 16")
+    assert first.startswith(f"{long} of 50 training texts ({long / 50:.1%}) cut to 16 tokens")
     assert data.splits.train.batch.tokens.shape == (50, 16)
     assert not module(splits(), 64).facts().remarks
 
@@ -278,7 +278,7 @@ def test_robertas_pairs_have_no_segments(tmp_path):
             dict(labels=["odd", "prime"]),
             "made:2 has the label 'prime'; expected one of",
         ),
-        (dict(labels=["odd"]), "The source returned 2 texts and 1 labels"),
+        (dict(labels=["odd"]), "The source returned 2 texts, but 1 entry in labels"),
     ],
 )
 def test_what_a_source_returns_is_checked(wrong, message):

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from ..hashing import sha256_of
+from ..plurals import counted, plural
 from .entries import Entries
 
 WORDS = {"train": "training", "val": "validation", "test": "test"}
@@ -46,8 +47,9 @@ def of_copies(entries: Entries, digests: list[str]) -> Iterator[str]:
         copies = [i for i in rows if digests[i] in seen]
         if copies:
             example, other = copies[0], seen[digests[copies[0]]]
+            is_one_too = plural(len(copies), f"is also a {others} text", f"are also {others} texts")
             yield (
-                f"{len(copies):,} of {len(rows):,} {WORDS[split]} texts are also {others} texts,"
+                f"{len(copies):,} of {len(rows):,} {WORDS[split]} texts {is_one_too},"
                 f" such as {entries.places[example]} ({entries.places[other]}):"
                 f" {WORDS[split]} metrics are too good"
             )
@@ -64,7 +66,9 @@ def of_contradictions(entries: Entries, digests: list[str], rows: Iterable[int])
             contrary.append((i, other))
     if contrary:
         example, first_of_it = contrary[0]
+        n = len(contrary)
         yield (
-            f"{len(contrary):,} training texts have another label than the same text elsewhere,"
+            f"{counted(n, 'training text')} {plural(n, 'has', 'have')} another label than the same"
+            " text elsewhere,"
             f" such as {entries.places[example]} ({entries.places[first_of_it]})"
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..model.freeze import head_of
+from ..plurals import plural
 from .hub import CONFIG, OLD_WEIGHTS, WEIGHTS, damage_in, files_of, is_path, version_of, weights_in
 
 LORA = (".base_layer.", ".lora_")  # in the names of weights beside which LoRA has added others
@@ -88,9 +89,10 @@ def _check_body(body: set[str], new: set[str], name: str) -> None:
     """Raise UserError if the weights are of another architecture."""
     missing = sorted(body & new)
     if len(missing) > len(body) / 2:
+        are = plural(len(missing), "is", "are")
         raise UserError(
             f"model.network is {name}, whose weights are of another architecture:"
-            f" {len(missing)} of {len(body)} are missing, such as {missing[0]}."
+            f" {len(missing)} of {len(body)} {are} missing, such as {missing[0]}."
         )
 
 

@@ -1,6 +1,6 @@
 """The rows that were read from files, and what is wrong with those that can't be used."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,13 +42,20 @@ class Entries:
         """Return the indices of a split's rows."""
         return [i for i, name in enumerate(self.splits) if name == split]
 
+    def remove(self, rows: Collection[int]) -> None:
+        """Remove the rows with these indices."""
+        removed = set(rows)
+        for column in (self.first, self.second, self.labels, self.splits, self.places):
+            column[:] = [value for i, value in enumerate(column) if i not in removed]
+
 
 @dataclass
 class Problems:
-    """What is wrong with rows; only the first are kept, to be shown."""
+    """What is wrong with rows; only the first are kept, to be shown. `hints` add to the advice."""
 
     count: int = 0
     lines: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
 
     def add(self, place: str, what: str) -> None:
         self.count += 1
@@ -56,14 +63,15 @@ class Problems:
             self.lines.append(f"{place} {what}")
 
     def settle(
-        self, n: int, place: Path, skip_bad: bool, remarks: list[str], advice: str = ADVICE
+        self, n: int, place: Path, skip_bad: bool, remarks: list[str], advice: str | None = None
     ) -> None:
-        """Raise UserError with `advice` if there are any, unless `skip_bad`: then a remark says so.
+        """Raise UserError if there are any, unless `skip_bad`: then a remark says so.
 
-        `n` is the number of rows that can be used.
+        `n` is the number of rows that can be used. `advice` replaces the usual one and the hints.
         """
         if not self.count:
             return
+        advice = advice or " ".join([ADVICE, *self.hints])
         of = f"{self.count:,} of {n + self.count:,} rows"
         if self.count == 1 and not skip_bad:
             raise UserError(f"{self.lines[0]}. {advice}")
@@ -72,5 +80,7 @@ class Problems:
         if not skip_bad:
             raise UserError(f"{place}: {of} can't be used:\n{text}\n{advice}")
         if not n:
-            raise UserError(f"{place}: none of the {self.count:,} rows can be used:\n{text}")
+            raise UserError(
+                f"{place}: no row can be used:\n{text}\n{' '.join(self.hints)}".rstrip()
+            )
         remarks.append(f"{of} left out:\n{text}")

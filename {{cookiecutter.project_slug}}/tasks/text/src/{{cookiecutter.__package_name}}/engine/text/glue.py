@@ -82,12 +82,10 @@ def glue(task: str, path: str = "data", val_share: float = 0.1) -> TextSplits:
     for split, file in files.items():
         _add(entries, problems, described, split, file)
     folder = files["train"].parent
-    check_labels(entries, problems, remarks)
+    numbers = check_labels(entries, problems, remarks, described.numbers)
     skip_bad = problems.count <= MOST_LEFT_OUT * entries.n
     problems.settle(entries.n, folder, skip_bad, remarks, ADVICE)
-    return from_entries(
-        entries, folder, val_share, 0.0, described.numbers, remarks, described.metrics
-    )
+    return from_entries(entries, folder, val_share, 0.0, numbers, remarks, described.metrics)
 
 
 def _files(task: Task, path: str) -> dict[str, Path]:

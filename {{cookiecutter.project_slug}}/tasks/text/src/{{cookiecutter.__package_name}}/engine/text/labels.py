@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .entries import Entries
+from ..plurals import plural
+from .entries import Entries, Problems
 from .names import join_names, shown
-from .splits import Label
 
 UNLABELLED = "-1"  # what Parquet files of unlabelled test splits have instead of a label
 MOST_CLASSES = 0.5  # per training row: with more, the labels are hardly classes
+FEW_NUMBERS = 5  # so many different numbers may well be classes, such as stars
 
 
 def as_word(cell: Any) -> str:
@@ -24,6 +25,14 @@ def as_word(cell: Any) -> str:
     return cell.strip() if isinstance(cell, str) else json.dumps(cell, default=str)
 
 
+def problem_of_label(cell: Any) -> str | None:
+    """Return what is wrong with a cell that holds several labels, or None."""
+    if not isinstance(cell, list | dict):
+        return None
+    found = json.dumps(cell, default=str, ensure_ascii=False)
+    return f"has the label {shown(found)}; expected one word or number, as a text has one label"
+
+
 def as_number(word: str) -> float | None:
     """Return a label as a number, or None if it is none."""
     try:
@@ -33,24 +42,44 @@ def as_number(word: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def are_numbers(words: Sequence[str]) -> bool:
-    """Return whether labels are numbers to predict: all are numbers, some with a fraction."""
-    numbers = [as_number(word) for word in words]
-    return None not in numbers and any(number % 1 for number in numbers if number is not None)
+def meant_as_numbers(words: Sequence[str]) -> list[float]:
+    """Return the numbers among labels, also those with a decimal comma, to be reported."""
+    numbers = (as_number(word.replace(",", ".")) for word in words)
+    return [number for number in numbers if number is not None]
 
 
-def numbers_of(entries: Entries) -> list[Label]:
-    """Return the labels as numbers. Raises UserError if one is none."""
-    found: list[Label] = []
-    for word, place in zip(entries.labels, entries.places, strict=True):
-        number = as_number(word)
-        if number is None:
-            raise UserError(
-                f"{place} has the label {shown(word)}; expected a number, as"
-                " data.options.numbers is true."
+def are_numbers(
+    entries: Entries, problems: Problems, remarks: list[str], asked: bool | None
+) -> bool:
+    """Return whether labels are numbers to predict, as `asked` or, if it is None, as they look.
+
+    They are if more than half are numbers, and some of these have a fraction. Then rows with
+    another label are removed, and added to `problems`. If many whole numbers are taken for classes,
+    `remarks` say so.
+    """
+    if asked is False:
+        return False
+    meant, n = meant_as_numbers(entries.labels), entries.n
+    numbers = bool(asked) or (2 * len(meant) > n and any(number % 1 for number in meant))
+    if not numbers:
+        different = len(set(meant))
+        if 2 * len(meant) > n and different > FEW_NUMBERS:
+            remarks.append(
+                f"the labels are taken for classes, {different:,} of which are whole numbers, such"
+                f" as {meant[0]:g}. To learn numbers instead, set --data.options.numbers true"
             )
-        found.append(number)
-    return found
+        return False
+    wrong = [i for i, word in enumerate(entries.labels) if as_number(word) is None]
+    for i in wrong:
+        word = entries.labels[i]
+        point = " with a decimal point" if meant_as_numbers([word]) else ""
+        problems.add(entries.places[i], f"has the label {shown(word)}; expected a number{point}")
+    if wrong:
+        many = f"{len(meant):,} of {n:,} labels are numbers"
+        why = "data.options.numbers is true" if asked else many
+        problems.hints.append(f"{why}. If they are classes, set --data.options.numbers false.")
+    entries.remove(wrong)
+    return True
 
 
 def classes_of(entries: Entries, place: Path, remarks: list[str]) -> tuple[str, ...]:
@@ -81,8 +110,11 @@ def classes_of(entries: Entries, place: Path, remarks: list[str]) -> tuple[str, 
                     " correct the label, add training rows, or remove the row."
                 )
     if missing := names["train"] - names["val"]:
+        n = len(missing)
         remarks.append(
-            f"no validation texts of {join_names(_sorted(missing))}: validation leaves them out"
+            f"the {plural(n, 'class', 'classes')} {join_names(_sorted(missing))}"
+            f" {plural(n, 'has', 'have')} no validation texts, so validation does not measure"
+            f" {plural(n, 'it', 'them')}"
         )
     return tuple(_sorted(names["train"]))
 

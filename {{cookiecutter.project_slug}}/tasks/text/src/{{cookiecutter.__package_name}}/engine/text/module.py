@@ -13,6 +13,7 @@ from ..data.module import Data, Loader, at_least
 from ..data.rows import TensorRows, digest
 from ..data.shared import once_per_host
 from ..errors import UserError
+from ..plurals import counted
 from ..ranks import is_rank_zero
 from .batch import SEQUENCES, TextBatch
 from .encoders import check_max_length
@@ -211,9 +212,9 @@ def _read(source: TextSplits, max_length: int, name: str | None, vocabulary: int
         parts[split] = tokens.batch(padding)
         cut = int((tokens.whole > tokens.lengths).sum())
         if cut:
+            texts, share = counted(tokens.n, f"{what} text"), f"{cut / tokens.n:.1%}"
             remarks.append(
-                f"{cut:,} of {tokens.n:,} {what} texts ({cut / tokens.n:.1%}) are longer than"
-                f" {max_length} tokens and were cut: see data.max_length"
+                f"{cut:,} of {texts} ({share}) cut to {max_length} tokens: see data.max_length"
             )
     size = source.vocabulary if tokenizer is None else tokenizer.vocabulary
     assert size is not None

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from ..contract import Splits
 from ..errors import UserError
+from ..plurals import counted
 from .names import join_names
 
 Label = str | float
@@ -32,8 +33,8 @@ class Texts:
         for name, column in columns.items():
             if column is not None and len(column) != self.n:
                 raise UserError(
-                    f"The source returned {self.n} texts and {len(column)} {name}: expected as many"
-                    " of each."
+                    f"The source returned {counted(self.n, 'text')}, but"
+                    f" {counted(len(column), 'entry', 'entries')} in {name}: expected as many."
                 )
         for texts in (self.first, self.second or ()):
             for text, place in zip(texts, self.places, strict=False):

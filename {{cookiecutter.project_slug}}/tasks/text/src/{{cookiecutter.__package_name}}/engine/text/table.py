@@ -8,10 +8,11 @@ from typing import Any
 from .. import paths
 from ..errors import UserError
 from ..paths import resolve_path
+from ..plurals import counted, plural
 from .columns import Columns, Wanted, choose, missing_column
 from .division import contents, divide, of_contradictions, of_copies
 from .entries import Entries, Problems
-from .labels import UNLABELLED, are_numbers, as_word, classes_of, numbers_of
+from .labels import UNLABELLED, are_numbers, as_word, classes_of, problem_of_label
 from .names import SPLITS, shown, split_of
 from .splits import Label, Texts, TextSplits
 from .table_file import SUFFIXES, Layout, TableFile, open_table
@@ -38,8 +39,9 @@ def table(
     usual ones. Without val, `val_share` of each class's training texts is used for validation.
     Without any split, `test_share` of them is used for the test too. Texts are chosen by their
     content: the choice depends neither on their order nor on a seed. Labels are classes, or
-    `numbers` if all are numbers and some have a fraction. `metrics` names more of them than the
-    usual ones: see metrics.py. `quotes` enclose cells of .csv, and are letters in .tsv, unless set.
+    `numbers`; unless that is set, they are numbers if most are, some with a fraction. `metrics`
+    names more of them than the usual ones: see metrics.py. `quotes` enclose cells of .csv, and are
+    letters in .tsv, unless set.
 
     Raises UserError if the texts can't be trained on. Rows that can't be used raise UserError too,
     unless `skip_bad` leaves them out.
@@ -53,10 +55,10 @@ def table(
         if label is not None and columns.label is None and part != "test":
             raise missing_column("label", repr(label), opened.columns, file)
         add_rows(entries, problems, opened, columns, part)
-    check_labels(entries, problems, remarks)
+    learns_numbers = check_labels(entries, problems, remarks, numbers)
     problems.settle(entries.n, place, skip_bad, remarks)
     names = [metrics] if isinstance(metrics, str) else metrics
-    return from_entries(entries, place, val_share, test_share, numbers, remarks, names)
+    return from_entries(entries, place, val_share, test_share, learns_numbers, remarks, names)
 
 
 def files_of(place: Path) -> list[tuple[str, Path]]:
@@ -113,6 +115,8 @@ def add_rows(
             problems.add(place, f"has the split {shown(chosen)}; expected {expected}")
         elif isinstance(texts, str):
             problems.add(place, texts)
+        elif columns.label is not None and (several := problem_of_label(cells[columns.label])):
+            problems.add(place, several)
         else:
             entries.add(texts, _cell(cells, columns.label), named or "", place)
 
@@ -140,19 +144,16 @@ def from_entries(
     place: Path,
     val_share: float,
     test_share: float,
-    numbers: bool | None,
+    numbers: bool,
     remarks: list[str],
     metrics: Iterable[str] = (),
 ) -> TextSplits:
-    """Return splits of the rows that were read; `place` names the data set in errors."""
+    """Return splits of the rows that were read and checked; `place` names them in errors."""
     if not 0 <= val_share < 1 or not 0 <= test_share < 1 or val_share + test_share >= 1:
         raise UserError(
             f"data.options: val_share is {val_share} and test_share {test_share}; expected shares,"
             " below 1 together."
         )
-    labelled = any(entries.labels)
-    if numbers is None:
-        numbers = labelled and are_numbers(entries.labels)
     digests = contents(entries)
     remarks += of_contradictions(entries, digests, entries.of("train") + entries.of(""))
     _complete(entries, digests, val_share, test_share, numbers, remarks)
@@ -161,9 +162,10 @@ def from_entries(
         raise UserError(f"{place} has no training texts: add some.")
     classes: tuple[str, ...] = ()
     labels: list[Label] | None = None
-    if labelled:
-        classes = () if numbers else classes_of(entries, place, remarks)
-        labels = numbers_of(entries) if numbers else list(entries.labels)
+    if numbers:
+        labels = [float(label) for label in entries.labels]
+    elif any(entries.labels):
+        classes, labels = classes_of(entries, place, remarks), list(entries.labels)
     if not entries.of("val"):
         raise UserError(
             f"{place} leaves no validation texts: add some, or set --data.options.val_share."
@@ -189,25 +191,28 @@ def _part(entries: Entries, labels: list[Label] | None, split: str) -> Texts | N
     return Texts(first, second, None if labels is None else [labels[i] for i in rows], places)
 
 
-def check_labels(entries: Entries, problems: Problems, remarks: list[str]) -> None:
-    """Leave out a test split without labels. If only some rows have none, these are problems."""
+def check_labels(
+    entries: Entries, problems: Problems, remarks: list[str], numbers: bool | None
+) -> bool:
+    """Return whether the labels are numbers, as `numbers` says or, if it is None, as they look.
+
+    Leaves out a test split without labels. If only some other rows have none, or one that is no
+    number although labels are numbers, these are problems.
+    """
     test = entries.of("test")
     if test and {entries.labels[i] for i in test} <= {"", UNLABELLED}:
         first = entries.places[test[0]]
-        remarks.append(f"the {len(test):,} test texts have no labels ({first}): they are not used")
-        _remove(entries, set(test))
+        none = plural(len(test), "has no label", "have no labels")
+        they = plural(len(test), "it is", "they are")
+        remarks.append(f"the {counted(len(test), 'test text')} {none} ({first}): {they} not used")
+        entries.remove(test)
     missing = [i for i, label in enumerate(entries.labels) if not label]
     if len(missing) == entries.n:
-        return  # tokens can be masked without labels
+        return False  # tokens can be masked without labels
     for i in missing:
         problems.add(entries.places[i], "has no label")
-    _remove(entries, set(missing))
-
-
-def _remove(entries: Entries, rows: set[int]) -> None:
-    lists = (column for column in vars(entries).values() if isinstance(column, list))
-    for column in lists:
-        column[:] = [value for i, value in enumerate(column) if i not in rows]
+    entries.remove(missing)
+    return are_numbers(entries, problems, remarks, numbers)
 
 
 def _complete(
@@ -226,9 +231,10 @@ def _complete(
     shares["val"] = 0.0 if entries.of("val") else val_share
     if len(unassigned) < entries.n:
         if unassigned:
+            n = len(unassigned)
             remarks.append(
-                f"{len(unassigned):,} of {entries.n:,} texts have no split: they are taken for"
-                " train"
+                f"{n:,} of {entries.n:,} texts {plural(n, 'has', 'have')} no split:"
+                f" {plural(n, 'it is', 'they are')} taken for train"
             )
         if shares["val"]:
             share = f"{shares['val']:.0%}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..plurals import counted
 from .names import join_names
 
 DELIMITED = (".csv", ".tsv", ".tab", ".txt")
@@ -174,7 +175,7 @@ def _checked(cells: list[Any] | str, columns: tuple[str, ...]) -> list[Any] | st
         return cells
     if len(cells) > width and not any(cells[width:]):
         return cells[:width]
-    return f"has {len(cells)} cells; expected {width}: {join_names(columns)}"
+    return f"has {counted(len(cells), 'cell')}; expected {width}: {join_names(columns)}"
 
 
 def _json_lines(path: Path, layout: Layout) -> TableFile:
@@ -183,9 +184,10 @@ def _json_lines(path: Path, layout: Layout) -> TableFile:
             if not line.strip():
                 continue
             try:
-                yield number, problem_in(line) or json.loads(line)
+                yield number, problem_in(line) or json.loads(line.rstrip("\r\n"))
             except json.JSONDecodeError as error:
-                yield number, f"is not JSON: {error.msg} at character {error.colno}"
+                what = error.msg.rstrip(": ").removesuffix(" at")
+                yield number, f"is not JSON: {what} at character {error.colno}"
 
     number, first = next(objects(), (1, "is empty"))
     if not isinstance(first, dict):
