@@ -65,6 +65,8 @@ def test_labels_that_are_taken_for_classes_are_noted(digits):
     assert not any("separates" in line for line in folder(f"{digits}/classes.csv").remarks)
     (note,) = doubts_of_classes(["0", "0.5"])
     assert note.startswith("the 2 classes are numbers, such as 0. To learn numbers")
+    (note,) = doubts_of_classes(["NA", "0.5", "1.5"])
+    assert note.startswith("2 of 3 classes are numbers, such as 0.5. To learn numbers")
     assert len(doubts_of_classes([str(i) for i in range(20)])) == 1
     assert doubts_of_classes(["3", "10", "0"]) == doubts_of_classes(["0.5", "cat"]) == []
 

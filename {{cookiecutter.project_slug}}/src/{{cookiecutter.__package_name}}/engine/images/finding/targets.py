@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...errors import UserError
 from ...model.objectives import SEPARATOR, ObjectiveName
+from ...plurals import plural
 from .listing import Listing
 from .names import printable
 
@@ -42,16 +43,19 @@ def read_labels(found: Listing, objective: ObjectiveName) -> Listing:
 def doubts_of_classes(names: Sequence[str]) -> list[str]:
     """Return a line about the classes of a table that look like several labels, or like numbers."""
     if joint := [name for name in names if SEPARATOR in name]:
+        have = plural(len(joint), f"has a {SEPARATOR} in its", f"have a {SEPARATOR} in their")
         return [
-            f"{len(joint):,} of {len(names):,} classes have a {SEPARATOR} in their name, such as"
+            f"{len(joint):,} of {len(names):,} classes {have} name, such as"
             f" '{joint[0]}'. If it separates labels, set --data.options.objective labels"
         ]
-    numbers = [_as_number(name) for name in names]
-    if None in numbers or (len(names) < MANY and all(map(float.is_integer, filter(None, numbers)))):
+    numbers = [(name, number) for name in names if (number := _as_number(name)) is not None]
+    few = len(numbers) < MANY and all(number.is_integer() for _, number in numbers)
+    if 2 * len(numbers) <= len(names) or few:
         return []
+    which = "the" if len(numbers) == len(names) else f"{len(numbers):,} of"
     return [
-        f"the {len(names):,} classes are numbers, such as {names[0]}. To learn numbers instead of"
-        " classes, set --data.options.objective numbers"
+        f"{which} {len(names):,} classes are numbers, such as {numbers[0][0]}. To learn numbers"
+        " instead of classes, set --data.options.objective numbers"
     ]
 
 
