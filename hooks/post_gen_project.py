@@ -42,6 +42,7 @@ OF_EVERY_TASK = {
     "test_makefile.py",
     "test_package_indexes.py",
     "test_resume.py",
+    "test_step_checks.py",
 }
 NEXT = {
     "make setup": "install the locked packages into .venv",

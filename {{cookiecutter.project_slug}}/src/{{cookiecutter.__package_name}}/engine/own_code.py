@@ -7,11 +7,14 @@ the engine's functions was called after it: a library may have been.
 import linecache
 import os
 import re
+import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from types import FrameType
+from typing import Any, NamedTuple
 
 from .paths import shown
 
@@ -51,6 +54,47 @@ def is_installed(file: Path) -> bool:
     """Return whether a file belongs to Python or to an installed package."""
     installed = any(file.is_relative_to(folder) for folder in INSTALLED)
     return installed or "site-packages" in file.parts
+
+
+def place_of(function: Callable) -> str:
+    """Return file, line and name of a function."""
+    while isinstance(function, partial):
+        function = function.func
+    code = getattr(function, "__code__", None)
+    name = getattr(function, "__name__", type(function).__name__)
+    return (
+        f"{shown(Path(code.co_filename))}, line {code.co_firstlineno}: {name}()" if code else name
+    )
+
+
+def source_of_result(function: Callable, *arguments: Any) -> str:
+    """Call a function once more; return file, line and name of the own code that made its result.
+
+    Of calls that pass the same object on, it is the innermost. If none is found, it is `function`.
+    """
+    returned: list[tuple[Call, Any]] = []
+    result, source = None, place_of(function)
+
+    def watch(frame: FrameType, event: str, value: Any) -> None:
+        if event == "return":
+            code = frame.f_code
+            found = Call(Path(code.co_filename).resolve(), frame.f_lineno, code.co_name)
+            if found.is_own:
+                returned.append((found, value))
+
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        result = function(*arguments)
+    except Exception:
+        return source
+    finally:
+        sys.setprofile(before)
+    for call, value in reversed(returned):
+        if value is not result:
+            break
+        source = f"{shown(call.file)}, line {call.line}: {call.function}()"
+    return source
 
 
 def report(error: BaseException) -> str | None:

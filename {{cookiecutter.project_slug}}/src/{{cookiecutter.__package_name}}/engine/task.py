@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
 from . import contract
@@ -37,6 +37,7 @@ from .model.freeze import add_frozen_groups, freeze_parts, frozen_parts, keep_fr
 from .model.means import RunningTotals, ratio
 from .model.recompute import recompute_blocks
 from .model.single_values import normalize_single_values
+from .model.step_checks import check_loss, check_own_loss, warning_of, without_gradient
 from .ranks import rank_zero_only
 
 SINGLE_VALUES = (
@@ -169,6 +170,7 @@ class Task(L.LightningModule):
         if self.step_graph is not None:
             return self.step_graph.step(batch)
         loss, terms, outputs = self.train_step(self, batch)
+        check_loss(self, loss, terms, outputs, batch)
         if self.parts is not None:
             return self.parts.weigh(batch, outputs, loss, terms)
         if self.logs(self.trainer.global_step + 1):
@@ -278,6 +280,7 @@ class Preparation(L.Callback):
 
     trainable: frozenset[str] = frozenset()  # the names of the weights with gradients
     compared = False  # whether `trainable` was compared with the weights in this fit
+    untrained_known = False  # whether the weights without gradient were looked for
     frozen: list[str] | None = None  # the loaded checkpoint's frozen modules
     saved_trainable: Sequence[str] = ()  # the loaded checkpoint's trainable weights
 
@@ -333,6 +336,7 @@ class Preparation(L.Callback):
             print_once(f"torch.compile: {instead or 'off'}: {decision.why}.")
         task.compile_decision = decision
         self.trainable, self.compared = _trainable(task), False
+        self.untrained_known = False
         task.parts_per_step = trainer.accumulate_grad_batches * trainer.world_size
         if decision.value and decision.value != "eager-graph":
             print_once("The first step compiles the network: up to a minute, once.")
@@ -363,6 +367,20 @@ class Preparation(L.Callback):
         before, self.trainable, self.compared = self.trainable, _trainable(pl_module), True
         if self.trainable != before:
             self._update_trainable(trainer, pl_module, self.trainable - before)
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        if not has_plain_step(pl_module):
+            check_own_loss(pl_module, loss)
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        if not self.untrained_known and pl_module.automatic_optimization:
+            self._name_untrained(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.untrained_known and pl_module.step_graph is not None:
+            self._name_untrained(trainer, pl_module)
 
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -416,6 +434,16 @@ class Preparation(L.Callback):
             trainer.strategy.configure_ddp()
         if task.step_graph is not None:
             task.step_graph.reset()
+        self.untrained_known = False
+
+    def _name_untrained(self, trainer: Any, task: Any) -> None:
+        """Print which weights got no gradient in the first step. Sharded ones can't be told."""
+        names: list[str] | None = []
+        if isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            names = without_gradient(task)
+        self.untrained_known = names is not None
+        if names:
+            print_once(warning_of(names))
 
     def _initialize(self, trainer: Any, task: Any) -> None:
         """Load a new run's weights: first in one process per host, which may download them."""
@@ -434,7 +462,7 @@ def loss_and_outputs(task: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor], 
     """
     outputs = task.forward(batch)
     loss = task.loss(outputs, batch)
-    if isinstance(loss, dict):
+    if isinstance(loss, dict) and loss and all(isinstance(each, Tensor) for each in loss.values()):
         return sum(loss.values()), loss, outputs  # type: ignore[return-value]
     return loss, {}, outputs
 

@@ -4,14 +4,12 @@ import ctypes
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any
 
 from ..contract import Splits
 from ..errors import UserError, hint
-from ..paths import shown
+from ..own_code import place_of
 from .shared import once_per_host
 
 KINDS = {str: "text, in quotes", int: "a whole number", float: "a number", bool: "true or false"}
@@ -52,7 +50,7 @@ def load_source(
     _return_free_memory()
     if not isinstance(loaded, Splits):
         raise UserError(
-            f"{_place(source)} returned a {type(loaded).__name__}; expected splits, such as"
+            f"{place_of(source)} returned a {type(loaded).__name__}; expected splits, such as"
             " ImageSplits(train, val, test, classes=...)."
         )
     return loaded
@@ -79,14 +77,3 @@ def _return_free_memory() -> None:
     """Return what loading used and freed to the system. glibc would keep it, on each rank."""
     with suppress(OSError, AttributeError, TypeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _place(source: Callable) -> str:
-    """Return file, line and name of a source."""
-    while isinstance(source, partial):
-        source = source.func
-    code = getattr(source, "__code__", None)
-    name = getattr(source, "__name__", type(source).__name__)
-    return (
-        f"{shown(Path(code.co_filename))}, line {code.co_firstlineno}: {name}()" if code else name
-    )

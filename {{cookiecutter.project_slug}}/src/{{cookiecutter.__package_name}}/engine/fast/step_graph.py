@@ -23,6 +23,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from ..decisions import STEP_GRAPHS
+from ..model.step_checks import check_loss
 from ..ranks import is_rank_zero
 from .data_parallel import DataParallel
 from .patches import detects_anomalies, step_counts
@@ -284,6 +285,7 @@ class StepGraph(L.Callback):
             elif parts.begins:
                 parts.start()
             loss, terms, outputs = self.model.train_step(self.model, batch)
+            check_loss(self.model, loss, terms, outputs, batch)
             if parts is None:
                 loss.backward()
             else:

@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
 from ..model.means import ratio
-from ..ranks import is_rank_zero
+from ..model.step_checks import check_loss
 from .data_parallel import DataParallel
 from .gradients import GradientBuffer, names_with_gradient
 from .running_statistics import RunningStatistics
@@ -198,6 +198,7 @@ class StepParts(L.Callback):
         with torch.random.fork_rng(devices=devices), torch.compiler.set_stance("force_eager"):
             with precision.train_step_context():
                 loss, terms, outputs = self.loss_and_outputs(task, few)
+                check_loss(task, loss, terms, outputs, few)
                 with torch.no_grad():
                     totals = self._totals(few, outputs, loss, terms, 1.0)
                     weighs = task.loss_weight(few) is not None
@@ -234,9 +235,6 @@ class StepParts(L.Callback):
         self.statistics.changes = [next(found) for _ in changes]
         self.sums = {name: (next(found), next(found)) for name in totals}
         self.weight = next(found) if weighs else None
-        if self.buffer.unused and is_rank_zero():
-            names = ", ".join(self.buffer.unused)
-            print(f"warning: the loss does not depend on these weights: {names}.", flush=True)
 
 
 def has_several_parts(trainer: Any) -> bool:
