@@ -8,7 +8,7 @@ from typing import Any
 
 from ..decisions import DEVICE_DECISIONS, KEYS, Before, Layout
 from ..errors import UserError
-from ..paths import shown
+from ..paths import resolve_path, shown
 from ..ranks import is_rank_zero
 from ..run.checkpoint_files import find_checkpoint, has_only_best
 from ..run.folder import find_run, new_run_folder, recipe_name
@@ -19,6 +19,20 @@ def recipe_of(config: Any, package: str) -> str:
     """Return the recipe's name: from the last configuration file, or else the package's name."""
     files = config.get("config") or []
     return recipe_name(Path(str(files[-1]))) if files else package
+
+
+def find_recipes(arguments: list[str]) -> list[str]:
+    """Make the path of a recipe absolute that is in the project's folder, not the working one."""
+    found, previous = list[str](), ""
+    for word in arguments:
+        flag, is_joined, value = word.partition("=") if word[:1] == "-" else (previous, "", word)
+        if flag in ("--config", "-c") and value and not Path(value).expanduser().exists():
+            file = resolve_path(value, must_exist=False)
+            if file.is_file():
+                word = f"{flag}={file}" if is_joined else str(file)
+        found.append(word)
+        previous = word
+    return found
 
 
 def expand_run(arguments: list[str], root: Path) -> tuple[list[str], Path | None]:

@@ -112,10 +112,7 @@ def in_one_line(message: str, known: list[str]) -> str:
     if linked := LINKED.search(message):
         return f"{linked[2]} comes from the data, as {linked[1]}: remove it"
     if missing := MISSING.search(message):
-        path, root = Path(missing[2]), project_root()
-        recipes = sorted(f"configs/{file.name}" for file in root.glob("configs/*.yaml"))
-        meant = hint(f"configs/{path.stem}.yaml", recipes)
-        return f"{missing[1]}: {shown(path)} does not exist.{meant} There are {', '.join(recipes)}."
+        return f"{missing[1]}: {_no_recipe(Path(missing[2]))}"
     if problem := NO_YAML.search(message):
         where = re.sub(r'\s*in "<unicode string>",', " in", problem[1]).replace("\n", ", ")
         tab = ": perhaps a tab; indent with spaces" if "cannot start any token" in where else ""
@@ -125,6 +122,16 @@ def in_one_line(message: str, known: list[str]) -> str:
         return " ".join((f"{wrong[1]}: {wrong[2]}" if wrong else message).split())
     kinds = [_in_words(kind) for kind in EXPECTED.findall(wrong[2])]
     return f"{wrong[1]} is {found[1]!r}; expected {' or '.join(dict.fromkeys(kinds))}."
+
+
+def _no_recipe(path: Path) -> str:
+    """Return that there is no such recipe, and which there are."""
+    root, here = project_root(), Path.cwd()
+    where = f", neither in {here} nor in {root}" if here != root else ""
+    recipes = sorted(f"configs/{file.name}" for file in root.glob("configs/*.yaml"))
+    meant = hint(f"configs/{path.stem}.yaml", recipes)
+    found = f"{shown(path)} does not exist{where if path.is_relative_to(here) else ''}."
+    return f"{found}{meant} There are {', '.join(recipes)}."
 
 
 def _in_words(kind: str) -> str:

@@ -24,7 +24,7 @@ from ..cli.project import Project
 from ..errors import UserError
 from ..hardware import Machine, this_machine
 from ..json_text import to_json
-from ..paths import project_root, shown
+from ..paths import project_root, resolve_path, shown
 from .trials import WARMUP_STEPS, Process
 
 PARTS = {"data": "#f58518", "forward": "#4c78a8", "backward": "#72b7b2", "optimizer": "#b279a2"}
@@ -325,10 +325,11 @@ def draw(result: dict[str, Any]) -> Figure:
 
 def find_config(given: Path | None) -> Path:
     """Return the absolute path of the recipe. Raises UserError if there is none."""
-    if given is None or not given.is_file():
+    file = None if given is None else resolve_path(str(given), must_exist=False)
+    if file is None or not file.is_file():
         found = "No recipe is given" if given is None else f"{given} does not exist"
         raise UserError(f"{found}. Set --config configs/NAME.yaml")
-    return given.resolve()
+    return file.resolve()
 
 
 def save(kind: str, folder: Path | None, result: dict[str, Any], figure: Figure) -> Path:
