@@ -11,12 +11,16 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import {{ cookiecutter.__package_name }} as package
 from {{ cookiecutter.__package_name }}.classifier import ImageClassifier
 from {{ cookiecutter.__package_name }}.data import ImageData
 from {{ cookiecutter.__package_name }}.engine.cli import training
+from {{ cookiecutter.__package_name }}.engine.cli.project import Project
 from {{ cookiecutter.__package_name }}.engine.contract import Facts
 from {{ cookiecutter.__package_name }}.engine.decisions import applied
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
@@ -37,6 +41,7 @@ from {{ cookiecutter.__package_name }}.engine.run.resume_checks import (
     check_data,
     check_resume,
 )
+from {{ cookiecutter.__package_name }}.engine.tools.trained import load_trained
 
 THREE = ("--config", "configs/digits.yaml", "--trainer.max_epochs", "3")
 HALVES = ("--trainer.val_check_interval", "0.5")
@@ -433,3 +438,41 @@ def test_source_files_that_changed_since_the_start_are_listed(trained, call, cap
     assert call("fit", "--run", str(run), "--trainer.max_epochs", "5") == 0
     said = capsys.readouterr().out
     assert "warning: changed since the run started: src/removed.py. Training uses" in said
+
+
+@pytest.mark.parametrize(
+    "verb", [("validate",), ("test",), ("predict",), ("predict", "--input", "x.png", "--out", "-")]
+)
+def test_an_evaluation_lists_source_files_that_changed_since_the_training(
+    verb, trained, call, capsys, tmp_path, monkeypatch
+):
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save("x.png")
+    assert call(*verb, "--run", str(run)) == 0
+    assert "changed since" not in capsys.readouterr().err
+    with zipfile.ZipFile(run / "source.zip", "a") as pack:
+        pack.writestr("src/removed.py", "since then")
+        pack.writestr("README.txt", "since then")
+    assert call(*verb, "--run", str(run)) == 0
+    out, err = capsys.readouterr()
+    said = "warning: changed since the run was trained: src/removed.py. The weights are from before"
+    assert err.count(said) == 1 and "changed" not in out
+
+
+def test_a_prediction_compares_the_source_with_that_of_the_last_resume(trained, capsys, tmp_path):
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    shutil.copyfile(run / "source.zip", run / "source.resume-1.zip")
+    project = Project(package.__name__, ImageClassifier, ImageData)
+    record = read(run)
+    record["resumes"] = [{"source": {"zip": "source.resume-1.zip"}}]
+    (run / "run.json").write_text(json.dumps(record))
+    with zipfile.ZipFile(run / "source.zip", "a") as pack:
+        pack.writestr("src/removed.py", "before the resume")
+    load_trained(project, run)
+    assert "changed" not in capsys.readouterr().err
+    with zipfile.ZipFile(run / "source.resume-1.zip", "a") as pack:
+        for i in range(12):
+            pack.writestr(f"src/{i:02}.py", "since then")
+    load_trained(project, run)
+    assert "src/09.py and 2 more. The weights are" in capsys.readouterr().err

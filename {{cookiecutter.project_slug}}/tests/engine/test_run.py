@@ -307,6 +307,36 @@ def test_a_resume_that_would_end_before_the_run_leaves_it_finished(trained, call
     assert read(run) == before
 
 
+def test_a_resume_that_would_end_where_the_run_is_leaves_it_interrupted(call, capsys, tmp_path):
+    run, steps = tmp_path / "run", "--trainer.max_steps"
+    assert call("fit", *SHORT, "--until", "20", folder=run) == 0
+    before = read(run)
+    assert before["state"] == "interrupted"
+    for flag, number in ((steps, "10"), (steps, "20"), ("--until", "20")):
+        assert call("fit", "--run", str(run), flag, number) == 2
+        said = f"{flag.removeprefix('--t')} is {number}, but the run is at step 20 already. Set a"
+        assert said.replace("rainer", "trainer") in capsys.readouterr().err
+        assert read(run) == before and not list(run.glob("*.resume-*"))
+    assert call("fit", "--run", str(run), steps, "22") == 0
+    assert read(run)["results"]["steps"] == 22
+
+
+def test_a_recipe_is_found_from_any_folder(call, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words in (("--config", "configs/digits.yaml"), ("--config=configs/digits.yaml",)):
+        assert call("fit", *words, "--print_config") == 0
+        assert "source: digits" in capsys.readouterr().out
+    assert call("look", *DIGITS, "--out", "rows.png") == 0
+    assert Path("rows.png").is_file()
+    Path("configs").mkdir()
+    Path("configs/digits.yaml").write_text("data: {source: synthetic}")
+    assert call("fit", *DIGITS, "--print_config") == 0
+    assert "source: synthetic" in capsys.readouterr().out  # the one in the working folder first
+    assert call("fit", "--config=configs/digit.yaml") == 2
+    said = f"does not exist, neither in {tmp_path} nor in {project_root()}. Did you mean 'configs/d"
+    assert said in capsys.readouterr().err
+
+
 def test_resuming_a_finished_run_explains_how_to_train_longer(trained, call, capsys):
     assert call("fit", "--run", str(trained)) == 2
     assert "--trainer.max_epochs" in capsys.readouterr().err

@@ -84,6 +84,7 @@ class Training(LightningCLI):
     ) -> None:
         self.project, self.root, self.interruption = project, root, interruption
         self.at_end = at_end  # its callbacks get the exception that ends the program, if any
+        arguments = resolve.find_recipes(arguments)
         resolve.take_fit_flags(arguments)  # reports wrong ones before a run is looked for
         self.arguments, self.resumed = resolve.expand_run(arguments, root)
         rest, self.flags = resolve.take_fit_flags(self.arguments)
@@ -145,6 +146,7 @@ class Training(LightningCLI):
         check_sections(self.asked)
         if config.data.batch_size == AUTO:  # until it is measured
             config.data.batch_size = default_batch_size(self.project.data_class)
+        self.length_was: dict[str, Any] = {}  # the Trainer's settings before a resume
         self.before = resolve.decided_before(self.resumed, stage, self.flags)
         resolve.check_same_settings(of_every_rank("settings", self.asked))
         self.machine = in_common(of_every_rank("machine", this_machine()))
@@ -160,6 +162,8 @@ class Training(LightningCLI):
             torch.set_num_threads(layout.threads.value)
         if is_rank_zero():
             warn_of_other_versions(self.root)
+            if not resuming:
+                resume_checks.warn_of_newer_source(folder, self.root)
         prefer_determinism(config.trainer.deterministic)
         self.await_gpu = self._use_gpu_soon(layout)
         self.run_folder, self.record = folder, None
@@ -183,6 +187,7 @@ class Training(LightningCLI):
     def _check_resume(self, layout: Layout) -> None:
         record = RunRecord(self.resumed)  # type: ignore[arg-type]
         config = read_yaml(record.newest_config().read_text())  # with null settings
+        self.length_was = config["trainer"]
         was = applied(record.newest_start() | {"config": config})
         now = filled_in(self.asked, self.before)
         now["trainer"]["devices"] = layout.devices.value
@@ -235,8 +240,8 @@ class Training(LightningCLI):
                 saved = read_checkpoint(path, resuming)
                 check_checkpoint(saved, self.model, self.facts.classes, resuming)
                 if resuming:
-                    asked = self.config[self.subcommand].trainer.max_epochs
-                    resume_checks.check_length(saved["epoch"], asked)
+                    asked = self.asked["trainer"]
+                    resume_checks.check_length(saved, asked, self.length_was, self.flags.until)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Make the remaining decisions, now that the data are known, and build the Trainer."""

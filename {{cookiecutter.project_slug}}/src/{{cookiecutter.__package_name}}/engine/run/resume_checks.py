@@ -1,13 +1,18 @@
 """Check that a resumed run has the same settings, data and source as when it started."""
 
+import sys
 from collections.abc import Mapping, Set
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from ..contract import Facts
 from ..errors import UserError
 from ..plurals import counted
+from .record import RunRecord
 from .source import changed_source
+
+MOST_NAMED = 10  # changed files
 
 # An elastic resume may change these: how the global batch is divided and computed.
 LAYOUT = {"data.batch_size", "the number of devices", "trainer.accumulate_grad_batches"}
@@ -51,13 +56,29 @@ def check_resume(
         )
 
 
-def check_length(trained: int, max_epochs: int | None) -> None:
-    """Raise UserError if a run that has trained for some epochs is asked to end before."""
-    if max_epochs is not None and 0 <= max_epochs < trained:
-        raise UserError(
-            f"trainer.max_epochs is {max_epochs}, but the run has trained for"
-            f" {counted(trained, 'epoch')}. Set a larger number, or start a new run."
-        )
+def check_length(
+    saved: Mapping[str, Any],
+    trainer: Mapping[str, Any],
+    was: Mapping[str, Any],
+    until: int | None = None,
+) -> None:
+    """Raise UserError if a run is asked to end where its checkpoint is, or before.
+
+    `was` is the Trainer's section of the run's last start. A length that is the same may be
+    reached: such a run was killed while it ended.
+    """
+    done = {
+        "max_epochs": (saved["epoch"], f"has trained for {counted(saved['epoch'], 'epoch')}"),
+        "max_steps": (saved["global_step"], f"is at step {saved['global_step']} already"),
+    }
+    asked = {f"trainer.{key}": (trainer.get(key), *done[key]) for key in done}
+    same = {f"trainer.{key}" for key in done if trainer.get(key) == was.get(key)}
+    asked["--until"] = (until, *done["max_steps"])
+    for name, (most, reached, how_far) in asked.items():
+        if name not in same and most is not None and 0 <= most <= reached:
+            raise UserError(
+                f"{name} is {most}, but the run {how_far}. Set a larger number, or start a new run."
+            )
 
 
 def _fixed_settings(config: dict[str, Any], may_change: Mapping[str, Set[str]]) -> dict[str, Any]:
@@ -97,10 +118,24 @@ def check_data(was: Facts, found: Facts, resuming: bool) -> None:
         )
 
 
-def warn_of_changed_source(record: Any) -> None:
-    """Print which source files have changed since the run started."""
+def warn_of_changed_source(record: RunRecord) -> None:
+    """Print which source files have changed since a run that resumes started."""
     starts = record.content, record.newest_start()
     first, newest = (record.path.with_name(start["source"]["zip"]) for start in starts)
-    if first.is_file() and (files := changed_source(first, newest)):
-        names = ", ".join(files)
-        print(f"warning: changed since the run started: {names}. Training uses the changed files.")
+    if files := _changed(first, newest):
+        print(f"warning: changed since the run started: {files}. Training uses the changed files.")
+
+
+def warn_of_newer_source(folder: Path, root: Path) -> None:
+    """Print, on stderr, which source files have changed since a run was last trained."""
+    source = RunRecord(folder).newest_start().get("source", {}).get("zip", "")
+    if files := _changed(folder / source, root):
+        said = f"warning: changed since the run was trained: {files}."
+        print(f"{said} The weights are from before the change.", file=sys.stderr, flush=True)
+
+
+def _changed(before: Path, now: Path) -> str:
+    """Return the changed files as text: "" if there are none, or the archive is lost."""
+    files = changed_source(before, now) if before.is_file() else []
+    more = len(files) - MOST_NAMED
+    return ", ".join(files[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

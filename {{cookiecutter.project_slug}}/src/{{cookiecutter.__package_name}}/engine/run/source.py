@@ -2,6 +2,7 @@
 
 import subprocess
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -24,13 +25,17 @@ def pack_source(root: Path, archive: Path) -> dict[str, Any]:
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as pack:
         for path in sorted(_source_files(root, leave_out=NOT_SOURCE)):
             name = path.relative_to(root).as_posix()
-            if path.stat().st_size > LARGEST_SOURCE_FILE or b"\0" in path.read_bytes():
+            if not _is_text(path):
                 left_out.append(name)
             else:
                 entry = zipfile.ZipInfo(name)  # dated 1980, not now
                 entry.external_attr = path.stat().st_mode << 16
                 pack.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
     return {"zip": archive.name, "sha256": sha256(archive), "left_out": left_out[:20]}
+
+
+def _is_text(path: Path) -> bool:
+    return path.stat().st_size <= LARGEST_SOURCE_FILE and b"\0" not in path.read_bytes()
 
 
 def _source_files(folder: Path, leave_out: set[str]) -> Iterator[Path]:
@@ -54,8 +59,21 @@ def commit(root: Path) -> str | None:
 
 
 def changed_source(before: Path, now: Path) -> list[str]:
-    """Return the files below src/ that differ between two archives of the project's source."""
-    with zipfile.ZipFile(before) as old, zipfile.ZipFile(now) as new:
-        was, is_ = ({i.filename: i.CRC for i in pack.infolist()} for pack in (old, new))
+    """Return the files below src/ that differ between two states of the project's source.
+
+    Each is an archive of it, or the project's folder.
+    """
+    was, is_ = _checksums(before), _checksums(now)
     names = sorted(was.keys() | is_.keys())
     return [name for name in names if name.startswith("src/") and was.get(name) != is_.get(name)]
+
+
+def _checksums(source: Path) -> dict[str, int]:
+    """Return the CRC-32 of each file in an archive, or below src/ in the project's folder."""
+    if source.is_file():
+        with zipfile.ZipFile(source) as pack:
+            return {entry.filename: entry.CRC for entry in pack.infolist()}
+    folder = source / "src"
+    found = _source_files(folder, leave_out=set()) if folder.is_dir() else ()
+    files = filter(_is_text, found)
+    return {path.relative_to(source).as_posix(): zlib.crc32(path.read_bytes()) for path in files}

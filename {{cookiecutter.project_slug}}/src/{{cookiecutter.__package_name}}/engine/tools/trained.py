@@ -8,9 +8,11 @@ from ..cli.project import Project
 from ..contract import Facts
 from ..errors import UserError
 from ..model.checks import read_saved
-from ..paths import shown
+from ..paths import project_root, shown
+from ..ranks import is_rank_zero
 from ..run.checkpoint_files import find_checkpoint
 from ..run.record import facts_in
+from ..run.resume_checks import warn_of_newer_source
 from ..task import Task
 
 
@@ -23,11 +25,13 @@ class Trained(NamedTuple):
 
 
 def load_trained(project: Project, folder: Path) -> Trained:
-    """Return the task of a run.
+    """Return the task of a run. Warn if the source has changed since it was trained.
 
     Raises UserError if the run has no intact checkpoint, its weights are not finite, or they do not
     fit the current source.
     """
+    if is_rank_zero():
+        warn_of_newer_source(folder, project_root())
     saved = read_saved(find_checkpoint(folder, "best", "last"), "--run")
     facts = facts_in(folder)
     with artifacts_of(folder):
