@@ -10,13 +10,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .engine.errors import UserError
 from .engine.images.input_layer import set_channels
 from .engine.images.torchvision_networks import (
     torchvision_names,
     torchvision_network,
     unknown_network,
 )
+from .engine.model.checks import check_built
 
 
 class Normalize(nn.Module):
@@ -105,10 +105,6 @@ def build_network(
         body = torchvision_network(name, num_classes, small_images)
     else:
         raise unknown_network(name, NETWORKS)
-    if not isinstance(body, nn.Module) or isinstance(body, torch.jit.ScriptModule):
-        raise UserError(
-            f"'{name}' in networks.py returns a {type(body).__name__}: return the plain nn.Module,"
-            " which torch.compile needs."
-        )
+    check_built(name, body)
     set_channels(body, channels)
     return Network(body, channels)

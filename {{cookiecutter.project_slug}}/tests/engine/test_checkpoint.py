@@ -1,5 +1,6 @@
 """Checkpoints of runs that are interrupted, killed or moved, or that fill the disk."""
 
+import fcntl
 import json
 import os
 import resource
@@ -237,6 +238,49 @@ def test_a_full_disk_is_reported_and_the_last_good_checkpoint_kept(
     assert content(tmp_path)["global_step"] == 25
     assert call("fit", "--run", str(tmp_path)) == 0
     assert read_digests(tmp_path) == read_digests(whole(()))
+
+
+def test_a_full_disk_with_only_the_best_weights_promises_no_more_than_these(
+    call, capsys, tmp_path, monkeypatch
+):
+    run = tmp_path / "runs" / "digits" / "first"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, limits[1]))  # last.ckpt is larger
+    try:
+        assert call("fit", *THREE[:3], "1", folder=run) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    said = capsys.readouterr().err
+    assert ": File too large: the disk or quota is full (" in said and " MB free)" in said
+    assert f"Only the best weights are kept: make evaluate RUN={run}." in said
+    assert "make resume" not in said and "make train" in said
+    shutil.copytree("configs", tmp_path / "configs")
+    monkeypatch.setattr(training, "project_root", lambda: tmp_path)
+    monkeypatch.delenv("RUN_FOLDER", raising=False)
+    assert call("test", folder=tmp_path / "none") == 0  # that of the newest run
+    assert f"evaluated {run}" in capsys.readouterr().out
+    assert call("fit", "--run", "latest", folder=tmp_path / "none") == 2
+    said = capsys.readouterr().err
+    assert "only its best weights (last.ckpt was not written, or is deleted)" in said
+
+
+def test_a_full_disk_without_a_checkpoint_promises_none(tmp_path):
+    (tmp_path / ".last.ckpt.new").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"No space left .* No earlier one is there.* make train$"):
+        write_checkpoint({"weight": torch.zeros(9)}, tmp_path / "last.ckpt")
+
+
+def test_a_run_that_still_trains_is_not_resumed_before_its_first_checkpoint(
+    trained, call, capsys, tmp_path
+):
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    shutil.rmtree(run / "checkpoints")
+    with (run / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert call("fit", "--run", str(run)) == 2
+        assert "is being trained by another process" in capsys.readouterr().err
+    assert call("fit", "--run", str(run), "--trainer.max_epochs", "9") == 2
+    assert "has no checkpoint" in capsys.readouterr().err
 
 
 def test_training_continues_while_a_checkpoint_is_written(whole, call, tmp_path, monkeypatch):

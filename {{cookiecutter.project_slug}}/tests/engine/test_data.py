@@ -14,6 +14,9 @@ from {{ cookiecutter.__package_name }}.engine.data import order, resident
 from {{ cookiecutter.__package_name }}.engine.data.resident import ResidentLoader
 from {{ cookiecutter.__package_name }}.engine.data.rows import TensorRows, digest
 from {{ cookiecutter.__package_name }}.engine.data.sources import load_source
+from {{ cookiecutter.__package_name }}.engine.data.whole_steps import (
+    remark_on_left_out,
+)
 from {{ cookiecutter.__package_name }}.engine.errors import UserError
 from {{ cookiecutter.__package_name }}.engine.images.batch import (
     ImageBatch,
@@ -337,3 +340,40 @@ def test_an_unknown_source_and_an_unknown_option_are_named():
         load_source(SOURCES, "digit", {})
     with pytest.raises(UserError, match="sise"):
         load_source(SOURCES, "synthetic", {"sise": 3})
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "parts", "free", "advice"),
+    [
+        (45, 32, 1, True, " --data.batch_size 15 uses all."),
+        (47, 32, 1, True, " --data.batch_size 23 leaves out 1."),
+        (45, 32, 1, False, ""),
+        (90, 16, 4, True, " --data.batch_size 11 leaves out 2."),
+    ],
+)
+def test_many_rows_that_an_epoch_leaves_out_are_named_with_a_better_batch_size(
+    n, size, parts, free, advice
+):
+    left, step = n % (size * parts), size * parts
+    assert remark_on_left_out(n, size, parts, "texts", free) == (
+        f"each epoch leaves out {left} of {n} training texts, others each time, because only whole"
+        f" steps of {step} are trained.{advice}"
+    )
+    plan = order.EpochPlan(n, order.BatchShard(size, 0, parts), 0, lambda: (0, 0))
+    assert plan.shard.batches(n) * step == n - left
+
+
+@pytest.mark.parametrize(("n", "size"), [(64, 32), (1077, 64), (71, 32)])
+def test_few_rows_that_are_left_out_are_not_named(n, size):
+    assert remark_on_left_out(n, size, 1, "texts") is None
+
+
+def test_the_start_of_a_run_names_the_rows_that_each_epoch_leaves_out(call, tmp_path, capsys):
+    flags = ("--config", "configs/digits.yaml", "--data.batch_size", "700")
+    assert call("fit", *flags, "--trainer.max_epochs", "1", folder=tmp_path / "all") == 0
+    note = "note: each epoch leaves out 377 of 1077 training images, others each time"
+    said = capsys.readouterr().out
+    assert said.count(note) == 1 and "--data.batch_size 359 uses all." in said
+    few = (*flags, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1")
+    assert call("fit", *few, folder=tmp_path / "few") == 0
+    assert "leaves out" not in capsys.readouterr().out

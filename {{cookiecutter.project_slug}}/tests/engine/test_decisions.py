@@ -46,6 +46,18 @@ def test_accelerator_and_precision(machine, accelerator, precision):
     assert decisions.precision(machine, accelerator).value == precision
 
 
+def test_a_gpu_that_is_asked_for_is_not_replaced_by_the_cpu():
+    def layout(machine: Machine, name: str) -> str:
+        config = {"trainer": {"accelerator": name}}
+        return decisions.decide_layout(config, machine).accelerator.value
+
+    for name in ("gpu", "cuda"):
+        assert layout(A100, name) == "cuda"
+        with pytest.raises(UserError, match=f"accelerator is {name}, but torch finds no GPU: "):
+            layout(LAPTOP, name)
+    assert layout(APPLE, "gpu") == "mps"
+
+
 def test_a_run_too_short_to_pay_for_compiling_is_not_compiled():
     mode, why = decisions.compile_mode(H200, "cuda", True, 480)
     assert mode is False

@@ -210,6 +210,18 @@ def test_a_full_disk_is_one_line_and_a_failed_run(file, call, tmp_path, capsys):
 
 
 @full_disk
+def test_an_evaluation_on_a_full_disk_is_repeated_not_resumed(trained, call, tmp_path, capsys):
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    for path in (*run.glob("predictions.csv"), *run.glob("test-*")):
+        path.unlink()
+    (run / ".predictions.csv.new").symlink_to("/dev/full")
+    assert call("test", "--run", str(run)) == 2
+    said = capsys.readouterr().err
+    assert "is full. Free space, then run the same command again" in said
+    assert "make resume" not in said
+
+
+@full_disk
 def test_the_end_is_recorded_although_the_disk_is_full(tmp_path):
     record = RunRecord.start(tmp_path, tmp_path, "one", "a: 1\n")
     assert (tmp_path / ".reserve").stat().st_size >= 1 << 16

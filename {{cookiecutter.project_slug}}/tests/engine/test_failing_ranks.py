@@ -185,7 +185,7 @@ def test_a_full_disk_ends_all_and_says_so(tmp_path):
     (folder / "checkpoints" / ".last.ckpt.new").symlink_to("/dev/full")
     assert ends(start(Job([*TWO_EPOCHS], folder, 2)), within=60)[0] == 2
     said = log_of(folder)
-    assert said.count("error: No checkpoint could be written to") == 1 and "make resume" in said
+    assert said.count("error: No checkpoint could be written to") == 1 and "make train" in said
 
 
 def test_other_data_on_a_host_are_refused(tmp_path):

@@ -64,6 +64,7 @@ SHORT = (*DIGITS, "--trainer.max_epochs", "1")
         (("--data.global_batch_size", "-64"), "expected a multiple of 64"),
         (("--trainer.strategy", "foo"), "foo"),
         (("--seed_everything", "-1"), "-1 is not in bounds"),
+        (("--model.pretrained", "configs"), "configs is a folder; expected a file."),
         (("--model.compile", "step-graph", *CPU), "step-graph, but it needs an NVIDIA GPU"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -84,8 +85,10 @@ def test_a_wrong_setting_is_one_line_with_what_to_do(flags, message, call, capsy
             "data:\n  batch_sizes: 3\n",
             "unknown setting data.batch_sizes. Did you mean data.batch_size?",
         ),
-        ("data: [\n", "the recipe is not valid YAML: while parsing a flow node, did not find"),
-        ("- 3\n", "error: "),
+        ("data: [\n", "wrong.yaml: the recipe is not valid YAML: while parsing a flow node, did"),
+        ("- 3\n", "wrong.yaml: the recipe is '- 3'; expected sections such as data, model"),
+        ("", "wrong.yaml: the recipe is empty; expected sections such as data, model and trainer."),
+        ("data:\n  batch_size: many\n", "wrong.yaml: data.batch_size is 'many'; expected"),
         ("trainer:\n  max_epochs: 1\ndata:\n", "The section 'data:' of the config"),
     ],
 )
@@ -222,6 +225,9 @@ def test_several_seeds_print_mean_and_standard_deviation(call, tmp_path, capsys)
     assert [row["best val/accuracy"] for row in rows] == [str(np.float32(v)) for v in values]
     assert f"best val/accuracy {sum(values) / 2:.2%} ± " in said
     assert table.parent.name == recipe.stem
+    assert call("seeds", "3", *flags) == 0
+    said = capsys.readouterr().out
+    assert f"best val/accuracy {values[0]:.2%} (1 seed)" in said and "deviation" not in said
     shutil.rmtree(table.parent)
 
 

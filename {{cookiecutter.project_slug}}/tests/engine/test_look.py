@@ -47,6 +47,20 @@ def test_look_shows_the_first_rows_of_a_run_with_its_seed_and_augmentation(capsy
         assert torch.equal(shown, torch.cat([one, two])[:32])
 
 
+def test_fewer_rows_than_a_batch_are_shown(tmp_path, capsys):
+    few = "--data.source=synthetic", "--data.options={image_size: 8, train: 20, val: 9}"
+    seen, out = [], tmp_path / "few.png"
+
+    def show(batch, data) -> Figure:
+        seen.append(sorted(batch.row.tolist()))
+        return draw(batch, data)
+
+    for size in ("--data.batch_size=64", "--data.global_batch_size=128"):
+        assert looked(show, *few, size, out=out) == 0
+        assert "20 training images: " in capsys.readouterr().out
+    assert seen == [list(range(20))] * 2
+
+
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_the_picture_is_saved_where_look_says(channels, tmp_path, capsys):
     def show(batch, data) -> Figure:

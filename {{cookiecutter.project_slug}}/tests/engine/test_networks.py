@@ -97,10 +97,17 @@ def test_an_unknown_network_lists_the_known_ones():
         build_network("resnet81", 10)
 
 
-@pytest.mark.parametrize("wrong", [torch.jit.script(nn.ReLU()), None], ids=["script", "nothing"])
-def test_what_is_no_plain_module_is_refused(wrong, monkeypatch):
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (torch.jit.script(nn.ReLU()), r"a RecursiveScriptModule: return the plain nn\.Module"),
+        (None, r"'mine' in networks\.py returns None: is `return` missing\?"),
+    ],
+    ids=["script", "nothing"],
+)
+def test_what_is_no_plain_module_is_refused(wrong, said, monkeypatch):
     monkeypatch.setitem(NETWORKS, "mine", lambda num_classes, small_images: wrong)
-    with pytest.raises(UserError, match=r"return the plain nn\.Module"):
+    with pytest.raises(UserError, match=said):
         build_network("mine", 10)
 
 
@@ -162,6 +169,8 @@ def test_a_checkpoint_of_a_run_is_taken_as_pretrained(trained):
     best = trained / "checkpoints" / "best.ckpt"
     network = build_network("small_cnn", 10, small_images=True)
     load_pretrained(network.body, "small_cnn", str(best))
+    with pytest.raises(UserError, match=f"is a folder; .* weights of this run are {best}"):
+        load_pretrained(network.body, "small_cnn", str(trained))
     assert alike(network.state_dict(), build_from(best).network.state_dict())
 
 

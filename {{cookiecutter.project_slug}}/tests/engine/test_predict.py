@@ -19,6 +19,7 @@ from PIL import Image
 from predicted import predict_as_in_the_evaluation, rows_of
 
 import {{ cookiecutter.__package_name }} as package
+from {{ cookiecutter.__package_name }} import networks
 from {{ cookiecutter.__package_name }}.data import digits
 from {{ cookiecutter.__package_name }}.engine.contract import Facts
 from {{ cookiecutter.__package_name }}.engine.images import decoding
@@ -74,6 +75,18 @@ def test_a_folder_gives_what_the_evaluation_gives(trained, images, call):
         best = [float(row[f"top{i}_probability"]) for i in range(1, 6)]
         assert row["top1"] == row["class"] and row["top1_probability"] == row["probability"]
         assert best == sorted(best, reverse=True) and sum(best) <= 1.00001
+
+
+def test_weights_of_another_network_are_refused_as_by_the_evaluation(
+    trained, images, call, monkeypatch, capsys, tmp_path
+):
+    other = {"small_cnn": lambda num_classes, small_images: torch.nn.Linear(2, num_classes)}
+    monkeypatch.setattr(networks, "NETWORKS", other)
+    out = ("--input", str(images), "--out", str(tmp_path / "new.csv"))
+    assert call("predict", "--run", str(trained), *out) == 2
+    said = capsys.readouterr().err
+    assert "The checkpoint is of another network: network.body.weight is not in it" in said
+    assert "state_dict" not in said and "Restore networks.py" in said
 
 
 def test_lists_tables_and_archives_give_what_the_folder_gives(images, predict, tmp_path):

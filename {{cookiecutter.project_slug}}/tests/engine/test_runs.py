@@ -352,6 +352,8 @@ def test_scores_are_compared_by_the_spread_of_seeds(a, b, said, write, capsys):
 def test_a_run_that_kept_only_its_best_weights_says_so_when_it_is_resumed(root):
     (root / "checkpoints").mkdir()
     (root / "checkpoints" / "best.ckpt").touch()
+    kept = {"config": {"checkpoints": {"keep": "best"}}, "state": "finished"}
+    (root / "run.json").write_text(json.dumps(kept))
     with pytest.raises(UserError, match=r"only its best weights .* --model\.pretrained"):
         find_checkpoint(root, "last", "previous")
     assert find_checkpoint(root, "best", "last").name == "best.ckpt"

@@ -225,7 +225,7 @@ def test_a_run_that_does_not_fit_the_source_is_refused(trained, call, monkeypatc
     other = {"small_cnn": lambda num_classes, small_images: torch.nn.Linear(2, num_classes)}
     monkeypatch.setattr(networks, "NETWORKS", other)
     assert call("serve", "--run", str(trained), "--port", "0") == 2
-    assert "do not fit this source" in capsys.readouterr().err
+    assert "The checkpoint is of another network: network.body" in capsys.readouterr().err
 
 
 def test_a_reused_connection_does_not_wait_for_delayed_acknowledgements(address):

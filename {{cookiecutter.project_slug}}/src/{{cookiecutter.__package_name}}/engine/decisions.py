@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from .contract import Facts
 from .errors import UserError
-from .hardware import Gpu, Machine
+from .hardware import Gpu, Machine, why_no_gpu
 from .plurals import counted
 
 LoaderName = Literal["resident", "mapped", "streaming"]
@@ -217,11 +217,15 @@ def decide_layout(
     is requested.
     """
     asked = _Asked(config, before)
-    kind = asked("accelerator")
-    if kind is None or kind.value == "gpu":
+    kind = asked("accelerator") or accelerator(machine)
+    name = kind.value
+    if name == "gpu":  # Lightning's name for a GPU of any kind
         kind = accelerator(machine)
-    if kind.value == "cuda" and not machine.gpus:
-        raise UserError("trainer.accelerator is cuda, but torch finds no GPU. Check `nvidia-smi`.")
+    if (name == "gpu" and kind.value == "cpu") or (name == "cuda" and not machine.gpus):
+        raise UserError(
+            f"trainer.accelerator is {name}, but torch finds no GPU: {why_no_gpu()}. Check"
+            " `nvidia-smi`, or use the CPU with --trainer.accelerator cpu"
+        )
     nodes = asked("num_nodes", 1) or Decision(1, AS_CONFIGURED)
     if launched is not None:
         count, nodes = (Decision(number, "set by torchrun") for number in launched)

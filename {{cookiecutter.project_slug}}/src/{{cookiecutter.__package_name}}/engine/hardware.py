@@ -4,7 +4,9 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sysconfig
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -54,6 +56,21 @@ def this_machine() -> Machine:
         compiler=_has_compiler(),
         threads=int(threads) if threads.isdecimal() else None,
     )
+
+
+def why_no_gpu() -> str:
+    """Return what torch or the driver say about a machine on which torch finds no GPU."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return f"CUDA_VISIBLE_DEVICES is '{chosen}'"
+    if (program := shutil.which("nvidia-smi")) is None:
+        return "there is no nvidia-smi, which comes with NVIDIA's driver"
+    with suppress(subprocess.TimeoutExpired):
+        done = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=30)
+        said = (done.stdout + done.stderr).strip().partition("\n")[0]
+        return f"nvidia-smi says '{said}', and torch is built for CUDA {torch.version.cuda}"
+    return "nvidia-smi does not answer"
 
 
 def usable_cores(logical: int, affinity: int | None, quota: float | None) -> int:

@@ -13,6 +13,7 @@ from ..ranks import is_rank_zero
 from ..run.checkpoint_files import find_checkpoint, has_only_best
 from ..run.folder import find_run, new_run_folder, recipe_name
 from ..run.record import RunRecord, read_record
+from ..run.runs import check_not_trained
 
 
 def recipe_of(config: Any, package: str) -> str:
@@ -40,7 +41,7 @@ def expand_run(arguments: list[str], root: Path) -> tuple[list[str], Path | None
 
     An evaluation that names no run, recipe or checkpoint gets the newest run.
 
-    Raises UserError if there is no such run, or fit would resume a finished one.
+    Raises UserError if there is no such run, or fit would resume one that has finished or trains.
     """
     rest, name = take(arguments, "--run")
     fitting = rest[:1] == ["fit"]
@@ -54,6 +55,8 @@ def expand_run(arguments: list[str], root: Path) -> tuple[list[str], Path | None
             "--trainer.fast_dev_run tries a few batches as a run of its own, and --run would resume"
             " another run with them. Remove one of the two."
         )
+    if fitting:
+        check_not_trained(run)
     longer = any(flag.startswith(("--trainer.max_", "--patience")) for flag in rest)
     finished = record.content["state"] == "finished" and not has_only_best(run)
     if fitting and finished and not longer:

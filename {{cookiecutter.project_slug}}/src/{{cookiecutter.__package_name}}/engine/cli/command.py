@@ -34,7 +34,7 @@ def run(project: Project, verb: str, options: argparse.Namespace, flags: list[st
     except KeyboardInterrupt:
         message, status = "\nInterrupted (SIGINT).", 130
     except BaseException as error:
-        if (explanation := explain(error)) is not None:
+        if (explanation := explain(error, verb == "fit")) is not None:
             print(f"error: {explanation}", file=sys.stderr)  # on any rank
             return 2
         if (about_own_code := report(error)) is not None:

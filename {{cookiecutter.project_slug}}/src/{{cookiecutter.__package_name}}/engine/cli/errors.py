@@ -35,7 +35,8 @@ KNOWN_ERRORS = {  # a pattern in the message of a RuntimeError, and what to prin
     ),
     r"^(DataLoader worker \(pid.*)": (
         r"\1 The system killed it, probably because memory ran out. "
-        "Lower --data.workers, or set --data.prefetch 2, then: make resume"
+        "Lower --data.workers, or set --data.prefetch 2, then run the same command again, or"
+        " make resume"
     ),
 }
 
@@ -46,6 +47,7 @@ UNKNOWN = re.compile(r"(?:unrecognized arguments:|does not accept option) '?-*([
 LINKED = re.compile(r"argument (data\.\w+) --> (\S+):")  # a setting that the data determine
 MISSING = re.compile(r'Parser key "([^"]+)":?\s*File does not exist: .?([^\n]+?)\'?$')
 NO_YAML = re.compile(r"Problems parsing config:\s*(.+\"<unicode string>\".+)", re.DOTALL)
+NO_SECTIONS = re.compile(r"Unexpected config:(.*)", re.DOTALL)
 WRONG = re.compile(r'Parser key "([^"]+)":?\s*(.*)', re.DOTALL)
 FOUND = re.compile(r"(?:Got value|Given value): (.+?)\s*$", re.MULTILINE)
 IN_WORDS = {"int": "a whole number", "float": "a number", "str": "a string", "list": "a list"}
@@ -53,11 +55,14 @@ IN_WORDS |= {"bool": "true or false", "NoneType": "null", "dict": "a mapping ({n
 EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value|$)", re.MULTILINE)
 
 
-def explain(error: BaseException) -> str | None:
-    """Return an explanation if the user can fix the error, or None if it needs its traceback."""
+def explain(error: BaseException, fitting: bool = True) -> str | None:
+    """Return an explanation if the user can fix the error, or None if it needs its traceback.
+
+    `fitting` says whether a run was trained, which can be resumed.
+    """
     if cause := out_of_memory(error):
         return "\n".join(getattr(error, "__notes__", [f"out of GPU memory: {cause}"]))
-    if isinstance(error, OSError) and (explanation := _without_room(error)):
+    if isinstance(error, OSError) and (explanation := _without_room(error, fitting)):
         return explanation
     message = str(error)
     for pattern, advice in KNOWN_ERRORS.items() if isinstance(error, RuntimeError) else ():
@@ -75,11 +80,14 @@ def _of_the_engine(error: BaseException, message: str) -> str | None:
     return None
 
 
-def _without_room(error: OSError) -> str | None:
+def _without_room(error: OSError, fitting: bool) -> str | None:
     """Return what to do if a disk, or the number of open files, is used up; else None."""
     if error.errno in FULL:
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}: the disk or quota is full. Free space, then: make resume"
+        again = ": make resume (make train if there is no checkpoint)"
+        if not fitting:
+            again = " run the same command again"
+        return f"{where}{error.strerror}: the disk or quota is full. Free space, then{again}"
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return f"{error.strerror}. {FEW_OPEN_FILES}"
     return None
@@ -93,6 +101,13 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options | {"allow_abbrev": False})
+
+    def parse_path(self, cfg_path: Any, *args: Any, **options: Any) -> Any:
+        """Parse a recipe; an error names it."""
+        try:
+            return super().parse_path(cfg_path, *args, **options)
+        except UserError as error:
+            raise UserError(f"{shown(Path(str(cfg_path)).absolute())}: {error}") from None
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if ex is not None and own_calls(ex):  # a class that a setting names can't be imported
@@ -113,10 +128,8 @@ def in_one_line(message: str, known: list[str]) -> str:
         return f"{linked[2]} comes from the data, as {linked[1]}: remove it"
     if missing := MISSING.search(message):
         return f"{missing[1]}: {_no_recipe(Path(missing[2]))}"
-    if problem := NO_YAML.search(message):
-        where = re.sub(r'\s*in "<unicode string>",', " in", problem[1]).replace("\n", ", ")
-        tab = ": perhaps a tab; indent with spaces" if "cannot start any token" in where else ""
-        return f"the recipe is not valid YAML: {' '.join(where.split())}{tab}"
+    if (unusable := _of_unusable_recipe(message)) is not None:
+        return unusable
     wrong, found = WRONG.search(message), FOUND.search(message)
     if not wrong or not found:
         return " ".join((f"{wrong[1]}: {wrong[2]}" if wrong else message).split())
@@ -132,6 +145,19 @@ def _no_recipe(path: Path) -> str:
     meant = hint(f"configs/{path.stem}.yaml", recipes)
     found = f"{shown(path)} does not exist{where if path.is_relative_to(here) else ''}."
     return f"{found}{meant} There are {', '.join(recipes)}."
+
+
+def _of_unusable_recipe(message: str) -> str | None:
+    """Return what is wrong with a file that is no YAML, or has no sections."""
+    if problem := NO_YAML.search(message):
+        where = re.sub(r'\s*in "<unicode string>",', " in", problem[1]).replace("\n", ", ")
+        tab = ": perhaps a tab; indent with spaces" if "cannot start any token" in where else ""
+        return f"the recipe is not valid YAML: {' '.join(where.split())}{tab}"
+    if problem := NO_SECTIONS.search(message):
+        text = " ".join(problem[1].split())
+        found = repr(text) if text else "empty"
+        return f"the recipe is {found}; expected sections such as data, model and trainer."
+    return None
 
 
 def _in_words(kind: str) -> str:

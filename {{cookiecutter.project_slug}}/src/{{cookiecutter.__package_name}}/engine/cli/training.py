@@ -18,7 +18,9 @@ from lightning.pytorch.loggers import Logger
 
 from .. import nvml
 from ..artifacts import artifacts_of
+from ..data.module import Data
 from ..data.rows import with_size
+from ..data.whole_steps import remark_on_left_out
 from ..decisions import (
     AS_BEFORE,
     STEP_GRAPHS,
@@ -364,7 +366,8 @@ class Training(LightningCLI):
             kind = self.decisions.accelerator.value
             in_use = self.in_use if kind == "cuda" else ""
             device = device_name(self.machine, kind)
-            summary.print_start(record.content, self.facts, self.decisions, device, in_use)
+            facts = replace(self.facts, remarks=self.facts.remarks + self._left_out())
+            summary.print_start(record.content, facts, self.decisions, device, in_use)
             model.when_initialized = lambda line: self._keep_line(line, record)
             try:
                 with record.timed("fit"), left_on_device(self.trainer, model):
@@ -386,6 +389,19 @@ class Training(LightningCLI):
                 self.checkpoint.drop_unneeded()
         best = model.best, self.checkpoint.best_so_far.epoch + 1
         summary.print_fit(self.run_folder, record.content, self.decisions, *best, self.facts, drawn)
+
+    def _left_out(self) -> tuple[str, ...]:
+        """Return a remark if each epoch leaves out many rows, and no setting limits or draws it."""
+        data, decided, trainer = self.datamodule, self.decisions, self.asked["trainer"]
+        limits = "fast_dev_run", "overfit_batches", "limit_train_batches"
+        own_loader = type(data).train_dataloader is not Data.train_dataloader
+        if own_loader or data.sample_weights is not None or any(map(trainer.get, limits)):
+            return ()
+        size, step = decided.batch_size.value, decided.global_batch_size.value
+        free = get(self.asked, "data.global_batch_size") is None
+        n, unit = self.facts.rows["train"], self.facts.unit
+        remark = remark_on_left_out(n, size, step // size, unit, free)
+        return (remark,) if remark else ()
 
     def _out_of_patience(self) -> str | None:
         """Return why the run has ended, if it was out of patience."""

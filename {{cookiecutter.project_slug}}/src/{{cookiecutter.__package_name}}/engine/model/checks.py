@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..contract import Facts, Rows
 from ..errors import UserError
@@ -47,6 +47,17 @@ def check_task(task: Any, rows: Rows, facts: Facts) -> Size:
     return size_of(task.network, flops, None if rows.lengths is None else int(rows.lengths[0]))
 
 
+def check_built(name: str, network: Any) -> None:
+    """Raise UserError if the function of that name in networks.py built no plain nn.Module."""
+    if network is None:
+        raise UserError(f"'{name}' in networks.py returns None: is `return` missing?")
+    if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
+        raise UserError(
+            f"'{name}' in networks.py returns a {type(network).__name__}: return the plain"
+            " nn.Module, which torch.compile needs."
+        )
+
+
 @contextmanager
 def evaluating(task: Any) -> Iterator[None]:
     """Set a task to eval mode; modes and the random number generator are restored at the end."""
@@ -74,6 +85,10 @@ def _raised_by_torch(error: Exception, line: str) -> bool:
 
 def read_saved(file: str | Path, setting: str, mmap: bool = False) -> Any:
     """Load a file that torch.save wrote. `setting` names it in the UserError if that fails."""
+    if Path(file).is_dir():
+        best = Path(file) / "checkpoints" / "best.ckpt"
+        instead = f" The best weights of this run are {best}." if best.is_file() else ""
+        raise UserError(f"{setting}: {file} is a folder; expected a file.{instead}")
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except OSError as error:
@@ -132,12 +147,16 @@ def check_checkpoint(
             " (--run FOLDER loads them), or start a new run: --model.pretrained PATH"
         )
     if weights or (layers and resuming):
-        raise UserError(
-            f"The checkpoint is of another network: {summarize(weights or layers)}. Restore"
-            " networks.py (from the run's source.zip), or start a new run."
-        )
+        raise of_another_network(weights or layers)
     if layers:
         print(f"warning: the network has changed since the run: {summarize(layers)}.", flush=True)
+
+
+def of_another_network(differences: list[str]) -> UserError:
+    return UserError(
+        f"The checkpoint is of another network: {summarize(differences)}. Restore networks.py (from"
+        " the run's source.zip), or start a new run."
+    )
 
 
 def _check_classes(was: Sequence[str], here: Sequence[str]) -> None:

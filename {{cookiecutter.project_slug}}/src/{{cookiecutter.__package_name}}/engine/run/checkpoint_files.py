@@ -3,6 +3,7 @@
 import copy
 import errno
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -14,10 +15,11 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch.utils.serialization import config as saving
 
-from ..errors import UserError
+from ..errors import FULL, UserError
 from ..hashing import sha256
 from ..paths import shown
 from .hashed_file import HashedFile
+from .runs import read_record
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 # One line per digest, written before its file is renamed into place. So whenever a process is
@@ -62,6 +64,7 @@ class VerifiedIO(TorchCheckpointIO):
             self.stream = self.stream or torch.cuda.Stream()
             self.stream.wait_stream(torch.cuda.current_stream())
         draft = self.drafting.submit(self._draft, content, path)
+        self.folder = path.parent
         self.writing[path.name] = self.finishing.submit(self._finish, draft, path)
 
     def _draft(self, content: dict[str, Any], path: Path) -> str:
@@ -75,10 +78,14 @@ class VerifiedIO(TorchCheckpointIO):
         self.took = time.monotonic() - self.begun
 
     def wait(self, *names: str) -> None:
-        """Wait until these files, or all, are written; raise the error of a failed write."""
+        """Wait until these files, or all, are written. Raises UserError if a write has failed."""
         for name in names or tuple(self.writing):
             if name in self.writing:
-                self.writing.pop(name).result()
+                try:
+                    self.writing.pop(name).result()
+                except (OSError, RuntimeError) as error:
+                    self.settle()  # the message says which files there are
+                    raise not_written(self.folder, error) from error
 
     def collect(self) -> None:
         """Raise the error of a write that has failed by now."""
@@ -98,12 +105,15 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
 
     Raises UserError if the folder can't be written to, or the disk is full.
     """
-    _keep_draft(path, _write_draft(content, path))
+    try:
+        _keep_draft(path, _write_draft(content, path))
+    except (OSError, RuntimeError) as error:
+        raise not_written(path.parent, error) from error
 
 
 def _write_draft(content: dict[str, Any], path: Path) -> str:
     """Write a checkpoint to its draft, and return its SHA-256."""
-    with _reporting(path):
+    with _dropped_on_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with HashedFile(_draft_of(path), fsync) as file:
             torch.save(content, file)  # type: ignore[arg-type]
@@ -113,7 +123,7 @@ def _write_draft(content: dict[str, Any], path: Path) -> str:
 def _keep_draft(path: Path, digest: str) -> None:
     """Give a draft its name."""
     folder = path.parent
-    with _reporting(path):
+    with _dropped_on_error(path):
         _add_digest(folder, path.name, digest)
         if path.name == LAST and path.exists():
             path.replace(path.with_name(PREVIOUS))
@@ -126,18 +136,35 @@ def _draft_of(path: Path) -> Path:
 
 
 @contextmanager
-def _reporting(path: Path) -> Iterator[None]:
-    """Drop the draft of a checkpoint that can't be written, and say why."""
+def _dropped_on_error(path: Path) -> Iterator[None]:
+    """Delete the draft of a checkpoint that can't be written."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
+    except BaseException:
         with suppress(OSError):
             _draft_of(path).unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or "the file is incomplete"
-        raise UserError(
-            f"No checkpoint could be written to {path.parent}: {reason}. Earlier checkpoints"
-            " are kept. Free space or make the folder writable, then: make resume"
-        ) from error
+        raise
+
+
+def not_written(folder: Path, error: OSError | RuntimeError) -> UserError:
+    """Return the error of a checkpoint that was not written to a folder: why, and what is left."""
+    # torch raises a RuntimeError while it handles the OSError
+    reason = error if isinstance(error, OSError) else error.__context__
+    why = getattr(reason, "strerror", None) or "the file is incomplete"
+    if getattr(reason, "errno", None) in FULL:
+        with suppress(OSError):
+            free = shutil.disk_usage(folder).free / 1e6
+            why += f": the disk or quota is full ({free:,.1f} MB free)"
+    left = {path.name for path in folder.glob("*.ckpt")}
+    kept, then = "No earlier one is there.", "make train"
+    if left & {LAST, PREVIOUS}:
+        kept, then = "Earlier checkpoints are kept.", "make resume"
+    elif left:
+        kept = f"Only the best weights are kept: make evaluate RUN={shown(folder.parent)}."
+    return UserError(
+        f"No checkpoint could be written to {folder}: {why}. {kept} Free space or make the folder"
+        f" writable, then: {then}"
+    )
 
 
 def is_intact(path: Path) -> bool:
@@ -171,8 +198,9 @@ def find_checkpoint(folder: Path, *names: str) -> Path:
     if not found and has_only_best(folder):
         best = folder / "checkpoints" / BEST
         raise UserError(
-            f"{shown(folder)} has only its best weights (checkpoints.keep): it can be evaluated"
-            f" and served, not resumed. A new run from them: --model.pretrained {shown(best)}"
+            f"{shown(folder)} has only its best weights ({_why_only_best(folder)}): it can be"
+            f" evaluated and served, not resumed. A new run from them: --model.pretrained"
+            f" {shown(best)}"
         )
     if not found:
         raise UserError(
@@ -186,6 +214,15 @@ def find_checkpoint(folder: Path, *names: str) -> Path:
         f"{' and '.join(map(str, found))}: damaged, the SHA-256 is not the recorded one."
         " Restore a copy, choose another file with --ckpt_path, or start a new run."
     )
+
+
+def _why_only_best(folder: Path) -> str:
+    record = read_record(folder / "run.json")
+    newest = [record, *record.get("resumes", [])][-1]
+    kept = (newest.get("config", {}).get("checkpoints") or {}).get("keep")
+    if kept == "best" and record.get("state") == "finished":
+        return "checkpoints.keep"
+    return f"{LAST} was not written, or is deleted"
 
 
 def write_atomically(path: Path, text: str) -> None:

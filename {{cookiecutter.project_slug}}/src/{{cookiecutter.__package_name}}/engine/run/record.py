@@ -16,13 +16,13 @@ import torch
 import yaml
 
 from ..contract import Facts
-from ..errors import FULL, UserError
+from ..errors import FULL
 from ..hashing import sha256
 from ..json_text import to_json
 from ..paths import template_version
 from .checkpoint_files import write_atomically
 from .interruption import Interrupted
-from .runs import read_record
+from .runs import being_trained, read_record
 from .source import commit, pack_source
 
 RESERVE = 1 << 16  # bytes that are freed to record how a run ended if its disk is full
@@ -164,9 +164,7 @@ def _only_writer(folder: Path) -> IO[str]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise UserError(
-            f"{folder} is being trained by another process. Stop it, or wait."
-        ) from None
+        raise being_trained(folder) from None
     except OSError as error:
         print(
             f"note: {folder} can't be locked ({error.strerror}): train this run in only one"

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -153,6 +154,19 @@ def is_locked(folder: Path) -> bool:
     except OSError:
         return True
     return False
+
+
+def check_not_trained(folder: Path) -> None:
+    """Raise UserError if another process trains in a run's folder and the file system says so."""
+    with suppress(OSError), (folder / ".lock").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise being_trained(folder) from None
+
+
+def being_trained(folder: Path) -> UserError:
+    return UserError(f"{folder} is being trained by another process. Stop it, or wait.")
 
 
 def _logged(folder: Path, metric: str) -> list[str]:

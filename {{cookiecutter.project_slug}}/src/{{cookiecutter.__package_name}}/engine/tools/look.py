@@ -13,6 +13,7 @@ from ..artifacts import artifacts_of
 from ..cli.plain_values import make_plain
 from ..cli.project import Project, default_batch_size
 from ..cli.training import AUTO, Training
+from ..contract import count
 from ..data.module import Data
 from ..data.rows import joined
 from ..data.streaming import StreamingLoader
@@ -40,6 +41,9 @@ class Settings(Training):
         self.data = self.project.data_class(**settings)
         if self.data.flags.seed is None:
             self.data.flags = replace(self.data.flags, seed=config.seed_everything)
+        if (rows := count(self.data.splits.train)) < self.data.batch_size:  # too few to train on
+            self.data.batch_size = rows
+            self.data.flags = replace(self.data.flags, global_batch_size=None)
         self.subcommand = None  # run nothing
 
 
@@ -57,7 +61,8 @@ def main(project: Project, options: argparse.Namespace, flags: list[str]) -> int
     out = options.out or root / "runs" / PICTURE
     out.parent.mkdir(parents=True, exist_ok=True)
     found.savefig(out, dpi=110)
-    print(f"{ROWS} training {data.facts().unit}: {shown(out.absolute())}", flush=True)
+    shown_rows = min(ROWS, count(data.splits.train))
+    print(f"{shown_rows} training {data.facts().unit}: {shown(out.absolute())}", flush=True)
     return 0
 
 

@@ -16,7 +16,6 @@ from ..errors import UserError
 from ..json_text import number
 from ..monitor.summary import format_score
 from ..paths import project_root, shown
-from ..plurals import counted
 from ..run.folder import RUN_FOLDER_VARIABLE, recipe_name
 from ..run.interruption import passing_on_sigterm
 from ..run.record import read_record
@@ -90,13 +89,12 @@ def _summarize(runs: dict[int, Path], table: Path) -> None:
         print(f"  seed {seed:<10} {score:>8}  {shown(runs[seed])}")
     values = [value for value in results.values() if value is not None]
     if values:
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        mean = format_score(statistics.mean(values), best)
-        print(
-            f"\n{column} {mean} ± {format_score(spread, best)}"
-            f" (mean and standard deviation of {counted(len(values), 'seed')})"
-            f"\ntable: {shown(table)}\n"
-        )
+        found = f"{format_score(statistics.mean(values), best)} (1 seed)"
+        if len(values) > 1:
+            spread = format_score(statistics.stdev(values), best)
+            mean = format_score(statistics.mean(values), best)
+            found = f"{mean} ± {spread} (mean and standard deviation of {len(values)} seeds)"
+        print(f"\n{column} {found}\ntable: {shown(table)}\n")
 
 
 def main(project: Project, options: argparse.Namespace, flags: list[str]) -> int:

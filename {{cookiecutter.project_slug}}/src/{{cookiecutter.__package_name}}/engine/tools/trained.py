@@ -7,7 +7,7 @@ from ..artifacts import artifacts_of
 from ..cli.project import Project
 from ..contract import Facts
 from ..errors import UserError
-from ..model.checks import read_saved
+from ..model.checks import differing, of_another_network, read_saved
 from ..paths import project_root, shown
 from ..ranks import is_rank_zero
 from ..run.checkpoint_files import find_checkpoint
@@ -47,6 +47,8 @@ def _task_of(project: Project, saved: dict[str, Any], run: str) -> Task:
     settings = {k: v for k, v in saved.get("hyper_parameters", {}).items() if not k.startswith("_")}
     try:
         task = project.task_class(**settings)
+        if differences := differing(saved["state_dict"], task.state_dict()):
+            raise of_another_network(differences)
         task.load_state_dict(saved["state_dict"])
     except (TypeError, RuntimeError) as error:  # other arguments or other layers
         raise UserError(

@@ -15,6 +15,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from .engine import UserError
 from .engine.errors import hint
+from .engine.model.checks import check_built
 from .engine.text.encoders import load_encoder
 from .objectives import ObjectiveName
 
@@ -174,7 +175,9 @@ def build_network(
     """
     if name in NETWORKS:
         share = DROPOUT if dropout is None else dropout
-        return NETWORKS[name](vocab_size, num_outputs, objective == "masked", share)
+        network = NETWORKS[name](vocab_size, num_outputs, objective == "masked", share)
+        check_built(name, network)
+        return network
     sizes = num_outputs, vocab_size, objective, padding_id
     try:
         return load_encoder(name, *sizes, dropout, pretrained)
