@@ -113,3 +113,20 @@ def test_a_run_waits_for_the_first_use_of_its_gpu_before_training(call, monkeypa
     monkeypatch.setattr(Training, "fit", lambda *_, **__: order.append("trains"))
     call("fit", "--config", "configs/synthetic.yaml", "--trainer.accelerator=cpu")
     assert order == ["is over", "trains"]
+
+
+def test_the_driver_is_asked_why_there_is_no_gpu(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert hardware.why_no_gpu() == "there is no nvidia-smi, which comes with NVIDIA's driver"
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H200 (UUID: 1)'\n")
+    program.chmod(0o755)
+    assert hardware.why_no_gpu() == (
+        "nvidia-smi says 'GPU 0: NVIDIA H200 (UUID: 1)', and torch is built for CUDA 13.0"
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert hardware.why_no_gpu() == "CUDA_VISIBLE_DEVICES is ''"
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert hardware.why_no_gpu() == f"torch {torch.__version__} is built without CUDA"

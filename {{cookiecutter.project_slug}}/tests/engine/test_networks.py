@@ -111,6 +111,14 @@ def test_what_is_no_plain_module_is_refused(wrong, said, monkeypatch):
         build_network("mine", 10)
 
 
+def test_a_layer_of_torch_that_does_not_fit_is_named(monkeypatch):
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.Flatten())
+    monkeypatch.setitem(NETWORKS, "mine", lambda num_classes, small_images: layers)
+    said = r"networks\.py, line \d+, in forward: in body\.2, Conv2d\(4, 8, .*\): Given groups=1, "
+    with pytest.raises(UserError, match=said):
+        fit(ImageClassifier(network="mine", num_classes=10))
+
+
 def test_a_network_for_larger_images_is_refused_before_training(monkeypatch):
     for_32 = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
     monkeypatch.setitem(NETWORKS, "mine", lambda num_classes, small_images: for_32)

@@ -1,5 +1,6 @@
 """Checks, before training, that a task fits its data and a checkpoint fits both."""
 
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
@@ -36,6 +37,7 @@ def check_task(task: Any, rows: Rows, facts: Facts) -> Size:
             raise
         own = [call for call in calls if call.is_own]
         where = f"{own[-1]}: " if own else ""
+        where += _layer_of_torch(error, task.network)
         why = str(error).strip().partition("\n")[0] or type(error).__name__
         shapes = " and ".join(f"{key} {shape}" for key, shape in facts.shapes.items())
         raise UserError(
@@ -76,6 +78,21 @@ def first_row(task: Any, rows: Rows) -> Any:
     device = next((p.device for p in task.parameters()), torch.device("cpu"))
     batch: Any = rows.take(torch.tensor([0]), None, None)
     return batch._make(part if part is None else part.to(device) for part in batch)
+
+
+def _layer_of_torch(error: Exception, network: nn.Module) -> str:
+    """Return "in NAME, LAYER: " if an error was raised in a layer of torch; "" in any other.
+
+    Its call is in no line of the project's code if an nn.Sequential makes it.
+    """
+    names = {module: name for name, module in network.named_modules()}
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    called = [frame.f_locals.get("self") for frame in frames]
+    modules = [each for each in called if isinstance(each, nn.Module) and each in names]
+    if not modules or not type(modules[-1]).__module__.startswith("torch.nn."):
+        return ""
+    text = repr(modules[-1]).partition("\n")[0].removesuffix("(")
+    return f"in {names[modules[-1]]}, {text}: "
 
 
 def _raised_by_torch(error: Exception, line: str) -> bool:
