@@ -363,7 +363,7 @@ def test_many_rows_that_an_epoch_leaves_out_are_named_with_a_better_batch_size(
     assert plan.shard.batches(n) * step == n - left
 
 
-@pytest.mark.parametrize(("n", "size"), [(64, 32), (1077, 64), (71, 32)])
+@pytest.mark.parametrize(("n", "size"), [(64, 32), (1077, 64), (71, 32), (31, 32)])
 def test_few_rows_that_are_left_out_are_not_named(n, size):
     assert remark_on_left_out(n, size, 1, "texts") is None
 

@@ -101,3 +101,9 @@ def test_a_network_says_how_many_positions_it_has():
         check_max_length(network, POSITIONS + 8)
     with pytest.raises(UserError, match=f"a row of 600 tokens, and .* has {POSITIONS} positions"):
         check_max_length(network, POSITIONS, longest=600)
+
+
+def test_a_forgotten_return_is_named(monkeypatch):
+    monkeypatch.setitem(NETWORKS, "mine", lambda *_: None)
+    with pytest.raises(UserError, match=r"'mine' in networks\.py returns None: is `return` miss"):
+        build_network("mine", num_outputs=2, vocab_size=VOCABULARY)

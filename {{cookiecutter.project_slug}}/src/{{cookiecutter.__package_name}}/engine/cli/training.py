@@ -18,7 +18,6 @@ from lightning.pytorch.loggers import Logger
 
 from .. import nvml
 from ..artifacts import artifacts_of
-from ..data.module import Data
 from ..data.rows import with_size
 from ..data.whole_steps import remark_on_left_out
 from ..decisions import (
@@ -394,7 +393,8 @@ class Training(LightningCLI):
         """Return a remark if each epoch leaves out many rows, and no setting limits or draws it."""
         data, decided, trainer = self.datamodule, self.decisions, self.asked["trainer"]
         limits = "fast_dev_run", "overfit_batches", "limit_train_batches"
-        own_loader = type(data).train_dataloader is not Data.train_dataloader
+        engine = str(__package__).rpartition(".")[0]
+        own_loader = not type(data).train_dataloader.__module__.startswith(engine)
         if own_loader or data.sample_weights is not None or any(map(trainer.get, limits)):
             return ()
         size, step = decided.batch_size.value, decided.global_batch_size.value

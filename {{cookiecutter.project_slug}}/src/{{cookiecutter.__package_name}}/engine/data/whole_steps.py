@@ -9,7 +9,7 @@ def remark_on_left_out(
     """Return a remark if each epoch leaves out a tenth or more of the n training rows.
 
     Args:
-        n: the training rows, at least those of one step.
+        n: the training rows. Fewer than a step are an error, not a remark.
         batch_size: rows of a micro-batch.
         parts: micro-batches of a step, over all devices.
         unit: what a row is, in the plural.
@@ -18,7 +18,7 @@ def remark_on_left_out(
     """
     step = batch_size * parts
     left = n % step
-    if left < WORTH_A_NOTE * n:
+    if n < step or left < WORTH_A_NOTE * n:
         return None
     remark = (
         f"each epoch leaves out {left} of {n} training {unit}, others each time, because only whole"

@@ -137,6 +137,14 @@ def test_a_wrong_choice_is_one_line_before_training(flag, message, data, call, t
     assert not (tmp_path / "metrics.csv").exists()
 
 
+def test_texts_that_each_epoch_leaves_out_are_named(data, call, tmp_path, capsys):
+    _, flags = arguments("classes", data)
+    assert call(*flags, "--data.batch_size=40", "--trainer.max_epochs=1", folder=tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "note: each epoch leaves out 24 of 64 training texts, others each time" in said
+    assert "--data.batch_size 32 uses all." in said
+
+
 def test_an_evaluation_on_other_classes_names_them(data, call, tmp_path, capsys):
     table = shutil.copy(data / "texts.csv", tmp_path / "texts.csv")
     flags = *TABLE, f"--data.options.path={table}", "--trainer.max_steps=1"
