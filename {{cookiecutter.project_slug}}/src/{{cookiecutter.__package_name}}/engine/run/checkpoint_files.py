@@ -83,7 +83,7 @@ class VerifiedIO(TorchCheckpointIO):
             if name in self.writing:
                 try:
                     self.writing.pop(name).result()
-                except (OSError, RuntimeError) as error:
+                except OSError as error:
                     self.settle()  # the message says which files there are
                     raise not_written(self.folder, error) from error
 
@@ -107,7 +107,7 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
     """
     try:
         _keep_draft(path, _write_draft(content, path))
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         raise not_written(path.parent, error) from error
 
 
@@ -137,21 +137,22 @@ def _draft_of(path: Path) -> Path:
 
 @contextmanager
 def _dropped_on_error(path: Path) -> Iterator[None]:
-    """Delete the draft of a checkpoint that can't be written."""
+    """Delete the draft of a checkpoint that can't be written, and raise the OSError."""
     try:
         yield
-    except BaseException:
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError while it handles OSError
         with suppress(OSError):
             _draft_of(path).unlink(missing_ok=True)
-        raise
+        for reason in (error, error.__context__):
+            if isinstance(reason, OSError):
+                raise reason from None
+        raise OSError(errno.EIO, "the file is incomplete") from error
 
 
-def not_written(folder: Path, error: OSError | RuntimeError) -> UserError:
+def not_written(folder: Path, error: OSError) -> UserError:
     """Return the error of a checkpoint that was not written to a folder: why, and what is left."""
-    # torch raises a RuntimeError while it handles the OSError
-    reason = error if isinstance(error, OSError) else error.__context__
-    why = getattr(reason, "strerror", None) or "the file is incomplete"
-    if getattr(reason, "errno", None) in FULL:
+    why = error.strerror or str(error)
+    if error.errno in FULL:
         with suppress(OSError):
             free = shutil.disk_usage(folder).free / 1e6
             why += f": the disk or quota is full ({free:,.1f} MB free)"
