@@ -14,7 +14,7 @@ from .. import hardware
 from ..contract import Facts, Rows, Splits, Uniforms, count
 from ..decisions import Decisions, LoaderName, decide
 from ..errors import UserError
-from .augmented import FirstChecked, wrong_with
+from .first_batch import FirstChecked, wrong_with
 from .open_files import check_open_files
 from .order import BatchShard, EpochPlan, fixed_lengths
 from .resident import ResidentLoader

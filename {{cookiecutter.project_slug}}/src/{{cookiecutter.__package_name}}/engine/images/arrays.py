@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.augmented import described
+from ..data.first_batch import described
 from ..errors import UserError
 
 ORDER = "(n, height, width, channels)"

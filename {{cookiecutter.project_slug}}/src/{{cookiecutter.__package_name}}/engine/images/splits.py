@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..contract import Splits
-from ..data.augmented import described
+from ..data.first_batch import described
 from ..errors import UserError
 from ..hashing import sha256_of
 from ..model.objectives import ObjectiveName
