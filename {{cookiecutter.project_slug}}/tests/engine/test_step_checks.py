@@ -102,10 +102,12 @@ def named(capsys: pytest.CaptureFixture[str]) -> list[set[str]]:
     return [{part for part in PARTS if f"network.{part}.weight" in line} for line in warnings]
 
 
-needs_a_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+needs_a_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="needs a C compiler and Python's headers"
+)
 on_a_gpu = (
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 )
 
 
